@@ -1,0 +1,1134 @@
+"""The client: reads a file once, hashes it once, pushes it through several connections at once.
+
+What lives here: the command line, the coordinator's side of the dialogue, the reader, the senders,
+the progress bar. What does not: verdicts (the server judges) and the encoding of anything.
+
+Who does what
+-------------
+The main thread talks on the coordinator connection and moves the bar. One reader thread reads the
+file in order, hashes it and puts blocks into a queue; the pool's senders, each with one long-lived
+data connection, take blocks from it. The number of buffers between them is fixed, so memory is too.
+
+Locks: ``BlockQueue`` has one for the queue and the idle senders, ``Upload`` has one for what is not
+acknowledged yet. Neither is held while anything else is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import logging
+import os
+import queue
+import random
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Iterator, NoReturn, Sequence
+
+import auth
+import config
+from config import SUCCESS, ClientSettings, format_size, printable
+from protocol import (
+    CODEC_RAW,
+    DIGEST_SIZES,
+    FEATURES,
+    SCRAM,
+    VERSION,
+    Attach,
+    AuthChallenge,
+    AuthOk,
+    AuthResponse,
+    AuthStart,
+    BlockHeader,
+    Blocks,
+    Cancel,
+    Connection,
+    ConnectionLostError,
+    Deadline,
+    FileReady,
+    FileStart,
+    Goodbye,
+    Hello,
+    IntegrityError,
+    IntegrityFailed,
+    IntegrityOk,
+    InterruptedTransferError,
+    Message,
+    Missing,
+    Queued,
+    Rejected,
+    RejectedError,
+    RemoteProtocolError,
+    Side,
+    SourceError,
+    State,
+    TransferComplete,
+    TransferError,
+    UsageError,
+    Waker,
+    encode_header,
+    lost,
+    raise_error,
+    wait,
+)
+
+log = logging.getLogger("client")
+coordinator_log = logging.getLogger("coordinator")
+block_log = logging.getLogger("block")
+
+DEFAULT_FILE = Path("input") / "big_file.txt"
+FOREVER = 3600.0  # seconds; a wait that only a waker or the peer should end
+
+# --- what callers get ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of one file; the fields of ``--json``. ``seconds`` from FILE_START to verdict."""
+
+    verdict: str
+    name: str
+    saved_as: str
+    bytes: int
+    digest: str
+    algorithm: str
+    seconds: float
+    blocks: int
+    resent_blocks: int
+    resumed_bytes: int
+    streams: int
+    durable: bool
+
+
+class FailedIntegrityError(IntegrityError):
+    """INTEGRITY_FAILED, with its receipt."""
+
+    def __init__(self, reason: str, receipt: Receipt) -> None:
+        super().__init__(reason)
+        self.receipt = receipt
+
+
+class Progress:
+    """Is told how a transfer goes; does nothing with it. ``Bar`` shows it."""
+
+    def begin(self, name: str, size: int) -> None:
+        """Take up a file of ``size`` bytes."""
+
+    def phase(self, phase: str) -> None:
+        """Note what happens now: connecting, waiting, sending, verifying."""
+
+    def move(self, acknowledged: int) -> None:
+        """Note how many bytes of the file the server has."""
+
+    def end(self) -> None:
+        """Be done with the file."""
+
+
+Report = Callable[[Path, "Receipt | TransferError"], None]
+
+
+def send_files(
+    paths: Sequence[str | os.PathLike[str]],
+    settings: ClientSettings = ClientSettings(),  # noqa: B008  (frozen)
+    progress: Progress | None = None,
+    report: Report | None = None,
+) -> list[Receipt]:
+    """Send files through one session, in order, and return a receipt for each.
+
+    A file that is rejected, damaged or changed does not stop the others; the first such error is
+    raised at the end. ``report`` is called for each file as soon as its fate is known. Raises only
+    exceptions below ``protocol.TransferError``.
+    """
+    files = [Path(path) for path in paths]
+    for path in files:
+        Source(path).close()  # say what cannot be read before anything is sent
+    outcomes: list[Receipt | TransferError] = []
+    with Session(settings, progress or Progress()) as session:
+        for path in files:
+            outcome = _outcome(session, path)
+            outcomes.append(outcome)
+            if report:
+                report(path, outcome)
+    for outcome in outcomes:
+        if isinstance(outcome, TransferError):
+            raise outcome
+    return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+
+
+def _outcome(session: Session, path: Path) -> Receipt | TransferError:
+    """Send one file; an error that concerns only this file is an outcome like another."""
+    try:
+        return session.send(path)
+    except (RejectedError, SourceError, IntegrityError) as error:
+        return error
+
+
+# --- the input file -----------------------------------------------------------------------------
+
+
+class Source:
+    """An input file, open for reading; remembers how it was to notice if it changes. Any thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a regular file. Raises ``SourceError`` for anything else."""
+        self._path = path
+        try:
+            facts = os.stat(path)
+            if not stat.S_ISREG(facts.st_mode):
+                raise SourceError(f"{path}: {_kind(facts.st_mode)}")
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise SourceError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        self._facts = os.fstat(self._fd)
+        self.size = self._facts.st_size
+        if not self.size and self._has_more():
+            self.close()
+            raise SourceError(f"{path}: says it is empty but is not; copy it to a regular file")
+
+    @property
+    def name(self) -> str:
+        """The name without folders, as text that has a UTF-8 form."""
+        return os.fsencode(self._path.name).decode("utf-8", "replace")
+
+    def _has_more(self) -> bool:
+        try:
+            return bool(os.pread(self._fd, 1, self.size))
+        except OSError as error:
+            raise SourceError(f"{self._path}: {error.strerror}") from None
+
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill ``view`` from ``offset``. Raises ``SourceError`` if that cannot be."""
+        while view:
+            try:
+                size = os.preadv(self._fd, [view], offset)
+            except OSError as error:
+                raise SourceError(f"{self._path}: {error.strerror}") from None
+            if not size:
+                raise SourceError(f"{self._path}: became shorter while it was sent; send it again")
+            view, offset = view[size:], offset + size
+
+    def check_unchanged(self) -> None:
+        """Raise ``SourceError`` if the file is not the one that was opened, as it was then."""
+        now = os.fstat(self._fd)
+        same = (now.st_size, now.st_mtime_ns) == (self._facts.st_size, self._facts.st_mtime_ns)
+        with contextlib.suppress(FileNotFoundError):  # deleted: what was open has been sent
+            same = same and os.path.samestat(os.stat(self._path), now)
+        if not same:
+            raise SourceError(f"{self._path}: changed while it was sent; send it again")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "is a folder; pack it into one file first, for example with tar"
+    return "is not a regular file"
+
+
+# --- one file's journey -------------------------------------------------------------------------
+
+
+class Upload:
+    """One file on its way out: what was hashed, what is not acknowledged.
+
+    The lock protects every attribute that begins with an underscore. ``digests`` is written by the
+    reader only, always before the block in question can be asked for.
+    """
+
+    def __init__(self, source: Source, settings: ClientSettings, number: int, ring: Ring) -> None:
+        self.source = source
+        self.number = number
+        self.blocks = Blocks(source.size, settings.block_size)
+        self.over = False  # set by main: whoever still works for it stops
+        self.digests = bytearray()  # running digest of each block, one behind the other
+        self._digest_size = DIGEST_SIZES[settings.digest]
+        self._hash = hashlib.new(settings.digest)
+        self._ring = ring
+        self._lock = threading.Lock()
+        self._awaited: set[int] = set()  # blocks handed out and not acknowledged
+        self._read_all = self.blocks.count == 0
+        self._acknowledged = 0  # bytes
+        self._error: TransferError | None = None
+
+    @property
+    def digest(self) -> str:
+        """The digest of what has been hashed, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    @property
+    def acknowledged(self) -> int:
+        """The bytes that the server has."""
+        with self._lock:
+            return self._acknowledged
+
+    @property
+    def delivered(self) -> bool:
+        """Whether every block has been acknowledged; raises what a thread of ours ran into."""
+        with self._lock:
+            if self._error:
+                raise self._error
+            return self._read_all and not self._awaited
+
+    def fail(self, error: TransferError) -> None:
+        """Let main raise ``error`` (any thread)."""
+        with self._lock:
+            self._error = self._error or error
+        self._ring()
+
+    def hash_block(self, block: int, view: memoryview) -> None:
+        """Take the next block of the file into the running digest (reader)."""
+        self._hash.update(view)
+        self.digests += self._hash.digest()
+        with self._lock:
+            self._awaited.add(block)
+            self._read_all = block + 1 == self.blocks.count
+
+    def digest_of(self, block: int) -> bytes:
+        """Return the running digest of ``block``."""
+        start = block * self._digest_size
+        return bytes(self.digests[start : start + self._digest_size])
+
+    def confirm(self, block: int) -> None:
+        """Note an acknowledgement (a sender); a block sent twice counts once."""
+        with self._lock:
+            if block not in self._awaited:
+                return
+            self._awaited.discard(block)
+            self._acknowledged += self.blocks.length(block)
+            done = self._read_all and not self._awaited
+        if done:
+            self._ring()
+
+    def ask_again(self, block: int) -> None:
+        """Count ``block`` as not sent (main). Raises ``RemoteProtocolError`` if it never was."""
+        with self._lock:
+            if (block + 1) * self._digest_size > len(self.digests) or block in self._awaited:
+                raise RemoteProtocolError("the server asks again for a block it was never sent")
+            self._awaited.add(block)
+            self._acknowledged -= self.blocks.length(block)
+
+
+Ring = Callable[[], None]
+
+
+@dataclass
+class Block:
+    """A block to be sent: from ``view`` while it is in memory, else read from the file again."""
+
+    upload: Upload
+    index: int
+    view: memoryview | None = None
+
+
+class BlockQueue:
+    """Blocks to be sent, and the senders that have nothing to do. The lock protects both.
+
+    A sender waits on its socket and its waker together, so that it hears acknowledgements, a lost
+    connection and new blocks alike.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks: deque[Block] = deque()
+        self._idle: list[Waker] = []
+
+    def put(self, block: Block) -> None:
+        """Add a block and wake one idle sender."""
+        with self._lock:
+            self._blocks.append(block)
+            waker = self._idle.pop() if self._idle else None
+        if waker:
+            waker.ring()
+
+    def get(self, waker: Waker) -> Block | None:
+        """Take a block, or be noted as idle: ``waker`` rings when there is one."""
+        with self._lock:
+            if waker in self._idle:
+                self._idle.remove(waker)
+            if self._blocks:
+                return self._blocks.popleft()
+            self._idle.append(waker)
+            return None
+
+    def leave(self, waker: Waker) -> None:
+        """Stop being idle; a block meant for this sender goes to another."""
+        with self._lock:
+            if waker in self._idle:
+                self._idle.remove(waker)
+            other = self._idle.pop() if self._blocks and self._idle else None
+        if other:
+            other.ring()
+
+    def clear(self) -> list[Block]:
+        """Take all blocks out."""
+        with self._lock:
+            blocks, self._blocks = list(self._blocks), deque()
+            return blocks
+
+
+Buffers = queue.SimpleQueue  # of Optional[bytearray]; not generic before Python 3.9
+
+
+class Reader(threading.Thread):
+    """Reads a file once, in order, hashes it, and hands blocks to the senders.
+
+    ``free`` holds the buffers that are not in use: when all are, the reader waits. ``None`` in it
+    is a call to look whether the upload is over.
+    """
+
+    def __init__(
+        self, upload: Upload, blocks: BlockQueue, free: BufferQueue[bytearray | None]
+    ) -> None:
+        super().__init__(name="reader")
+        self._upload = upload
+        self._blocks = blocks
+        self._free = free
+
+    def run(self) -> None:
+        """Read it all, or until the upload is over."""
+        try:
+            for index in range(self._upload.blocks.count):
+                if not self._read_block(index):
+                    return
+        except TransferError as error:
+            self._upload.fail(error)
+        except Exception as error:  # a bug of ours must not leave main waiting
+            log.exception("the reader failed")
+            self._upload.fail(TransferError(f"internal error: {error!r}"))
+
+    def _read_block(self, index: int) -> bool:
+        buffer = self._free.get()
+        while buffer is None and not self._upload.over:  # a call meant for the reader before us
+            buffer = self._free.get()
+        if buffer is None or self._upload.over:
+            if buffer is not None:
+                self._free.put(buffer)
+            return False
+        blocks = self._upload.blocks
+        view = memoryview(buffer)[: blocks.length(index)]
+        self._upload.source.read(view, blocks.offset(index))
+        self._upload.hash_block(index, view)
+        self._blocks.put(Block(self._upload, index, view))
+        return True
+
+
+# --- connections --------------------------------------------------------------------------------
+
+
+class Stop(Exception):  # noqa: N818  (not an error)
+    """The session ends: whoever waits stops waiting."""
+
+
+def _resolve(host: str, port: int) -> list[Any]:
+    """Find the addresses of ``host``. Raises ``ConnectionLostError`` when there are none."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a host name"
+        raise ConnectionLostError(f"{printable(host)}: {reason}") from None
+
+
+def _open_socket(
+    family: int, address: Any, timeout: float, waker: Waker | None = None
+) -> socket.socket:
+    """Connect, for ``timeout`` seconds or until ``waker`` rings. Raises ``OSError``."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        code = sock.connect_ex(address)
+        if code == errno.EINPROGRESS:
+            connected = wait(sock, timeout, write=True, waker=waker)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            code = code if connected else errno.ETIMEDOUT
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _connect(settings: ClientSettings, timeout: float) -> Connection:
+    """Connect to the first address of the server that answers."""
+    host, port = settings.server, settings.port
+    problem = OSError(0, "no address")
+    for family, _, _, _, address in _resolve(host, port):
+        try:
+            return Connection(_open_socket(family, address, timeout), Side.CLIENT)
+        except OSError as error:
+            problem = error
+    raise lost(f"{printable(host)}:{port}", problem)
+
+
+def _connect_patiently(settings: ClientSettings) -> Connection:
+    """Connect, trying for ``timeout`` seconds in all: the server may be about to start."""
+    deadline = Deadline(settings.timeout)
+    pause = config.RETRY_FIRST
+    warned = False
+    while True:
+        try:
+            return _connect(settings, max(0.1, deadline.left()))
+        except ConnectionLostError as error:
+            if deadline.left() <= pause:
+                raise
+            if not warned:
+                log.warning("%s; trying for %g s", error, settings.timeout)
+            warned = True
+        time.sleep(_jittered(pause))
+        pause = min(2 * pause, config.RETRY_LONGEST)
+
+
+def _jittered(pause: float) -> float:
+    """Spread retries, so that many clients do not come back in the same instant."""
+    return pause * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
+
+
+def _greet(connection: Connection, timeout: float) -> Hello:
+    """Exchange HELLO. Raises ``RemoteProtocolError`` for a server of another version."""
+    hello = connection.call(Hello(VERSION, FEATURES), timeout)
+    if not isinstance(hello, Hello) or hello.version != VERSION:
+        raise RemoteProtocolError(f"the server does not speak version {VERSION}")
+    return hello
+
+
+def _log_in(connection: Connection, settings: ClientSettings, password: str) -> AuthOk:
+    """Prove that we know the password and let the server prove that it knows us (RFC 5802)."""
+    login = auth.ScramClient(settings.user, password)
+    challenge = connection.call(AuthStart(SCRAM, login.first()), settings.timeout)
+    assert isinstance(challenge, AuthChallenge)  # the dialogue allows nothing else
+    welcome = connection.call(AuthResponse(login.respond(challenge.data)), settings.timeout)
+    assert isinstance(welcome, AuthOk)
+    login.check_server(welcome.data)
+    return welcome
+
+
+class Sender:
+    """One of the pool's threads, with one long-lived data connection that carries every file."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._settings = session.settings
+        self._waker = Waker()
+        self._connection: Connection | None = None
+        self._unacknowledged: dict[tuple[int, int], Block] = {}
+        self._pause = config.RETRY_FIRST
+
+    def stop(self) -> None:
+        """End whatever it waits for, once the session is ending (main)."""
+        self._waker.ring()
+        connection = self._connection
+        if connection:
+            connection.cut()
+
+    def close(self) -> None:
+        """Release what ``stop`` needs, when the thread has ended (main)."""
+        self._waker.close()
+
+    def run(self) -> None:
+        """Send blocks until the session ends; a lost connection is replaced."""
+        with contextlib.suppress(Stop):
+            while not self._session.ending.is_set():
+                try:
+                    self._connect_and_send()
+                except ConnectionLostError as error:
+                    self._give_back()
+                    self._pause_after(error)
+
+    def _connect_and_send(self) -> None:
+        """Use a new data connection until it is lost or the session ends."""
+        family, address = self._session.address
+        timeout = self._settings.timeout
+        try:
+            sock = _open_socket(family, address, timeout, self._waker)
+        except OSError as error:
+            raise lost(f"{address[0]}:{address[1]}", error) from error
+        self._connection = Connection(sock, Side.CLIENT)
+        try:
+            _greet(self._connection, timeout)
+            self._connection.call(Attach(self._session.token), timeout)
+            self._send_blocks(self._connection)
+        finally:
+            self._connection.close()
+
+    def _pause_after(self, error: ConnectionLostError) -> None:
+        if self._session.ending.is_set():
+            return
+        pause = _jittered(self._pause)
+        self._pause = min(2 * self._pause, config.RETRY_LONGEST)
+        log.warning("a data connection was lost (%s); again in %.1f s", error, pause)
+        self._session.ending.wait(pause)
+
+    def _give_back(self) -> None:
+        blocks = [block for block in self._unacknowledged.values() if not block.upload.over]
+        self._unacknowledged.clear()
+        self._session.queue.leave(self._waker)
+        for block in blocks:
+            self._session.queue.put(block)
+
+    def _send_blocks(self, connection: Connection) -> None:
+        """Send what the queue has, hear acknowledgements as they come; ends by an exception."""
+        silence = Deadline(self._settings.timeout)
+        in_a_row = 0
+        while True:
+            block = self._next_block()
+            if block:
+                if not self._unacknowledged:
+                    silence.put_off()
+                self.send_file_block(connection, block)
+                in_a_row += 1
+                if in_a_row < config.ACK_EVERY:
+                    continue
+            in_a_row = 0
+            if block or self._wait(connection, silence):
+                self._hear_acks(connection, silence)
+
+    def _next_block(self) -> Block | None:
+        if len(self._unacknowledged) >= config.MAX_UNACKNOWLEDGED:
+            return None
+        block = self._session.queue.get(self._waker)
+        if block and block.upload.over:
+            self._session.free_buffer(block)
+            return self._next_block()
+        return block
+
+    def _wait(self, connection: Connection, silence: Deadline, *, write: bool = False) -> bool:
+        """Wait for the server or a new block; return whether the server has something for us."""
+        owed = bool(self._unacknowledged) or write
+        ready = connection.wait(silence.left() if owed else FOREVER, write=write, waker=self._waker)
+        self._waker.quiet()
+        if self._session.ending.is_set():
+            raise Stop
+        if owed and silence.passed:
+            raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
+        return ready
+
+    def _hear_acks(self, connection: Connection, silence: Deadline) -> None:
+        for ack in connection.receive_acks():
+            block = self._unacknowledged.pop(ack, None)
+            if block is None:
+                raise RemoteProtocolError("the server acknowledges a block it was never sent")
+            block.upload.confirm(ack.block)
+            self._pause = config.RETRY_FIRST
+            silence.put_off()
+
+    def send_file_block(self, connection: Connection, block: Block) -> None:
+        """Send one block, chunk by chunk; its buffer goes back to the reader."""
+        upload = block.upload
+        try:
+            view = block.view or self._read_again(block)
+            self._unacknowledged[upload.number, block.index] = block
+            digest = upload.digest_of(block.index)
+            header = BlockHeader(
+                upload.number, block.index, len(view), len(view), CODEC_RAW, digest
+            )
+            self._push(connection, encode_header(header), view)
+        except SourceError as error:
+            upload.fail(error)
+        finally:
+            self._session.free_buffer(block)
+        block_log.debug("block %d sent", block.index)
+
+    def _push(self, connection: Connection, header: bytes, view: memoryview) -> None:
+        """Send chunk by chunk; the header goes in one segment with the first."""
+        chunk = self._settings.chunk_size
+        connection.push(header, view[:chunk])
+        for start in range(chunk, len(view), chunk):
+            self._drain(connection)
+            connection.push(view[start : start + chunk])
+        self._drain(connection)
+
+    def _read_again(self, block: Block) -> memoryview:
+        """Read a block that was sent before; what changed since then, the server will notice."""
+        blocks = block.upload.blocks
+        view = memoryview(bytearray(blocks.length(block.index)))
+        block.upload.source.read(view, blocks.offset(block.index))
+        return view
+
+    def _drain(self, connection: Connection) -> None:
+        """Wait until the system has taken everything; hear acknowledgements meanwhile."""
+        silence = Deadline(self._settings.timeout)
+        while not connection.flush():
+            unsent = connection.unsent
+            self._wait(connection, silence, write=True)
+            self._hear_acks(connection, silence)
+            if connection.flush() or connection.unsent < unsent:
+                silence.put_off()
+
+
+# --- the session --------------------------------------------------------------------------------
+
+
+class Session:
+    """Logged in on a coordinator connection, with senders that stay for every file. Main's own.
+
+    Use it as a context manager: leaving it says goodbye and ends the threads.
+    """
+
+    def __init__(self, settings: ClientSettings, progress: Progress) -> None:
+        self.settings = settings
+        self.progress = progress
+        self.queue = BlockQueue()
+        self.ending = threading.Event()
+        self.token = ""
+        self.address: tuple[int, Any] = (0, None)  # family and address of the server
+        self._coordinator: Connection | None = None
+        self._free: Buffers = queue.SimpleQueue()
+        self._waker = Waker()
+        self._pool = ThreadPoolExecutor(settings.streams, thread_name_prefix="sender")
+        self._senders: list[Sender] = []
+        self._futures: list[Future[None]] = []
+
+    def __enter__(self) -> Session:
+        """Connect, log in, start the senders. Raises below ``TransferError``."""
+        try:
+            self._log_in()
+            self._start_senders()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the session."""
+        self.close()
+
+    def close(self) -> None:
+        """Say goodbye, end the senders, release everything."""
+        self.ending.set()
+        for sender in self._senders:
+            sender.stop()
+        if self._coordinator:
+            with contextlib.suppress(TransferError):
+                self._coordinator.send(Goodbye())
+            self._coordinator.close()
+        self._pool.shutdown(wait=True)
+        for sender in self._senders:
+            sender.close()
+        self._waker.close()
+
+    def _log_in(self) -> None:
+        settings = self.settings
+        password = settings.password
+        if password is None:
+            password = auth.read_password(settings.user, None, settings.server)
+        self.progress.phase("connecting")
+        coordinator = self._coordinator = _connect_patiently(settings)
+        hello = _greet(coordinator, settings.timeout)
+        if settings.digest not in hello.features:
+            raise RemoteProtocolError(f"the server does not know {settings.digest}")
+        welcome = _log_in(coordinator, settings, password)
+        self.token, self.address = welcome.token, coordinator.address
+        coordinator_log.info("logged in at %s as %s (priority %d)",
+                             coordinator.peer, settings.user, welcome.priority)  # fmt: skip
+
+    def _start_senders(self) -> None:
+        for _ in range(self.settings.streams * config.BUFFERS_PER_STREAM):
+            self._free.put(bytearray(self.settings.block_size))
+        for _ in range(self.settings.streams):
+            sender = Sender(self)
+            self._senders.append(sender)
+            self._futures.append(self._pool.submit(sender.run))
+
+    @property
+    def _control(self) -> Connection:
+        assert self._coordinator is not None  # __enter__ has made it
+        return self._coordinator
+
+    def free_buffer(self, block: Block) -> None:
+        """Give a block's buffer back to the reader (a sender)."""
+        if block.view is not None:
+            buffer, block.view = block.view.obj, None
+            self._free.put(buffer)  # type: ignore[arg-type]  # the reader made it of a bytearray
+
+    def send(self, path: Path) -> Receipt:
+        """Send one file and return its receipt. Raises below ``TransferError``."""
+        began = time.monotonic()
+        source = Source(path)
+        try:
+            self.progress.begin(source.name, source.size)
+            upload = self._start(source)
+            receipt = self._send_upload(upload)
+        finally:
+            self.progress.end()
+            source.close()
+        return self._finished(dataclasses.replace(receipt, seconds=time.monotonic() - began))
+
+    def _finished(self, receipt: Receipt) -> Receipt:
+        if receipt.verdict == "INTEGRITY_FAILED":
+            raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
+        rate = receipt.bytes / max(receipt.seconds, 1e-9)
+        log.info("%s arrived: %s in %.2f s (%s/s)", receipt.name, format_size(receipt.bytes),
+                 receipt.seconds, format_size(rate), extra=SUCCESS)  # fmt: skip
+        return receipt
+
+    def _start(self, source: Source) -> Upload:
+        """Announce a file and wait until the server is ready for it."""
+        settings = self.settings
+        self.progress.phase("waiting")
+        self._control.send(
+            FileStart(source.name, source.size, settings.block_size, settings.digest)
+        )
+        while True:
+            message = self._control.answer(settings.timeout)
+            if isinstance(message, FileReady):
+                return Upload(source, settings, message.transfer, self._waker.ring)
+            if isinstance(message, Queued):
+                coordinator_log.info("waiting for our turn: position %d", message.position)
+            self._refuse_rejected(source.name, message)
+
+    def _send_upload(self, upload: Upload) -> Receipt:
+        """Have an upload read, sent and judged; whatever happens, nobody works for it after."""
+        self.progress.phase("sending")
+        reader = Reader(upload, self.queue, self._free)
+        reader.start()
+        try:
+            return self._supervise(upload)
+        except SourceError:
+            self._cancel()
+            raise
+        finally:
+            upload.over = True
+            self._free.put(None)
+            reader.join()
+            for block in self.queue.clear():
+                self.free_buffer(block)
+
+    def _supervise(self, upload: Upload) -> Receipt:
+        """Answer the server while blocks flow; return the verdict's receipt."""
+        claimed = False  # whether TRANSFER_COMPLETE was said since the last MISSING
+        silence = Deadline(self.settings.timeout)
+        moved = -1
+        while True:
+            self._check_senders()
+            if not claimed and upload.delivered:
+                claimed = self._claim(upload)
+            message = self._next_message()
+            if isinstance(message, Missing):
+                self._send_again(upload, message)
+                claimed = False
+            elif message:
+                receipt = self._judged(upload, message)
+                if receipt:
+                    return receipt
+            if message or upload.acknowledged != moved:
+                moved = upload.acknowledged
+                self.progress.move(moved)
+                silence.put_off()
+            if silence.passed:
+                seconds = self.settings.timeout
+                raise ConnectionLostError(f"{self._control.peer}: no progress for {seconds:g} s")
+
+    def _next_message(self) -> Message | None:
+        """Return the next message, or ``None`` after a moment or when a thread of ours rang."""
+        message = self._control.receive()
+        if message is None:
+            self._control.wait(
+                config.BAR_INTERVAL, write=not self._control.flush(), waker=self._waker
+            )
+            self._waker.quiet()
+            message = self._control.receive()
+        if message:
+            raise_error(message)
+        return message
+
+    def _check_senders(self) -> None:
+        """Raise what a sender ended with."""
+        for future in self._futures:
+            if future.done():
+                future.result()
+                raise ConnectionLostError("a sender has ended")
+
+    def _claim(self, upload: Upload) -> bool:
+        upload.source.check_unchanged()
+        self.progress.phase("verifying")
+        self._control.send(TransferComplete(upload.number, upload.digest))
+        return True
+
+    def _send_again(self, upload: Upload, message: Missing) -> None:
+        self.progress.phase("sending")
+        for first, end in message.blocks:
+            log.warning("block %d (offset %d) and %d more: sent again", first,
+                        upload.blocks.offset(first), end - first - 1)  # fmt: skip
+            for index in range(first, min(end, upload.blocks.count)):
+                upload.ask_again(index)
+                self.queue.put(Block(upload, index))
+
+    def _judged(self, upload: Upload, message: Message) -> Receipt | None:
+        """Turn a verdict into a receipt; other messages only show that the server lives."""
+        self._refuse_rejected(upload.source.name, message)
+        if isinstance(message, IntegrityFailed):
+            upload.source.check_unchanged()  # then that was the reason
+            log.error("%s: %s", upload.source.name, printable(message.reason))
+            return self._receipt(upload, "INTEGRITY_FAILED", "", 0, durable=False)
+        if not isinstance(message, IntegrityOk):
+            return None
+        if (message.digest, message.size) != (upload.digest, upload.source.size):
+            raise RemoteProtocolError("the server's verdict is about another file")
+        saved_as, resent = message.saved_as, message.resent_blocks
+        return self._receipt(upload, "INTEGRITY_OK", saved_as, resent, durable=message.durable)
+
+    def _receipt(
+        self, upload: Upload, verdict: str, saved_as: str, resent: int, *, durable: bool
+    ) -> Receipt:
+        return Receipt(
+            verdict=verdict,
+            name=upload.source.name,
+            saved_as=saved_as,
+            bytes=upload.source.size,
+            digest=upload.digest,
+            algorithm=self.settings.digest,
+            seconds=0.0,
+            blocks=upload.blocks.count,
+            resent_blocks=resent,
+            resumed_bytes=0,
+            streams=self.settings.streams,
+            durable=durable,
+        )
+
+    def _refuse_rejected(self, name: str, message: Message) -> None:
+        if isinstance(message, Rejected):
+            raise RejectedError(message.code, f"{name}: rejected: {printable(message.reason)}")
+
+    def _cancel(self) -> None:
+        """Give the file up and wait until the server has: the session is then free for the next."""
+        with contextlib.suppress(ConnectionLostError):  # the next file will notice
+            self._control.send(Cancel())
+            while self._control.state is State.CANCELLING:
+                self._control.answer(self.settings.timeout)
+
+
+# --- the progress bar ---------------------------------------------------------------------------
+
+
+class Bar(Progress):
+    """tqdm's bar on standard error, over acknowledged bytes, with rate, ETA and the phase."""
+
+    def __init__(self, handler: config.BarSafeHandler) -> None:
+        # here, because the import takes 30 ms that nobody without a bar should pay
+        from tqdm import tqdm  # noqa: PLC0415
+
+        tqdm.monitor_interval = 0  # its extra thread is for bars that nobody moves
+        self._tqdm = tqdm
+        self._bar: Any = None
+        self._name = ""
+        handler.around = lambda: tqdm.external_write_mode(file=sys.stderr)
+
+    def begin(self, name: str, size: int) -> None:
+        """Open the bar of one file."""
+        self.end()
+        self._name = printable(name)
+        self._bar = self._tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024,
+                               mininterval=config.BAR_INTERVAL, dynamic_ncols=True)  # fmt: skip
+
+    def phase(self, phase: str) -> None:
+        """Write the phase before the bar."""
+        if self._bar is None:
+            self._bar = self._tqdm(bar_format="{desc}", leave=False)
+        self._bar.set_description(f"{phase} {self._name}".strip())
+
+    def move(self, acknowledged: int) -> None:
+        """Move the bar."""
+        self._bar.update(acknowledged - self._bar.n)
+
+    def end(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+# --- the demonstration --------------------------------------------------------------------------
+
+
+def _make_sample(path: Path) -> None:
+    """Write a sample file of numbered lines; in one step, so that half a sample never stays."""
+    log.info("making a sample file: %s (%s)", path, format_size(config.DEMO_FILE_SIZE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    left = config.DEMO_FILE_SIZE
+    with open(unfinished, "wb") as file:
+        for part in range(1 << 30):
+            lines = (f"line {part:6}.{line:04} {os.urandom(24).hex()}\n" for line in range(1000))
+            left -= file.write("".join(lines).encode()[:left])
+            if not left:
+                break
+    os.replace(unfinished, path)
+
+
+@contextlib.contextmanager
+def _demo_server() -> Iterator[int]:
+    """Run a real server.py on a free port; give the port, stop it at the end."""
+    script = Path(__file__).resolve().with_name("server.py")
+    command = [sys.executable, str(script), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            if not first.startswith("Listening on "):
+                raise UsageError("the server did not start; its own message says why")
+            yield int(first.rpartition(":")[2])
+        finally:
+            process.terminate()
+
+
+def _md5_of(path: Path) -> str:
+    digest = hashlib.md5()  # noqa: S324  (what the card asks for)
+    with open(path, "rb") as file:
+        for part in iter(lambda: file.read(config.MB), b""):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _demo(path: Path, settings: ClientSettings, progress: Progress) -> None:
+    """Do the whole main job once: server, sample, transfer, both MD5 sums, throughput."""
+    if not path.exists():
+        _make_sample(path)
+    with _demo_server() as port:
+        settings = dataclasses.replace(settings, server="localhost", port=port)
+        (receipt,) = send_files([path], settings, progress)
+    saved = Path("output") / receipt.saved_as
+    sums = {name: _md5_of(name) for name in (path, saved)}
+    for name, digest in sums.items():
+        print(f"md5 {digest}  {printable(str(name))}")
+    if len(set(sums.values())) > 1:
+        raise IntegrityError("the two files differ")
+    rate = format_size(receipt.bytes / receipt.seconds)
+    print(f"the same: {format_size(receipt.bytes)} in {receipt.seconds:.2f} s ({rate}/s)")
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    size, number = config.parse_size, config.argument
+    low, high = config.MIN_BLOCK_SIZE, config.MAX_BLOCK_SIZE
+    blocks = number(size, low, high, "a block has 4K to 4M")
+    chunks = number(size, 1024, high, "a chunk has 1K to 4M")
+    streams = number(int, 1, config.MAX_STREAMS, f"1 to {config.MAX_STREAMS} streams")
+    parser = argparse.ArgumentParser(description="Send files and have it proven that they arrived.")
+    add = parser.add_argument
+    # fmt: off
+    add("files", nargs="*", type=Path, metavar="FILE", help=f"what to send ({DEFAULT_FILE})")
+    add("--server", default=config.DEFAULT_HOST, metavar="HOST",
+        help="where server.py runs (localhost)")
+    add("--port", type=config.port_argument(), default=config.DEFAULT_PORT, help="its port (4455)")
+    add("--user", default="user1", metavar="NAME", help="who we are (user1)")
+    add("--password-file", type=Path, metavar="FILE",
+        help=f"holds the password; else it comes from {auth.PASSWORD_VARIABLE} or a prompt")
+    add("--streams", type=streams, default=config.STREAMS, metavar="N", help="data connections (4)")
+    add("--block-size", type=blocks, default=config.BLOCK_SIZE, metavar="SIZE",
+        help="bytes that are sent, checked and repaired together (200K)")
+    add("--chunk-size", type=chunks, default=config.CHUNK_SIZE, metavar="SIZE",
+        help="bytes of one send call (50K)")
+    add("--digest", choices=list(DIGEST_SIZES), default="md5", help="what proves the file (md5)")
+    add("--timeout", type=config.seconds_argument(0.1), default=config.TIMEOUT, metavar="SECONDS",
+        help="longest time without progress (30)")
+    add("--quiet", action="store_true", help="no bar, and only what goes wrong in the log")
+    add("--json", action="store_true", help="one JSON object for each file on standard output")
+    add("--demo", action="store_true", help="start a server, send a sample, compare, stop it")
+    # fmt: on
+    config.add_log_level(parser)
+    return parser
+
+
+def _settings(arguments: argparse.Namespace, password: str) -> ClientSettings:
+    """Make the settings of a command line."""
+    given = vars(arguments)
+    names = {item.name for item in dataclasses.fields(ClientSettings)} - {"password"}
+    return ClientSettings(password=password, **{name: given[name] for name in names})
+
+
+def _print_receipt(receipt: Receipt, *, as_json: bool) -> None:
+    """Print the one line that a file gets on standard output."""
+    if as_json:
+        print(json.dumps(dataclasses.asdict(receipt)), flush=True)
+        return
+    saved = f"saved as {receipt.saved_as}, " if receipt.saved_as else "nothing saved, "
+    facts = f"{format_size(receipt.bytes)} in {receipt.seconds:.2f} s, {saved}{receipt.algorithm}"
+    print(printable(f"{receipt.verdict} {facts} {receipt.digest}  {receipt.name}"), flush=True)
+
+
+def _handle_signals() -> None:
+    """Turn SIGINT and SIGTERM into an exception in the main thread; the second one ends at once."""
+
+    def interrupt(_number: int, _frame: object) -> NoReturn:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(InterruptedTransferError.exit_code))
+        raise InterruptedTransferError(
+            "interrupted; the server keeps nothing of an unfinished file"
+        )
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+
+
+def _run(arguments: argparse.Namespace, progress: Progress) -> int:
+    """Do what the command line says; return the exit code. Raises below ``TransferError``."""
+    files = arguments.files or [DEFAULT_FILE]
+    if arguments.demo:
+        arguments.user = "user1"
+        password, _priority = auth.DEMO_ACCOUNTS[arguments.user]
+        _demo(files[0], _settings(arguments, password), progress)
+        return 0
+    if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
+        raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
+    password = auth.read_password(arguments.user, arguments.password_file, arguments.server)
+    reporter = Reporter(as_json=arguments.json)
+    try:
+        send_files(files, _settings(arguments, password), progress, reporter.report)
+    except TransferError as error:
+        if error not in reporter.told:
+            raise
+        return error.exit_code
+    return 0
+
+
+class Reporter:
+    """Tells what became of each file: verdicts on standard output, errors in the log."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self.told: list[TransferError] = []
+
+    def report(self, _path: Path, outcome: Receipt | TransferError) -> None:
+        """Tell it."""
+        receipt = getattr(outcome, "receipt", outcome)  # INTEGRITY_FAILED has one, too
+        if isinstance(receipt, Receipt):
+            _print_receipt(receipt, as_json=self._as_json)
+        if isinstance(outcome, TransferError):
+            log.error("%s", outcome)
+            self.told.append(outcome)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``python client.py``; return its exit code."""
+    config.make_output_safe()
+    arguments = _parser().parse_args(argv)
+    handler = config.setup_logging("WARNING" if arguments.quiet else arguments.log_level)
+    _handle_signals()
+    progress = Bar(handler) if sys.stderr.isatty() and not arguments.quiet else Progress()
+    try:
+        return _run(arguments, progress)
+    except TransferError as error:
+        progress.end()
+        log.exception("%s", error)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""Tunables, settings, sizes and rates in words, and how log lines look.
+
+What lives here: every number that somebody may want to change, each with its reason; the frozen
+settings that ``server.py`` and ``client.py`` are started with; the parsing of ``200K``; the look of
+the log. What does not: sockets, secrets, and the constants of the wire (``protocol.py``), which two
+machines must agree on and nobody may tune alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+import unicodedata
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, TextIO
+
+KB = 1024
+MB = 1024 * KB
+GB = 1024 * MB
+
+# --- both sides ---------------------------------------------------------------------------------
+
+DEFAULT_HOST = "localhost"
+DEFAULT_PORT = 4455
+CHUNK_SIZE = 1024 * 50  # bytes of one send or receive call
+BLOCK_SIZE = 1024 * 200  # bytes of one block: the unit of sending, retry and checksum
+MIN_BLOCK_SIZE = 4 * KB  # smaller ones cost more in headers and calls than they carry
+MAX_BLOCK_SIZE = 4 * MB  # each data connection may hold one block in memory
+KEEPALIVE_IDLE = 30  # seconds of silence before the system asks whether the peer is alive
+KEEPALIVE_INTERVAL = 10  # seconds between two such questions
+KEEPALIVE_PROBES = 3  # unanswered questions before the connection counts as lost
+
+# --- the client ---------------------------------------------------------------------------------
+
+STREAMS = 4  # data connections, one sender thread each
+MAX_STREAMS = 64  # threads beyond this cost more than another stream brings
+BUFFERS_PER_STREAM = 4  # blocks read ahead: enough to keep senders busy while one block is hashed
+MAX_UNACKNOWLEDGED = 1024  # blocks in flight on one connection: 200 MB, more than a 10 Gbit/s link
+# with 100 ms holds; bounds what a server that never answers can make us remember
+TIMEOUT = 30.0  # seconds without progress before an attempt counts as dead
+RETRY_FIRST = 0.5  # seconds before the second attempt, doubled each time ...
+RETRY_LONGEST = 30.0  # ... up to this
+ACK_EVERY = 8  # blocks sent in a row before a busy sender looks for acknowledgements
+BAR_INTERVAL = 0.1  # seconds between two looks of the progress bar
+DEMO_FILE_SIZE = 64 * MB  # the sample that --demo makes
+
+# --- the server ---------------------------------------------------------------------------------
+
+WORKERS = 10  # threads that do all work; the main thread only watches
+MAX_ACTIVE_TRANSFERS = 16  # receiving at once: 64 connections' buffers, and disks dislike more
+MAX_WAITING_TRANSFERS = 1000  # asked for but not yet admitted
+MAX_CONNECTIONS = 4096  # of all kinds; further ones are closed at once
+LISTEN_BACKLOG = 512  # connections the system may hold until they are accepted
+GRACE = 10.0  # seconds for running transfers to end after a stop signal
+LOGIN_TIMEOUT = 20.0  # seconds from accept to a finished login, however slowly bytes come
+IDLE_TIMEOUT = 600.0  # seconds a logged-in session may do nothing
+STALL_TIMEOUT = 120.0  # seconds without a new block before a transfer is given up
+BLOCK_TIMEOUT = 300.0  # seconds for one block from its first to its last byte
+CLOSING_TIMEOUT = 2.0  # seconds for a peer to read our last words before the connection is cut
+TICK = 0.5  # seconds between two looks at the clocks of all connections
+VERIFYING_EVERY = 1.0  # seconds between two reports while a file is verified
+QUEUED_EVERY = 5.0  # seconds between two reports of the position in the queue
+LINGER = 0.05  # seconds a worker stays with a silent connection while nobody else is ready:
+# long beside the gap between two blocks on a busy connection, short beside a person's patience
+URGENCY = 5.0  # one step of priority weighs as much as this many seconds of waiting
+FLUSH_EVERY = 64 * MB  # bytes written before they are flushed in the background
+MAX_FLUSHES = 2  # at once, over all transfers: a flush holds a worker, and the disk is one
+HASH_STRETCH = 16  # blocks hashed before a worker looks whether someone more urgent waits
+HASH_BATCH = 4  # blocks that must have arrived before hashing them is worth a unit of work
+MAX_ROUNDS = 5  # repairs in a row without progress before a transfer counts as failed
+MAX_QUEUED_BYTES = 256 * KB  # answers a peer may leave unread before it is cut off
+SPARE_BUFFERS = 64  # block buffers kept for the next block instead of being freed
+PROGRESS_LINES = 10  # log lines for one transfer, whatever its size
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """How to send: see ``python client.py --help`` for the meaning of each field.
+
+    ``password`` of ``None`` means the demo account's own, if it is one.
+    """
+
+    server: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    user: str = "user1"
+    password: str | None = field(default=None, repr=False)
+    streams: int = STREAMS
+    block_size: int = BLOCK_SIZE
+    chunk_size: int = CHUNK_SIZE
+    digest: str = "md5"
+    timeout: float = TIMEOUT
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How to serve: see ``python server.py --help`` for the meaning of each field."""
+
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    output: Path = Path("output")
+    workers: int = WORKERS
+    credentials: Path | None = None
+    grace: float = GRACE
+    max_active: int = MAX_ACTIVE_TRANSFERS
+    login_timeout: float = LOGIN_TIMEOUT
+    idle_timeout: float = IDLE_TIMEOUT
+    stall_timeout: float = STALL_TIMEOUT
+    block_timeout: float = BLOCK_TIMEOUT
+
+
+# --- sizes and command line ---------------------------------------------------------------------
+
+_UNITS = {"": 1, "K": KB, "M": MB, "G": GB}
+
+
+def parse_size(text: str) -> int:
+    """Turn ``200K``, ``1.5G`` or ``4096`` into bytes; 1 K is 1024.
+
+    Raises ``ValueError`` for anything else, including zero.
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)\s*([KMG]?)(?:i?B)?", text.strip(), re.I | re.A)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size < 1:
+        raise ValueError(f"not a size: {printable(text)!r} (try 200K, 1.5M, 2G)")
+    return size
+
+
+def format_size(size: float) -> str:
+    """Give bytes as people read them: ``1.5 GB``, with 1 KB = 1024 bytes."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1024 or unit == "GB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def argument(parse: Callable[[str], int], low: int, high: int, what: str) -> Callable[[str], int]:
+    """Make an argparse type: ``parse`` the text, accept only ``low`` to ``high``."""
+
+    def convert(text: str) -> int:
+        try:
+            value = parse(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{what}, not {printable(text)!r}")
+        return value
+
+    return convert
+
+
+def port_argument() -> Callable[[str], int]:
+    """Make the argparse type of ``--port``."""
+    return argument(int, 0, 65535, "a port is a number from 0 to 65535")
+
+
+def seconds_argument(low: float) -> Callable[[str], float]:
+    """Make the argparse type of a duration: seconds, from ``low`` to a day."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not low <= value <= 86400:
+            raise argparse.ArgumentTypeError(f"a number of seconds, not {printable(text)!r}")
+        return value
+
+    return convert
+
+
+def add_log_level(parser: argparse.ArgumentParser) -> None:
+    """Add ``--log-level``, the same on every command line."""
+    levels = ["DEBUG", "INFO", "WARNING", "ERROR"]
+    parser.add_argument(
+        "--log-level",
+        default="INFO",
+        choices=levels,
+        type=str.upper,
+        metavar="LEVEL",
+        help="DEBUG (a line for each block), INFO, WARNING or ERROR",
+    )
+
+
+# --- the log ------------------------------------------------------------------------------------
+
+SUCCESS = {"sign": "✅"}  # pass as ``extra`` to a logger for good news
+
+_SIGNS = {"coordinator": "🔷", "block": "🔵"}  # by component; errors get theirs by level
+_COLOURS: dict[str, str] = {"✅": "32", "❌": "31", "🔷": "36", "🔵": "34", "⚠️": "33"}
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co")  # Unicode categories a terminal acts on
+
+
+def printable(text: str) -> str:
+    r"""Give ``text`` with every character that could act on a terminal as ``\x1b``, ``\u202e``.
+
+    Control and format characters, lone surrogates and line separators are replaced; the rest,
+    emoji and all scripts, stays. Nothing a peer sent reaches a terminal or a log but through here.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in _HIDDEN
+        else char
+        for char in text
+    )
+
+
+class LogFormatter(logging.Formatter):
+    """One line: time, level, component, sign, message; in colour on a terminal."""
+
+    def __init__(self, colour: bool) -> None:
+        super().__init__(datefmt="%H:%M:%S")
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with everything in it made safe to print."""
+        sign = self._sign(record)
+        message = printable(record.getMessage())
+        time = self.formatTime(record, self.datefmt)
+        line = f"{time} {record.levelname:<7} {record.name:<11} {sign} {message}"
+        if self._colour and sign in _COLOURS:
+            line = f"\x1b[{_COLOURS[sign]}m{line}\x1b[0m"
+        if record.exc_info:  # only for a bug of our own
+            trace = self.formatException(record.exc_info).split("\n")
+            line = "\n    ".join([line] + [printable(part) for part in trace])
+        return line
+
+    @staticmethod
+    def _sign(record: logging.LogRecord) -> str:
+        if record.levelno >= logging.ERROR:
+            return "❌"
+        if record.levelno >= logging.WARNING:
+            return "⚠️"
+        return getattr(record, "sign", None) or _SIGNS.get(record.name, "·")
+
+
+class BarSafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not generic before 3.11
+    """Writes log lines to standard error without tearing a progress bar that stands there.
+
+    ``around`` is entered for each line: tqdm's ``external_write_mode`` while a bar is shown.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        with self.around():
+            super().emit(record)
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Say whether to colour: only on a terminal, and never with ``NO_COLOR`` (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def setup_logging(level: str) -> BarSafeHandler:
+    """Send every log line of this process to standard error; return the handler that does it."""
+    handler = BarSafeHandler(sys.stderr)
+    handler.setFormatter(LogFormatter(wants_colour(sys.stderr)))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    return handler
+
+
+def make_output_safe() -> None:
+    """Let standard output and error write any name, whatever the terminal's encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,1110 @@
+r"""The wire: frames, messages, states, errors, and the only code that reads or writes sockets.
+
+What lives here: everything two machines must agree on. What does not: connecting and listening,
+threads, disk, tunables.
+
+The dialogue
+------------
+A *session* is one coordinator connection and its data connections. The coordinator speaks first::
+
+    client                                server
+    HELLO version, features          -->
+                                     <--  HELLO version, features
+    AUTH_START   SCRAM client-first  -->
+                                     <--  AUTH_CHALLENGE  server-first
+    AUTH_RESPONSE  client-final      -->
+                                     <--  AUTH_OK  server-final, session token, priority
+
+    FILE_START name, size, digest    -->                        (once for each file)
+                                     <--  QUEUED position       (while others are before us)
+                                     <--  FILE_READY transfer, blocks the server has
+                                          ... blocks flow on the data connections ...
+                                     <--  MISSING blocks        (at any time: send them again)
+    TRANSFER_COMPLETE digest         -->
+                                     <--  VERIFYING progress    (at least once a second)
+                                     <--  INTEGRITY_OK receipt, or INTEGRITY_FAILED
+    GOODBYE                          -->
+
+A file may be turned down with REJECTED (code, reason) from FILE_START on, and given up with CANCEL;
+the session goes on with the next one. ERROR (code, reason) ends the connection it comes on.
+
+A data connection starts alike and then carries blocks, one way, without waiting::
+
+    HELLO                            -->
+                                     <--  HELLO
+    ATTACH session token             -->
+                                     <--  ATTACHED
+    block, block, block, ...         -->
+                                     <--  ack, ack, ack, ...    (or ERROR)
+
+Every MISSING is followed by a TRANSFER_COMPLETE that the client sends when the blocks have been
+acknowledged again. The two may cross on the way; then the server waits for the next one.
+
+The frames
+----------
+Control: 4 bytes length, big-endian, then UTF-8 ``VERB@{json}``, at most 64 KB in all::
+
+    00 00 00 2b  HELLO@{"version":1,"features":["md5","sha256"]}
+
+Block: a fixed header, then ``wire length`` bytes of payload::
+
+    kind 'B'  codec  00 00  transfer  block index  raw length  wire length  running digest
+    1         1      2      4         4            4           4            32, zero-padded
+
+Ack: ``'A' 00 00 00``, transfer (4), block index (4). A control frame's first byte is always zero,
+so on the way back to the client acks and ERROR cannot be confused.
+
+The *running digest* of a block is the digest of the file from its start up to and including that
+block: one hash pass serves as the checksum of each block and as the verdict on the file.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import ipaddress
+import json
+import math
+import os
+import re
+import select
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field, fields
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Dict,
+    Iterable,
+    NamedTuple,
+    NoReturn,
+    Tuple,
+    Type,
+    Union,
+)
+
+from config import KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, printable
+
+VERSION = 1
+MAX_CONTROL_FRAME = 64 * 1024
+MAX_FILE_SIZE = 2**63 - 1
+MAX_BLOCKS = 2**32  # the block index has four bytes
+MAX_TEXT = 1024  # characters of a name or a reason
+MAX_SPANS = 2000  # of one MISSING or FILE_READY: they fit a frame
+DIGEST_SIZES = {"md5": 16, "sha256": 32}  # what --digest may name, and the bytes it takes
+FEATURES = tuple(DIGEST_SIZES)
+SCRAM = "SCRAM-SHA-256"
+
+Spans = Tuple[Tuple[int, int], ...]  # half-open ranges of block indexes, in order, not touching
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+class TransferError(Exception):
+    """What can go wrong, in one line for the user; ``exit_code`` is the client's."""
+
+    exit_code = 1
+
+
+class IntegrityError(TransferError):
+    """The file did not arrive as it was sent; nothing was published."""
+
+
+class UsageError(TransferError):
+    """Started in a way that cannot work: options, credential file, port, permission."""
+
+    exit_code = 2
+
+
+class SourceError(TransferError):
+    """The input file cannot be read, or changed while it was sent."""
+
+    exit_code = 2
+
+
+class AuthenticationError(TransferError):
+    """The other side is not who it should be, or does not believe that we are."""
+
+    exit_code = 3
+
+
+class RejectedError(TransferError):
+    """The server will not take this file. ``code`` is the machine-readable reason."""
+
+    exit_code = 4
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class ConnectionLostError(TransferError):
+    """The peer cannot be reached, went away, or made no progress for too long."""
+
+    exit_code = 5
+
+
+class ProtocolError(TransferError):
+    """Somebody broke the rules of this module. ``code`` is what the peer is told."""
+
+    exit_code = 5
+
+    def __init__(self, reason: str, code: str = "protocol") -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class LocalProtocolError(ProtocolError):
+    """We did: a bug of ours."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer did."""
+
+
+class InterruptedTransferError(TransferError):
+    """The user stopped it."""
+
+    exit_code = 130
+
+
+# --- messages: the checks of a field ------------------------------------------------------------
+
+_SPAN = 2  # the length of [first, end]
+
+
+def _checked(check: Callable[[Any], bool], wants: str) -> Any:
+    return field(metadata={"check": check, "wants": wants})
+
+
+def _whole(low: int, high: int) -> Any:
+    # type() and not isinstance(): a bool is an int to Python, not to the wire
+    return _checked(lambda v: type(v) is int and low <= v <= high, f"a number from {low} to {high}")
+
+
+def _text(low: int = 0, high: int = MAX_TEXT) -> Any:
+    return _checked(lambda v: _is_text(v, low, high), f"text of {low} to {high} characters")
+
+
+def _digest() -> Any:
+    return _checked(
+        lambda v: isinstance(v, str) and re.fullmatch("(?:[0-9a-f]{32}){1,2}", v) is not None,
+        "a digest in hexadecimal",
+    )
+
+
+def _flag() -> Any:
+    return _checked(lambda v: isinstance(v, bool), "true or false")
+
+
+def _words() -> Any:
+    return _checked(
+        lambda v: isinstance(v, tuple) and len(v) <= 64 and all(_is_text(w, 1, 64) for w in v),
+        "up to 64 short words",
+    )
+
+
+def _spans() -> Any:
+    return _checked(_are_spans, f"up to {MAX_SPANS} ascending [first, end] pairs")
+
+
+def _is_text(value: object, low: int, high: int) -> bool:
+    if not isinstance(value, str) or not low <= len(value) <= high:
+        return False
+    return not any("\ud800" <= char <= "\udfff" for char in value)  # lone surrogates have no UTF-8
+
+
+def _are_spans(value: object) -> bool:
+    if not isinstance(value, tuple) or len(value) > MAX_SPANS:
+        return False
+    last = -1
+    for span in value:
+        if not isinstance(span, tuple) or [type(v) for v in span] != [int] * _SPAN:
+            return False
+        if not last < span[0] < span[1] <= MAX_BLOCKS:
+            return False
+        last = span[1]
+    return True
+
+
+# --- messages -----------------------------------------------------------------------------------
+
+
+_VERBS: dict[str, type[Message]] = {}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One control message. Its fields are checked when it is made, sent or received alike."""
+
+    VERB: ClassVar[str]
+
+    def __init_subclass__(cls, verb: str) -> None:
+        """Register the message under its verb on the wire."""
+        cls.VERB = verb
+        _VERBS[verb] = cls
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if not item.metadata["check"](getattr(self, item.name)):
+                raise ValueError(f"{self.VERB}: {item.name} must be {item.metadata['wants']}")
+
+
+@dataclass(frozen=True)
+class Hello(Message, verb="HELLO"):
+    """The first frame of both sides. ``features``: what may be used if the other has it too."""
+
+    version: int = _whole(1, 2**16)
+    features: tuple[str, ...] = _words()
+
+
+@dataclass(frozen=True)
+class AuthStart(Message, verb="AUTH_START"):
+    """Ask to be let in: ``mechanism`` and its first message."""
+
+    mechanism: str = _text(1, 64)
+    data: str = _text()
+
+
+@dataclass(frozen=True)
+class AuthChallenge(Message, verb="AUTH_CHALLENGE"):
+    """The server's salt, iteration count and nonce (RFC 5802 server-first-message)."""
+
+    data: str = _text()
+
+
+@dataclass(frozen=True)
+class AuthResponse(Message, verb="AUTH_RESPONSE"):
+    """The client's proof that it knows the password (RFC 5802 client-final-message)."""
+
+    data: str = _text()
+
+
+@dataclass(frozen=True)
+class AuthOk(Message, verb="AUTH_OK"):
+    """Let in: the server's own proof, and the token that ties data connections to the session."""
+
+    data: str = _text()
+    token: str = _text(16, 128)
+    priority: int = _whole(-1000, 1000)
+
+
+@dataclass(frozen=True)
+class Attach(Message, verb="ATTACH"):
+    """Make this connection a data connection of the session that ``token`` belongs to."""
+
+    token: str = _text(1, 128)
+
+
+@dataclass(frozen=True)
+class Attached(Message, verb="ATTACHED"):
+    """From here on blocks one way, acks the other."""
+
+
+@dataclass(frozen=True)
+class FileStart(Message, verb="FILE_START"):
+    """Metadata of the file to come: the name without folders, sizes in bytes, the digest's name."""
+
+    name: str = _text()
+    size: int = _whole(0, MAX_FILE_SIZE)
+    block_size: int = _whole(1, MAX_FILE_SIZE)
+    digest: str = _text(1, 16)
+
+
+@dataclass(frozen=True)
+class Queued(Message, verb="QUEUED"):
+    """Others are before us: ``position`` 1 is next."""
+
+    position: int = _whole(1, 2**31)
+
+
+@dataclass(frozen=True)
+class FileReady(Message, verb="FILE_READY"):
+    """Send: ``transfer`` goes into every block header; ``have`` are blocks that need no sending."""
+
+    transfer: int = _whole(1, 2**32 - 1)
+    have: Spans = _spans()
+
+
+@dataclass(frozen=True)
+class Rejected(Message, verb="REJECTED"):
+    """The server does not take this file, or not any longer."""
+
+    code: str = _text(1, 32)
+    reason: str = _text()
+
+
+@dataclass(frozen=True)
+class Cancel(Message, verb="CANCEL"):
+    """Give this file up; answered with REJECTED, unless a verdict was already on its way."""
+
+
+@dataclass(frozen=True)
+class TransferComplete(Message, verb="TRANSFER_COMPLETE"):
+    """All blocks have been acknowledged; ``digest`` is the whole file's."""
+
+    transfer: int = _whole(1, 2**32 - 1)
+    digest: str = _digest()
+
+
+@dataclass(frozen=True)
+class Verifying(Message, verb="VERIFYING"):
+    """Still at it: ``verified`` bytes from the start of the file are there and right."""
+
+    verified: int = _whole(0, MAX_FILE_SIZE)
+
+
+@dataclass(frozen=True)
+class Missing(Message, verb="MISSING"):
+    """Send these blocks (again), then TRANSFER_COMPLETE (again)."""
+
+    blocks: Spans = _spans()
+
+
+@dataclass(frozen=True)
+class IntegrityOk(Message, verb="INTEGRITY_OK"):
+    """The receipt: the file stands under ``saved_as`` in the output directory."""
+
+    saved_as: str = _text(1)
+    size: int = _whole(0, MAX_FILE_SIZE)
+    digest: str = _digest()
+    resent_blocks: int = _whole(0, MAX_FILE_SIZE)
+    durable: bool = _flag()
+
+
+@dataclass(frozen=True)
+class IntegrityFailed(Message, verb="INTEGRITY_FAILED"):
+    """The blocks cannot be brought to agree with their digests; nothing was published."""
+
+    digest: str = _digest()
+    reason: str = _text()
+
+
+@dataclass(frozen=True)
+class Error(Message, verb="ERROR"):
+    """This connection ends, and why: ``code`` for programs, ``reason`` for people."""
+
+    code: str = _text(1, 32)
+    reason: str = _text()
+
+
+@dataclass(frozen=True)
+class Goodbye(Message, verb="GOODBYE"):
+    """The client has nothing more to send."""
+
+
+# --- states -------------------------------------------------------------------------------------
+
+
+class Side(enum.Enum):
+    """Who speaks."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+    @property
+    def other(self) -> Side:
+        """The one who listens."""
+        return Side.SERVER if self is Side.CLIENT else Side.CLIENT
+
+
+class State(enum.Enum):
+    """Where the dialogue on one connection stands."""
+
+    NEW = "new"
+    GREETED = "greeted"
+    OPEN = "open"
+    LOGIN = "login"
+    CHALLENGED = "challenged"
+    PROVING = "proving"
+    READY = "ready"
+    ASKED = "asked"
+    RECEIVING = "receiving"
+    VERIFYING = "verifying"
+    CANCELLING = "cancelling"
+    ATTACHING = "attaching"
+    STREAMING = "streaming"
+    CLOSED = "closed"
+
+
+_C, _S = Side.CLIENT, Side.SERVER
+_Moves = Dict[Tuple[Side, Type[Message]], State]
+
+# What may be said in each state, by whom, and the state it leads to. ERROR from the server and
+# GOODBYE from the client are allowed in every state but CLOSED. TRANSFER_COMPLETE and CANCEL in
+# READY are those that crossed a REJECTED or INTEGRITY_FAILED on the way: the server ignores them.
+# TRANSFER_COMPLETE in VERIFYING follows a MISSING that crossed the one before.
+DIALOGUE: dict[State, _Moves] = {
+    State.NEW: {(_C, Hello): State.GREETED},
+    State.GREETED: {(_S, Hello): State.OPEN},
+    State.OPEN: {(_C, AuthStart): State.LOGIN, (_C, Attach): State.ATTACHING},
+    State.LOGIN: {(_S, AuthChallenge): State.CHALLENGED},
+    State.CHALLENGED: {(_C, AuthResponse): State.PROVING},
+    State.PROVING: {(_S, AuthOk): State.READY},
+    State.READY: {
+        (_C, FileStart): State.ASKED,
+        (_C, TransferComplete): State.READY,
+        (_C, Cancel): State.READY,
+    },
+    State.ASKED: {
+        (_S, Queued): State.ASKED,
+        (_S, FileReady): State.RECEIVING,
+        (_S, Rejected): State.READY,
+        (_C, Cancel): State.CANCELLING,
+    },
+    State.RECEIVING: {
+        (_C, TransferComplete): State.VERIFYING,
+        (_C, Cancel): State.CANCELLING,
+        (_S, Missing): State.RECEIVING,
+        (_S, Verifying): State.RECEIVING,
+        (_S, IntegrityFailed): State.READY,
+        (_S, Rejected): State.READY,
+    },
+    State.VERIFYING: {
+        (_C, TransferComplete): State.VERIFYING,
+        (_C, Cancel): State.CANCELLING,
+        (_S, Missing): State.RECEIVING,
+        (_S, Verifying): State.VERIFYING,
+        (_S, IntegrityOk): State.READY,
+        (_S, IntegrityFailed): State.READY,
+        (_S, Rejected): State.READY,
+    },
+    State.CANCELLING: {
+        (_S, Queued): State.CANCELLING,
+        (_S, FileReady): State.CANCELLING,
+        (_S, Missing): State.CANCELLING,
+        (_S, Verifying): State.CANCELLING,
+        (_S, IntegrityOk): State.READY,
+        (_S, IntegrityFailed): State.READY,
+        (_S, Rejected): State.READY,
+    },
+    State.ATTACHING: {(_S, Attached): State.STREAMING},
+    State.STREAMING: {},
+    State.CLOSED: {},
+}
+
+
+class Dialogue:
+    """Follows one connection's state by what is sent and received; knows no bytes."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.state = State.NEW
+
+    def __repr__(self) -> str:
+        return f"<Dialogue of the {self.side.value}, {self.state.value}>"
+
+    def sent(self, message: Message) -> None:
+        """Note what we say. Raises ``LocalProtocolError`` if we may not."""
+        self.state = self._next(self.side, message) or self._refuse(LocalProtocolError, message)
+
+    def received(self, message: Message) -> None:
+        """Note what the peer says. Raises ``RemoteProtocolError`` if it may not."""
+        self.state = self._next(self.side.other, message) or self._refuse(
+            RemoteProtocolError, message
+        )
+
+    def allows(self, message: Message) -> bool:
+        """Whether we may say ``message`` now."""
+        return self._next(self.side, message) is not None
+
+    def _next(self, speaker: Side, message: Message) -> State | None:
+        ends = (speaker, type(message)) in ((_S, Error), (_C, Goodbye))
+        if ends and self.state is not State.CLOSED:
+            return State.CLOSED
+        return DIALOGUE[self.state].get((speaker, type(message)))
+
+    def _refuse(self, error: type[ProtocolError], message: Message) -> NoReturn:
+        speaker = self.side if error is LocalProtocolError else self.side.other
+        raise error(f"the {speaker.value} sent {message.VERB} in state {self.state.value}")
+
+
+# --- control frames -----------------------------------------------------------------------------
+
+_LENGTH = struct.Struct("!I")
+
+
+def encode(message: Message) -> bytes:
+    """Make a control frame of ``message``."""
+    body = json.dumps({f.name: getattr(message, f.name) for f in fields(message)})
+    frame = f"{message.VERB}@{body}".encode()
+    if len(frame) > MAX_CONTROL_FRAME:
+        raise LocalProtocolError(f"{message.VERB} is too long for a frame")
+    return _LENGTH.pack(len(frame)) + frame
+
+
+def decode(frame: bytes) -> Message:
+    """Read the frame behind its length. Raises ``RemoteProtocolError`` for anything odd."""
+    verb, _, body = frame.partition(b"@")
+    kind = _VERBS.get(verb.decode("ascii", "replace"))
+    if kind is None:
+        raise RemoteProtocolError("unknown message")
+    values = _parse(body)
+    names = {item.name for item in fields(kind)}
+    if not isinstance(values, dict) or set(values) != names:
+        raise RemoteProtocolError(f"{kind.VERB} wants exactly: {', '.join(sorted(names))}")
+    try:
+        return kind(**{name: _frozen(value) for name, value in values.items()})
+    except ValueError as error:
+        raise RemoteProtocolError(str(error)) from None
+
+
+def _parse(body: bytes) -> object:
+    """Parse JSON strictly: no duplicate keys, no NaN, no fractions, no endless numbers."""
+    try:
+        return json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_int=_short_int,
+            parse_float=_no_number,
+            parse_constant=_no_number,
+        )
+    except (ValueError, RecursionError):
+        raise RemoteProtocolError("a message that is not the JSON it should be") from None
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("duplicate key")
+    return dict(pairs)
+
+
+def _short_int(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError("number too long")
+    return int(digits)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"not a number we take: {text[:20]}")
+
+
+def _frozen(value: object) -> object:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+class Ack(NamedTuple):
+    """Block number ``block`` of ``transfer`` has been received and written."""
+
+    transfer: int
+    block: int
+
+
+_ACK = struct.Struct("!B3xII")
+_ACK_KIND = ord("A")
+
+
+def encode_ack(transfer: int, block: int) -> bytes:
+    """Make the acknowledgement of one block."""
+    return _ACK.pack(_ACK_KIND, transfer, block)
+
+
+class FrameReader:
+    """Cuts a byte stream into messages and, where they may come, acks. Knows no socket."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self.takes_acks = False
+
+    def __len__(self) -> int:
+        """Return the bytes of the frame that is not complete yet."""
+        return len(self._bytes)
+
+    def feed(self, data: bytes) -> None:
+        """Add what came from the peer."""
+        self._bytes += data
+
+    def next(self) -> Message | Ack | None:
+        """Return the next complete frame, or ``None``. Raises ``RemoteProtocolError``."""
+        if self.takes_acks and self._bytes[:1] == b"A":
+            return self._next_ack()
+        if len(self._bytes) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._bytes)
+        if not 0 < length <= MAX_CONTROL_FRAME:
+            raise RemoteProtocolError(_stranger(bytes(self._bytes[:4])))
+        end = _LENGTH.size + length
+        return decode(self._take(end)[_LENGTH.size :]) if len(self._bytes) >= end else None
+
+    def _next_ack(self) -> Ack | None:
+        if len(self._bytes) < _ACK.size:
+            return None
+        _, transfer, block = _ACK.unpack(self._take(_ACK.size))
+        return Ack(transfer, block)
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._bytes[:size])
+        del self._bytes[:size]
+        return taken
+
+
+def _stranger(start: bytes) -> str:
+    """Say what speaks there instead of us, by its first four bytes."""
+    known = {b"SSH-": "SSH", b"GET ": "HTTP", b"POST": "HTTP", b"HEAD": "HTTP", b"HTTP": "HTTP"}
+    name = "TLS" if start[:2] == b"\x16\x03" else known.get(start)
+    return f"the peer speaks {name}, not this protocol" if name else "a frame of impossible length"
+
+
+# --- block frames -------------------------------------------------------------------------------
+
+_HEADER = struct.Struct("!BBxxIIII32s")
+_BLOCK_KIND = ord("B")
+HEADER_SIZE = _HEADER.size
+CODEC_RAW = 0
+
+
+class BlockHeader(NamedTuple):
+    """What stands before a block's payload; lengths in bytes."""
+
+    transfer: int
+    block: int  # its index
+    raw_length: int
+    wire_length: int
+    codec: int
+    digest: bytes  # running digest, zero-padded to 32 bytes
+
+
+def encode_header(header: BlockHeader) -> bytes:
+    """Make the fixed header of a block frame."""
+    return _HEADER.pack(
+        _BLOCK_KIND,
+        header.codec,
+        header.transfer,
+        header.block,
+        header.raw_length,
+        header.wire_length,
+        header.digest,
+    )
+
+
+def decode_header(data: bytes | bytearray) -> BlockHeader:
+    """Read a block frame's header. Raises ``RemoteProtocolError`` if it is none."""
+    kind, codec, transfer, block, raw_length, wire_length, digest = _HEADER.unpack(data)
+    if kind != _BLOCK_KIND or codec != CODEC_RAW or data[2:4] != b"\0\0":
+        raise RemoteProtocolError("not a block header")
+    return BlockHeader(transfer, block, raw_length, wire_length, codec, digest)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a file of ``size`` bytes falls into blocks of ``block_size``; the last may be short."""
+
+    size: int
+    block_size: int
+
+    @property
+    def count(self) -> int:
+        """The number of blocks: none for an empty file."""
+        return -(-self.size // self.block_size)
+
+    def offset(self, index: int) -> int:
+        """Return where block ``index`` starts, in bytes."""
+        return index * self.block_size
+
+    def length(self, index: int) -> int:
+        """Return the bytes of block ``index``."""
+        return min(self.block_size, self.size - index * self.block_size)
+
+
+def spans(indexes: Iterable[int], limit: int = MAX_SPANS) -> Spans:
+    """Turn ascending block indexes into at most ``limit`` ranges, the first ones."""
+    found: list[tuple[int, int]] = []
+    for index in indexes:
+        if found and found[-1][1] == index:
+            found[-1] = (found[-1][0], index + 1)
+        elif len(found) == limit:
+            break
+        else:
+            found.append((index, index + 1))
+    return tuple(found)
+
+
+# --- time ---------------------------------------------------------------------------------------
+
+
+class Deadline:
+    """An instant on the monotonic clock, some seconds from when it was made or last put off."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.put_off()
+
+    def put_off(self) -> None:
+        """Start again: something moved."""
+        self._at = time.monotonic() + self._seconds
+
+    def left(self) -> float:
+        """Return the seconds left, never below zero."""
+        return max(0.0, self._at - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self._at
+
+
+# --- sockets ------------------------------------------------------------------------------------
+
+
+class Waker:
+    """A bell: any thread (or signal handler) rings it, one that waits on its descriptor wakes."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._read
+
+    def ring(self) -> None:
+        """Wake whoever waits. Never blocks: a full pipe has already woken them."""
+        try:
+            os.write(self._write, b"\0")
+        except BlockingIOError:
+            return
+
+    def quiet(self, rings: int = 4096) -> bool:
+        """Take up to ``rings`` back; return whether there was one."""
+        try:
+            return bool(os.read(self._read, rings))
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        """Give the two descriptors back."""
+        os.close(self._read)
+        os.close(self._write)
+
+
+_Buffer = Union[bytes, bytearray, memoryview]
+
+
+def wait(
+    sock: socket.socket, timeout: float, *, write: bool = False, waker: Waker | None = None
+) -> bool:
+    """Wait for ``sock`` or ``waker``, ``timeout`` seconds at most; say whether ``sock`` is ready.
+
+    poll and not select: descriptors above 1023 are normal on a busy server.
+    """
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | (select.POLLOUT if write else 0))
+    if waker is not None:
+        poll.register(waker, select.POLLIN)
+    ready = poll.poll(math.ceil(timeout * 1000))
+    return any(descriptor == sock.fileno() for descriptor, _ in ready)
+
+
+class Connection:
+    """One socket, the dialogue on it, and the bytes on their way out.
+
+    The socket never blocks; who wants to wait calls ``wait``. Owned by one thread at a time: there
+    is no lock, and only ``cut`` may be called by a thread that is not the owner.
+    """
+
+    def __init__(self, sock: socket.socket, side: Side) -> None:
+        self._socket = sock
+        self._frames = FrameReader()
+        self._out: deque[memoryview] = deque()
+        self.unsent = 0  # bytes in _out
+        self.dialogue = Dialogue(side)
+        self.peer = _peer_name(sock)
+        sock.setblocking(False)
+        _tune(sock)
+
+    def __repr__(self) -> str:
+        return f"<Connection to {self.peer}, {self.state.value}, {self.unsent} bytes unsent>"
+
+    @property
+    def address(self) -> tuple[int, Any]:
+        """The family and the address that the peer can be connected to again."""
+        return self._socket.family, self._socket.getpeername()
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, for a selector."""
+        return self._socket.fileno()
+
+    @property
+    def state(self) -> State:
+        """Where the dialogue stands."""
+        return self.dialogue.state
+
+    @property
+    def mid_frame(self) -> bool:
+        """Whether part of a control frame has arrived."""
+        return len(self._frames) > 0
+
+    # -- out
+
+    def send(self, message: Message) -> None:
+        """Say ``message`` as far as the socket takes it now; ``flush`` sends the rest."""
+        self.dialogue.sent(message)
+        self.push(encode(message))
+
+    def push(self, *parts: _Buffer) -> None:
+        """Add bytes to what is on its way out and send what the socket takes now."""
+        for part in parts:
+            self._out.append(memoryview(part))
+            self.unsent += len(part)
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what the socket takes without waiting; return whether everything is out."""
+        while self._out:
+            sent = self._send_some()
+            if sent is None:
+                return False
+            self.unsent -= sent
+            self._drop(sent)
+        return True
+
+    def _send_some(self) -> int | None:
+        """Hand the first parts to the system in one call; ``None`` when it would block."""
+        try:
+            if len(self._out) == 1:
+                return self._socket.send(self._out[0])
+            return self._socket.sendmsg(list(self._out)[:2])
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def _drop(self, sent: int) -> None:
+        while sent:
+            part = self._out.popleft()
+            if sent < len(part):
+                self._out.appendleft(part[sent:])
+            sent -= min(sent, len(part))
+
+    # -- in
+
+    def receive(self) -> Message | None:
+        """Return the next message, or ``None`` if it is not all here yet. Never waits.
+
+        Raises ``ConnectionLostError`` at the end of the stream, ``RemoteProtocolError`` for a
+        message that is malformed or out of place.
+        """
+        frame = self._next_frame()
+        if isinstance(frame, Ack):
+            raise RemoteProtocolError("an acknowledgement out of place")
+        if frame is not None:
+            self.dialogue.received(frame)
+        return frame
+
+    def receive_acks(self) -> Iterable[Ack]:
+        """Give the acks that are here. Raises as ``receive`` does, and what an ERROR says."""
+        self._frames.takes_acks = True
+        frame = self._next_frame()
+        while frame is not None:
+            if isinstance(frame, Ack):
+                yield frame
+            else:
+                self.dialogue.received(frame)
+                raise_error(frame)
+            frame = self._frames.next()
+
+    def _next_frame(self) -> Message | Ack | None:
+        frame = self._frames.next()
+        while frame is None:
+            data = self._receive_some()
+            if data is None:
+                return None
+            self._frames.feed(data)
+            frame = self._frames.next()
+        return frame
+
+    def _receive_some(self) -> bytes | None:
+        try:
+            data = self._socket.recv(16 * 1024)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise self._lost(error) from error
+        if not data:
+            raise ConnectionLostError(f"{self.peer} closed the connection")
+        return data
+
+    def receive_into(self, view: memoryview) -> int:
+        """Fill ``view`` with what is here; return the bytes, 0 when it would have to wait.
+
+        Raises ``ConnectionLostError`` at the end of the stream.
+        """
+        try:
+            size = self._socket.recv_into(view)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise self._lost(error) from error
+        if not size:
+            raise ConnectionLostError(f"{self.peer} closed the connection")
+        return size
+
+    # -- waiting and ending
+
+    def wait(self, timeout: float, *, write: bool = False, waker: Waker | None = None) -> bool:
+        """Wait until there is something to read (or room to write), or ``waker`` rings.
+
+        Takes seconds; returns whether the socket is ready. May block: never call it under a lock.
+        """
+        return wait(self._socket, timeout, write=write, waker=waker)
+
+    def call(self, message: Message, timeout: float) -> Message:
+        """Send ``message``, wait for the answer. Takes seconds; for the client only."""
+        self.send(message)
+        return self.answer(timeout)
+
+    def answer(self, timeout: float) -> Message:
+        """Wait for one message. Raises what an ERROR says, ``ConnectionLostError`` in silence."""
+        deadline = Deadline(timeout)
+        while True:
+            message = self.receive()
+            if message is not None:
+                raise_error(message)
+                return message
+            if deadline.passed:
+                raise ConnectionLostError(f"{self.peer} did not answer for {timeout:g} s")
+            self.wait(deadline.left(), write=not self.flush())
+
+    def finish(self) -> None:
+        """Say that nothing more will come from us; the peer can still be heard."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # the peer was faster
+
+    def discard(self) -> bool:
+        """Throw away what has come; return whether the peer has closed."""
+        try:
+            while self._receive_some() is not None:
+                pass
+        except ConnectionLostError:
+            return True
+        return False
+
+    def cut(self) -> None:
+        """Wake the owner with an end of stream, from any thread."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # not connected any more: nobody waits
+
+    def close(self) -> None:
+        """Give the socket back to the system."""
+        self._socket.close()
+
+    def _lost(self, error: OSError) -> ConnectionLostError:
+        return lost(self.peer, error)
+
+
+def lost(peer: str, error: OSError) -> ConnectionLostError:
+    """Say in our own terms what the system says of a connection; the only place that does."""
+    known = {
+        errno.ECONNREFUSED: "nothing listens there",
+        errno.ECONNRESET: "the connection was reset",
+        errno.EPIPE: "the connection was closed",
+        errno.ETIMEDOUT: "no answer",
+    }
+    timed_out = isinstance(error, socket.timeout)
+    reason = "no answer" if timed_out else known.get(error.errno or 0, error.strerror or str(error))
+    return ConnectionLostError(f"{peer}: {reason}")
+
+
+_ERRORS: dict[str, type[TransferError]] = {
+    "authentication": AuthenticationError,
+    "session": ConnectionLostError,
+    "transfer": ConnectionLostError,
+    "shutdown": ConnectionLostError,
+    "timeout": ConnectionLostError,
+    "busy": ConnectionLostError,
+    "internal": ConnectionLostError,
+}
+
+
+def raise_error(message: Message) -> None:
+    """Raise what the server says in an ERROR; any other message passes."""
+    if isinstance(message, Error):
+        raise _ERRORS.get(message.code, RemoteProtocolError)(printable(message.reason))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether everything ``host`` stands for is this machine itself."""
+    try:
+        found = socket.getaddrinfo(host or "0.0.0.0", 0, type=socket.SOCK_STREAM)  # noqa: S104
+    except (OSError, UnicodeError):
+        return False
+    addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
+    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+
+def _peer_name(sock: socket.socket) -> str:
+    try:
+        address = sock.getpeername()
+    except OSError:  # gone before we looked
+        return "a peer that has gone"
+    return "{}:{}".format(*address[:2]) if isinstance(address, tuple) and address else "the peer"
+
+
+def _tune(sock: socket.socket) -> None:
+    """Set what every connection of ours needs: no delay for small frames, a watch on dead peers.
+
+    Buffer sizes stay alone: setting one turns the system's own tuning off.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+BlockCheck = Callable[[BlockHeader], memoryview]
+
+
+class BlockReader:
+    """Receives block frames; a half-received block stays here until the rest comes.
+
+    ``check`` is asked once for each header: it returns the buffer for the payload, or raises.
+    """
+
+    def __init__(self, check: BlockCheck, chunk_size: int) -> None:
+        self._check = check
+        self._chunk_size = chunk_size
+        self._header = bytearray(HEADER_SIZE)
+        self._block: BlockHeader | None = None
+        self._view = memoryview(self._header)
+        self._filled = 0
+
+    @property
+    def mid_block(self) -> bool:
+        """Whether part of a block has arrived."""
+        return self._block is not None or self._filled > 0
+
+    def receive(self, connection: Connection) -> tuple[BlockHeader, memoryview] | None:
+        """Return the next complete block and its payload, or ``None``. Never waits."""
+        while self._fill(connection):
+            if self._block is None:
+                header = decode_header(self._header)
+                payload = self._check(header)
+                self._block, self._view, self._filled = header, payload, 0
+            else:
+                done = self._block, self._view
+                self._block, self._view, self._filled = None, memoryview(self._header), 0
+                return done
+        return None
+
+    def _fill(self, connection: Connection) -> bool:
+        """Receive until the view is full; ``False`` when that would mean to wait."""
+        while self._filled < len(self._view):
+            room = self._view[self._filled : self._filled + self._chunk_size]
+            size = connection.receive_into(room)
+            self._filled += size
+            if size < len(room):  # the socket is empty: the next call would only say so
+                return self._filled == len(self._view)
+        return True

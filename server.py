@@ -1,0 +1,1536 @@
+"""The server: takes files in, proves that they arrived, and answers with a verdict.
+
+What lives here: the part file, the transfer, the session, the pool of workers with its priority
+queue, and the main loop. What does not: the encoding of anything (``protocol.py``), passwords
+(``auth.py``), and any path made from a string that a client sent.
+
+Who does what
+-------------
+The main thread owns the listener, the selector and every idle connection. A connection on which
+something has come goes into the work queue; the worker that takes it owns it until it gives it
+back. A unit of work is short: some messages, some blocks, a stretch of hashing, one flush. A worker
+never waits for a peer while somebody else is ready, and no unit waits for another. Each docstring
+says on which thread a function runs: *main*, *a worker*, or *any*.
+
+Locks, in this order: ``Registry`` (sessions; which transfers receive, which wait), then that of each
+``Transfer``. ``WorkQueue`` has one of its own, taken alone. Nothing is received, sent, written,
+hashed or logged while one is held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import hashlib
+import heapq
+import itertools
+import logging
+import os
+import secrets
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+import unicodedata
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, NamedTuple
+
+import auth
+import config
+from config import SUCCESS, ServerSettings, format_size, printable
+from protocol import (
+    DIGEST_SIZES,
+    FEATURES,
+    MAX_BLOCKS,
+    SCRAM,
+    VERSION,
+    Attach,
+    Attached,
+    AuthChallenge,
+    AuthenticationError,
+    AuthOk,
+    AuthResponse,
+    AuthStart,
+    BlockHeader,
+    BlockReader,
+    Blocks,
+    Cancel,
+    Connection,
+    ConnectionLostError,
+    Error,
+    FileReady,
+    FileStart,
+    Goodbye,
+    Hello,
+    IntegrityFailed,
+    IntegrityOk,
+    Message,
+    Missing,
+    ProtocolError,
+    Queued,
+    Rejected,
+    RejectedError,
+    RemoteProtocolError,
+    Side,
+    Spans,
+    State,
+    TransferComplete,
+    TransferError,
+    UsageError,
+    Verifying,
+    Waker,
+    encode_ack,
+    is_loopback,
+    spans,
+)
+
+log = logging.getLogger("server")
+coordinator_log = logging.getLogger("coordinator")
+block_log = logging.getLogger("block")
+
+PARTIAL = ".partial"  # the folder below the output directory for what is not finished
+MAX_NAME_BYTES = 255  # of a file name, on every common file system
+MAX_MISSING = 4096  # blocks asked for in one MISSING; what is left comes with the next
+MESSAGES_PER_UNIT = 16  # of one coordinator before others get their turn
+
+# --- names --------------------------------------------------------------------------------------
+
+_UNSAFE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories that hide or act
+
+
+def safe_name(name: str) -> str:
+    """Make a client's file name harmless: no folder, nothing hidden, nothing a terminal acts on.
+
+    A name that needs no change comes back as it is. Raises ``RejectedError`` for one that names no
+    file at all. Runs on any thread.
+    """
+    safe = "".join(
+        "_" if char in "/\\:\0" or unicodedata.category(char) in _UNSAFE else char for char in name
+    )
+    if safe.endswith((".", " ")):  # Windows drops these, and two names become one
+        safe = safe[:-1] + "_"
+    if not name.strip(". "):
+        raise RejectedError("name", f"not a file name: {printable(name[:40])!r}")
+    return safe
+
+
+def output_name(original: str, unique: str) -> str:
+    """Return ``server_received_<unique>_<original>``, shortened before its extension if too long.
+
+    Runs on any thread.
+    """
+    prefix = f"server_received_{unique}_"
+    stem, extension = os.path.splitext(original)
+    if len(extension.encode()) > 32:  # not an extension, just a dot somewhere
+        stem, extension = original, ""
+    room = MAX_NAME_BYTES - len((prefix + extension).encode())
+    return prefix + stem.encode()[:room].decode(errors="ignore") + extension
+
+
+def _unique() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+# --- disk ---------------------------------------------------------------------------------------
+
+_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
+
+
+class BufferPool:
+    """Block buffers to use again: a fresh one costs a page fault for every 4 KB. Any thread."""
+
+    def __init__(self, keep: int) -> None:
+        self._spare: deque[bytearray] = deque(maxlen=keep)  # its append and pop are atomic
+
+    def take(self, size: int) -> memoryview:
+        """Return a view of exactly ``size`` bytes with anything in it."""
+        with contextlib.suppress(IndexError):
+            spare = self._spare.pop()
+            if len(spare) >= size:
+                return memoryview(spare)[:size]
+        return memoryview(bytearray(size))
+
+    def give(self, view: memoryview) -> None:
+        """Take a buffer back; the caller must not use it any more."""
+        self._spare.append(view.obj)  # type: ignore[arg-type]  # take() made it of a bytearray
+
+
+class PartFile:
+    """An output file that is not finished, below ``.partial``, with a name of the server's making.
+
+    ``write`` and ``read`` work at distinct places and need no lock; ``Transfer`` sees to it that
+    nobody uses it after ``discard``. All of it runs on a worker and may wait for the disk.
+    """
+
+    def __init__(self, output: Path, size: int) -> None:
+        """Reserve ``size`` bytes. Raises ``OSError`` and leaves nothing if there is no room."""
+        self._output = output
+        self._path = output / PARTIAL / f"{secrets.token_hex(8)}.part"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._fd = os.open(self._path, flags, 0o666)
+        try:
+            self._reserve(size)
+        except OSError:
+            self.discard()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<PartFile {self._path.name}>"
+
+    def _reserve(self, size: int) -> None:
+        facts = os.statvfs(self._output)
+        if size > facts.f_bavail * facts.f_frsize:  # some systems would write zeros until full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._fd, 0, size)
+        os.truncate(self._fd, size)
+
+    def write(self, payload: memoryview, offset: int) -> None:
+        """Put ``payload`` at ``offset``."""
+        while payload:
+            written = os.pwrite(self._fd, payload, offset)
+            payload, offset = payload[written:], offset + written
+
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill ``view`` from ``offset``. Raises ``OSError`` if somebody cut the file short."""
+        while view:
+            size = os.preadv(self._fd, [view], offset)
+            if not size:
+                raise OSError(errno.EIO, "the part file was truncated by somebody else")
+            view, offset = view[size:], offset + size
+
+    def flush(self) -> None:
+        """Bring what was written so far to the disk itself."""
+        _sync_data(self._fd)
+
+    def publish(self, original: str) -> str:
+        """Give the flushed file its final name without replacing anything; return that name.
+
+        Returns only after the name, too, is on the disk.
+        """
+        while True:
+            name = output_name(original, _unique())
+            with contextlib.suppress(FileExistsError):
+                self._link(self._output / name)
+                _flush_directory(self._output)
+                return name
+
+    def _link(self, path: Path) -> None:
+        try:
+            os.link(self._path, path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                raise
+            if os.path.lexists(path):  # no hard links here: the random name makes this safe enough
+                raise FileExistsError(path) from None
+            os.rename(self._path, path)
+
+    def discard(self) -> None:
+        """Close it and remove the unfinished name; a published file keeps its final one."""
+        os.close(self._fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class OutputDirectory:
+    """The output directory while this server owns it: one server for one directory.
+
+    The kernel gives the lock back when the process ends, however it ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take it (main). Raises ``UsageError`` if that cannot be."""
+        try:
+            (path / PARTIAL).mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._lock = os.open(path / PARTIAL / "lock", flags, 0o600)
+        except OSError as error:
+            raise UsageError(f"output directory {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise UsageError(f"another server already writes to {path}") from None
+        self._clean(path)
+
+    @staticmethod
+    def _clean(path: Path) -> None:
+        """Remove part files that a killed server left; without a journal nobody can use them."""
+        for orphan in (path / PARTIAL).glob("*.part"):
+            log.warning("removing %s, left unfinished by an earlier run", orphan.name)
+            orphan.unlink()
+
+    def release(self) -> None:
+        """Give it back (main)."""
+        os.close(self._lock)
+
+
+# --- one file's journey -------------------------------------------------------------------------
+
+
+class TransferEndedError(Exception):
+    """The transfer ended meanwhile; whoever still worked for it stops."""
+
+
+class Stretch(NamedTuple):
+    """What one turn of hashing brought."""
+
+    more: bool  # whether another turn may find something to do
+    missing: Spans  # the block that was damaged, to be asked for again
+
+
+class Transfer:
+    """One file on its way in: which blocks are here, which of them are proven right.
+
+    A block is absent, then being written, then written, then verified: its running digest was
+    computed from the part file, in file order, and agreed with the one it came with. Memory holds
+    only what is between written and verified. The lock protects every attribute that begins with an
+    underscore, but for the hash state, which belongs to the one worker that hashes.
+    """
+
+    def __init__(self, number: int, session: Session, start: FileStart, name: str) -> None:
+        self.number = number
+        self.session = session
+        self.name = name
+        self.algorithm = start.digest
+        self.blocks = Blocks(start.size, start.block_size)
+        self.asked_at = time.monotonic()
+        self._lock = threading.Lock()
+        self._part: PartFile | None = None
+        self._verified = 0  # blocks from the start of the file
+        self._written: dict[int, bytes] = {}  # beyond those: the running digest each came with
+        self._writing: set[int] = set()
+        self._asked: set[int] = set()  # blocks a MISSING named that are not here yet
+        self._claim: str | None = None  # the digest of a TRANSFER_COMPLETE that counts
+        self._judged = False
+        self._hashing = False
+        self._flushing = False
+        self._unflushed = 0
+        self._received = 0  # bytes, each block once
+        self._rounds = 0  # repairs without progress
+        self._resent = 0
+        self._moved_at = self.asked_at
+        self._users = 0  # workers that use the part file right now
+        self._ended = False
+        self._hash = hashlib.new(start.digest)
+
+    def __repr__(self) -> str:
+        return f"<Transfer {self.number}: {self._verified} of {self.blocks.count} blocks verified>"
+
+    @property
+    def priority(self) -> int:
+        """Its session's priority: higher goes first."""
+        return self.session.priority
+
+    # -- its life: any worker
+
+    def open(self, part: PartFile) -> bool:
+        """Begin to receive into ``part``; ``False`` if the transfer has ended meanwhile."""
+        with self._lock:
+            if not self._ended:
+                self._part, self._moved_at = part, time.monotonic()
+            return not self._ended
+
+    @contextlib.contextmanager
+    def part(self) -> Iterator[PartFile]:
+        """Use the part file; it stays open until the last user has left."""
+        with self._lock:
+            if self._ended or self._part is None:
+                raise TransferEndedError
+            self._users += 1
+            part = self._part
+        try:
+            yield part
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            part = self._last_look()
+        if part:
+            part.discard()
+
+    def _last_look(self) -> PartFile | None:
+        """Return the part file to discard, once, when the transfer has ended and nobody uses it."""
+        if not self._ended or self._users:
+            return None
+        part, self._part = self._part, None
+        return part
+
+    def end(self) -> bool:
+        """Let nobody begin anything; the part file goes with its last user. True the first time."""
+        with self._lock:
+            first, self._ended = not self._ended, True
+            part = self._last_look()
+        if part:
+            part.discard()
+        return first
+
+    # -- blocks: any worker
+
+    @property
+    def receiving(self) -> bool:
+        """Whether blocks may come."""
+        with self._lock:
+            return self._part is not None and not self._ended
+
+    def claim(self, block: int) -> bool:
+        """Reserve ``block`` for writing; ``False`` when it is here, or another worker is at it.
+
+        So no block is ever written after it was verified, whatever comes twice.
+        """
+        with self._lock:
+            if block < self._verified or block in self._written or block in self._writing:
+                return False
+            self._writing.add(block)
+            return True
+
+    def stored(self, block: int, digest: bytes) -> int:
+        """Note a claimed block as written; return how many bytes are here by now."""
+        with self._lock:
+            self._writing.discard(block)
+            self._asked.discard(block)
+            self._written[block] = digest[: DIGEST_SIZES[self.algorithm]]
+            self._unflushed += self.blocks.length(block)
+            self._received += self.blocks.length(block)
+            self._moved_at = time.monotonic()
+            return self._received
+
+    def stalled_for(self) -> float:
+        """Return the seconds since a block came, 0 unless blocks are awaited."""
+        with self._lock:
+            waits = self._part is not None and self._claim is None
+            return time.monotonic() - self._moved_at if waits else 0.0
+
+    # -- flushing: one worker at a time
+
+    def begin_flush(self) -> bool:
+        """Whether a flush is due; if so it is the caller's to do."""
+        with self._lock:
+            due = self._unflushed >= config.FLUSH_EVERY and not self._flushing
+            if due:
+                self._flushing, self._unflushed = True, 0
+            return due
+
+    def end_flush(self) -> None:
+        """Let the next flush begin."""
+        with self._lock:
+            self._flushing = False
+
+    # -- hashing: one worker at a time
+
+    def complete(self, digest: str) -> Spans:
+        """Take the client's word that all is sent; return the blocks that are not here.
+
+        While a block that a MISSING named is still absent, that MISSING has crossed this word on
+        the way: it does not count, another will follow.
+        """
+        with self._lock:
+            if self._asked:
+                return ()
+            missing = list(itertools.islice(self._gaps(), MAX_MISSING))
+            if missing:
+                return self._ask(missing)
+            self._claim = digest
+            return ()
+
+    def _gaps(self) -> Iterator[int]:
+        expected = self._verified
+        for block in [*sorted(self._written), self.blocks.count]:
+            yield from range(expected, block)
+            expected = block + 1
+
+    def _ask(self, missing: list[int]) -> Spans:
+        asked = spans(missing)
+        again = [block for first, end in asked for block in range(first, end)]
+        self._asked.update(again)
+        self._claim = None  # the client completes anew
+        self._rounds += 1
+        self._resent += len(again)
+        self._moved_at = time.monotonic()
+        return asked
+
+    def begin_hashing(self) -> bool:
+        """Whether hashing is worth a unit of work; if so it is the caller's to do."""
+        with self._lock:
+            enough = len(self._written) >= config.HASH_BATCH and self._verified in self._written
+            due = (enough or self._claim is not None) and not (self._hashing or self._judged)
+            self._hashing |= due
+            return due
+
+    def hash_stretch(self, buffers: BufferPool) -> Stretch:
+        """Hash some blocks in file order, up to the first that is not right.
+
+        Raises ``OSError`` when the part file cannot be read, ``TransferEndedError``.
+        """
+        stretch = self._next_stretch()
+        view = buffers.take(self.blocks.block_size)
+        missing: Spans = ()
+        with self.part() as part:
+            for block, digest in stretch:
+                missing = self._hash_block(part, block, digest, view[: self.blocks.length(block)])
+                if missing:
+                    break
+        buffers.give(view)
+        return Stretch(bool(stretch), missing)
+
+    def _next_stretch(self) -> list[tuple[int, bytes]]:
+        """Return the next blocks to hash; none ends the caller's turn."""
+        with self._lock:
+            first = self._verified
+            numbers = range(first, first + config.HASH_STRETCH)
+            here = itertools.takewhile(self._written.__contains__, numbers)
+            stretch = [(block, self._written[block]) for block in here]
+            if not stretch:
+                self._hashing = False
+                self._judged = self._claim is not None and first == self.blocks.count
+            return stretch
+
+    def _hash_block(self, part: PartFile, block: int, digest: bytes, view: memoryview) -> Spans:
+        """Hash one block; if it is damaged, go back before it and return it to be asked for."""
+        part.read(view, self.blocks.offset(block))
+        before = self._hash.copy()
+        self._hash.update(view)
+        right = self._hash.digest() == digest
+        if not right:
+            self._hash = before
+        with self._lock:
+            del self._written[block]
+            if not right:
+                self._received -= len(view)
+                return self._ask([block])
+            self._verified, self._rounds = block + 1, 0
+            return ()
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether repair was tried too often without progress."""
+        with self._lock:
+            return self._rounds > config.MAX_ROUNDS
+
+    @property
+    def judged(self) -> bool:
+        """Whether every block is verified and the client has nothing more to send."""
+        with self._lock:
+            return self._judged
+
+    @property
+    def claimed_digest(self) -> str | None:
+        """What TRANSFER_COMPLETE said, in hexadecimal; ``None`` before it counts."""
+        with self._lock:
+            return self._claim
+
+    @property
+    def digest(self) -> str:
+        """The digest of what has been hashed so far, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    @property
+    def verified_bytes(self) -> int:
+        """How much of the file, from its start, is proven right."""
+        with self._lock:
+            return min(self._verified * self.blocks.block_size, self.blocks.size)
+
+    @property
+    def resent(self) -> int:
+        """How many blocks had to be asked for again."""
+        with self._lock:
+            return self._resent
+
+
+# --- the pool and its queue ---------------------------------------------------------------------
+
+Unit = Callable[[], None]
+
+
+class WorkQueue:
+    """``ThreadPoolExecutor`` whose workers take the most urgent unit first.
+
+    Urgent is a high priority, then a long wait: a step of priority counts as ``URGENCY`` seconds of
+    waiting, so nobody starves. As the order of two units never changes while they wait, a heap of
+    (time it came - priority x URGENCY) says it all. The lock protects the heap and the counts.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="worker")
+        self._lock = threading.Lock()
+        self._heap: list[tuple[float, int, Unit]] = []
+        self._ages = itertools.count()
+        self._busy = 0
+        self._lingering = 0
+        self._pressure = Waker()
+
+    def put(self, unit: Unit, priority: int) -> None:
+        """Have ``unit`` run by a worker soon (any)."""
+        with self._lock:
+            due = time.monotonic() - priority * config.URGENCY
+            heapq.heappush(self._heap, (due, next(self._ages), unit))
+            wanted = self._lingering > 0 and self._short_of_workers()
+        self._pool.submit(self._run_most_urgent)
+        if wanted:
+            self._pressure.ring()
+
+    def _short_of_workers(self) -> bool:
+        return len(self._heap) + self._busy > self._workers
+
+    @property
+    def pressed(self) -> bool:
+        """Whether somebody waits while all workers are busy (any)."""
+        return self._short_of_workers()  # two reads of one number each: a stale answer is harmless
+
+    def _run_most_urgent(self) -> None:
+        """Run one unit (a worker). What a unit raises is a bug: logged, and the worker goes on."""
+        with self._lock:
+            _, _, unit = heapq.heappop(self._heap)
+            self._busy += 1
+        try:
+            unit()
+        except Exception:
+            log.exception("a unit of work failed")
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def linger(self, connection: Connection) -> bool:
+        """Wait a moment for more from ``connection`` (a worker); ``False`` when nothing came.
+
+        Ends at once when somebody else needs the worker.
+        """
+        with self._lock:
+            if self._short_of_workers():
+                return False
+            self._lingering += 1
+        try:
+            ready = connection.wait(config.LINGER, waker=self._pressure)
+        finally:
+            with self._lock:
+                self._lingering -= 1
+        if not ready:
+            self._pressure.quiet(1)  # one ring is for one of us
+        return ready
+
+    def shutdown(self) -> None:
+        """Wait for the running units and end the workers (main)."""
+        self._pool.shutdown(wait=True)
+        self._pressure.close()
+
+
+# --- sessions -----------------------------------------------------------------------------------
+
+
+class Peer:
+    """One connection and what the server knows of it.
+
+    Owned by the main thread while idle, by one worker while it is served. Only ``mailbox`` may be
+    touched by others: what they want said on this connection.
+    """
+
+    def __init__(self, connection: Connection, login_timeout: float) -> None:
+        self.connection = connection
+        self.session: Session | None = None
+        self.login: auth.ScramServer | None = None
+        self.blocks: BlockReader | None = None  # a data connection has one
+        self.acks = bytearray()
+        self.mailbox: deque[Message] = deque()
+        self.deadline = time.monotonic() + login_timeout
+        self.idle = False
+        self.hurried = False  # there is more to do at once
+        self.leaving = False  # all is said; it may read that and close
+        self.gone = False
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.connection!r}>"
+
+    @property
+    def priority(self) -> int:
+        """Its session's priority; that of the least before it has logged in."""
+        return self.session.priority if self.session else 0
+
+    @property
+    def mid_frame(self) -> bool:
+        """Whether it owes us the rest of something."""
+        return self.connection.mid_frame or (self.blocks is not None and self.blocks.mid_block)
+
+
+class Session:
+    """One logged-in client: its coordinator and the data connections that showed its token.
+
+    ``transfer`` and ``last`` are set by the worker that owns the coordinator or ends the transfer;
+    others read them once and look again.
+    """
+
+    def __init__(self, user: str, priority: int, coordinator: Peer) -> None:
+        self.user = user
+        self.priority = priority
+        self.coordinator = coordinator
+        self.token = secrets.token_urlsafe(32)
+        self.transfer: Transfer | None = None
+        self.streams: set[Peer] = set()  # the registry's lock protects it
+
+    def __repr__(self) -> str:
+        return f"<Session of {printable(self.user)}, {len(self.streams)} data connections>"
+
+
+class Registry:
+    """Which sessions there are, which transfers receive, which wait. The lock protects all of it.
+
+    At most ``max_active`` transfers receive at a time. The others wait, the most urgent first: as
+    in ``WorkQueue``, higher priority counts as having come earlier.
+    """
+
+    def __init__(self, max_active: int) -> None:
+        self._max_active = max_active
+        self._lock = threading.Lock()
+        self._sessions: dict[bytes, Session] = {}
+        self._active: list[Transfer] = []
+        self._waiting: list[Transfer] = []
+        self._numbers = itertools.count()
+
+    def add(self, session: Session) -> None:
+        """Let data connections find ``session`` by its token (any)."""
+        with self._lock:
+            self._sessions[_token_key(session.token)] = session
+
+    def attach(self, token: str, peer: Peer) -> Session | None:
+        """Give ``peer`` to the session that has ``token``, if there is one (any)."""
+        with self._lock:
+            session = self._sessions.get(_token_key(token))
+            if session:
+                session.streams.add(peer)
+            return session
+
+    def detach(self, session: Session, peer: Peer) -> None:
+        """Take a lost data connection out of its session (any)."""
+        with self._lock:
+            session.streams.discard(peer)
+
+    def remove(self, session: Session) -> list[Peer]:
+        """Forget ``session``; return its data connections (any)."""
+        with self._lock:
+            self._sessions.pop(_token_key(session.token), None)
+            streams, session.streams = list(session.streams), set()
+            return streams
+
+    def next_number(self) -> int:
+        """Return a transfer number that no other has (any)."""
+        with self._lock:
+            return next(self._numbers) % (2**32 - 1) + 1
+
+    def enter(self, transfer: Transfer) -> int:
+        """Admit ``transfer`` (0), or return its position in the queue (any).
+
+        Raises ``RejectedError`` when too many wait already.
+        """
+        with self._lock:
+            if len(self._active) < self._max_active:
+                self._active.append(transfer)
+                return 0
+            if len(self._waiting) >= config.MAX_WAITING_TRANSFERS:
+                raise RejectedError("busy", "too many transfers wait already; try again later")
+            self._waiting.append(transfer)
+            self._waiting.sort(key=_by_urgency)
+            return self._waiting.index(transfer) + 1
+
+    def leave(self, transfer: Transfer) -> list[Transfer]:
+        """Take ``transfer`` out; return those that are admitted in its place (any)."""
+        with self._lock:
+            for line in (self._active, self._waiting):
+                if transfer in line:
+                    line.remove(transfer)
+            room = self._max_active - len(self._active)
+            admitted, self._waiting = self._waiting[:room], self._waiting[room:]
+            self._active += admitted
+            return admitted
+
+    def active(self) -> list[Transfer]:
+        """Return the transfers that receive or are verified (any)."""
+        with self._lock:
+            return list(self._active)
+
+    def waiting(self) -> list[Transfer]:
+        """Return those that wait, the next one first (any)."""
+        with self._lock:
+            return list(self._waiting)
+
+
+def _token_key(token: str) -> bytes:
+    """Look tokens up by their hash: how long it takes tells nothing about a right one (any)."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _by_urgency(transfer: Transfer) -> float:
+    return transfer.asked_at - transfer.priority * config.URGENCY
+
+
+# --- what workers do ----------------------------------------------------------------------------
+
+
+class Service:
+    """The units of work. All of it runs on workers, unless a docstring says otherwise.
+
+    ``post`` sends a message on somebody's coordinator connection from wherever one is.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        credentials: Mapping[str, auth.Credential],
+        post: Callable[[Peer, Message], None],
+    ) -> None:
+        self.settings = settings
+        self.work = WorkQueue(settings.workers)
+        self.registry = Registry(settings.max_active)
+        self.stopping = False  # set by main: nothing new begins
+        self._credentials = credentials
+        self._post = post
+        self._buffers = BufferPool(config.SPARE_BUFFERS)
+        self._secret = secrets.token_bytes(32)
+        self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
+        self._answers: dict[type[Message], Callable[[Peer, Any], None]] = {
+            Hello: self._on_hello,
+            AuthStart: self._on_auth_start,
+            AuthResponse: self._on_auth_response,
+            Attach: self._on_attach,
+            FileStart: self._on_file_start,
+            TransferComplete: self._on_transfer_complete,
+            Cancel: self._on_cancel,
+            Goodbye: self._on_goodbye,
+        }
+
+    def serve(self, peer: Peer) -> None:
+        """Do one unit of work for ``peer``, whatever it sends; never raises."""
+        handle = self.handle_block_transfer if peer.blocks else self.handle_file_coordinator
+        try:
+            handle(peer)
+        except ConnectionLostError as error:
+            log.debug("%s", error)
+            peer.gone = True
+        except RemoteProtocolError as error:
+            log.warning("%s: %s", peer.connection.peer, error)
+            self._refuse(peer, error.code, str(error))
+        except AuthenticationError as error:
+            log.warning("%s: login failed: %s", peer.connection.peer, error)
+            self._refuse(peer, "authentication", str(error))
+        except Exception:
+            log.exception("%s: internal error", peer.connection.peer)
+            self._refuse(peer, "internal", "internal error of the server")
+
+    def _refuse(self, peer: Peer, code: str, reason: str) -> None:
+        peer.leaving = True
+        with contextlib.suppress(ConnectionLostError, ProtocolError):
+            peer.connection.send(Error(code, reason))
+
+    # -- the coordinator
+
+    def handle_file_coordinator(self, peer: Peer) -> None:
+        """Send what others want said, then read and answer a few messages."""
+        moved = self._send_mail(peer)
+        for _ in range(MESSAGES_PER_UNIT):
+            message = peer.connection.receive()
+            if message is None:
+                break
+            moved = True
+            self._answers[type(message)](peer, message)
+            if peer.leaving or peer.blocks:
+                break
+        else:
+            peer.hurried = True
+        peer.connection.flush()
+        if peer.connection.unsent > config.MAX_QUEUED_BYTES:
+            raise ConnectionLostError(f"{peer.connection.peer} does not read our answers")
+        self._put_off_deadline(peer, moved)
+
+    def _send_mail(self, peer: Peer) -> bool:
+        """Send the mailbox. What the dialogue no longer allows has been overtaken: a verdict or a
+        CANCEL crossed it between two threads."""
+        sent = False
+        while peer.mailbox:
+            message = peer.mailbox.popleft()
+            if peer.connection.dialogue.allows(message):
+                peer.connection.send(message)
+                sent = True
+        return sent
+
+    def _put_off_deadline(self, peer: Peer, moved: bool) -> None:
+        """Give more time to a peer that completed something, a last term to one that began."""
+        if peer.session is None:
+            return  # the whole login has one deadline, whatever trickles in
+        if moved:
+            idle = peer.connection.state is State.READY
+            peer.deadline = time.monotonic() + self.settings.idle_timeout if idle else float("inf")
+        if peer.mid_frame and peer.deadline == float("inf"):
+            peer.deadline = time.monotonic() + self.settings.block_timeout
+
+    def _on_hello(self, peer: Peer, message: Hello) -> None:
+        if message.version != VERSION:
+            reason = f"this server speaks version {VERSION}, the client {message.version}"
+            raise RemoteProtocolError(reason, "version")
+        peer.connection.send(Hello(VERSION, FEATURES))
+
+    def _on_auth_start(self, peer: Peer, message: AuthStart) -> None:
+        if message.mechanism != SCRAM:
+            raise RemoteProtocolError(f"this server wants {SCRAM}", "authentication")
+        peer.login = auth.ScramServer(self._credentials, self._secret)
+        peer.connection.send(AuthChallenge(peer.login.challenge(message.data)))
+
+    def _on_auth_response(self, peer: Peer, message: AuthResponse) -> None:
+        assert peer.login is not None
+        final = peer.login.verify(message.data)
+        session = Session(peer.login.user, peer.login.priority, peer)
+        peer.session, peer.login = session, None
+        self.registry.add(session)
+        coordinator_log.info(
+            "%s logged in as %s (priority %d)",
+            peer.connection.peer, session.user, session.priority,
+        )  # fmt: skip
+        peer.connection.send(AuthOk(final, session.token, session.priority))
+
+    def _on_attach(self, peer: Peer, message: Attach) -> None:
+        session = self.registry.attach(message.token, peer)
+        if session is None:
+            raise RemoteProtocolError("no such session", "session")
+        peer.session = session
+        if peer.connection.mid_frame:
+            raise RemoteProtocolError("blocks before ATTACHED")
+        peer.blocks = BlockReader(partial(self._room_for, peer), config.CHUNK_SIZE)
+        peer.deadline = float("inf")
+        peer.connection.send(Attached())
+
+    def _on_goodbye(self, peer: Peer, _message: Goodbye) -> None:
+        peer.leaving = True
+
+    # -- a transfer's beginning and end
+
+    def _on_file_start(self, peer: Peer, message: FileStart) -> None:
+        assert peer.session is not None
+        try:
+            transfer = peer.session.transfer = self._accept(peer.session, message)
+            position = self.registry.enter(transfer)
+        except RejectedError as error:
+            peer.session.transfer = None
+            coordinator_log.warning("rejected %s: %s", message.name, error)
+            peer.connection.send(Rejected(error.code, str(error)))
+            return
+        if position:
+            coordinator_log.info("%s waits at position %d", transfer.name, position)
+            peer.connection.send(Queued(position))
+        else:
+            self._open(transfer)
+
+    def _accept(self, session: Session, start: FileStart) -> Transfer:
+        """Look at the metadata before anything is reserved. Raises ``RejectedError``."""
+        if self.stopping:
+            raise RejectedError("shutdown", "the server is shutting down")
+        if start.digest not in DIGEST_SIZES:
+            raise RejectedError("digest", f"unknown digest; take one of {', '.join(DIGEST_SIZES)}")
+        if not config.MIN_BLOCK_SIZE <= start.block_size <= config.MAX_BLOCK_SIZE:
+            low, high = format_size(config.MIN_BLOCK_SIZE), format_size(config.MAX_BLOCK_SIZE)
+            raise RejectedError("block_size", f"a block has {low} to {high} here")
+        if Blocks(start.size, start.block_size).count > MAX_BLOCKS:
+            raise RejectedError("size", "too many blocks; use larger ones")
+        return Transfer(self.registry.next_number(), session, start, safe_name(start.name))
+
+    def _open(self, transfer: Transfer) -> None:
+        """Reserve the space of an admitted transfer and let the client send."""
+        try:
+            part = PartFile(self.settings.output, transfer.blocks.size)
+        except OSError as error:
+            self._finish(transfer, _disk_rejection(error))
+            return
+        if not transfer.open(part):
+            part.discard()
+            return
+        coordinator_log.info(
+            "receiving %s (%s in %d blocks) from %s",
+            transfer.name, format_size(transfer.blocks.size),
+            transfer.blocks.count, transfer.session.user,
+        )  # fmt: skip
+        self._post(transfer.session.coordinator, FileReady(transfer.number, ()))
+
+    def _finish(self, transfer: Transfer, answer: Message | None) -> None:
+        """End ``transfer`` with ``answer`` and admit the next (any)."""
+        if not transfer.end():
+            return
+        transfer.session.transfer = None
+        if isinstance(answer, (Rejected, IntegrityFailed)):
+            log.error("%s: %s", transfer.name, answer.reason)
+        if answer:  # before the registry lets go of it: a stopping server waits for that
+            self._post(transfer.session.coordinator, answer)
+        for admitted in self.registry.leave(transfer):
+            self.work.put(partial(self._open, admitted), admitted.priority)
+
+    def abandon(self, transfer: Transfer) -> None:
+        """End a transfer whose session is gone."""
+        coordinator_log.warning("%s: the client went away; nothing is kept", transfer.name)
+        self._finish(transfer, None)
+
+    def expire(self, transfer: Transfer) -> None:
+        """End a transfer in which nothing moves any more."""
+        timeout = self.settings.stall_timeout
+        self._finish(transfer, Rejected("timeout", f"no block came for {timeout:g} s"))
+
+    def _on_cancel(self, peer: Peer, _message: Cancel) -> None:
+        transfer = _transfer_of(peer)
+        if transfer:
+            self._finish(transfer, Rejected("cancelled", "cancelled by the client"))
+
+    def _on_transfer_complete(self, peer: Peer, message: TransferComplete) -> None:
+        transfer = _transfer_of(peer)
+        if transfer is None or transfer.number != message.transfer:
+            return  # it crossed our REJECTED or INTEGRITY_FAILED
+        missing = transfer.complete(message.digest)
+        if transfer.hopeless:
+            self._fail(transfer, "blocks are still missing after several rounds")
+        elif missing:
+            block_log.warning("%s: asking for missing blocks %s", transfer.name, missing)
+            peer.connection.send(Missing(missing))
+        elif transfer.begin_hashing():
+            self.work.put(partial(self.verify_blocks, transfer), transfer.priority)
+
+    def _fail(self, transfer: Transfer, reason: str) -> None:
+        self._finish(transfer, IntegrityFailed(transfer.digest, reason))
+
+    # -- blocks
+
+    def handle_block_transfer(self, peer: Peer) -> None:
+        """Receive blocks while they come; stay for more only while nobody else is ready."""
+        moved = False
+        while not peer.leaving:
+            found = peer.blocks and peer.blocks.receive(peer.connection)
+            if found:
+                moved = True
+                self._store_block(peer, *found)
+                if self.work.pressed:
+                    break
+            else:
+                self._send_acks(peer)
+                if not self.work.linger(peer.connection):
+                    break
+        self._send_acks(peer)
+        self._put_off_deadline(peer, moved)
+
+    def _room_for(self, peer: Peer, header: BlockHeader) -> memoryview:
+        """Check a block's header before its payload; return the buffer for that."""
+        blocks = self._find_transfer(peer, header).blocks
+        if header.block >= blocks.count or header.raw_length != blocks.length(header.block):
+            raise RemoteProtocolError("a block that is not part of the file")
+        if header.wire_length != header.raw_length:
+            raise RemoteProtocolError("a block of the wrong length")
+        return self._buffers.take(header.wire_length)
+
+    def _find_transfer(self, peer: Peer, header: BlockHeader) -> Transfer:
+        """Find a block's transfer; one answer for foreign, unknown, finished and expired ones."""
+        transfer = _transfer_of(peer)
+        if transfer is None or transfer.number != header.transfer or not transfer.receiving:
+            raise RemoteProtocolError("no such transfer", "transfer")
+        return transfer
+
+    def _store_block(self, peer: Peer, header: BlockHeader, payload: memoryview) -> None:
+        """Write one block, acknowledge it, and see to the work that follows from it."""
+        transfer = self._find_transfer(peer, header)
+        try:
+            if transfer.claim(header.block):
+                self._write_block(transfer, header, payload)
+        except OSError as error:
+            self._finish(transfer, _disk_rejection(error))
+            return
+        except TransferEndedError:
+            return
+        self._buffers.give(payload)
+        peer.acks += encode_ack(header.transfer, header.block)
+        if transfer.begin_hashing():
+            self.work.put(partial(self.verify_blocks, transfer), transfer.priority)
+        if transfer.begin_flush():
+            self.work.put(partial(self.flush_part, transfer), transfer.priority)
+
+    def _write_block(self, transfer: Transfer, header: BlockHeader, payload: memoryview) -> None:
+        with transfer.part() as part:
+            part.write(payload, transfer.blocks.offset(header.block))
+            received = transfer.stored(header.block, header.digest)
+        block_log.debug("%s: block %d written", transfer.name, header.block)
+        size, length = transfer.blocks.size, len(payload)
+        percent, before = received * 100 // size, (received - length) * 100 // size
+        step = 100 // config.PROGRESS_LINES
+        if percent // step > before // step and size > config.FLUSH_EVERY:
+            block_log.info("%s: %d %% (%s)", transfer.name, percent, format_size(received))
+
+    def _send_acks(self, peer: Peer) -> None:
+        if peer.acks:
+            peer.connection.push(bytes(peer.acks))
+            peer.acks.clear()
+        if peer.connection.unsent > config.MAX_QUEUED_BYTES:
+            raise ConnectionLostError(f"{peer.connection.peer} does not read our answers")
+
+    # -- hashing, flushing, publishing
+
+    def flush_part(self, transfer: Transfer) -> None:
+        """Bring what was written to the disk, in the background, unless enough flushes run."""
+        if self._flushes.acquire(blocking=False):
+            try:
+                with transfer.part() as part:
+                    part.flush()
+            except OSError as error:
+                self._finish(transfer, _disk_rejection(error))
+            except TransferEndedError:
+                return
+            finally:
+                self._flushes.release()
+        transfer.end_flush()
+
+    def verify_blocks(self, transfer: Transfer) -> None:
+        """Hash what has come, in file order; ask for what is damaged; judge when all is there."""
+        try:
+            more = True
+            while more:
+                more, missing = transfer.hash_stretch(self._buffers)
+                if missing:
+                    self._repair(transfer, missing)
+                elif more and self.work.pressed:
+                    self.work.put(partial(self.verify_blocks, transfer), transfer.priority)
+                    return
+            if transfer.judged:
+                self.assemble_file_from_blocks(transfer)
+        except OSError as error:
+            self._finish(transfer, _disk_rejection(error))
+        except TransferEndedError:
+            return
+
+    def _repair(self, transfer: Transfer, missing: Spans) -> None:
+        block = missing[0][0]
+        if transfer.hopeless:
+            self._fail(transfer, f"block {block} arrives damaged every time")
+            return
+        offset = transfer.blocks.offset(block)
+        block_log.warning("%s: block %d (offset %d) is damaged: asking for it again",
+                          transfer.name, block, offset)  # fmt: skip
+        self._post(transfer.session.coordinator, Missing(missing))
+
+    def assemble_file_from_blocks(self, transfer: Transfer) -> None:
+        """Compare the digests, publish the file, and only then say so."""
+        if transfer.claimed_digest != transfer.digest:
+            self._fail(transfer, "the digest of the file is not the one the client computed")
+            return
+        with transfer.part() as part:
+            part.flush()
+            name = part.publish(transfer.name)
+            log.info("saved %s (%s, %s %s)", name, format_size(transfer.blocks.size),
+                     transfer.algorithm, transfer.digest, extra=SUCCESS)  # fmt: skip
+            size, resent = transfer.blocks.size, transfer.resent
+            self._finish(transfer, IntegrityOk(name, size, transfer.digest, resent, durable=True))
+
+
+def _transfer_of(peer: Peer) -> Transfer | None:
+    """Return what the peer's session sends right now, if anything (any)."""
+    return peer.session.transfer if peer.session else None
+
+
+def _disk_rejection(error: OSError) -> Rejected:
+    """Say what the disk says, without the server's paths (any)."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if full:
+        return Rejected("space", "not enough space on the server")
+    return Rejected("disk", f"the server cannot write: {error.strerror or 'unknown error'}")
+
+
+# --- the main loop ------------------------------------------------------------------------------
+
+
+class Server:
+    """The main thread: listener, selector, idle connections, clocks, shutdown.
+
+    Everything runs on main but ``stop``, ``_post`` and ``_call`` (any) and ``_serve`` (a worker).
+    """
+
+    def __init__(
+        self, settings: ServerSettings, credentials: Mapping[str, auth.Credential]
+    ) -> None:
+        """Take the output directory and the port. Raises ``UsageError`` if that cannot be."""
+        self._settings = settings
+        self._output = OutputDirectory(settings.output)
+        try:
+            self._listener = _listen(settings.host, settings.port)
+        except UsageError:
+            self._output.release()
+            raise
+        self._service = Service(settings, credentials, self._post)
+        self._selector = selectors.DefaultSelector()
+        self._peers: set[Peer] = set()
+        self._waker = Waker()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._rung = False
+        self._stops = 0
+        self._grace_ends = float("inf")
+        self._next_tick = self._next_verifying = self._next_queued = 0.0
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host as it was asked for, and the port in use."""
+        return self._settings.host, self._listener.getsockname()[1]
+
+    def stop(self) -> None:
+        """Ask the loop to end (any, also a signal handler); the second time at once."""
+        self._stops += 1
+        self._waker.ring()
+
+    def run(self) -> None:
+        """Serve until ``stop``; then let running transfers end within the grace period."""
+        self._selector.register(self._waker, selectors.EVENT_READ, self._on_ring)
+        self._watch_listener()
+        try:
+            while not self._done():
+                for key, _ in self._selector.select(self._timeout()):
+                    key.data()
+                self._tick()
+        finally:
+            self._close()
+
+    def _timeout(self) -> float:
+        return max(0.0, self._next_tick - time.monotonic())
+
+    def _done(self) -> bool:
+        """Whether to leave the loop; begins the grace period when it is time."""
+        if not self._stops:
+            return False
+        if not self._service.stopping:
+            self._begin_stop()
+        return self._quiet() or self._stops > 1 or time.monotonic() >= self._grace_ends
+
+    def _quiet(self) -> bool:
+        """Whether no transfer runs and every verdict has been sent."""
+        if self._service.registry.active() or self._calls:
+            return False
+        return all(peer.idle and not peer.connection.unsent for peer in self._peers)
+
+    def _begin_stop(self) -> None:
+        self._service.stopping = True
+        self._grace_ends = time.monotonic() + self._settings.grace
+        self._unwatch_listener()
+        active = len(self._service.registry.active())
+        if active:
+            log.info("stopping: %d transfers have %g s to end", active, self._settings.grace)
+
+    # -- calls from workers
+
+    def _call(self, function: Callable[[], None]) -> None:
+        """Have ``function`` run on main soon (any)."""
+        self._calls.append(function)
+        if not self._rung:  # cleared before the calls are taken: no call is overlooked
+            self._rung = True
+            self._waker.ring()
+
+    def _on_ring(self) -> None:
+        self._waker.quiet()
+        self._rung = False
+        while self._calls:
+            self._calls.popleft()()
+
+    def _post(self, peer: Peer, message: Message) -> None:
+        """Have ``message`` sent by whoever owns ``peer`` (any)."""
+        peer.mailbox.append(message)
+        self._call(partial(self._nudge, peer))
+
+    def _nudge(self, peer: Peer) -> None:
+        if peer.idle:
+            self._hand_over(peer)
+
+    # -- connections
+
+    def _watch_listener(self) -> None:
+        if self._stops == 0:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _unwatch_listener(self) -> None:
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(self._listener)
+
+    def _accept(self) -> None:
+        """Take new connections, not too many at a time."""
+        for _ in range(64):
+            try:
+                sock, _address = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:  # out of descriptors: leave them in the backlog for a while
+                log.exception("cannot accept connections: %s", error.strerror)
+                self._unwatch_listener()
+                return
+            self._welcome(sock)
+
+    def _welcome(self, sock: socket.socket) -> None:
+        if len(self._peers) >= config.MAX_CONNECTIONS:
+            sock.close()
+            return
+        try:
+            peer = Peer(Connection(sock, Side.SERVER), self._settings.login_timeout)
+        except OSError:  # it has gone already
+            sock.close()
+            return
+        self._peers.add(peer)
+        self._watch(peer)
+
+    def _watch(self, peer: Peer) -> None:
+        """Own ``peer`` until something comes."""
+        events = selectors.EVENT_READ
+        if peer.connection.unsent:
+            events |= selectors.EVENT_WRITE
+        self._selector.register(peer.connection, events, partial(self._on_ready, peer))
+        peer.idle = True
+
+    def _unwatch(self, peer: Peer) -> None:
+        if peer.idle:
+            self._selector.unregister(peer.connection)
+            peer.idle = False
+
+    def _on_ready(self, peer: Peer) -> None:
+        if not peer.leaving:
+            self._hand_over(peer)
+        elif peer.connection.discard() or self._flushed_and_finished(peer):
+            self._forget(peer)
+
+    def _hand_over(self, peer: Peer) -> None:
+        """Give ``peer`` to a worker."""
+        self._unwatch(peer)
+        peer.hurried = False
+        self._service.work.put(partial(self._serve, peer), peer.priority)
+
+    def _serve(self, peer: Peer) -> None:
+        """Serve ``peer`` and give it back to main (a worker)."""
+        try:
+            self._service.serve(peer)
+        finally:
+            self._call(partial(self._take_back, peer))
+
+    def _take_back(self, peer: Peer) -> None:
+        if peer.gone:
+            self._forget(peer)
+        elif peer.leaving:
+            self._see_off(peer)
+        elif peer.hurried or peer.mailbox:
+            self._hand_over(peer)
+        else:
+            self._watch(peer)
+
+    def _see_off(self, peer: Peer) -> None:
+        """Let a peer read our last words before its connection closes.
+
+        Closing while its bytes are unread would reset the connection and destroy those words.
+        """
+        self._end_session(peer)
+        peer.deadline = time.monotonic() + config.CLOSING_TIMEOUT
+        with contextlib.suppress(ConnectionLostError):
+            if peer.connection.flush():
+                peer.connection.finish()
+        self._watch(peer)
+
+    def _flushed_and_finished(self, peer: Peer) -> bool:
+        """Go on sending last words; ``True`` when the peer cannot be reached any more."""
+        if not peer.connection.unsent:
+            return False
+        try:
+            if peer.connection.flush():
+                peer.connection.finish()
+                self._unwatch(peer)
+                self._watch(peer)
+        except ConnectionLostError:
+            return True
+        return False
+
+    def _forget(self, peer: Peer) -> None:
+        """Close a connection and what depends on it."""
+        self._unwatch(peer)
+        self._end_session(peer)
+        self._peers.discard(peer)
+        peer.connection.close()
+
+    def _end_session(self, peer: Peer) -> None:
+        session, peer.session = peer.session, None
+        if session is None:
+            return
+        if session.coordinator is not peer:
+            self._service.registry.detach(session, peer)
+            return
+        transfer = session.transfer
+        if transfer:
+            self._service.work.put(partial(self._service.abandon, transfer), session.priority)
+        for stream in self._service.registry.remove(session):
+            self._drop(stream)
+
+    def _drop(self, peer: Peer) -> None:
+        """Close a connection that a worker may be busy with."""
+        if peer.idle:
+            self._forget(peer)
+        else:
+            peer.connection.cut()  # its worker finds the end of the stream and gives it back
+
+    # -- clocks
+
+    def _tick(self) -> None:
+        """Look at every deadline, twice a second."""
+        now = time.monotonic()
+        if now < self._next_tick:
+            return
+        self._next_tick = now + config.TICK
+        for peer in [peer for peer in self._peers if peer.idle and now >= peer.deadline]:
+            self._time_out(peer)
+        for transfer in self._service.registry.active():
+            if transfer.stalled_for() > self._settings.stall_timeout:
+                self._service.work.put(partial(self._service.expire, transfer), transfer.priority)
+        self._report(now)
+        if self._service.stopping or self._listener in self._selector.get_map():
+            return
+        self._watch_listener()
+
+    def _time_out(self, peer: Peer) -> None:
+        if peer.leaving:
+            self._forget(peer)
+            return
+        log.info("%s: closed after too long a silence", peer.connection.peer)
+        peer.leaving = True
+        with contextlib.suppress(TransferError):
+            peer.connection.send(Error("timeout", "too slow, or silent for too long"))
+        self._unwatch(peer)
+        self._see_off(peer)
+
+    def _report(self, now: float) -> None:
+        """Tell clients that wait how far they are; it also shows them that we live."""
+        if now >= self._next_verifying:
+            self._next_verifying = now + config.VERIFYING_EVERY
+            for transfer in self._service.registry.active():
+                if transfer.claimed_digest is not None:
+                    self._post(transfer.session.coordinator, Verifying(transfer.verified_bytes))
+        if now >= self._next_queued:
+            self._next_queued = now + config.QUEUED_EVERY
+            for position, transfer in enumerate(self._service.registry.waiting(), 1):
+                self._post(transfer.session.coordinator, Queued(position))
+
+    # -- the end
+
+    def _close(self) -> None:
+        """Cut what still runs, wait for the workers, release everything."""
+        self._service.stopping = True
+        self._unwatch_listener()
+        self._listener.close()
+        for peer in list(self._peers):
+            self._say_shutdown(peer)
+        self._service.work.shutdown()
+        for transfer in self._service.registry.active() + self._service.registry.waiting():
+            transfer.end()
+        for peer in self._peers:
+            peer.connection.close()
+        self._peers.clear()
+        self._selector.close()
+        self._waker.close()
+        self._output.release()
+
+    def _say_shutdown(self, peer: Peer) -> None:
+        if not peer.idle:
+            peer.connection.cut()
+            return
+        with contextlib.suppress(TransferError):
+            peer.connection.send(Error("shutdown", "the server is shutting down"))
+        peer.connection.finish()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the listener; IPv4 first where a name has both. Raises ``UsageError``."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"cannot listen on {printable(host)}: {error}") from None
+    family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(config.LISTEN_BACKLOG)
+    except OSError as error:
+        listener.close()
+        hint = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
+        where = f"{printable(host)}:{port}"
+        raise UsageError(f"cannot listen on {where}: {error.strerror}{hint}") from None
+    listener.setblocking(False)
+    return listener
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    workers = config.argument(int, 1, 256, "a number of workers from 1 to 256")
+    parser = argparse.ArgumentParser(description="Receive files and prove that they arrived.")
+    add = parser.add_argument
+    # fmt: off
+    add("--host", default=config.DEFAULT_HOST, help="address to listen on (localhost)")
+    add("--port", type=config.port_argument(), default=config.DEFAULT_PORT,
+        help="port to listen on (4455); 0 takes a free one")
+    add("--output", type=Path, default=Path("output"), metavar="DIR",
+        help="where files go (output/)")
+    add("--workers", type=workers, default=config.WORKERS, metavar="N",
+        help="threads that do the work (10)")
+    add("--credentials", type=Path, metavar="FILE",
+        help="users, made with auth.py; without it there are demo accounts, on loopback only")
+    add("--grace", type=config.seconds_argument(0), default=config.GRACE, metavar="SECONDS",
+        help="how long running transfers may go on at shutdown (10)")
+    # fmt: on
+    config.add_log_level(parser)
+    return parser
+
+
+def _credentials(settings: ServerSettings) -> auth.Credentials:
+    """Load the accounts; the demo ones only where nobody else can reach them."""
+    if settings.credentials is not None:
+        return auth.load_credentials(settings.credentials)
+    if not is_loopback(settings.host):
+        raise UsageError(
+            f"the demo accounts work on loopback only, not on {printable(settings.host)}: "
+            "make accounts with auth.py add and start with --credentials"
+        )
+    return auth.demo_credentials()
+
+
+def _serve(settings: ServerSettings) -> None:
+    server = Server(settings, _credentials(settings))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: server.stop())
+    host, port = server.address
+    print(f"Listening on {host}:{port}", flush=True)
+    try:
+        server.run()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the end is near enough
+    log.info("stopped")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``python server.py``; return its exit code."""
+    config.make_output_safe()
+    arguments = vars(_parser().parse_args(argv))
+    config.setup_logging(arguments.pop("log_level"))
+    try:
+        _serve(ServerSettings(**arguments))
+    except TransferError as error:
+        log.exception("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
