@@ -381,9 +381,6 @@ class BlockQueue:
             return blocks
 
 
-Buffers = queue.SimpleQueue  # of Optional[bytearray]; not generic before Python 3.9
-
-
 class Reader(threading.Thread):
     """Reads a file once, in order, hashes it, and hands blocks to the senders.
 
@@ -392,7 +389,7 @@ class Reader(threading.Thread):
     """
 
     def __init__(
-        self, upload: Upload, blocks: BlockQueue, free: BufferQueue[bytearray | None]
+        self, upload: Upload, blocks: BlockQueue, free: queue.SimpleQueue[bytearray | None]
     ) -> None:
         super().__init__(name="reader")
         self._upload = upload
@@ -610,10 +607,11 @@ class Sender:
         """Wait for the server or a new block; return whether the server has something for us."""
         owed = bool(self._unacknowledged) or write
         ready = connection.wait(silence.left() if owed else FOREVER, write=write, waker=self._waker)
-        self._waker.quiet()
+        if not ready:
+            self._waker.quiet()
         if self._session.ending.is_set():
             raise Stop
-        if owed and silence.passed:
+        if not ready and owed and silence.passed:
             raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
         return ready
 
@@ -648,9 +646,11 @@ class Sender:
         chunk = self._settings.chunk_size
         connection.push(header, view[:chunk])
         for start in range(chunk, len(view), chunk):
-            self._drain(connection)
+            if connection.unsent:
+                self._drain(connection)
             connection.push(view[start : start + chunk])
-        self._drain(connection)
+        if connection.unsent:
+            self._drain(connection)
 
     def _read_again(self, block: Block) -> memoryview:
         """Read a block that was sent before; what changed since then, the server will notice."""
@@ -687,7 +687,7 @@ class Session:
         self.token = ""
         self.address: tuple[int, Any] = (0, None)  # family and address of the server
         self._coordinator: Connection | None = None
-        self._free: Buffers = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
         self._waker = Waker()
         self._pool = ThreadPoolExecutor(settings.streams, thread_name_prefix="sender")
         self._senders: list[Sender] = []
@@ -1126,7 +1126,7 @@ def main(argv: list[str] | None = None) -> int:
         return _run(arguments, progress)
     except TransferError as error:
         progress.end()
-        log.exception("%s", error)
+        log.error("%s", error)
         return error.exit_code
 
 

@@ -72,6 +72,8 @@ FLUSH_EVERY = 64 * MB  # bytes written before they are flushed in the background
 MAX_FLUSHES = 2  # at once, over all transfers: a flush holds a worker, and the disk is one
 HASH_STRETCH = 16  # blocks hashed before a worker looks whether someone more urgent waits
 HASH_BATCH = 4  # blocks that must have arrived before hashing them is worth a unit of work
+KEEP_FOR_HASHING = 8 * MB  # of one transfer, in memory between writing and hashing: reading a
+# block back from the page cache costs about a tenth of hashing it
 MAX_ROUNDS = 5  # repairs in a row without progress before a transfer counts as failed
 MAX_QUEUED_BYTES = 256 * KB  # answers a peer may leave unread before it is cut off
 SPARE_BUFFERS = 64  # block buffers kept for the next block instead of being freed

@@ -848,9 +848,8 @@ class Connection:
 
     def push(self, *parts: _Buffer) -> None:
         """Add bytes to what is on its way out and send what the socket takes now."""
-        for part in parts:
-            self._out.append(memoryview(part))
-            self.unsent += len(part)
+        self._out += map(memoryview, parts)
+        self.unsent += sum(map(len, parts))
         self.flush()
 
     def flush(self) -> bool:
@@ -860,7 +859,10 @@ class Connection:
             if sent is None:
                 return False
             self.unsent -= sent
-            self._drop(sent)
+            if self.unsent:
+                self._drop(sent)
+            else:
+                self._out.clear()
         return True
 
     def _send_some(self) -> int | None:
@@ -868,7 +870,7 @@ class Connection:
         try:
             if len(self._out) == 1:
                 return self._socket.send(self._out[0])
-            return self._socket.sendmsg(list(self._out)[:2])
+            return self._socket.sendmsg(list(self._out))
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:

@@ -12,8 +12,8 @@ back. A unit of work is short: some messages, some blocks, a stretch of hashing,
 never waits for a peer while somebody else is ready, and no unit waits for another. Each docstring
 says on which thread a function runs: *main*, *a worker*, or *any*.
 
-Locks, in this order: ``Registry`` (sessions; which transfers receive, which wait), then that of each
-``Transfer``. ``WorkQueue`` has one of its own, taken alone. Nothing is received, sent, written,
+Locks, in this order: ``Registry`` (sessions; which transfers receive, which wait), ``Transfer`` (one
+for each). ``WorkQueue`` has one of its own, taken alone. Nothing is received, sent, written,
 hashed or logged while one is held.
 """
 
@@ -287,6 +287,21 @@ class TransferEndedError(Exception):
     """The transfer ended meanwhile; whoever still worked for it stops."""
 
 
+class Written(NamedTuple):
+    """A block in the part file, not yet hashed."""
+
+    digest: bytes  # the running digest it came with
+    payload: memoryview | None  # its bytes, if they are still in memory
+
+
+class Due(NamedTuple):
+    """What a written block makes due; work that is due is the caller's to have done."""
+
+    received: int  # bytes that are here by now, each block once
+    hashing: bool
+    flush: bool
+
+
 class Stretch(NamedTuple):
     """What one turn of hashing brought."""
 
@@ -303,17 +318,22 @@ class Transfer:
     underscore, but for the hash state, which belongs to the one worker that hashes.
     """
 
-    def __init__(self, number: int, session: Session, start: FileStart, name: str) -> None:
+    def __init__(
+        self, number: int, session: Session, start: FileStart, name: str, buffers: BufferPool
+    ) -> None:
         self.number = number
         self.session = session
         self.name = name
+        self._buffers = buffers
         self.algorithm = start.digest
         self.blocks = Blocks(start.size, start.block_size)
+        self._digest_size = DIGEST_SIZES[start.digest]
         self.asked_at = time.monotonic()
         self._lock = threading.Lock()
         self._part: PartFile | None = None
         self._verified = 0  # blocks from the start of the file
-        self._written: dict[int, bytes] = {}  # beyond those: the running digest each came with
+        self._written: dict[int, Written] = {}  # beyond those
+        self._kept = 0  # bytes of payload in there
         self._writing: set[int] = set()
         self._asked: set[int] = set()  # blocks a MISSING named that are not here yet
         self._claim: str | None = None  # the digest of a TRANSFER_COMPLETE that counts
@@ -390,27 +410,56 @@ class Transfer:
         with self._lock:
             return self._part is not None and not self._ended
 
-    def claim(self, block: int) -> bool:
-        """Reserve ``block`` for writing; ``False`` when it is here, or another worker is at it.
+    def store(self, block: int, digest: bytes, payload: memoryview) -> Due:
+        """Write a block that is not here yet; return what has become due by it.
+
+        The buffer is the transfer's from here on: a few stay in memory, so that hashing need not
+        read them back. Raises ``OSError``, ``TransferEndedError``.
+        """
+        part = self._claim_block(block)
+        if part is None:
+            self._buffers.give(payload)
+            return Due(self._received, hashing=False, flush=False)
+        try:
+            part.write(payload, self.blocks.offset(block))
+        except OSError:
+            self._leave()
+            raise
+        return self._note_written(block, digest, payload)
+
+    def _claim_block(self, block: int) -> PartFile | None:
+        """Reserve ``block`` for writing; ``None`` when it is here, or another worker is at it.
 
         So no block is ever written after it was verified, whatever comes twice.
         """
         with self._lock:
+            if self._ended or self._part is None:
+                raise TransferEndedError
             if block < self._verified or block in self._written or block in self._writing:
-                return False
+                return None
             self._writing.add(block)
-            return True
+            self._users += 1
+            return self._part
 
-    def stored(self, block: int, digest: bytes) -> int:
-        """Note a claimed block as written; return how many bytes are here by now."""
+    def _note_written(self, block: int, digest: bytes, payload: memoryview) -> Due:
+        digest, length = digest[: self._digest_size], len(payload)
         with self._lock:
+            keep = self._kept + length <= config.KEEP_FOR_HASHING
+            self._kept += length if keep else 0
+            self._written[block] = Written(digest, payload if keep else None)
             self._writing.discard(block)
             self._asked.discard(block)
-            self._written[block] = digest[: DIGEST_SIZES[self.algorithm]]
-            self._unflushed += self.blocks.length(block)
-            self._received += self.blocks.length(block)
+            self._unflushed += length
+            self._received += length
             self._moved_at = time.monotonic()
-            return self._received
+            due = Due(self._received, self._hashing_due(), self._flush_due())
+            self._users -= 1
+            part = self._last_look()
+        if part:
+            part.discard()
+        if not keep:
+            self._buffers.give(payload)
+        return due
 
     def stalled_for(self) -> float:
         """Return the seconds since a block came, 0 unless blocks are awaited."""
@@ -420,13 +469,11 @@ class Transfer:
 
     # -- flushing: one worker at a time
 
-    def begin_flush(self) -> bool:
-        """Whether a flush is due; if so it is the caller's to do."""
-        with self._lock:
-            due = self._unflushed >= config.FLUSH_EVERY and not self._flushing
-            if due:
-                self._flushing, self._unflushed = True, 0
-            return due
+    def _flush_due(self) -> bool:
+        due = self._unflushed >= config.FLUSH_EVERY and not self._flushing
+        if due:
+            self._flushing, self._unflushed = True, 0
+        return due
 
     def end_flush(self) -> None:
         """Let the next flush begin."""
@@ -469,49 +516,58 @@ class Transfer:
     def begin_hashing(self) -> bool:
         """Whether hashing is worth a unit of work; if so it is the caller's to do."""
         with self._lock:
-            enough = len(self._written) >= config.HASH_BATCH and self._verified in self._written
-            due = (enough or self._claim is not None) and not (self._hashing or self._judged)
-            self._hashing |= due
-            return due
+            return self._hashing_due()
 
-    def hash_stretch(self, buffers: BufferPool) -> Stretch:
+    def _hashing_due(self) -> bool:
+        enough = len(self._written) >= config.HASH_BATCH and self._verified in self._written
+        due = (enough or self._claim is not None) and not (self._hashing or self._judged)
+        self._hashing |= due
+        return due
+
+    def hash_stretch(self) -> Stretch:
         """Hash some blocks in file order, up to the first that is not right.
 
         Raises ``OSError`` when the part file cannot be read, ``TransferEndedError``.
         """
         stretch = self._next_stretch()
-        view = buffers.take(self.blocks.block_size)
-        missing: Spans = ()
         with self.part() as part:
-            for block, digest in stretch:
-                missing = self._hash_block(part, block, digest, view[: self.blocks.length(block)])
+            for block, written in stretch:
+                view = written.payload or self._read_back(part, block)
+                missing = self._hash_block(block, written, view)
+                self._buffers.give(view)
                 if missing:
-                    break
-        buffers.give(view)
-        return Stretch(bool(stretch), missing)
+                    return Stretch(True, missing)
+        return Stretch(bool(stretch), ())
 
-    def _next_stretch(self) -> list[tuple[int, bytes]]:
+    def _next_stretch(self) -> list[tuple[int, Written]]:
         """Return the next blocks to hash; none ends the caller's turn."""
         with self._lock:
             first = self._verified
-            numbers = range(first, first + config.HASH_STRETCH)
-            here = itertools.takewhile(self._written.__contains__, numbers)
-            stretch = [(block, self._written[block]) for block in here]
+            stretch = []
+            for block in range(first, first + config.HASH_STRETCH):
+                if block not in self._written:
+                    break
+                stretch.append((block, self._written[block]))
             if not stretch:
                 self._hashing = False
                 self._judged = self._claim is not None and first == self.blocks.count
             return stretch
 
-    def _hash_block(self, part: PartFile, block: int, digest: bytes, view: memoryview) -> Spans:
-        """Hash one block; if it is damaged, go back before it and return it to be asked for."""
+    def _read_back(self, part: PartFile, block: int) -> memoryview:
+        view = self._buffers.take(self.blocks.length(block))
         part.read(view, self.blocks.offset(block))
+        return view
+
+    def _hash_block(self, block: int, written: Written, view: memoryview) -> Spans:
+        """Hash one block; if it is damaged, go back before it and return it to be asked for."""
         before = self._hash.copy()
         self._hash.update(view)
-        right = self._hash.digest() == digest
+        right = self._hash.digest() == written.digest
         if not right:
             self._hash = before
         with self._lock:
             del self._written[block]
+            self._kept -= len(view) if written.payload is not None else 0
             if not right:
                 self._received -= len(view)
                 return self._ask([block])
@@ -647,6 +703,7 @@ class Peer:
         self.session: Session | None = None
         self.login: auth.ScramServer | None = None
         self.blocks: BlockReader | None = None  # a data connection has one
+        self.incoming: Transfer | None = None  # what the block on its way is for
         self.acks = bytearray()
         self.mailbox: deque[Message] = deque()
         self.deadline = time.monotonic() + login_timeout
@@ -945,7 +1002,8 @@ class Service:
             raise RejectedError("block_size", f"a block has {low} to {high} here")
         if Blocks(start.size, start.block_size).count > MAX_BLOCKS:
             raise RejectedError("size", "too many blocks; use larger ones")
-        return Transfer(self.registry.next_number(), session, start, safe_name(start.name))
+        name = safe_name(start.name)
+        return Transfer(self.registry.next_number(), session, start, name, self._buffers)
 
     def _open(self, transfer: Transfer) -> None:
         """Reserve the space of an admitted transfer and let the client send."""
@@ -1027,48 +1085,45 @@ class Service:
         self._put_off_deadline(peer, moved)
 
     def _room_for(self, peer: Peer, header: BlockHeader) -> memoryview:
-        """Check a block's header before its payload; return the buffer for that."""
-        blocks = self._find_transfer(peer, header).blocks
-        if header.block >= blocks.count or header.raw_length != blocks.length(header.block):
-            raise RemoteProtocolError("a block that is not part of the file")
-        if header.wire_length != header.raw_length:
-            raise RemoteProtocolError("a block of the wrong length")
-        return self._buffers.take(header.wire_length)
+        """Check a block's header before its payload; return the buffer for that.
 
-    def _find_transfer(self, peer: Peer, header: BlockHeader) -> Transfer:
-        """Find a block's transfer; one answer for foreign, unknown, finished and expired ones."""
-        transfer = _transfer_of(peer)
+        There is one answer for foreign, unknown, finished and expired transfers.
+        """
+        transfer = peer.incoming = _transfer_of(peer)
         if transfer is None or transfer.number != header.transfer or not transfer.receiving:
             raise RemoteProtocolError("no such transfer", "transfer")
-        return transfer
+        blocks, length = transfer.blocks, header.wire_length
+        if header.block >= blocks.count or header.raw_length != blocks.length(header.block):
+            raise RemoteProtocolError("a block that is not part of the file")
+        if length != header.raw_length:
+            raise RemoteProtocolError("a block of the wrong length")
+        return self._buffers.take(length)
 
     def _store_block(self, peer: Peer, header: BlockHeader, payload: memoryview) -> None:
         """Write one block, acknowledge it, and see to the work that follows from it."""
-        transfer = self._find_transfer(peer, header)
+        transfer = peer.incoming
+        assert transfer is not None  # _room_for has found it
         try:
-            if transfer.claim(header.block):
-                self._write_block(transfer, header, payload)
+            due = transfer.store(header.block, header.digest, payload)
         except OSError as error:
             self._finish(transfer, _disk_rejection(error))
             return
         except TransferEndedError:
             return
-        self._buffers.give(payload)
         peer.acks += encode_ack(header.transfer, header.block)
-        if transfer.begin_hashing():
+        if due.hashing:
             self.work.put(partial(self.verify_blocks, transfer), transfer.priority)
-        if transfer.begin_flush():
+        if due.flush:
             self.work.put(partial(self.flush_part, transfer), transfer.priority)
-
-    def _write_block(self, transfer: Transfer, header: BlockHeader, payload: memoryview) -> None:
-        with transfer.part() as part:
-            part.write(payload, transfer.blocks.offset(header.block))
-            received = transfer.stored(header.block, header.digest)
         block_log.debug("%s: block %d written", transfer.name, header.block)
-        size, length = transfer.blocks.size, len(payload)
-        percent, before = received * 100 // size, (received - length) * 100 // size
-        step = 100 // config.PROGRESS_LINES
-        if percent // step > before // step and size > config.FLUSH_EVERY:
+        self._log_progress(transfer, due.received, len(payload))
+
+    def _log_progress(self, transfer: Transfer, received: int, length: int) -> None:
+        """Log a line for each tenth of a large file."""
+        size = transfer.blocks.size
+        step = max(size // config.PROGRESS_LINES, config.FLUSH_EVERY)
+        if received // step > (received - length) // step:
+            percent = received * 100 // size
             block_log.info("%s: %d %% (%s)", transfer.name, percent, format_size(received))
 
     def _send_acks(self, peer: Peer) -> None:
@@ -1099,7 +1154,7 @@ class Service:
         try:
             more = True
             while more:
-                more, missing = transfer.hash_stretch(self._buffers)
+                more, missing = transfer.hash_stretch()
                 if missing:
                     self._repair(transfer, missing)
                 elif more and self.work.pressed:
@@ -1268,7 +1323,7 @@ class Server:
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return
             except OSError as error:  # out of descriptors: leave them in the backlog for a while
-                log.exception("cannot accept connections: %s", error.strerror)
+                log.error("cannot accept connections: %s", error.strerror)
                 self._unwatch_listener()
                 return
             self._welcome(sock)
@@ -1527,7 +1582,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _serve(ServerSettings(**arguments))
     except TransferError as error:
-        log.exception("%s", error)
+        log.error("%s", error)
         return error.exit_code
     return 0
 
