@@ -1,0 +1,377 @@
+"""The client's parts: the input file, the queue between reader and senders, the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+from conftest import ServerThread, StartLocal, md5, random_file, received, run_client
+
+import client as module
+import config
+from client import Block, BlockQueue, Receipt, Source, Upload, send_files
+from config import ClientSettings
+from protocol import (
+    AuthenticationError,
+    ConnectionLostError,
+    RemoteProtocolError,
+    SourceError,
+    TransferError,
+    Waker,
+)
+
+# --- the input file -----------------------------------------------------------------------------
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (Path.mkdir, "is a folder"),
+        (_fifo, "not a regular file"),
+        (_socket, "not a regular file"),
+        (lambda path: None, "No such file"),
+        (lambda path: path.symlink_to(path), "symbolic links"),
+    ],
+)
+def test_what_is_not_a_file_is_refused_and_named(
+    tmp_path: Path, make: Callable[[Path], None], why: str
+) -> None:
+    """FAULTS 21: a clear error at once; a FIFO without a writer does not hang."""
+    path = tmp_path / "x"
+    make(path)
+    with pytest.raises(SourceError, match=why):
+        Source(path)
+
+
+@contextlib.contextmanager
+def _as_nobody() -> Iterator[None]:
+    """Give up root's right to read everything, if we have it."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
+    """FAULTS 21: the reason is the system's."""
+    path = random_file(tmp_path / "x", 1)
+    path.chmod(0)
+    with _as_nobody(), pytest.raises(SourceError, match="Permission denied"):
+        Source(path)
+
+
+def test_a_file_that_only_claims_to_be_empty_is_refused() -> None:
+    """FAULTS 21: files of /proc have size 0 and content; silence would lose the content."""
+    with pytest.raises(SourceError, match="says it is empty"):
+        Source(Path("/proc/self/status"))
+
+
+def _replace(path: Path) -> None:
+    random_file(path.with_name("new"), 10, seed=2).replace(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: os.truncate(path, 5),
+        lambda path: os.truncate(path, 15),
+        lambda path: os.utime(path, ns=(1, 1)),
+        _replace,
+    ],
+)
+def test_a_source_that_changed_is_noticed(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    """FAULTS 20: shorter, longer, touched or another file: said as such."""
+    path = random_file(tmp_path / "x", 10)
+    source = Source(path)
+    source.check_unchanged()
+    change(path)
+    with pytest.raises(SourceError, match="changed"):
+        source.check_unchanged()
+    source.close()
+
+
+def test_a_source_that_was_deleted_is_still_sent(tmp_path: Path) -> None:
+    """FAULTS 20: what was opened stays readable, and it is what was asked for."""
+    path = random_file(tmp_path / "x", 10)
+    source = Source(path)
+    content = path.read_bytes()
+    path.unlink()
+    view = bytearray(10)
+    source.read(memoryview(view), 0)
+    source.check_unchanged()
+    source.close()
+    assert view == content
+
+
+def test_reading_past_a_truncation_is_an_error(tmp_path: Path) -> None:
+    """FAULTS 20: never send what is not there."""
+    path = random_file(tmp_path / "x", 10)
+    source = Source(path)
+    os.truncate(path, 5)
+    with pytest.raises(SourceError, match="shorter"):
+        source.read(memoryview(bytearray(10)), 0)
+    source.close()
+
+
+def test_a_name_that_is_not_utf_8_gets_a_form_that_is(tmp_path: Path) -> None:
+    """FAULTS 9: the wire carries UTF-8 only."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.bin"))
+    path.write_bytes(b"x")
+    source = Source(path)
+    assert source.name == "bad\ufffd.bin"
+    source.close()
+
+
+# --- between reader and senders -----------------------------------------------------------------
+
+
+@pytest.fixture
+def upload(tmp_path: Path) -> Iterator[Upload]:
+    """An upload of three blocks of 4 KB."""
+    source = Source(random_file(tmp_path / "x", 3 * 4096))
+    yield Upload(source, ClientSettings(block_size=4096), 7, lambda: None)
+    source.close()
+
+
+def _hash_all(upload: Upload) -> None:
+    for index in range(upload.blocks.count):
+        view = memoryview(bytearray(upload.blocks.length(index)))
+        upload.source.read(view, upload.blocks.offset(index))
+        upload.hash_block(index, view)
+
+
+def test_an_upload_is_delivered_when_every_block_is_acknowledged(upload: Upload) -> None:
+    """Read is not sent, and sent is not acknowledged."""
+    _hash_all(upload)
+    for index in (2, 0):
+        upload.confirm(index)
+        assert not upload.delivered
+    upload.confirm(1)
+    assert upload.delivered
+    assert upload.acknowledged == upload.source.size
+
+
+def test_an_acknowledgement_counts_once(upload: Upload) -> None:
+    """A block that went out on two connections is acknowledged twice."""
+    _hash_all(upload)
+    upload.confirm(0)
+    upload.confirm(0)
+    assert upload.acknowledged == 4096
+
+
+def test_a_block_asked_for_again_is_owed_again(upload: Upload) -> None:
+    """The bar goes back, and the upload is not complete until it is acknowledged anew."""
+    _hash_all(upload)
+    for index in range(3):
+        upload.confirm(index)
+    upload.ask_again(1)
+    assert not upload.delivered
+    assert upload.acknowledged == 2 * 4096
+    upload.confirm(1)
+    assert upload.delivered
+
+
+def test_a_server_may_not_ask_again_for_what_it_never_got(upload: Upload) -> None:
+    """FAULTS 26: it would make us read blocks whose digest we do not know."""
+    with pytest.raises(RemoteProtocolError):
+        upload.ask_again(0)
+
+
+def test_an_error_of_a_thread_reaches_main(upload: Upload) -> None:
+    """No thread of the pool dies unheard."""
+    upload.fail(SourceError("gone"))
+    with pytest.raises(SourceError, match="gone"):
+        _ = upload.delivered
+
+
+def test_an_idle_sender_is_woken_for_a_block(upload: Upload) -> None:
+    """It waits on a descriptor, together with its socket."""
+    blocks, waker = BlockQueue(), Waker()
+    assert blocks.get(waker) is None
+    assert not waker.quiet()
+    blocks.put(Block(upload, 0))
+    assert waker.quiet()
+    found = blocks.get(waker)
+    assert found is not None
+    assert found.index == 0
+    waker.close()
+
+
+def test_a_block_meant_for_a_leaving_sender_goes_to_another(upload: Upload) -> None:
+    """A sender whose connection broke just when it was woken must not keep the block waiting."""
+    blocks, leaving, other = BlockQueue(), Waker(), Waker()
+    assert blocks.get(other) is None
+    assert blocks.get(leaving) is None
+    blocks.put(Block(upload, 0))
+    assert leaving.quiet()
+    blocks.leave(leaving)
+    assert other.quiet()
+    leaving.close()
+    other.close()
+
+
+# --- as a library -------------------------------------------------------------------------------
+
+
+def test_send_files_returns_a_receipt_for_each_file(local: ServerThread, tmp_path: Path) -> None:
+    """The receipt names what stands in the output directory."""
+    paths = [random_file(tmp_path / name, size) for name, size in (("a", 0), ("b", 500_000))]
+    receipts = send_files(paths, local.client())
+    assert [receipt.name for receipt in receipts] == ["a", "b"]
+    for path, receipt in zip(paths, receipts):
+        assert md5(local.output / receipt.saved_as) == receipt.digest == md5(path)
+        assert receipt.verdict == "INTEGRITY_OK"
+        assert receipt.durable
+
+
+def test_one_bad_file_does_not_stop_the_others(local: ServerThread, tmp_path: Path) -> None:
+    """It is reported, the rest is sent, and its error is raised at the end."""
+    good = [random_file(tmp_path / name, 1000) for name in "ab"]
+    bad = random_file(tmp_path / "bad", 1000)
+    outcomes: list[Receipt | TransferError] = []
+
+    def report(path: Path, outcome: Receipt | TransferError) -> None:
+        outcomes.append(outcome)
+        if bad.exists():
+            bad.unlink()
+
+    with pytest.raises(SourceError, match="bad"):
+        send_files([good[0], bad, good[1]], local.client(), report=report)
+    assert [type(outcome) for outcome in outcomes] == [Receipt, SourceError, Receipt]
+    assert len(received(local.output)) == 2
+
+
+def test_an_unreadable_file_is_told_before_anything_is_sent(
+    local: ServerThread, tmp_path: Path
+) -> None:
+    """Better at the start than after an hour."""
+    with pytest.raises(SourceError):
+        send_files([random_file(tmp_path / "a", 10), tmp_path / "missing"], local.client())
+    assert received(local.output) == []
+
+
+def test_a_wrong_password_is_an_authentication_error(local: ServerThread, tmp_path: Path) -> None:
+    """Login fails before any file is named."""
+    path = random_file(tmp_path / "a", 10)
+    with pytest.raises(AuthenticationError):
+        send_files([path], local.client(password="wrong"))
+
+
+def test_the_client_leaves_no_thread_and_no_file_behind(
+    local: ServerThread, tmp_path: Path
+) -> None:
+    """After send_files, whatever its outcome, only what was there before is there."""
+    path = random_file(tmp_path / "a", 500_000)
+    send_files([path], local.client())
+    threads = {thread.name for thread in threading.enumerate()}
+    assert not any(name.startswith(("sender", "reader")) for name in threads)
+
+
+def test_a_server_that_is_not_there_is_tried_for_the_timeout(tmp_path: Path) -> None:
+    """Exit 5's exception, not a raw OSError."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    path = random_file(tmp_path / "a", 10)
+    with pytest.raises(ConnectionLostError, match="nothing listens"):
+        send_files([path], ClientSettings(port=port, timeout=0.6))
+
+
+def test_a_server_that_starts_late_is_reached(start_local: StartLocal, tmp_path: Path) -> None:
+    """Who starts the client first gets the file through all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    path = random_file(tmp_path / "a", 10)
+    receipts: list[Receipt] = []
+    settings = ClientSettings(port=port, timeout=20)
+    sending = threading.Thread(target=lambda: receipts.extend(send_files([path], settings)))
+    sending.start()
+    start_local(port=port)
+    sending.join(20)
+    assert [receipt.verdict for receipt in receipts] == ["INTEGRITY_OK"]
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--streams", "0"],
+        ["--streams", "many"],
+        ["--block-size", "1"],
+        ["--block-size", "1G"],
+        ["--chunk-size", "0"],
+        ["--port", "65536"],
+        ["--timeout", "0"],
+        ["--timeout", "nan"],
+        ["--digest", "crc32"],
+        ["--no-such-option"],
+        ["no such file"],
+        ["."],
+        ["name\nwith\x1b[31mcolour"],
+    ],
+)
+def test_a_wrong_command_line_is_exit_2_and_never_a_traceback(arguments: list[str]) -> None:
+    """The last line says what is wrong; nothing raw reaches the terminal."""
+    done = run_client(1, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "\x1b" not in done.stderr
+    assert done.stderr.strip()
+
+
+def test_nothing_to_send_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a FILE and without input/big_file.txt, the newcomer is told about both ways."""
+    monkeypatch.chdir(tmp_path)
+    done = run_client(1)
+    assert done.returncode == 2
+    assert "--demo" in done.stderr
+
+
+def test_an_unreachable_server_is_exit_5(tmp_path: Path) -> None:
+    """One warning while it tries, one line at the end."""
+    path = random_file(tmp_path / "a", 10)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    done = run_client(port, path, "--timeout", "0.7")
+    assert done.returncode == 5
+    assert done.stderr.count("\n") == 2
+    assert "nothing listens there" in done.stderr
+
+
+def test_a_host_that_does_not_exist_is_exit_5_at_once(tmp_path: Path) -> None:
+    """A typing error in the name need not be tried for half a minute."""
+    path = random_file(tmp_path / "a", 10)
+    done = run_client(1, path, "--server", "no-such-host.invalid", "--user", "admin",
+                      variables={"LFT_PASSWORD": "x"})  # fmt: skip
+    assert done.returncode == 5
+    assert "no-such-host.invalid" in done.stderr
+
+
+def test_the_sample_of_the_demo_has_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written in one step: half a sample never stays."""
+    monkeypatch.setattr(config, "DEMO_FILE_SIZE", 300_001)
+    sample = tmp_path / "input" / "big_file.txt"
+    module._make_sample(sample)
+    assert sample.stat().st_size == 300_001
+    assert os.listdir(sample.parent) == ["big_file.txt"]
