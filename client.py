@@ -431,13 +431,19 @@ class Stop(Exception):  # noqa: N818  (not an error)
     """The session ends: whoever waits stops waiting."""
 
 
+class UnknownHostError(ConnectionLostError):
+    """There is no such host; trying again would not help."""
+
+
 def _resolve(host: str, port: int) -> list[Any]:
     """Find the addresses of ``host``. Raises ``ConnectionLostError`` when there are none."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "not a host name"
-        raise ConnectionLostError(f"{printable(host)}: {reason}") from None
+        later = getattr(error, "errno", None) == socket.EAI_AGAIN  # the name service is away
+        kind = ConnectionLostError if later else UnknownHostError
+        raise kind(f"{printable(host)}: {reason}") from None
 
 
 def _open_socket(
@@ -481,7 +487,7 @@ def _connect_patiently(settings: ClientSettings) -> Connection:
         try:
             return _connect(settings, max(0.1, deadline.left()))
         except ConnectionLostError as error:
-            if deadline.left() <= pause:
+            if deadline.left() <= pause or isinstance(error, UnknownHostError):
                 raise
             if not warned:
                 log.warning("%s; trying for %g s", error, settings.timeout)
@@ -581,6 +587,7 @@ class Sender:
         """Send what the queue has, hear acknowledgements as they come; ends by an exception."""
         silence = Deadline(self._settings.timeout)
         in_a_row = 0
+        self._hear_acks(connection, silence)  # what came together with ATTACHED wakes nobody
         while True:
             block = self._next_block()
             if block:

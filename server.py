@@ -12,8 +12,8 @@ back. A unit of work is short: some messages, some blocks, a stretch of hashing,
 never waits for a peer while somebody else is ready, and no unit waits for another. Each docstring
 says on which thread a function runs: *main*, *a worker*, or *any*.
 
-Locks, in this order: ``Registry`` (sessions; which transfers receive, which wait), ``Transfer`` (one
-for each). ``WorkQueue`` has one of its own, taken alone. Nothing is received, sent, written,
+Locks, in this order: ``Registry`` (sessions; which transfers receive, which wait), ``Transfer``
+(one for each). ``WorkQueue`` has one of its own, taken alone. Nothing is received, sent, written,
 hashed or logged while one is held.
 """
 
@@ -860,7 +860,11 @@ class Service:
         self._buffers = BufferPool(config.SPARE_BUFFERS)
         self._secret = secrets.token_bytes(32)
         self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
-        self._answers: dict[type[Message], Callable[[Peer, Any], None]] = {
+        self._answers = self._handlers()
+
+    def _handlers(self) -> dict[type[Message], Callable[[Peer, Any], None]]:
+        """Return what answers each message a client may send."""
+        return {
             Hello: self._on_hello,
             AuthStart: self._on_auth_start,
             AuthResponse: self._on_auth_response,
@@ -989,7 +993,7 @@ class Service:
             coordinator_log.info("%s waits at position %d", transfer.name, position)
             peer.connection.send(Queued(position))
         else:
-            self._open(transfer)
+            self._run(self._open, transfer)
 
     def _accept(self, session: Session, start: FileStart) -> Transfer:
         """Look at the metadata before anything is reserved. Raises ``RejectedError``."""
@@ -1005,21 +1009,35 @@ class Service:
         name = safe_name(start.name)
         return Transfer(self.registry.next_number(), session, start, name, self._buffers)
 
-    def _open(self, transfer: Transfer) -> None:
-        """Reserve the space of an admitted transfer and let the client send."""
+    def _start(self, unit: Callable[[Transfer], None], transfer: Transfer) -> None:
+        """Have ``unit`` done for ``transfer`` by some worker (any)."""
+        self.work.put(partial(self._run, unit, transfer), transfer.priority)
+
+    def _run(self, unit: Callable[[Transfer], None], transfer: Transfer) -> None:
+        """Do ``unit``; what it raises ends this transfer and nothing else."""
         try:
-            part = PartFile(self.settings.output, transfer.blocks.size)
+            unit(transfer)
+        except TransferEndedError:
+            return
         except OSError as error:
             self._finish(transfer, _disk_rejection(error))
-            return
+        except Exception:
+            log.exception("%s: internal error", transfer.name)
+            self._finish(transfer, Rejected("internal", "internal error of the server"))
+
+    def _open(self, transfer: Transfer) -> None:
+        """Reserve the space of an admitted transfer and let the client send."""
+        part = PartFile(self.settings.output, transfer.blocks.size)
         if not transfer.open(part):
             part.discard()
             return
         coordinator_log.info(
             "receiving %s (%s in %d blocks) from %s",
-            transfer.name, format_size(transfer.blocks.size),
-            transfer.blocks.count, transfer.session.user,
-        )  # fmt: skip
+            transfer.name,
+            format_size(transfer.blocks.size),
+            transfer.blocks.count,
+            transfer.session.user,
+        )
         self._post(transfer.session.coordinator, FileReady(transfer.number, ()))
 
     def _finish(self, transfer: Transfer, answer: Message | None) -> None:
@@ -1032,7 +1050,7 @@ class Service:
         if answer:  # before the registry lets go of it: a stopping server waits for that
             self._post(transfer.session.coordinator, answer)
         for admitted in self.registry.leave(transfer):
-            self.work.put(partial(self._open, admitted), admitted.priority)
+            self._start(self._open, admitted)
 
     def abandon(self, transfer: Transfer) -> None:
         """End a transfer whose session is gone."""
@@ -1060,7 +1078,7 @@ class Service:
             block_log.warning("%s: asking for missing blocks %s", transfer.name, missing)
             peer.connection.send(Missing(missing))
         elif transfer.begin_hashing():
-            self.work.put(partial(self.verify_blocks, transfer), transfer.priority)
+            self._start(self.verify_blocks, transfer)
 
     def _fail(self, transfer: Transfer, reason: str) -> None:
         self._finish(transfer, IntegrityFailed(transfer.digest, reason))
@@ -1074,7 +1092,8 @@ class Service:
             found = peer.blocks and peer.blocks.receive(peer.connection)
             if found:
                 moved = True
-                self._store_block(peer, *found)
+                assert peer.incoming is not None  # _room_for has found it
+                self._run(partial(self._store_block, peer, *found), peer.incoming)
                 if self.work.pressed:
                     break
             else:
@@ -1099,22 +1118,16 @@ class Service:
             raise RemoteProtocolError("a block of the wrong length")
         return self._buffers.take(length)
 
-    def _store_block(self, peer: Peer, header: BlockHeader, payload: memoryview) -> None:
+    def _store_block(
+        self, peer: Peer, header: BlockHeader, payload: memoryview, transfer: Transfer
+    ) -> None:
         """Write one block, acknowledge it, and see to the work that follows from it."""
-        transfer = peer.incoming
-        assert transfer is not None  # _room_for has found it
-        try:
-            due = transfer.store(header.block, header.digest, payload)
-        except OSError as error:
-            self._finish(transfer, _disk_rejection(error))
-            return
-        except TransferEndedError:
-            return
+        due = transfer.store(header.block, header.digest, payload)
         peer.acks += encode_ack(header.transfer, header.block)
         if due.hashing:
-            self.work.put(partial(self.verify_blocks, transfer), transfer.priority)
+            self._start(self.verify_blocks, transfer)
         if due.flush:
-            self.work.put(partial(self.flush_part, transfer), transfer.priority)
+            self._start(self.flush_part, transfer)
         block_log.debug("%s: block %d written", transfer.name, header.block)
         self._log_progress(transfer, due.received, len(payload))
 
@@ -1141,31 +1154,22 @@ class Service:
             try:
                 with transfer.part() as part:
                     part.flush()
-            except OSError as error:
-                self._finish(transfer, _disk_rejection(error))
-            except TransferEndedError:
-                return
             finally:
                 self._flushes.release()
         transfer.end_flush()
 
     def verify_blocks(self, transfer: Transfer) -> None:
         """Hash what has come, in file order; ask for what is damaged; judge when all is there."""
-        try:
-            more = True
-            while more:
-                more, missing = transfer.hash_stretch()
-                if missing:
-                    self._repair(transfer, missing)
-                elif more and self.work.pressed:
-                    self.work.put(partial(self.verify_blocks, transfer), transfer.priority)
-                    return
-            if transfer.judged:
-                self.assemble_file_from_blocks(transfer)
-        except OSError as error:
-            self._finish(transfer, _disk_rejection(error))
-        except TransferEndedError:
-            return
+        more = True
+        while more:
+            more, missing = transfer.hash_stretch()
+            if missing:
+                self._repair(transfer, missing)
+            elif more and self.work.pressed:
+                self._start(self.verify_blocks, transfer)
+                return
+        if transfer.judged:
+            self.assemble_file_from_blocks(transfer)
 
     def _repair(self, transfer: Transfer, missing: Spans) -> None:
         block = missing[0][0]

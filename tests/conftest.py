@@ -47,6 +47,7 @@ from protocol import (
 from server import PARTIAL, Server
 
 ROOT = Path(__file__).resolve().parent.parent
+HEADER = 52  # bytes of a block header on the wire
 PATIENCE = 20.0  # seconds until a condition that should come counts as never coming
 
 
@@ -216,7 +217,8 @@ class ServerThread:
 
     def client(self, **changes: object) -> ClientSettings:
         """Return the settings of a client of this server."""
-        return ClientSettings(port=self.port, **{"timeout": 10.0, **changes})  # type: ignore[arg-type]
+        own: dict[str, object] = {"port": self.port, "timeout": 10.0, **changes}
+        return ClientSettings(**own)  # type: ignore[arg-type]
 
     def stop(self) -> None:
         """End it and wait for that."""

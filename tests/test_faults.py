@@ -1,0 +1,730 @@
+"""Broken peers, broken bytes, broken disks: the numbers are those of the project's fault list."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+from conftest import (
+    HEADER,
+    PATIENCE,
+    RawClient,
+    ServerThread,
+    StartLocal,
+    eventually,
+    last_words,
+    md5,
+    part_files,
+    push,
+    random_file,
+    raw_socket,
+    received,
+    still_serves,
+)
+
+import server as server_module
+from client import FailedIntegrityError, send_files
+from protocol import (
+    FEATURES,
+    VERSION,
+    Cancel,
+    ConnectionLostError,
+    FileStart,
+    Hello,
+    IntegrityFailed,
+    IntegrityOk,
+    Missing,
+    Rejected,
+    RejectedError,
+    RemoteProtocolError,
+    SourceError,
+    TransferComplete,
+    TransferError,
+    encode,
+)
+
+HELLO = encode(Hello(VERSION, FEATURES))
+
+# --- framing ------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_connects_and_closes_leaves_no_trace(
+    local: ServerThread, tmp_path: Path
+) -> None:
+    """1: nothing is logged as an error, nothing stays open."""
+    for _ in range(20):
+        raw_socket(local.port).close()
+    still_serves(local.port, tmp_path)
+
+
+def test_a_peer_that_says_nothing_is_closed_at_the_deadline(start_local: StartLocal) -> None:
+    """1: it is told why and the connection ends."""
+    local = start_local(login_timeout=0.3)
+    with raw_socket(local.port) as sock:
+        assert b'"code": "timeout"' in last_words(sock)
+
+
+def test_trickling_bytes_do_not_put_the_login_deadline_off(start_local: StartLocal) -> None:
+    """4: one deadline for the whole login, however slowly it comes."""
+    local = start_local(login_timeout=0.5)
+    with raw_socket(local.port) as sock:
+        began = time.monotonic()
+        sock.settimeout(0.05)
+        words = b""
+        for byte in HELLO * 100:
+            sock.sendall(bytes([byte]))
+            try:
+                words = sock.recv(100)
+            except socket.timeout:
+                continue
+            break
+        assert b"timeout" in words
+        assert time.monotonic() - began < PATIENCE / 2
+
+
+@pytest.mark.parametrize("cut", range(0, len(HELLO), 3))
+def test_a_control_frame_cut_anywhere_is_a_clean_end(local: ServerThread, cut: int) -> None:
+    """2: the server closes without a word, nothing is left."""
+    with raw_socket(local.port, HELLO[:cut]) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        assert last_words(sock) == b""
+
+
+def test_frames_sliced_to_single_bytes_work_as_whole_ones(local: ServerThread) -> None:
+    """2: the result is the same as of whole frames."""
+    with raw_socket(local.port) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in HELLO:
+            sock.sendall(bytes([byte]))
+        assert sock.recv(4096)[4:].startswith(b"HELLO@")
+
+
+def test_a_block_sliced_to_small_pieces_is_a_block(local: ServerThread) -> None:
+    """2: a half-received block stays with its connection until the rest comes."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(1000))
+        data = client.attach()
+        frame = upload.frame(0)
+        for start in range(0, len(frame), 7):
+            push(data, frame[start : start + 7])
+        upload.await_acks(data, 1)
+        assert isinstance(upload.complete(), IntegrityOk)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 20, HEADER - 1, HEADER, HEADER + 1, HEADER + 999])
+def test_a_block_cut_anywhere_loses_only_its_connection(local: ServerThread, cut: int) -> None:
+    """2 and 39: another data connection brings the block, the file is right."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(1000))
+        broken = client.attach()
+        push(broken, upload.frame(0)[:cut])
+        broken.close()
+        upload.send(client.attach(), 0)
+        assert isinstance(upload.complete(), IntegrityOk)
+
+
+def test_several_frames_in_one_segment_are_several_frames(local: ServerThread) -> None:
+    """2: blocks behind one another are all taken."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(50_000), block_size=4096)
+        data = client.attach()
+        push(data, b"".join(upload.frame(index) for index in range(13)))
+        upload.await_acks(data, 13)
+        assert isinstance(upload.complete(), IntegrityOk)
+
+
+@pytest.mark.parametrize("length", [0, 64 * 1024 + 1, 2**31, 2**32 - 1])
+def test_an_impossible_length_is_refused_at_once(local: ServerThread, length: int) -> None:
+    """3: four bytes are enough to know."""
+    with raw_socket(local.port, struct.pack("!I", length)) as sock:
+        assert b'"code": "protocol"' in last_words(sock)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), "TLS"),
+    ],
+)
+def test_another_protocol_is_closed_at_once_with_one_log_line(
+    local: ServerThread, caplog: pytest.LogCaptureFixture, words: bytes, name: str
+) -> None:
+    """5: the line names what was spoken."""
+    with raw_socket(local.port, words) as sock:
+        last_words(sock)
+    lines = [record for record in caplog.records if record.levelname != "DEBUG"]
+    assert [name in record.getMessage() for record in lines] == [True]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"HELLO@\xff\xfe{}",
+        b"HELLO@{nonsense",
+        b'HELLO@{"version":1,"version":1,"features":[]}',
+        b"HELLO@" + b"[" * 60_000,
+        b'HELLO@{"version":NaN,"features":[]}',
+        b'HELLO@{"version":true,"features":[]}',
+        b'HELLO@{"version":' + b"9" * 5000 + b',"features":[]}',
+        b'HELLO@{"version":1}',
+        b'HELLO@{"version":1,"features":[],"more":1}',
+        b"NOTHING@{}",
+        b"",
+    ],
+)
+def test_a_malformed_message_gets_a_coded_error(
+    local: ServerThread, tmp_path: Path, body: bytes
+) -> None:
+    """6: short and coded, and the server lives."""
+    with raw_socket(local.port, struct.pack("!I", len(body)) + body) as sock:
+        words = last_words(sock)
+    assert b'ERROR@{"code": "protocol"' in words
+    assert b"Traceback" not in words
+    still_serves(local.port, tmp_path)
+
+
+def test_a_valid_message_in_the_wrong_state_names_the_offender(local: ServerThread) -> None:
+    """7: the peer is told that it was the client."""
+    with raw_socket(local.port, encode(FileStart("x", 1, 4096, "md5"))) as sock:
+        assert b"the client sent FILE_START in state new" in last_words(sock)
+
+
+def test_another_version_gets_a_clear_message(local: ServerThread) -> None:
+    """An old or new peer learns which version is spoken here."""
+    with raw_socket(local.port, encode(Hello(VERSION + 1, FEATURES))) as sock:
+        assert f"this server speaks version {VERSION}".encode() in last_words(sock)
+
+
+# --- metadata -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "block_size"), [(2**63 - 1, 200 * 1024), (2**62, 4 * 1024**2), (10, 1), (10, 2**30)]
+)
+def test_sizes_that_cannot_be_are_rejected_and_leave_nothing(
+    local: ServerThread, size: int, block_size: int
+) -> None:
+    """12: larger than the disk, blocks too small, too large, too many; the session goes on."""
+    with RawClient(local.port).log_in() as client:
+        answer = client.control.call(FileStart("x", size, block_size, "md5"), PATIENCE)
+        assert isinstance(answer, Rejected)
+        assert part_files(local.output) == []
+        client.start("x", b"fine")
+
+
+@pytest.mark.parametrize("field", [b'"size": -1', b'"size": 9223372036854775808', b'"size": 1.5'])
+def test_sizes_that_are_no_sizes_are_protocol_errors(local: ServerThread, field: bytes) -> None:
+    """12: refused before anything else is looked at."""
+    with RawClient(local.port).log_in() as client:
+        good = encode(FileStart("x", 1, 4096, "md5"))[4:]
+        bad = good.replace(b'"size": 1', field)
+        client.control.push(struct.pack("!I", len(bad)) + bad)
+        with pytest.raises(RemoteProtocolError):
+            client.answer()
+
+
+# --- blocks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("index", "changes"),
+    [
+        (3, {}),
+        (2**32 - 1, {}),
+        (0, {"raw_length": 4095}),
+        (0, {"wire_length": 4095}),
+        (0, {"raw_length": 2**32 - 1, "wire_length": 2**32 - 1}),
+        (2, {"payload": bytes(4096)}),
+        (0, {"codec": 9}),
+    ],
+)
+def test_a_block_that_does_not_fit_is_refused(
+    local: ServerThread, index: int, changes: dict[str, object]
+) -> None:
+    """14: only that data connection ends; the transfer can be finished on another."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * 4096 + 100), block_size=4096)
+        data = client.attach()
+        push(data, upload.frame(index, **dict(changes)))
+        with pytest.raises(RemoteProtocolError):
+            upload.await_acks(data, 1)
+        upload.send(client.attach(), 0, 1, 2)
+        assert isinstance(upload.complete(), IntegrityOk)
+
+
+@pytest.mark.parametrize("damage", ["payload", "digest"])
+def test_a_damaged_block_is_asked_for_again_and_repaired(local: ServerThread, damage: str) -> None:
+    """15: found by its running digest before the file is complete; exactly it is asked for."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(10 * 4096), block_size=4096)
+        data = client.attach()
+        for index in range(10):
+            changes: dict[str, object] = {damage: bytes(4096 if damage == "payload" else 16)}
+            push(data, upload.frame(index, **(changes if index == 3 else {})))
+        upload.await_acks(data, 10)
+        assert client.answer() == Missing(((3, 4),))
+        upload.send(data, 3)
+        answer = upload.complete()
+        assert isinstance(answer, IntegrityOk)
+        assert answer.resent_blocks == 1
+    assert md5(received(local.output)[0]) == upload.digest
+
+
+def test_a_block_damaged_every_time_is_integrity_failed(local: ServerThread) -> None:
+    """15: rounds without progress are bounded, nothing is published."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(100))
+        data = client.attach()
+        answers = []
+        for _ in range(20):
+            push(data, upload.frame(0, payload=bytes(100)))
+            upload.await_acks(data, 1)
+            answers.append(upload.complete())
+            if isinstance(answers[-1], IntegrityFailed):
+                break
+        assert isinstance(answers[-1], IntegrityFailed)
+        assert set(map(type, answers[:-1])) == {Missing}
+        client.start("y", b"the session goes on")
+    assert received(local.output) == []
+
+
+def test_a_block_sent_twice_on_two_connections_is_harmless(local: ServerThread) -> None:
+    """16: both are acknowledged, the file is right."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(3 * 4096), block_size=4096)
+        one, two = client.attach(), client.attach()
+        upload.send(one, 0, 1, 0)
+        upload.send(two, 1, 0, 2)
+        assert isinstance(upload.complete(), IntegrityOk)
+    assert md5(received(local.output)[0]) == upload.digest
+
+
+def _unknown(client: RawClient, other: RawClient) -> int:
+    return 4_000_000_000
+
+
+def _foreign(client: RawClient, other: RawClient) -> int:
+    return other.start("other", b"x" * 10).number
+
+
+def _finished(client: RawClient, other: RawClient) -> int:
+    upload = client.start("x", b"x" * 10)
+    upload.send(client.attach(), 0)
+    assert isinstance(upload.complete(), IntegrityOk)
+    return upload.number
+
+
+def _cancelled(client: RawClient, other: RawClient) -> int:
+    upload = client.start("x", b"x" * 10)
+    assert isinstance(client.control.call(Cancel(), PATIENCE), Rejected)
+    return upload.number
+
+
+def test_blocks_for_what_is_not_ones_own_get_one_identical_refusal(local: ServerThread) -> None:
+    """17: unknown, foreign, finished and given-up transfers cannot be told apart."""
+    refusals = set()
+    for number in (_unknown, _foreign, _finished, _cancelled):
+        with RawClient(local.port).log_in() as client, RawClient(local.port).log_in() as other:
+            transfer = number(client, other)
+            upload = client.start("mine", b"x" * 10)
+            data = client.attach()
+            push(data, upload.frame(0, transfer=transfer))
+            with pytest.raises(ConnectionLostError) as caught:
+                upload.await_acks(data, 1)
+            refusals.add(str(caught.value))
+    assert len(refusals) == 1
+
+
+def test_wrong_tokens_get_one_identical_refusal(local: ServerThread) -> None:
+    """17: guessed, truncated, of a past session: the same words."""
+    with RawClient(local.port).log_in() as past:
+        old = past.token
+    refusals = set()
+    with RawClient(local.port).log_in() as client:
+        for token in ("guess", client.token[:-1], client.token + "x", old):
+            with pytest.raises(ConnectionLostError) as caught:
+                _attach_until_refused(client, token, old)
+            refusals.add(str(caught.value))
+    assert len(refusals) == 1
+
+
+def _attach_until_refused(client: RawClient, token: str, old: str) -> None:
+    """Attach; the server may need a moment to notice that a past session is past."""
+    deadline = time.monotonic() + (PATIENCE if token == old else 0)
+    client.attach(token)
+    while time.monotonic() < deadline:
+        client.attach(token)
+
+
+def test_complete_with_gaps_is_answered_with_missing(local: ServerThread) -> None:
+    """18: exactly the gaps; when they are filled the file is published."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(9 * 4096), block_size=4096)
+        data = client.attach()
+        upload.send(data, 0, 1, 4, 8)
+        assert upload.complete() == Missing(((2, 4), (5, 8)))
+        upload.send(data, 2, 3, 5, 6, 7)
+        assert isinstance(upload.complete(), IntegrityOk)
+
+
+def test_complete_with_a_wrong_digest_is_integrity_failed(local: ServerThread) -> None:
+    """18: every block fits its running digest, but the client means another file."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(100))
+        upload.send(client.attach(), 0)
+        assert isinstance(upload.complete("0" * 32), IntegrityFailed)
+    assert received(local.output) == []
+
+
+def test_complete_without_any_block_over_and_over_is_integrity_failed(
+    local: ServerThread,
+) -> None:
+    """18: a client that never sends what is missing does not keep the server busy for ever."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(100))
+        assert isinstance(upload.complete(), Missing)
+        client.control.send(TransferComplete(upload.number, upload.digest))
+        client.control.send(Cancel())
+        assert isinstance(client.answer(), Rejected)
+
+
+def test_a_transfer_in_which_nothing_moves_expires(start_local: StartLocal) -> None:
+    """30: its space is given back and the client is told."""
+    local = start_local(stall_timeout=0.3)
+    with RawClient(local.port).log_in() as client:
+        client.start("x", os.urandom(100))
+        answer = client.answer()
+        assert isinstance(answer, Rejected)
+        assert answer.code == "timeout"
+        eventually(lambda: part_files(local.output) == [])
+
+
+def test_a_session_that_does_nothing_expires(start_local: StartLocal) -> None:
+    """Idle sessions do not pile up."""
+    local = start_local(idle_timeout=0.3)
+    with RawClient(local.port).log_in() as client, pytest.raises(ConnectionLostError):
+        client.answer()
+
+
+def test_a_half_sent_block_expires(start_local: StartLocal) -> None:
+    """4: the connection that owes the rest of a block is closed, not the session."""
+    local = start_local(block_timeout=0.3)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(100))
+        data = client.attach()
+        push(data, upload.frame(0)[:70])
+        with pytest.raises(TransferError):
+            upload.await_acks(data, 1)
+        upload.send(client.attach(), 0)
+        assert isinstance(upload.complete(), IntegrityOk)
+
+
+def test_a_client_that_vanishes_leaves_nothing(local: ServerThread) -> None:
+    """39: without the coordinator the transfer ends and its part file goes."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(500_000))
+        upload.send(client.attach(), 1)
+        assert len(part_files(local.output)) == 1
+    eventually(lambda: part_files(local.output) == [])
+
+
+# --- the network, with a real client ------------------------------------------------------------
+
+
+class Proxy:
+    """Sits between client and server; ``spoil`` may change or refuse each piece of data.
+
+    ``spoil(connection number, offset in that connection's stream, data)`` returns what goes on to
+    the server; ``None`` resets the connection.
+    """
+
+    def __init__(self, port: int, spoil: Callable[[int, int, bytes], bytes | None]) -> None:
+        self._target = port
+        self._spoil = spoil
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self.connections = 0
+        self._start(self._accept)
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._target))
+            self._sockets += [near, far]
+            self._start(self._forward, near, far, self.connections)
+            self._start(self._back, far, near)
+            self.connections += 1
+
+    def _forward(self, near: socket.socket, far: socket.socket, number: int) -> None:
+        offset = 0
+        try:
+            while True:
+                data = near.recv(65536)
+                spoiled = self._spoil(number, offset, data) if data else b""
+                if spoiled is None:
+                    break
+                offset += len(data)
+                if not data:
+                    far.shutdown(socket.SHUT_WR)
+                    return
+                far.sendall(spoiled)
+        except OSError:
+            pass  # one side has gone: so does the other
+        for sock in (near, far):
+            _reset(sock)
+
+    def _back(self, far: socket.socket, near: socket.socket) -> None:
+        try:
+            while True:
+                data = far.recv(65536)
+                if not data:
+                    break
+                near.sendall(data)
+        except OSError:
+            pass  # as above
+        with contextlib.suppress(OSError):  # it was faster
+            near.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for sock in self._sockets:
+            _reset(sock)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        for sock in self._sockets:
+            sock.close()
+
+
+def _reset(sock: socket.socket) -> None:
+    """End a connection the hard way."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it had ended already
+
+
+StartProxy = Callable[[int, Callable[[int, int, bytes], "bytes | None"]], Proxy]
+
+
+@pytest.fixture
+def start_proxy() -> Iterator[StartProxy]:
+    """Start proxies; end them and their threads."""
+    started: list[Proxy] = []
+
+    def start(port: int, spoil: Callable[[int, int, bytes], bytes | None]) -> Proxy:
+        started.append(Proxy(port, spoil))
+        return started[-1]
+
+    yield start
+    for proxy in started:
+        proxy.close()
+
+
+def _once(action: Callable[[bytes], bytes | None]) -> Callable[[int, int, bytes], bytes | None]:
+    """Spoil one piece far into the first data connection that gets there, and nothing else."""
+    lock, left = threading.Lock(), [1]
+
+    def spoil(number: int, offset: int, data: bytes) -> bytes | None:
+        if number == 0 or offset < 100_000:
+            return data
+        with lock:
+            left[0], now = 0, left[0]
+        return action(data) if now else data
+
+    return spoil
+
+
+def test_a_bit_flipped_on_the_way_is_repaired(
+    local: ServerThread, tmp_path: Path, start_proxy: StartProxy
+) -> None:
+    """15: the user gets a right file and the receipt says what happened."""
+    flip = _once(lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    proxy = start_proxy(local.port, flip)
+    source = random_file(tmp_path / "x", 5_000_000)
+    (receipt,) = send_files([source], local.client(port=proxy.port))
+    assert receipt.resent_blocks >= 1
+    assert md5(local.output / receipt.saved_as) == md5(source)
+
+
+def test_a_data_connection_that_is_reset_is_replaced(
+    local: ServerThread, tmp_path: Path, start_proxy: StartProxy
+) -> None:
+    """39: what was not acknowledged goes another way."""
+    proxy = start_proxy(local.port, _once(lambda data: None))
+    source = random_file(tmp_path / "x", 5_000_000)
+    (receipt,) = send_files([source], local.client(port=proxy.port))
+    assert md5(local.output / receipt.saved_as) == md5(source)
+    assert receipt.verdict == "INTEGRITY_OK"
+
+
+def test_a_network_that_damages_everything_is_integrity_failed(
+    local: ServerThread, tmp_path: Path, start_proxy: StartProxy
+) -> None:
+    """15: never a wrong file under a final name, and exit 1's exception with its receipt."""
+
+    def spoil(number: int, offset: int, data: bytes) -> bytes:
+        return data if number == 0 or len(data) < 500 else data[:-1] + bytes([data[-1] ^ 1])
+
+    proxy = start_proxy(local.port, spoil)
+    source = random_file(tmp_path / "x", 1000)
+    with pytest.raises(FailedIntegrityError) as caught:
+        send_files([source], local.client(port=proxy.port))
+    assert caught.value.exit_code == 1
+    assert caught.value.receipt.verdict == "INTEGRITY_FAILED"
+    assert received(local.output) == []
+
+
+def test_a_lost_coordinator_ends_the_client_with_exit_5(
+    local: ServerThread, tmp_path: Path, start_proxy: StartProxy
+) -> None:
+    """39: the client does not wait for a verdict that cannot come."""
+    cut = threading.Event()
+
+    def spoil(number: int, offset: int, data: bytes) -> bytes | None:
+        if number > 0 and offset > 100_000:
+            cut.set()
+        return None if number == 0 and cut.is_set() else data
+
+    proxy = start_proxy(local.port, spoil)
+    source = random_file(tmp_path / "x", 5_000_000)
+    with pytest.raises(ConnectionLostError) as caught:
+        send_files([source], local.client(port=proxy.port))
+    assert caught.value.exit_code == 5
+    eventually(lambda: part_files(local.output) == [])
+
+
+# --- the source ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["truncate", "grow", "rewrite"])
+def test_a_source_changed_while_it_is_sent_is_said_as_such(
+    local: ServerThread, tmp_path: Path, start_proxy: StartProxy, change: str
+) -> None:
+    """20: never a verdict on a mixture, and the session goes on with the next file."""
+    source = random_file(tmp_path / "x", 30_000_000)
+    good = random_file(tmp_path / "good", 1000)
+
+    def alter(data: bytes) -> bytes:
+        if change == "truncate":
+            os.truncate(source, 10_000)
+        with open(source, "r+b") as file:
+            file.seek(0, os.SEEK_END if change == "grow" else os.SEEK_SET)
+            file.write(b"changed")
+        return data
+
+    proxy = start_proxy(local.port, _once(alter))
+    outcomes: list[object] = []
+    with pytest.raises(SourceError, match=r"changed|shorter"):
+        send_files(
+            [source, good],
+            local.client(port=proxy.port),
+            report=lambda path, outcome: outcomes.append(type(outcome).__name__),
+        )
+    assert outcomes == ["SourceError", "Receipt"]
+    (saved,) = received(local.output)
+    assert saved.name.endswith("_good")
+
+
+def test_a_sparse_file_arrives_with_its_zeros(local: ServerThread, tmp_path: Path) -> None:
+    """21: holes are bytes like others."""
+    source = tmp_path / "sparse"
+    source.write_bytes(b"head")
+    os.truncate(source, 5_000_000)
+    (receipt,) = send_files([source], local.client())
+    assert receipt.digest == hashlib.md5(b"head" + bytes(4_999_996)).hexdigest()
+
+
+# --- the server's disk and its own bugs ---------------------------------------------------------
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _broken(*_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize(
+    ("call", "failure", "code"),
+    [
+        ("_reserve", _full, "space"),
+        ("write", _full, "space"),
+        ("write", _broken, "disk"),
+        ("flush", _broken, "disk"),
+        ("publish", _full, "space"),
+    ],
+)
+def test_a_disk_error_is_a_clean_rejection(
+    local: ServerThread,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    failure: Callable[..., None],
+    code: str,
+) -> None:
+    """33 and 34: whatever call fails, the client is told, nothing is left, the next file works."""
+    source = random_file(tmp_path / "x", 1_000_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module.PartFile, call, failure)
+        with pytest.raises(RejectedError) as caught:
+            send_files([source], local.client())
+    assert caught.value.code == code
+    assert caught.value.exit_code == 4
+    eventually(lambda: part_files(local.output) == [])
+    assert received(local.output) == []
+    still_serves(local.port, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["_store_block", "_on_transfer_complete", "verify_blocks"])
+def test_a_bug_in_a_worker_hurts_only_its_transfer(
+    start_local: StartLocal,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+) -> None:
+    """45: logged, answered or timed out, nothing leaked; later transfers work."""
+    source = random_file(tmp_path / "x", 1_000_000)
+    local = start_local()
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module.Service, method, lambda *_: 1 / 0)
+        service = local.server._service
+        answers = server_module.Service._handlers(service)
+        patch.setattr(service, "_answers", answers)
+        with pytest.raises(TransferError):
+            send_files([source], local.client(timeout=1.0))
+    assert "ZeroDivisionError" in caplog.text
+    eventually(lambda: part_files(local.output) == [])
+    still_serves(local.port, tmp_path)
+
+
+def test_a_thousand_idle_connections_and_their_end(local: ServerThread, tmp_path: Path) -> None:
+    """29: idle connections cost a descriptor each, no thread, and are all closed at the end."""
+    sockets = [raw_socket(local.port) for _ in range(300)]
+    assert len([t for t in threading.enumerate() if t.name.startswith("worker")]) <= 10
+    still_serves(local.port, tmp_path)
+    for sock in sockets:
+        sock.close()
