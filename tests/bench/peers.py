@@ -1,0 +1,745 @@
+"""Measures this pair beside the tools that people move a file with, on one machine.
+
+    python tests/bench/peers.py                              1 GB, five rounds
+    python tests/bench/peers.py --size 256M,1G,4G            and whether time grows evenly
+    python tests/bench/peers.py --only md5sum,ours,rsync     only these, with their variants
+    python tests/bench/peers.py --short                      a few seconds: does everything work
+
+What it measures: the time from the start of a sending process to its end (for ``nc``, which does
+not wait for its receiver, to the end of both), over loopback, into a file on the same disk.
+``md5sum`` of the same file is the floor: nothing that takes the MD5 of the file on its way can be
+faster. For our own pair also the peak memory of both sides and the server's number of threads.
+
+How fair it is: a round runs each tool once, each round begins with another tool, so that a slow
+minute of the machine hits all of them; medians are shown, with the best and the worst beside them.
+Before each run the disk is given what earlier ones left unwritten. A first small transfer with each
+tool is not counted. Every receiver that can be is started once and waits; the start of Python is in
+our time, as the log-in is in that of ``scp``. The tools do not give the same: the last column says
+what each gives, and a time without it says nothing. Only ours and ``--fsync`` wait for the disk.
+
+What it does not say: how any of them does over a real network, with loss or delay, between two
+machines (here both sides share the processors), with a cold file, with many small files, or where
+rsync shines, which is a file that is partly there. A received file is checked for its size, ours
+for ``INTEGRITY_OK`` as well. Nothing is asserted about time: the exit code is 0 unless ours failed.
+Peak memory of the client comes from the system, which never gives less than this program's own.
+
+A tool that is not there, or does not start, is named with the reason. An ``sshd`` that root starts
+wants a directory for its separation of privileges, which exists where sshd runs as a service; its
+message names it, and none is made here: nothing outside the temporary directory is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Iterator, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # where this file is run by its name, ours are not on the path
+
+from config import KB, MB, format_size, parse_size  # noqa: E402
+
+HOST = "127.0.0.1"
+PIECE = MB  # of random data; a larger one would show as memory of our children, see the docstring
+REHEARSAL = 2 * MB  # more than one block of ours, and gone in no time
+START_PATIENCE = 10.0  # seconds for a peer to listen
+END_PATIENCE = 5.0  # seconds for a peer to end when asked to
+SLOWEST = 2 * MB  # bytes in a second; what is slower than this, and a minute more, hangs
+IN_MEMORY = ("tmpfs", "ramfs")  # file systems where nothing is durable and nothing costs
+SBIN = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin"])  # not on everybody's PATH
+RSS_UNIT = 1 if sys.platform == "darwin" else KB  # of ru_maxrss
+# Settings of the one who runs this must not change what is measured; messages are read in English.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("LFT_", "RSYNC_", "SSH_"))}
+ENVIRONMENT["LC_ALL"] = "C"
+
+
+class ToolError(Exception):
+    """Why a tool has no time: not installed, not started, failed."""
+
+
+class Run(NamedTuple):
+    """What one run took."""
+
+    seconds: float
+    peak: int  # bytes of memory of the process that was timed
+
+
+class Row(NamedTuple):
+    """One way to call a tool, one line of the table."""
+
+    name: str
+    gives: str
+    options: tuple[str, ...] = ()
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def find(program: str) -> str:
+    """Return where ``program`` is. Raises ``ToolError``."""
+    path = shutil.which(program, path=os.environ.get("PATH", os.defpath) + os.pathsep + SBIN)
+    if path is None:
+        raise ToolError(f"not installed ({program})")
+    return path
+
+
+@contextlib.contextmanager
+def child(command: list[str], **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``command``; it is gone afterwards, whatever happens.
+
+    A session of its own keeps Ctrl-C from it: who ends when is decided here alone.
+    """
+    streams.setdefault("stdin", subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, **streams)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that still runs, with all that it started."""
+    if process.poll() is None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_PATIENCE)
+    for pipe in (process.stdout, process.stderr):
+        if pipe:
+            pipe.close()
+
+
+@contextlib.contextmanager
+def logged(command: list[str], log: Path, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``command`` like ``child``; what it says goes to ``log``."""
+    with open(log, "wb") as output:
+        streams = {"stdout": output, "stderr": output, **streams}
+        with child(command, **streams) as process:
+            yield process
+
+
+def last_line(log: Path) -> str:
+    """Return the last words of a log, which mostly say why."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else "no message"
+
+
+def wait(process: subprocess.Popen[bytes], patience: float) -> Any:
+    """Wait for the end of a process, kill it if that never comes; return what it used."""
+    watchdog = threading.Timer(patience, process.kill)
+    watchdog.start()
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    finally:
+        watchdog.cancel()
+    killed = os.WIFSIGNALED(status)
+    process.returncode = -os.WTERMSIG(status) if killed else os.WEXITSTATUS(status)
+    return usage
+
+
+def timed(command: list[str], log: Path, size: int, stdin: IO[bytes] | None = None) -> Run:
+    """Run ``command`` from start to end; what it says goes to ``log``. Raises ``ToolError``."""
+    began = time.perf_counter()
+    with logged(command, log, stdin=stdin or subprocess.DEVNULL) as process:
+        usage = wait(process, patience(size))
+        seconds = time.perf_counter() - began
+    if process.returncode:
+        raise ToolError(f"failed with {process.returncode}: {last_line(log)}")
+    return Run(seconds, usage.ru_maxrss * RSS_UNIT)
+
+
+def patience(size: int) -> float:
+    """Return the seconds after which moving ``size`` bytes counts as hanging."""
+    return 60 + size / SLOWEST
+
+
+def quietly(command: list[str]) -> str:
+    """Run a small helper; return all it said. Raises ``ToolError``."""
+    command = [find(command[0]), *command[1:]]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with child(command, **streams) as process:
+        try:
+            output, _ = process.communicate(timeout=START_PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise ToolError(f"{command[0]} hangs") from None
+    return str(output, "utf-8", "replace")
+
+
+def free_port() -> int:
+    """Return a port nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def await_listener(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Return when somebody listens on ``port``. Raises ``ToolError`` if that never happens."""
+    deadline = time.monotonic() + START_PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+            return
+        time.sleep(0.02)
+    raise ToolError(f"not started: {last_line(log)}")
+
+
+# --- the tools ----------------------------------------------------------------------------------
+
+
+class Tool:
+    """A program that moves a file, with the rows it has in the table.
+
+    ``start`` brings up what waits on the other side and leaves its end to ``stack``; ``run`` moves
+    ``source`` once into ``inbox`` and takes the time. Both raise ``ToolError``. All files of a tool
+    are below ``place``.
+    """
+
+    rows: tuple[Row, ...] = ()
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.inbox = place / "inbox"
+        self.log = place / "log"  # of the process that is timed
+        self.peer_log = place / "peer-log"  # of the one that waits
+        self.inbox.mkdir(parents=True)
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        """Get ready."""
+        raise NotImplementedError
+
+    def run(self, row: Row, source: Path) -> Run:
+        """Move the file once."""
+        raise NotImplementedError
+
+    def listen(self, stack: contextlib.ExitStack, command: list[str], port: int) -> None:
+        """Start a peer that listens on ``port`` until the end."""
+        process = stack.enter_context(logged(command, self.peer_log))
+        await_listener(process, port, self.peer_log)
+
+    def check_received(self, size: int) -> None:
+        """See that exactly one file of the right size came. Raises ``ToolError``."""
+        sizes = [path.stat().st_size for path in self.inbox.iterdir() if path.is_file()]
+        if sizes != [size]:
+            raise ToolError(f"failed: {sizes} bytes were received, not [{size}]")
+
+    def clear(self) -> None:
+        """Remove what came, whole or in part."""
+        for path in self.inbox.iterdir():
+            if path.is_file():
+                path.unlink()
+
+
+class Md5sum(Tool):
+    """The floor: reads the file and hashes it."""
+
+    rows = (Row("md5sum", "the floor: reads and hashes, moves nothing"),)
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        """Find it."""
+        self.program = find("md5sum")
+
+    def run(self, row: Row, source: Path) -> Run:
+        """Hash the file."""
+        return timed([self.program, str(source)], self.log, source.stat().st_size)
+
+    def check_received(self, size: int) -> None:
+        """Nothing is sent."""
+
+
+class Ours(Tool):
+    """This pair: a whole client process for each run, one server for all of them."""
+
+    rows = (
+        Row("ours", "MD5 end to end, durable"),
+        Row("ours-sha256", "SHA-256 end to end, durable", ("--digest", "sha256")),
+    )
+    resent = 0  # blocks, which on loopback should stay 0
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        """Start the server."""
+        command = [sys.executable, str(ROOT / "server.py"), "--host", HOST, "--port", "0"]
+        command += ["--output", str(self.inbox), "--grace", "0"]
+        server = stack.enter_context(logged(command, self.peer_log, stdout=subprocess.PIPE))
+        assert server.stdout is not None
+        first = server.stdout.readline().decode()
+        if not first.startswith("Listening on "):
+            raise ToolError(f"not started: {last_line(self.peer_log)}")
+        self.port = first.rpartition(":")[2].strip()
+        self.status = Path("/proc", str(server.pid), "status")
+
+    def run(self, row: Row, source: Path) -> Run:
+        """Run the client; its receipt must say that all is well."""
+        command = [sys.executable, str(ROOT / "client.py"), str(source), "--quiet", "--json"]
+        command += ["--server", HOST, "--port", self.port, *row.options]
+        run = timed(command, self.log, source.stat().st_size)
+        receipt = self._receipt()
+        if receipt["verdict"] != "INTEGRITY_OK" or not receipt["durable"]:
+            raise ToolError(f"failed: {receipt}")
+        self.resent += receipt["resent_blocks"]
+        return run
+
+    def _receipt(self) -> dict[str, Any]:
+        for line in self.log.read_text(errors="replace").splitlines():
+            if line.startswith("{"):  # what else there is comes from the log of the client
+                receipt: dict[str, Any] = json.loads(line)
+                return receipt
+        raise ToolError(f"failed: no receipt, {last_line(self.log)}")
+
+    def server_facts(self) -> str:
+        """Say what the server took so far, where the system tells."""
+        fields = proc_fields(self.status)
+        if "VmHWM" not in fields:
+            return "memory and threads of the server are not told by this system"
+        peak = format_size(int(fields["VmHWM"].split()[0]) * KB)
+        return f"server: peak memory so far {peak}, {fields.get('Threads', '?')} threads"
+
+
+class Rsync(Tool):
+    """A daemon of rsync, so that no ssh is in the way; ``-W`` sends the file whole."""
+
+    MD5 = "--checksum-choice=md5"
+    rows = (
+        Row("rsync", "own 128-bit hash, not durable"),
+        Row("rsync-fsync", "own 128-bit hash, file flushed", ("--fsync",)),
+        Row("rsync-md5", "MD5 end to end, not durable", (MD5,)),
+        Row("rsync-md5-fsync", "MD5 end to end, file flushed", (MD5, "--fsync")),
+    )
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        """Start the daemon."""
+        self.program, self.port = find("rsync"), free_port()
+        config = self.place / "rsyncd.conf"
+        config.write_text(self._config())
+        command = [self.program, "--daemon", "--no-detach", f"--config={config}"]
+        self.listen(stack, command, self.port)
+
+    def _config(self) -> str:
+        lines = [f"address = {HOST}", f"port = {self.port}", "use chroot = no"]
+        lines += [f"log file = {self.place / 'daemon-log'}", "reverse lookup = no"]
+        if not os.getuid():  # it would become nobody, who may not write to our directory
+            lines += ["uid = 0", "gid = 0"]
+        lines += ["[inbox]", f"path = {self.inbox}", "read only = no"]
+        return "\n".join(lines) + "\n"
+
+    def run(self, row: Row, source: Path) -> Run:
+        """Send the file to the daemon."""
+        target = f"rsync://{HOST}:{self.port}/inbox/"
+        command = [self.program, "-W", *row.options, str(source), target]
+        return timed(command, self.log, source.stat().st_size)
+
+
+class Netcat(Tool):
+    """OpenBSD's netcat: bytes into a connection, bytes out of it, nothing else."""
+
+    rows = (Row("nc", "nothing verified, not durable"),)
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        """Find it; other ones of the same name do not know when to stop."""
+        self.program = find("nc")
+        if not re.search(r"-N\b.*shutdown", quietly(["nc", "-h"]), re.IGNORECASE):
+            raise ToolError("not run: this nc is not OpenBSD's (no -N)")
+
+    def run(self, row: Row, source: Path) -> Run:
+        """Start a receiver, send, wait for both."""
+        port, size = str(free_port()), source.stat().st_size
+        with open(self.inbox / source.name, "wb") as received, open(source, "rb") as data:
+            command = [self.program, "-nvl", HOST, port]
+            with child(command, stdout=received, stderr=subprocess.PIPE) as listener:
+                self._await_words(listener)
+                began = time.perf_counter()
+                sent = timed([self.program, "-nN", HOST, port], self.log, size, data)
+                wait(listener, patience(size))
+                return Run(time.perf_counter() - began, sent.peak)
+
+    @staticmethod
+    def _await_words(listener: subprocess.Popen[bytes]) -> None:
+        """Return when it says that it listens: a connection, just to see, would be the only one."""
+        assert listener.stderr is not None
+        words = listener.stderr.readline().decode(errors="replace").strip()
+        if not words.startswith("Listening"):
+            raise ToolError(f"not started: {words}")
+
+
+class Scp(Tool):
+    """scp to an sshd of our own, with keys of our own."""
+
+    rows = (Row("scp", "encrypted, packets verified, not the file; not durable"),)
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        """Make keys, start sshd."""
+        self.program, server, self.port = find("scp"), find("sshd"), free_port()
+        for name in ("host", "user"):
+            quietly(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.place / name)])
+        host_key = (self.place / "host.pub").read_text()
+        (self.place / "known").write_text(f"[{HOST}]:{self.port} {host_key}")
+        config = self.place / "sshd.conf"
+        config.write_text("\n".join(self._config()) + "\n")
+        self.listen(stack, [server, "-D", "-e", "-f", str(config)], self.port)
+
+    def _config(self) -> list[str]:
+        return [
+            f"ListenAddress {HOST}:{self.port}",
+            f"HostKey {self.place / 'host'}",
+            f"AuthorizedKeysFile {self.place / 'user.pub'}",
+            "PidFile none",
+            "StrictModes no",  # a temporary directory is below one that everybody may write to
+            "UsePAM no",
+            "PasswordAuthentication no",
+            "PermitRootLogin prohibit-password",
+            "PermitUserRC no",
+            "Subsystem sftp internal-sftp",
+        ]
+
+    def run(self, row: Row, source: Path) -> Run:
+        """Copy the file to ourselves."""
+        options = ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes"]
+        options += [f"UserKnownHostsFile={self.place / 'known'}"]
+        command = [self.program, "-q", "-F", os.devnull, "-P", str(self.port)]
+        command += ["-i", str(self.place / "user"), *(f"-o{option}" for option in options)]
+        command += [str(source), f"{HOST}:{self.inbox}/"]
+        return timed(command, self.log, source.stat().st_size)
+
+
+TOOLS = (Md5sum, Ours, Rsync, Netcat, Scp)
+NAMES = [row.name for tool in TOOLS for row in tool.rows]
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Entry:
+    """A row with its times, or with the reason why there are none."""
+
+    tool: Tool
+    row: Row
+    trouble: str = ""
+    runs: dict[int, list[Run]] = field(default_factory=dict)  # by size of the file
+
+    def run(self, source: Path) -> Run | None:
+        """Run it once and check what came; trouble ends its part in this."""
+        os.sync()  # nobody pays for what the one before left unwritten
+        try:
+            run = self.tool.run(self.row, source)
+            self.tool.check_received(source.stat().st_size)
+            return run
+        except (ToolError, OSError) as error:
+            self.trouble = str(error)
+            return None
+        finally:
+            self.tool.clear()
+
+    def median(self, size: int) -> float:
+        """Return the seconds that stand for all rounds."""
+        return statistics.median(run.seconds for run in self.runs[size])
+
+
+def make_file(path: Path, size: int) -> Path:
+    """Fill a file with random data and have it written, so that only its pages stay behind."""
+    with open(path, "wb") as file:
+        for offset in range(0, size, PIECE):
+            file.write(os.urandom(min(PIECE, size - offset)))
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def start_tools(stack: contextlib.ExitStack, place: Path, names: list[str]) -> list[Entry]:
+    """Start what waits on the other side; return an entry for each row that was asked for."""
+    entries = []
+    for kind in TOOLS:
+        rows = [row for row in kind.rows if row.name in names]
+        if rows:
+            tool = kind(place / kind.__name__.lower())
+            trouble = start(tool, stack)
+            entries += [Entry(tool, row, trouble) for row in rows]
+    return entries
+
+
+def start(tool: Tool, stack: contextlib.ExitStack) -> str:
+    """Start one tool; return why that did not work, or nothing."""
+    try:
+        tool.start(stack)
+    except (ToolError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def rehearse(entries: list[Entry], place: Path) -> None:
+    """Run each once with a small file, uncounted: brings programs to memory, trouble to light."""
+    source = make_file(place / "rehearsal.bin", REHEARSAL)
+    for entry in entries:
+        if not entry.trouble:
+            entry.run(source)
+    source.unlink()
+
+
+def measure(entries: list[Entry], source: Path, rounds: int) -> None:
+    """Run every tool once a round, each round beginning with another one."""
+    for number in range(rounds):
+        turn = number % len(entries)
+        for entry in entries[turn:] + entries[:turn]:
+            run = None if entry.trouble else entry.run(source)
+            if run:
+                entry.runs.setdefault(source.stat().st_size, []).append(run)
+                note(f"round {number + 1} of {rounds}: {entry.row.name} {run.seconds:.2f} s")
+
+
+def note(text: str) -> None:
+    """Say how far it is, out of the way of the tables."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- what is told -------------------------------------------------------------------------------
+
+
+def proc_fields(path: Path) -> dict[str, str]:
+    """Return the ``name: value`` lines of a file below /proc, the first of each name."""
+    fields: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in path.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+    return fields
+
+
+def file_system(directory: Path) -> str:
+    """Return the kind of file system that ``directory`` is on: the longest mount above it."""
+    best, kind = "", "unknown"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mounts").read_text().splitlines():
+            mount, this_kind = line.split()[1:3]
+            above = f"{directory.resolve()}/".startswith(mount.rstrip("/") + "/")
+            if above and len(mount) >= len(best):
+                best, kind = mount, this_kind
+    return kind
+
+
+def version(command: list[str]) -> str:
+    """Return the first line a tool says about itself."""
+    try:
+        return quietly(command).strip().splitlines()[0]
+    except (ToolError, IndexError) as error:
+        return str(error) or "tells no version"
+
+
+def rsync_hash() -> str:
+    """Name the hash that rsync takes unless told otherwise: the first it lists."""
+    with contextlib.suppress(ToolError):
+        listed = re.search(r"Checksum list:\s+(\w+)", quietly(["rsync", "--version"]))
+        return listed[1] if listed else "not told"
+    return "none"
+
+
+def print_facts(directory: Path) -> None:
+    """Print what the times depend on."""
+    cpu = proc_fields(Path("/proc/cpuinfo")).get("model name") or platform.processor()
+    memory = proc_fields(Path("/proc/meminfo")).get("MemTotal", "0").split()[0]
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    facts = {
+        "processor": f"{cpu or platform.machine()}, {os.cpu_count()} cores, load {load} before",
+        "memory": format_size(int(memory) * KB) if memory != "0" else "not told",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_version()}, {ssl.OPENSSL_VERSION}",
+        "directory": f"on {file_system(directory)}",
+        "md5sum": version(["md5sum", "--version"]),
+        "rsync": f"{version(['rsync', '--version'])}, default hash: {rsync_hash()}",
+        "nc": version(["nc", "-h"]),
+        "scp": version(["ssh", "-V"]),
+    }
+    for name, fact in facts.items():
+        print(f"{name + ':':<11}{fact}", flush=True)
+
+
+def print_table(entries: list[Entry], size: int, rounds: int) -> None:
+    """Print one table: seconds, and how many times those of md5sum and of ours."""
+    print(f"\n{format_size(size)}, random data from os.urandom, in the page cache; seconds", end="")
+    print(f", medians of {rounds} interleaved rounds" if rounds > 1 else ", one round")
+    if not fits_in_memory(size):
+        print("(there is no room in memory for the file and its copy: the disk is in these times)")
+    print(f"{'tool':<16}{'median':>8}{'best':>8}{'worst':>8}{'/md5sum':>9}{'/ours':>7}  gives")
+    medians = {entry.row.name: entry.median(size) for entry in entries if not entry.trouble}
+    for entry in entries:
+        print(f"{entry.row.name:<16}{figures(entry, size, medians)}", flush=True)
+
+
+def fits_in_memory(size: int) -> bool:
+    """Say whether the file and a copy of it can be in the page cache, where the system tells."""
+    available = proc_fields(Path("/proc/meminfo")).get("MemAvailable")
+    return available is None or 2 * size < int(available.split()[0]) * KB
+
+
+def figures(entry: Entry, size: int, medians: dict[str, float]) -> str:
+    """Return the rest of a row: its figures, or why there are none."""
+    if entry.trouble:
+        return f"  {entry.trouble}"
+    times = [run.seconds for run in entry.runs[size]]
+    median = entry.median(size)
+    floor, ours = (ratio(median, medians.get(name)) for name in ("md5sum", "ours"))
+    seconds = f"{median:>8.2f}{min(times):>8.2f}{max(times):>8.2f}"
+    return f"{seconds}{floor:>9}{ours:>7}  {entry.row.gives}"
+
+
+def ratio(seconds: float, other: float | None) -> str:
+    """Return how many times ``other`` it is, as far as that was measured."""
+    return f"{seconds / other:.2f}" if other else "-"
+
+
+def own(entries: list[Entry]) -> list[Entry]:
+    """Return the rows of this pair."""
+    return [entry for entry in entries if isinstance(entry.tool, Ours)]
+
+
+def print_own_facts(entries: list[Entry], size: int) -> None:
+    """Print what ours took beside time."""
+    for entry in own(entries):
+        if not entry.trouble:
+            peak = max(run.peak for run in entry.runs[size])
+            print(f"{entry.row.name}: peak memory of the client {format_size(peak)}")
+    servers = {entry.tool for entry in own(entries) if not entry.trouble}
+    for server in servers:
+        assert isinstance(server, Ours)
+        print(f"{server.server_facts()}; blocks sent again so far: {server.resent}")
+
+
+def print_flatness(entries: list[Entry], sizes: list[int]) -> None:
+    """Print the seconds for each GB over all sizes: the same figure if time grows evenly."""
+    print("\nseconds for each GB (the start of Python weighs more in a small file)")
+    print(f"{'tool':<16}" + "".join(f"{format_size(size):>12}" for size in sizes))
+    for entry in own(entries):
+        if not entry.trouble:
+            rates = (entry.median(size) * KB * MB / size for size in sizes)
+            print(f"{entry.row.name:<16}" + "".join(f"{rate:>12.2f}" for rate in rates))
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def sizes_argument(text: str) -> list[int]:
+    """Parse ``--size``."""
+    try:
+        return [parse_size(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def rounds_argument(text: str) -> int:
+    """Parse ``--rounds``."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"not a number of rounds: {text!r}")
+    return int(text)
+
+
+def names_argument(text: str) -> list[str]:
+    """Parse ``--only``: a name stands for its variants as well."""
+    chosen = []
+    for word in text.split(","):
+        found = [name for name in NAMES if f"{name}-".startswith(f"{word}-")]
+        if not found:
+            raise argparse.ArgumentTypeError(f"no {word!r}; there are {', '.join(NAMES)}")
+        chosen += found
+    return chosen
+
+
+def directory_argument(text: str) -> Path:
+    """Parse ``--directory``."""
+    if not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"not a directory: {text!r}")
+    return Path(text).resolve()
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Measure this pair beside its peers.")
+    add = parser.add_argument
+    # fmt: off
+    add("--size", type=sizes_argument, metavar="SIZE[,SIZE...]", help="of the file (1G)")
+    add("--rounds", type=rounds_argument, metavar="N", help="runs of each tool (5)")
+    add("--only", type=names_argument, default=NAMES, metavar="TOOL[,TOOL...]",
+        help=f"a name takes its variants along: {', '.join(NAMES)}")
+    add("--directory", type=directory_argument, default=directory_argument(tempfile.gettempdir()),
+        metavar="DIR", help="for all files, on a real disk (the system's temporary directory)")
+    add("--short", action="store_true", help="16 MB, one round: shows that everything works")
+    # fmt: on
+    arguments = parser.parse_args(argv)
+    arguments.size = arguments.size or [16 * MB if arguments.short else KB * MB]
+    arguments.rounds = arguments.rounds or (1 if arguments.short else 5)
+    check_disk(parser, arguments)
+    return arguments
+
+
+def check_disk(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuse a directory where the times would mean nothing, or where there is no room."""
+    kind = file_system(arguments.directory)
+    if kind in IN_MEMORY and not arguments.short:
+        parser.error(f"{arguments.directory} is in memory ({kind}); name a --directory on a disk")
+    needed = 2 * max(arguments.size) + 64 * MB  # the file, its copy, and some air
+    if shutil.disk_usage(arguments.directory).free < needed:
+        parser.error(f"{arguments.directory} has no room for {format_size(needed)}")
+
+
+@contextlib.contextmanager
+def temporary_directory(parent: Path) -> Iterator[Path]:
+    """Give a directory that is gone afterwards, even if a dying peer still writes into it."""
+    place = Path(tempfile.mkdtemp(prefix="peers-", dir=parent))
+    try:
+        yield place
+    finally:
+        deadline = time.monotonic() + END_PATIENCE
+        while place.exists() and time.monotonic() < deadline:
+            shutil.rmtree(place, ignore_errors=True)
+            time.sleep(0.05)
+
+
+def interrupt(number: int, _frame: object) -> None:
+    """Leave on the first signal, through every ``finally``; a second one must not disturb that."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    os.write(2, b"interrupted\n")  # print() must not be entered twice
+    sys.exit(128 + number)
+
+
+def compare(arguments: argparse.Namespace, place: Path, stack: contextlib.ExitStack) -> int:
+    """Measure everything, print everything; return the exit code."""
+    print_facts(place)
+    entries = start_tools(stack, place, arguments.only)
+    rehearse(entries, place)
+    for size in arguments.size:
+        source = make_file(place / "random.bin", size)
+        measure(entries, source, arguments.rounds)
+        print_table(entries, size, arguments.rounds)
+        print_own_facts(entries, size)
+        source.unlink()
+    if len(arguments.size) > 1 and own(entries):
+        print_flatness(entries, arguments.size)
+    return 1 if any(entry.trouble for entry in own(entries)) else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run it; return the exit code."""
+    arguments = parse(argv)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    with temporary_directory(arguments.directory) as place, contextlib.ExitStack() as stack:
+        return compare(arguments, place, stack)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
