@@ -63,6 +63,7 @@ from __future__ import annotations
 import enum
 import errno
 import ipaddress
+import itertools
 import json
 import math
 import os
@@ -78,6 +79,7 @@ from typing import (
     Any,
     Callable,
     ClassVar,
+    Collection,
     Dict,
     Iterable,
     NamedTuple,
@@ -689,17 +691,13 @@ def decode_header(data: bytes | bytearray) -> BlockHeader:
     return BlockHeader(transfer, block, raw_length, wire_length, codec, digest)
 
 
-@dataclass(frozen=True)
 class Blocks:
-    """How a file of ``size`` bytes falls into blocks of ``block_size``; the last may be short."""
+    """How a file of ``size`` bytes falls into ``count`` blocks; the last may be short."""
 
-    size: int
-    block_size: int
-
-    @property
-    def count(self) -> int:
-        """The number of blocks: none for an empty file."""
-        return -(-self.size // self.block_size)
+    def __init__(self, size: int, block_size: int) -> None:
+        self.size = size
+        self.block_size = block_size
+        self.count = -(-size // block_size)  # rounded up: none for an empty file
 
     def offset(self, index: int) -> int:
         """Return where block ``index`` starts, in bytes."""
@@ -783,6 +781,7 @@ class Waker:
 
 
 _Buffer = Union[bytes, bytearray, memoryview]
+_MOST_PARTS = 64  # handed to the system in one call; it takes 1024 at most
 
 
 def wait(
@@ -848,35 +847,34 @@ class Connection:
 
     def push(self, *parts: _Buffer) -> None:
         """Add bytes to what is on its way out and send what the socket takes now."""
-        self._out += map(memoryview, parts)
-        self.unsent += sum(map(len, parts))
-        self.flush()
+        size = sum(map(len, parts))
+        sent = 0 if self._out else self._send_some(parts)
+        if sent < size:
+            self._out += map(memoryview, parts)
+            self.unsent += size
+            self._drop(sent)
 
     def flush(self) -> bool:
         """Send what the socket takes without waiting; return whether everything is out."""
         while self._out:
-            sent = self._send_some()
-            if sent is None:
+            sent = self._send_some(list(itertools.islice(self._out, _MOST_PARTS)))
+            if not sent:
                 return False
-            self.unsent -= sent
-            if self.unsent:
-                self._drop(sent)
-            else:
-                self._out.clear()
+            self._drop(sent)
         return True
 
-    def _send_some(self) -> int | None:
-        """Hand the first parts to the system in one call; ``None`` when it would block."""
+    def _send_some(self, parts: Collection[_Buffer]) -> int:
+        """Hand ``parts`` to the system in one call; return the bytes it took."""
         try:
-            if len(self._out) == 1:
-                return self._socket.send(self._out[0])
-            return self._socket.sendmsg(list(self._out))
+            return self._socket.sendmsg(parts)
         except (BlockingIOError, InterruptedError):
-            return None
+            return 0
         except OSError as error:
             raise self._lost(error) from error
 
     def _drop(self, sent: int) -> None:
+        """Forget what has been sent."""
+        self.unsent -= sent
         while sent:
             part = self._out.popleft()
             if sent < len(part):
