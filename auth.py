@@ -35,6 +35,7 @@ MIN_ITERATIONS = 4096  # the least RFC 7677 allows; less would be an attack on t
 MAX_ITERATIONS = 10_000_000  # a server asking for more wants to keep our processor busy
 MAX_CREDENTIALS_FILE = 16 * 1024 * 1024  # bytes: a hundred thousand users
 MAX_USER_NAME = 255  # characters
+MAX_NONCE = 256  # characters of one side's nonce: what is made of it still fits a message
 PRIORITIES = range(-100, 101)
 DEMO_ACCOUNTS = {"admin": ("admin123", 1), "user1": ("password1", 0)}  # for loopback only
 PASSWORD_VARIABLE = "LFT_PASSWORD"  # noqa: S105  (a name, not a password)
@@ -228,6 +229,7 @@ class ScramClient:
     """The client's side of one login: ``first``, then ``respond``, then ``check_server``."""
 
     def __init__(self, user: str, password: str, nonce: str | None = None) -> None:
+        check_user_name(user)
         self._password = password
         self._nonce = nonce or _nonce()
         name = saslprep(user).replace("=", "=3D").replace(",", "=2C")
@@ -254,6 +256,8 @@ class ScramClient:
 
     def _challenge(self, server_first: str) -> tuple[str, bytes, int]:
         nonce, salt_text, count = _attributes(server_first, "rsi", extensions=True)
+        if len(nonce) > 2 * MAX_NONCE or len(salt_text) > MAX_NONCE:
+            raise AuthenticationError("malformed login message")
         if not nonce.startswith(self._nonce) or nonce == self._nonce:
             raise AuthenticationError("the server did not take up our challenge")
         try:
@@ -296,7 +300,7 @@ class ScramServer:
             raise AuthenticationError("malformed login message")
         bare = client_first[len(_NO_BINDING) :]
         name, nonce = _attributes(bare, "nr", extensions=True)
-        if not nonce or len(name) > 3 * MAX_USER_NAME:
+        if not 0 < len(nonce) <= MAX_NONCE or len(name) > 3 * MAX_USER_NAME:
             raise AuthenticationError("malformed login message")
         self.user = name.replace("=2C", ",").replace("=3D", "=")
         self._known = self.user in self._credentials

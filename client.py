@@ -15,24 +15,29 @@ acknowledged yet. Neither is held while anything else is done.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # while Python still imports, Ctrl-C ends it without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import contextlib
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
 import queue
 import random
-import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +70,6 @@ from protocol import (
     IntegrityError,
     IntegrityFailed,
     IntegrityOk,
-    InterruptedTransferError,
     Message,
     Missing,
     Queued,
@@ -224,7 +228,7 @@ class Source:
         """Raise ``SourceError`` if the file is not the one that was opened, as it was then."""
         now = os.fstat(self._fd)
         same = (now.st_size, now.st_mtime_ns) == (self._facts.st_size, self._facts.st_mtime_ns)
-        with contextlib.suppress(FileNotFoundError):  # deleted: what was open has been sent
+        with contextlib.suppress(OSError):  # deleted: what was open has been sent
             same = same and os.path.samestat(os.stat(self._path), now)
         if not same:
             raise SourceError(f"{self._path}: changed while it was sent; send it again")
@@ -260,7 +264,8 @@ class Upload:
         self._hash = hashlib.new(settings.digest)
         self._ring = ring
         self._lock = threading.Lock()
-        self._awaited: set[int] = set()  # blocks handed out and not acknowledged
+        self._awaited: Counter[int] = Counter()  # acknowledgements owed for each block; a block
+        # that is asked for again before its first acknowledgement came is owed two
         self._read_all = self.blocks.count == 0
         self._acknowledged = 0  # bytes
         self._error: TransferError | None = None
@@ -295,7 +300,7 @@ class Upload:
         self._hash.update(view)
         self.digests += self._hash.digest()
         with self._lock:
-            self._awaited.add(block)
+            self._awaited[block] += 1
             self._read_all = block + 1 == self.blocks.count
 
     def digest_of(self, block: int) -> bytes:
@@ -304,23 +309,25 @@ class Upload:
         return bytes(self.digests[start : start + self._digest_size])
 
     def confirm(self, block: int) -> None:
-        """Note an acknowledgement (a sender); a block sent twice counts once."""
+        """Note an acknowledgement (a sender)."""
         with self._lock:
-            if block not in self._awaited:
+            self._awaited[block] -= 1
+            if self._awaited[block] > 0:
                 return
-            self._awaited.discard(block)
+            del self._awaited[block]
             self._acknowledged += self.blocks.length(block)
             done = self._read_all and not self._awaited
         if done:
             self._ring()
 
     def ask_again(self, block: int) -> None:
-        """Count ``block`` as not sent (main). Raises ``RemoteProtocolError`` if it never was."""
+        """Owe ``block`` once more (main). Raises ``RemoteProtocolError`` if it was never read."""
         with self._lock:
-            if (block + 1) * self._digest_size > len(self.digests) or block in self._awaited:
+            if (block + 1) * self._digest_size > len(self.digests):
                 raise RemoteProtocolError("the server asks again for a block it was never sent")
-            self._awaited.add(block)
-            self._acknowledged -= self.blocks.length(block)
+            if block not in self._awaited:
+                self._acknowledged -= self.blocks.length(block)
+            self._awaited[block] += 1
 
 
 Ring = Callable[[], None]
@@ -391,7 +398,7 @@ class Reader(threading.Thread):
     def __init__(
         self, upload: Upload, blocks: BlockQueue, free: queue.SimpleQueue[bytearray | None]
     ) -> None:
-        super().__init__(name="reader")
+        super().__init__(name="reader", daemon=True)
         self._upload = upload
         self._blocks = blocks
         self._free = free
@@ -418,7 +425,11 @@ class Reader(threading.Thread):
             return False
         blocks = self._upload.blocks
         view = memoryview(buffer)[: blocks.length(index)]
-        self._upload.source.read(view, blocks.offset(index))
+        try:
+            self._upload.source.read(view, blocks.offset(index))
+        except SourceError:
+            self._free.put(buffer)
+            raise
         self._upload.hash_block(index, view)
         self._blocks.put(Block(self._upload, index, view))
         return True
@@ -528,7 +539,7 @@ class Sender:
         self._settings = session.settings
         self._waker = Waker()
         self._connection: Connection | None = None
-        self._unacknowledged: dict[tuple[int, int], Block] = {}
+        self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
         self._pause = config.RETRY_FIRST
 
     def stop(self) -> None:
@@ -554,6 +565,9 @@ class Sender:
 
     def _connect_and_send(self) -> None:
         """Use a new data connection until it is lost or the session ends."""
+        self._waker.quiet()  # a ring that came too late for the last connection
+        if self._session.ending.is_set():  # looked at after quiet: it is set before the ring
+            raise Stop
         family, address = self._session.address
         timeout = self._settings.timeout
         try:
@@ -577,7 +591,7 @@ class Sender:
         self._session.ending.wait(pause)
 
     def _give_back(self) -> None:
-        blocks = [block for block in self._unacknowledged.values() if not block.upload.over]
+        blocks = list(itertools.chain.from_iterable(self._unacknowledged.values()))
         self._unacknowledged.clear()
         self._session.queue.leave(self._waker)
         for block in blocks:
@@ -605,14 +619,14 @@ class Sender:
         if len(self._unacknowledged) >= config.MAX_UNACKNOWLEDGED:
             return None
         block = self._session.queue.get(self._waker)
-        if block and block.upload.over:
+        while block and block.upload.over:
             self._session.free_buffer(block)
-            return self._next_block()
+            block = self._session.queue.get(self._waker)
         return block
 
     def _wait(self, connection: Connection, silence: Deadline, *, write: bool = False) -> bool:
         """Wait for the server or a new block; return whether the server has something for us."""
-        owed = bool(self._unacknowledged) or write
+        owed = write or any(not of[0].upload.over for of in self._unacknowledged.values())
         ready = connection.wait(silence.left() if owed else FOREVER, write=write, waker=self._waker)
         if not ready:
             self._waker.quiet()
@@ -624,10 +638,12 @@ class Sender:
 
     def _hear_acks(self, connection: Connection, silence: Deadline) -> None:
         for ack in connection.receive_acks():
-            block = self._unacknowledged.pop(ack, None)
-            if block is None:
+            blocks = self._unacknowledged.get(ack)
+            if not blocks:
                 raise RemoteProtocolError("the server acknowledges a block it was never sent")
-            block.upload.confirm(ack.block)
+            blocks.pop().upload.confirm(ack.block)
+            if not blocks:
+                del self._unacknowledged[ack]
             self._pause = config.RETRY_FIRST
             silence.put_off()
 
@@ -636,7 +652,7 @@ class Sender:
         upload = block.upload
         try:
             view = block.view or self._read_again(block)
-            self._unacknowledged[upload.number, block.index] = block
+            self._unacknowledged.setdefault((upload.number, block.index), []).append(block)
             digest = upload.digest_of(block.index)
             header = BlockHeader(
                 upload.number, block.index, len(view), len(view), CODEC_RAW, digest
@@ -790,20 +806,22 @@ class Session:
         self._control.send(
             FileStart(source.name, source.size, settings.block_size, settings.digest)
         )
+        position = 0
         while True:
             message = self._control.answer(settings.timeout)
             if isinstance(message, FileReady):
                 return Upload(source, settings, message.transfer, self._waker.ring)
-            if isinstance(message, Queued):
-                coordinator_log.info("waiting for our turn: position %d", message.position)
+            if isinstance(message, Queued) and message.position != position:
+                position = message.position
+                coordinator_log.info("waiting for our turn: position %d", position)
             self._refuse_rejected(source.name, message)
 
     def _send_upload(self, upload: Upload) -> Receipt:
         """Have an upload read, sent and judged; whatever happens, nobody works for it after."""
         self.progress.phase("sending")
         reader = Reader(upload, self.queue, self._free)
-        reader.start()
         try:
+            reader.start()
             return self._supervise(upload)
         except SourceError:
             self._cancel()
@@ -811,21 +829,22 @@ class Session:
         finally:
             upload.over = True
             self._free.put(None)
-            reader.join()
+            if reader.ident is not None:  # not interrupted before it began
+                reader.join()
             for block in self.queue.clear():
                 self.free_buffer(block)
 
     def _supervise(self, upload: Upload) -> Receipt:
         """Answer the server while blocks flow; return the verdict's receipt."""
         claimed = False  # whether TRANSFER_COMPLETE was said since the last MISSING
-        silence = Deadline(self.settings.timeout)
+        silence = Deadline(config.PATIENCE * self.settings.timeout)  # senders reconnect meanwhile
         moved = -1
         while True:
             self._check_senders()
             if not claimed and upload.delivered:
                 claimed = self._claim(upload)
             message = self._next_message()
-            if isinstance(message, Missing):
+            if isinstance(message, Missing) and message.transfer == upload.number:
                 self._send_again(upload, message)
                 claimed = False
             elif message:
@@ -837,8 +856,7 @@ class Session:
                 self.progress.move(moved)
                 silence.put_off()
             if silence.passed:
-                seconds = self.settings.timeout
-                raise ConnectionLostError(f"{self._control.peer}: no progress for {seconds:g} s")
+                raise ConnectionLostError(f"{self._control.peer}: no progress for too long")
 
     def _next_message(self) -> Message | None:
         """Return the next message, or ``None`` after a moment or when a thread of ours rang."""
@@ -869,9 +887,12 @@ class Session:
     def _send_again(self, upload: Upload, message: Missing) -> None:
         self.progress.phase("sending")
         for first, end in message.blocks:
-            log.warning("block %d (offset %d) and %d more: sent again", first,
-                        upload.blocks.offset(first), end - first - 1)  # fmt: skip
-            for index in range(first, min(end, upload.blocks.count)):
+            if end > upload.blocks.count:
+                raise RemoteProtocolError("the server asks for a block that the file does not have")
+            which = f"block {first}" if end == first + 1 else f"blocks {first} to {end - 1}"
+            offset = upload.blocks.offset(first)
+            log.warning("%s (offset %d) damaged or lost on the way: sent again", which, offset)
+            for index in range(first, end):
                 upload.ask_again(index)
                 self.queue.put(Block(upload, index))
 
@@ -914,9 +935,10 @@ class Session:
     def _cancel(self) -> None:
         """Give the file up and wait until the server has: the session is then free for the next."""
         with contextlib.suppress(ConnectionLostError):  # the next file will notice
+            deadline = Deadline(self.settings.timeout)
             self._control.send(Cancel())
             while self._control.state is State.CANCELLING:
-                self._control.answer(self.settings.timeout)
+                self._control.answer(deadline.left())
 
 
 # --- the progress bar ---------------------------------------------------------------------------
@@ -1043,8 +1065,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--chunk-size", type=chunks, default=config.CHUNK_SIZE, metavar="SIZE",
         help="bytes of one send call (50K)")
     add("--digest", choices=list(DIGEST_SIZES), default="md5", help="what proves the file (md5)")
-    add("--timeout", type=config.seconds_argument(0.1), default=config.TIMEOUT, metavar="SECONDS",
-        help="longest time without progress (30)")
+    add("--timeout", type=config.seconds_argument(2), default=config.TIMEOUT, metavar="SECONDS",
+        help="longest time without progress, at least 2 (30)")
     add("--quiet", action="store_true", help="no bar, and only what goes wrong in the log")
     add("--json", action="store_true", help="one JSON object for each file on standard output")
     add("--demo", action="store_true", help="start a server, send a sample, compare, stop it")
@@ -1061,13 +1083,24 @@ def _settings(arguments: argparse.Namespace, password: str) -> ClientSettings:
 
 
 def _print_receipt(receipt: Receipt, *, as_json: bool) -> None:
-    """Print the one line that a file gets on standard output."""
-    if as_json:
-        print(json.dumps(dataclasses.asdict(receipt)), flush=True)
-        return
+    """Print the one line that a file gets on standard output. Raises ``UsageError``."""
+    line = json.dumps(dataclasses.asdict(receipt)) if as_json else _receipt_line(receipt)
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to standard output: {error.strerror}") from None
+
+
+def _receipt_line(receipt: Receipt) -> str:
     saved = f"saved as {receipt.saved_as}, " if receipt.saved_as else "nothing saved, "
     facts = f"{format_size(receipt.bytes)} in {receipt.seconds:.2f} s, {saved}{receipt.algorithm}"
-    print(printable(f"{receipt.verdict} {facts} {receipt.digest}  {receipt.name}"), flush=True)
+    return printable(f"{receipt.verdict} {facts} {receipt.digest}  {receipt.name}")
+
+
+class Interrupt(BaseException):  # no Exception: nothing on its way up may take it for an error
+    """The user stopped the program."""
+
+    exit_code = 130
 
 
 def _handle_signals() -> None:
@@ -1075,10 +1108,8 @@ def _handle_signals() -> None:
 
     def interrupt(_number: int, _frame: object) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: os._exit(InterruptedTransferError.exit_code))
-        raise InterruptedTransferError(
-            "interrupted; the server keeps nothing of an unfinished file"
-        )
+            signal.signal(number, lambda *_: os._exit(Interrupt.exit_code))
+        raise Interrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
@@ -1135,6 +1166,14 @@ def main(argv: list[str] | None = None) -> int:
         progress.end()
         log.error("%s", error)
         return error.exit_code
+    except OSError as error:  # out of descriptors or threads, say
+        progress.end()
+        log.error("%s", error)
+        return UsageError.exit_code
+    except Interrupt:
+        progress.end()
+        log.error("interrupted; the server keeps nothing of an unfinished file")
+        return Interrupt.exit_code
 
 
 if __name__ == "__main__":

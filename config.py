@@ -38,11 +38,12 @@ KEEPALIVE_PROBES = 3  # unanswered questions before the connection counts as los
 # --- the client ---------------------------------------------------------------------------------
 
 STREAMS = 4  # data connections, one sender thread each
-MAX_STREAMS = 64  # threads beyond this cost more than another stream brings
+MAX_STREAMS = 64  # of a session, on both sides: more threads cost more than they bring
 BUFFERS_PER_STREAM = 4  # blocks read ahead: enough to keep senders busy while one block is hashed
 MAX_UNACKNOWLEDGED = 1024  # blocks in flight on one connection: 200 MB, more than a 10 Gbit/s link
 # with 100 ms holds; bounds what a server that never answers can make us remember
 TIMEOUT = 30.0  # seconds without progress before an attempt counts as dead
+PATIENCE = 10  # times TIMEOUT: how long lost data connections are tried again without progress
 RETRY_FIRST = 0.5  # seconds before the second attempt, doubled each time ...
 RETRY_LONGEST = 30.0  # ... up to this
 ACK_EVERY = 8  # blocks sent in a row before a busy sender looks for acknowledgements
@@ -64,7 +65,7 @@ BLOCK_TIMEOUT = 300.0  # seconds for one block from its first to its last byte
 CLOSING_TIMEOUT = 2.0  # seconds for a peer to read our last words before the connection is cut
 TICK = 0.5  # seconds between two looks at the clocks of all connections
 VERIFYING_EVERY = 1.0  # seconds between two reports while a file is verified
-QUEUED_EVERY = 5.0  # seconds between two reports of the position in the queue
+QUEUED_EVERY = 1.0  # seconds between two reports of the position in the queue
 LINGER = 0.05  # seconds a worker stays with a silent connection while nobody else is ready:
 # long beside the gap between two blocks on a busy connection, short beside a person's patience
 URGENCY = 5.0  # one step of priority weighs as much as this many seconds of waiting
@@ -76,7 +77,9 @@ KEEP_FOR_HASHING = 8 * MB  # of one transfer, in memory between writing and hash
 # block back from the page cache costs about a tenth of hashing it
 MAX_ROUNDS = 5  # repairs in a row without progress before a transfer counts as failed
 MAX_QUEUED_BYTES = 256 * KB  # answers a peer may leave unread before it is cut off
-SPARE_BUFFERS = 64  # block buffers kept for the next block instead of being freed
+SPARE_BUFFERS = 16 * MB  # of block buffers kept for the next block instead of being freed
+MAX_AHEAD = 100_000  # blocks a transfer may be ahead of its first gap: 260 bytes of memory each
+ACK_DELAY = 0.1  # seconds an acknowledgement may wait for others, should blocks come without end
 PROGRESS_LINES = 10  # log lines for one transfer, whatever its size
 
 

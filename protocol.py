@@ -168,12 +168,6 @@ class RemoteProtocolError(ProtocolError):
     """The peer did."""
 
 
-class InterruptedTransferError(TransferError):
-    """The user stopped it."""
-
-    exit_code = 130
-
-
 # --- messages: the checks of a field ------------------------------------------------------------
 
 _SPAN = 2  # the length of [first, end]
@@ -364,6 +358,7 @@ class Verifying(Message, verb="VERIFYING"):
 class Missing(Message, verb="MISSING"):
     """Send these blocks (again), then TRANSFER_COMPLETE (again)."""
 
+    transfer: int = _whole(1, 2**32 - 1)
     blocks: Spans = _spans()
 
 
@@ -439,7 +434,8 @@ _Moves = Dict[Tuple[Side, Type[Message]], State]
 # What may be said in each state, by whom, and the state it leads to. ERROR from the server and
 # GOODBYE from the client are allowed in every state but CLOSED. TRANSFER_COMPLETE and CANCEL in
 # READY are those that crossed a REJECTED or INTEGRITY_FAILED on the way: the server ignores them.
-# TRANSFER_COMPLETE in VERIFYING follows a MISSING that crossed the one before.
+# TRANSFER_COMPLETE in VERIFYING follows a MISSING that crossed the one before; so does INTEGRITY_OK
+# in RECEIVING, when the blocks were faster than the TRANSFER_COMPLETE that the MISSING crossed.
 DIALOGUE: dict[State, _Moves] = {
     State.NEW: {(_C, Hello): State.GREETED},
     State.GREETED: {(_S, Hello): State.OPEN},
@@ -463,6 +459,7 @@ DIALOGUE: dict[State, _Moves] = {
         (_C, Cancel): State.CANCELLING,
         (_S, Missing): State.RECEIVING,
         (_S, Verifying): State.RECEIVING,
+        (_S, IntegrityOk): State.READY,
         (_S, IntegrityFailed): State.READY,
         (_S, Rejected): State.READY,
     },
@@ -551,7 +548,7 @@ def decode(frame: bytes) -> Message:
         raise RemoteProtocolError(f"{kind.VERB} wants exactly: {', '.join(sorted(names))}")
     try:
         return kind(**{name: _frozen(value) for name, value in values.items()})
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(str(error)) from None
 
 
@@ -812,17 +809,13 @@ class Connection:
         self._out: deque[memoryview] = deque()
         self.unsent = 0  # bytes in _out
         self.dialogue = Dialogue(side)
-        self.peer = _peer_name(sock)
+        self.address = sock.family, _peer_address(sock)  # to connect to it again
+        self.peer = _peer_name(self.address[1])
         sock.setblocking(False)
         _tune(sock)
 
     def __repr__(self) -> str:
         return f"<Connection to {self.peer}, {self.state.value}, {self.unsent} bytes unsent>"
-
-    @property
-    def address(self) -> tuple[int, Any]:
-        """The family and the address that the peer can be connected to again."""
-        return self._socket.family, self._socket.getpeername()
 
     def fileno(self) -> int:
         """Return the socket's descriptor, for a selector."""
@@ -978,10 +971,11 @@ class Connection:
             return  # the peer was faster
 
     def discard(self) -> bool:
-        """Throw away what has come; return whether the peer has closed."""
+        """Throw away what has come, up to a limit; return whether the peer has closed."""
         try:
-            while self._receive_some() is not None:
-                pass
+            for _ in range(16):  # a peer that floods us must not keep the caller here
+                if self._receive_some() is None:
+                    return False
         except ConnectionLostError:
             return True
         return False
@@ -1041,12 +1035,15 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(address).is_loopback for address in addresses)
 
 
-def _peer_name(sock: socket.socket) -> str:
+def _peer_address(sock: socket.socket) -> Any:
     try:
-        address = sock.getpeername()
+        return sock.getpeername()
     except OSError:  # gone before we looked
-        return "a peer that has gone"
-    return "{}:{}".format(*address[:2]) if isinstance(address, tuple) and address else "the peer"
+        return None
+
+
+def _peer_name(address: Any) -> str:
+    return "{}:{}".format(*address[:2]) if isinstance(address, tuple) else "the peer"
 
 
 def _tune(sock: socket.socket) -> None:

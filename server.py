@@ -19,6 +19,11 @@ hashed or logged while one is held.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # until it serves, Ctrl-C ends it without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import contextlib
 import errno
@@ -30,7 +35,6 @@ import logging
 import os
 import secrets
 import selectors
-import signal
 import socket
 import sys
 import threading
@@ -98,6 +102,7 @@ block_log = logging.getLogger("block")
 PARTIAL = ".partial"  # the folder below the output directory for what is not finished
 MAX_NAME_BYTES = 255  # of a file name, on every common file system
 MAX_MISSING = 4096  # blocks asked for in one MISSING; what is left comes with the next
+ACKS_TOGETHER = 4 * len(encode_ack(0, 0))  # bytes: one call and one wake-up for four blocks
 MESSAGES_PER_UNIT = 16  # of one coordinator before others get their turn
 
 # --- names --------------------------------------------------------------------------------------
@@ -147,19 +152,27 @@ class BufferPool:
     """Block buffers to use again: a fresh one costs a page fault for every 4 KB. Any thread."""
 
     def __init__(self, keep: int) -> None:
-        self._spare: deque[bytearray] = deque(maxlen=keep)  # its append and pop are atomic
+        """Keep up to ``keep`` bytes for the next block instead of freeing them."""
+        self._keep = keep
+        self._kept = 0  # about: two threads may miss each other, which costs a buffer
+        self._spare: deque[bytearray] = deque()  # its append and pop are atomic
 
     def take(self, size: int) -> memoryview:
         """Return a view of exactly ``size`` bytes with anything in it."""
         with contextlib.suppress(IndexError):
             spare = self._spare.pop()
+            self._kept -= len(spare)
             if len(spare) >= size:
                 return memoryview(spare)[:size]
         return memoryview(bytearray(size))
 
     def give(self, view: memoryview) -> None:
         """Take a buffer back; the caller must not use it any more."""
-        self._spare.append(view.obj)  # type: ignore[arg-type]  # take() made it of a bytearray
+        buffer = view.obj
+        assert isinstance(buffer, bytearray)  # take() made it
+        if self._kept + len(buffer) <= self._keep:
+            self._kept += len(buffer)
+            self._spare.append(buffer)
 
 
 class PartFile:
@@ -234,9 +247,13 @@ class PartFile:
 
     def discard(self) -> None:
         """Close it and remove the unfinished name; a published file keeps its final one."""
-        os.close(self._fd)
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            os.close(self._fd)
             os.unlink(self._path)
+        except FileNotFoundError:  # published by renaming
+            return
+        except OSError as error:  # nobody's transfer must hang on it; the next start cleans up
+            log.warning("cannot remove %s: %s", self._path.name, error.strerror)
 
 
 def _flush_directory(path: Path) -> None:
@@ -273,7 +290,10 @@ class OutputDirectory:
         """Remove part files that a killed server left; without a journal nobody can use them."""
         for orphan in (path / PARTIAL).glob("*.part"):
             log.warning("removing %s, left unfinished by an earlier run", orphan.name)
-            orphan.unlink()
+            try:
+                orphan.unlink()
+            except OSError as error:
+                log.warning("cannot remove %s: %s", orphan.name, error.strerror)
 
     def release(self) -> None:
         """Give it back (main)."""
@@ -307,6 +327,7 @@ class Stretch(NamedTuple):
 
     more: bool  # whether another turn may find something to do
     missing: Spans  # the block that was damaged, to be asked for again
+    judged: bool  # all is verified and claimed; said once, to the one who has to publish
 
 
 class Transfer:
@@ -346,6 +367,7 @@ class Transfer:
         self._resent = 0
         self._moved_at = self.asked_at
         self._users = 0  # workers that use the part file right now
+        self._publishing = False
         self._ended = False
         self._hash = hashlib.new(start.digest)
 
@@ -393,14 +415,31 @@ class Transfer:
         part, self._part = self._part, None
         return part
 
-    def end(self) -> bool:
-        """Let nobody begin anything; the part file goes with its last user. True the first time."""
+    def end(self, *, by_publisher: bool = False) -> bool:
+        """Let nobody begin anything; the part file goes with its last user.
+
+        Returns whether the caller ended it, and so owes the client an answer. From
+        ``begin_publishing`` on, only the publisher can.
+        """
         with self._lock:
-            first, self._ended = not self._ended, True
+            ends = not self._ended and (by_publisher or not self._publishing)
+            self._ended |= ends
             part = self._last_look()
         if part:
             part.discard()
-        return first
+        return ends
+
+    def begin_publishing(self) -> None:
+        """Pass the point of no return. Raises ``TransferEndedError`` if somebody was faster."""
+        with self._lock:
+            if self._ended:
+                raise TransferEndedError
+            self._publishing = True
+
+    def stop_publishing(self) -> None:
+        """Go back before it: publishing did not work."""
+        with self._lock:
+            self._publishing = False
 
     # -- blocks: any worker
 
@@ -426,6 +465,10 @@ class Transfer:
             self._leave()
             raise
         return self._note_written(block, digest, payload)
+
+    def too_far(self, block: int) -> bool:
+        """Whether to remember ``block`` would take memory without bound."""
+        return block - self._verified > config.MAX_AHEAD  # one read: no lock needed
 
     def _claim_block(self, block: int) -> PartFile | None:
         """Reserve ``block`` for writing; ``None`` when it is here, or another worker is at it.
@@ -529,18 +572,18 @@ class Transfer:
 
         Raises ``OSError`` when the part file cannot be read, ``TransferEndedError``.
         """
-        stretch = self._next_stretch()
+        stretch, judged = self._next_stretch()
         with self.part() as part:
             for block, written in stretch:
                 view = written.payload or self._read_back(part, block)
                 missing = self._hash_block(block, written, view)
                 self._buffers.give(view)
                 if missing:
-                    return Stretch(True, missing)
-        return Stretch(bool(stretch), ())
+                    return Stretch(True, missing, judged)
+        return Stretch(bool(stretch), (), judged)
 
-    def _next_stretch(self) -> list[tuple[int, Written]]:
-        """Return the next blocks to hash; none ends the caller's turn."""
+    def _next_stretch(self) -> tuple[list[tuple[int, Written]], bool]:
+        """Return the next blocks to hash; none ends the caller's turn, perhaps with judgement."""
         with self._lock:
             first = self._verified
             stretch = []
@@ -548,10 +591,12 @@ class Transfer:
                 if block not in self._written:
                     break
                 stretch.append((block, self._written[block]))
-            if not stretch:
-                self._hashing = False
-                self._judged = self._claim is not None and first == self.blocks.count
-            return stretch
+            if stretch:
+                return stretch, False
+            self._hashing = False
+            judged = self._claim is not None and first == self.blocks.count and not self._judged
+            self._judged |= judged
+            return [], judged
 
     def _read_back(self, part: PartFile, block: int) -> memoryview:
         view = self._buffers.take(self.blocks.length(block))
@@ -579,12 +624,6 @@ class Transfer:
         """Whether repair was tried too often without progress."""
         with self._lock:
             return self._rounds > config.MAX_ROUNDS
-
-    @property
-    def judged(self) -> bool:
-        """Whether every block is verified and the client has nothing more to send."""
-        with self._lock:
-            return self._judged
 
     @property
     def claimed_digest(self) -> str | None:
@@ -630,16 +669,19 @@ class WorkQueue:
         self._heap: list[tuple[float, int, Unit]] = []
         self._ages = itertools.count()
         self._busy = 0
+        self._closed = False
         self._lingering = 0
         self._pressure = Waker()
 
     def put(self, unit: Unit, priority: int) -> None:
         """Have ``unit`` run by a worker soon (any)."""
         with self._lock:
+            if self._closed:
+                return  # the server ends, and everything that runs with it
             due = time.monotonic() - priority * config.URGENCY
             heapq.heappush(self._heap, (due, next(self._ages), unit))
+            self._pool.submit(self._run_most_urgent)
             wanted = self._lingering > 0 and self._short_of_workers()
-        self._pool.submit(self._run_most_urgent)
         if wanted:
             self._pressure.ring()
 
@@ -683,7 +725,9 @@ class WorkQueue:
         return ready
 
     def shutdown(self) -> None:
-        """Wait for the running units and end the workers (main)."""
+        """Wait for the units that are there already and end the workers (main)."""
+        with self._lock:
+            self._closed = True
         self._pool.shutdown(wait=True)
         self._pressure.close()
 
@@ -704,7 +748,8 @@ class Peer:
         self.login: auth.ScramServer | None = None
         self.blocks: BlockReader | None = None  # a data connection has one
         self.incoming: Transfer | None = None  # what the block on its way is for
-        self.acks = bytearray()
+        self.acks = bytearray()  # not sent yet
+        self.acks_due = 0.0
         self.mailbox: deque[Message] = deque()
         self.deadline = time.monotonic() + login_timeout
         self.idle = False
@@ -766,9 +811,14 @@ class Registry:
             self._sessions[_token_key(session.token)] = session
 
     def attach(self, token: str, peer: Peer) -> Session | None:
-        """Give ``peer`` to the session that has ``token``, if there is one (any)."""
+        """Give ``peer`` to the session that has ``token``, if there is one (any).
+
+        Raises ``RemoteProtocolError`` when the session has its fill: each may hold a block.
+        """
         with self._lock:
             session = self._sessions.get(_token_key(token))
+            if session and len(session.streams) >= config.MAX_STREAMS:
+                raise RemoteProtocolError("too many data connections", "busy")
             if session:
                 session.streams.add(peer)
             return session
@@ -1040,9 +1090,11 @@ class Service:
         )
         self._post(transfer.session.coordinator, FileReady(transfer.number, ()))
 
-    def _finish(self, transfer: Transfer, answer: Message | None) -> None:
+    def _finish(
+        self, transfer: Transfer, answer: Message | None, *, by_publisher: bool = False
+    ) -> None:
         """End ``transfer`` with ``answer`` and admit the next (any)."""
-        if not transfer.end():
+        if not transfer.end(by_publisher=by_publisher):
             return
         transfer.session.transfer = None
         if isinstance(answer, (Rejected, IntegrityFailed)):
@@ -1056,6 +1108,10 @@ class Service:
         """End a transfer whose session is gone."""
         coordinator_log.warning("%s: the client went away; nothing is kept", transfer.name)
         self._finish(transfer, None)
+
+    def turn_away(self, transfer: Transfer) -> None:
+        """End a transfer that has not begun, because the server stops."""
+        self._finish(transfer, Rejected("shutdown", "the server is shutting down"))
 
     def expire(self, transfer: Transfer) -> None:
         """End a transfer in which nothing moves any more."""
@@ -1076,7 +1132,7 @@ class Service:
             self._fail(transfer, "blocks are still missing after several rounds")
         elif missing:
             block_log.warning("%s: asking for missing blocks %s", transfer.name, missing)
-            peer.connection.send(Missing(missing))
+            peer.connection.send(Missing(transfer.number, missing))
         elif transfer.begin_hashing():
             self._start(self.verify_blocks, transfer)
 
@@ -1091,14 +1147,16 @@ class Service:
         while not peer.leaving:
             found = peer.blocks and peer.blocks.receive(peer.connection)
             if found:
-                moved = True
+                moved, peer.deadline = True, float("inf")
                 assert peer.incoming is not None  # _room_for has found it
                 self._run(partial(self._store_block, peer, *found), peer.incoming)
+                if len(peer.acks) >= ACKS_TOGETHER or time.monotonic() >= peer.acks_due:
+                    self._send_acks(peer)
                 if self.work.pressed:
                     break
             else:
                 self._send_acks(peer)
-                if not self.work.linger(peer.connection):
+                if self._overdue(peer) or not self.work.linger(peer.connection):
                     break
         self._send_acks(peer)
         self._put_off_deadline(peer, moved)
@@ -1116,6 +1174,8 @@ class Service:
             raise RemoteProtocolError("a block that is not part of the file")
         if length != header.raw_length:
             raise RemoteProtocolError("a block of the wrong length")
+        if transfer.too_far(header.block):
+            raise RemoteProtocolError("a block too far ahead of the others", "busy")
         return self._buffers.take(length)
 
     def _store_block(
@@ -1139,7 +1199,15 @@ class Service:
             percent = received * 100 // size
             block_log.info("%s: %d %% (%s)", transfer.name, percent, format_size(received))
 
+    def _overdue(self, peer: Peer) -> bool:
+        """Whether a half-received block has had its time, however steadily it trickles."""
+        if peer.mid_frame and peer.deadline == float("inf"):
+            peer.deadline = time.monotonic() + self.settings.block_timeout
+        return time.monotonic() >= peer.deadline
+
     def _send_acks(self, peer: Peer) -> None:
+        """Acknowledge what is written; also in time for a client that watches for a slow disk."""
+        peer.acks_due = time.monotonic() + config.ACK_DELAY
         if peer.acks:
             peer.connection.push(bytes(peer.acks))
             peer.acks.clear()
@@ -1160,16 +1228,17 @@ class Service:
 
     def verify_blocks(self, transfer: Transfer) -> None:
         """Hash what has come, in file order; ask for what is damaged; judge when all is there."""
-        more = True
-        while more:
-            more, missing = transfer.hash_stretch()
-            if missing:
-                self._repair(transfer, missing)
-            elif more and self.work.pressed:
+        while True:
+            stretch = transfer.hash_stretch()
+            if stretch.missing:
+                self._repair(transfer, stretch.missing)
+            if stretch.judged:
+                self.assemble_file_from_blocks(transfer)
+            if not stretch.more:
+                return
+            if self.work.pressed:
                 self._start(self.verify_blocks, transfer)
                 return
-        if transfer.judged:
-            self.assemble_file_from_blocks(transfer)
 
     def _repair(self, transfer: Transfer, missing: Spans) -> None:
         block = missing[0][0]
@@ -1179,7 +1248,7 @@ class Service:
         offset = transfer.blocks.offset(block)
         block_log.warning("%s: block %d (offset %d) is damaged: asking for it again",
                           transfer.name, block, offset)  # fmt: skip
-        self._post(transfer.session.coordinator, Missing(missing))
+        self._post(transfer.session.coordinator, Missing(transfer.number, missing))
 
     def assemble_file_from_blocks(self, transfer: Transfer) -> None:
         """Compare the digests, publish the file, and only then say so."""
@@ -1188,11 +1257,21 @@ class Service:
             return
         with transfer.part() as part:
             part.flush()
-            name = part.publish(transfer.name)
-            log.info("saved %s (%s, %s %s)", name, format_size(transfer.blocks.size),
-                     transfer.algorithm, transfer.digest, extra=SUCCESS)  # fmt: skip
-            size, resent = transfer.blocks.size, transfer.resent
-            self._finish(transfer, IntegrityOk(name, size, transfer.digest, resent, durable=True))
+            name = self._publish(transfer, part)
+            size, digest = transfer.blocks.size, transfer.digest
+            receipt = IntegrityOk(name, size, digest, transfer.resent, durable=True)
+            self._finish(transfer, receipt, by_publisher=True)
+        facts = f"{format_size(size)}, {transfer.algorithm} {digest}"
+        log.info("saved %s (%s)", name, facts, extra=SUCCESS)
+
+    def _publish(self, transfer: Transfer, part: PartFile) -> str:
+        """Give the file its name; from here on nobody else can end the transfer."""
+        transfer.begin_publishing()
+        try:
+            return part.publish(transfer.name)
+        except BaseException:
+            transfer.stop_publishing()
+            raise
 
 
 def _transfer_of(peer: Peer) -> Transfer | None:
@@ -1255,10 +1334,18 @@ class Server:
         try:
             while not self._done():
                 for key, _ in self._selector.select(self._timeout()):
-                    key.data()
-                self._tick()
+                    self._safely(key.data)
+                self._safely(self._tick)
         finally:
             self._close()
+
+    @staticmethod
+    def _safely(function: Callable[[], None]) -> None:
+        """Do one thing; a bug in it must not end the server for everybody."""
+        try:
+            function()
+        except Exception:
+            log.exception("internal error on the main thread")
 
     def _timeout(self) -> float:
         return max(0.0, self._next_tick - time.monotonic())
@@ -1281,6 +1368,8 @@ class Server:
         self._service.stopping = True
         self._grace_ends = time.monotonic() + self._settings.grace
         self._unwatch_listener()
+        for transfer in self._service.registry.waiting():
+            self._service.work.put(partial(self._service.turn_away, transfer), transfer.priority)
         active = len(self._service.registry.active())
         if active:
             log.info("stopping: %d transfers have %g s to end", active, self._settings.grace)
@@ -1298,7 +1387,7 @@ class Server:
         self._waker.quiet()
         self._rung = False
         while self._calls:
-            self._calls.popleft()()
+            self._safely(self._calls.popleft())
 
     def _post(self, peer: Peer, message: Message) -> None:
         """Have ``message`` sent by whoever owns ``peer`` (any)."""
@@ -1358,6 +1447,8 @@ class Server:
             peer.idle = False
 
     def _on_ready(self, peer: Peer) -> None:
+        if not peer.idle:
+            return  # an earlier event of the same round has handed it over, or closed it
         if not peer.leaving:
             self._hand_over(peer)
         elif peer.connection.discard() or self._flushed_and_finished(peer):
@@ -1488,9 +1579,9 @@ class Server:
         self._listener.close()
         for peer in list(self._peers):
             self._say_shutdown(peer)
-        self._service.work.shutdown()
         for transfer in self._service.registry.active() + self._service.registry.waiting():
-            transfer.end()
+            transfer.end()  # workers that are at it stop at the next block
+        self._service.work.shutdown()
         for peer in self._peers:
             peer.connection.close()
         self._peers.clear()
@@ -1585,9 +1676,9 @@ def main(argv: list[str] | None = None) -> int:
     config.setup_logging(arguments.pop("log_level"))
     try:
         _serve(ServerSettings(**arguments))
-    except TransferError as error:
+    except (TransferError, OSError) as error:  # OSError: standard output is full or closed
         log.error("%s", error)
-        return error.exit_code
+        return UsageError.exit_code
     return 0
 
 

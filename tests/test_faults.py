@@ -273,7 +273,7 @@ def test_a_damaged_block_is_asked_for_again_and_repaired(local: ServerThread, da
             changes: dict[str, object] = {damage: bytes(4096 if damage == "payload" else 16)}
             push(data, upload.frame(index, **(changes if index == 3 else {})))
         upload.await_acks(data, 10)
-        assert client.answer() == Missing(((3, 4),))
+        assert client.answer() == Missing(upload.number, ((3, 4),))
         upload.send(data, 3)
         answer = upload.complete()
         assert isinstance(answer, IntegrityOk)
@@ -373,7 +373,7 @@ def test_complete_with_gaps_is_answered_with_missing(local: ServerThread) -> Non
         upload = client.start("x", os.urandom(9 * 4096), block_size=4096)
         data = client.attach()
         upload.send(data, 0, 1, 4, 8)
-        assert upload.complete() == Missing(((2, 4), (5, 8)))
+        assert upload.complete() == Missing(upload.number, ((2, 4), (5, 8)))
         upload.send(data, 2, 3, 5, 6, 7)
         assert isinstance(upload.complete(), IntegrityOk)
 

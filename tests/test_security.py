@@ -344,7 +344,7 @@ def _silent(server: Impostor) -> None:
         (_challenge(lambda nonce: "nonsense"), AuthenticationError),
         (_wrong_signature, AuthenticationError),
         (_says(Error("nonsense", "\x1b[31m" + "x" * 900)), ProtocolError),
-        (_says(Missing(((0, 2**32),))), ProtocolError),
+        (_says(Missing(1, ((0, 2**32),))), ProtocolError),
         (_says(IntegrityOk("x", 1000, "0" * 32, 0, True)), ProtocolError),
         (_acks_nonsense, ProtocolError),
         (_verdict_on_another_file, ProtocolError),
@@ -363,7 +363,7 @@ def test_a_hostile_server_only_gets_a_clear_error(
     """FAULTS 26: the client ends, in bounded time, with an error of its own and nothing raw."""
     server = impostor(script)
     source = random_file(tmp_path / "x", 1000)
-    settings = ClientSettings(port=server.port, timeout=1.5, streams=1)
+    settings = ClientSettings(port=server.port, timeout=0.5, streams=1)
     with pytest.raises(error) as caught:
         send_files([source], settings)
     assert "\x1b" not in str(caught.value)
