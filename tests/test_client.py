@@ -5,12 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
-from conftest import ServerThread, StartLocal, md5, random_file, received, run_client
+from conftest import (
+    ServerThread,
+    StartLocal,
+    client_command,
+    environment,
+    md5,
+    random_file,
+    received,
+    run_client,
+)
 
 import client as module
 import config
@@ -380,3 +390,16 @@ def test_the_sample_of_the_demo_has_its_size(
     module._make_sample(sample)
     assert sample.stat().st_size == 300_001
     assert os.listdir(sample.parent) == ["big_file.txt"]
+
+
+def test_a_full_standard_output_is_said_in_one_line(local: ServerThread, tmp_path: Path) -> None:
+    """The verdict that nobody can read is an error of its own, without a traceback."""
+    source = random_file(tmp_path / "x", 10)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            client_command(local.port, source, "--quiet"), env=environment(), check=False,
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "cannot write to standard output" in done.stderr
+    assert "Traceback" not in done.stderr

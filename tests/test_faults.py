@@ -31,18 +31,21 @@ from conftest import (
     still_serves,
 )
 
+import config
 import server as server_module
 from client import FailedIntegrityError, send_files
 from protocol import (
     FEATURES,
     VERSION,
     Cancel,
+    Connection,
     ConnectionLostError,
     FileStart,
     Hello,
     IntegrityFailed,
     IntegrityOk,
     Missing,
+    Queued,
     Rejected,
     RejectedError,
     RemoteProtocolError,
@@ -174,6 +177,7 @@ def test_another_protocol_is_closed_at_once_with_one_log_line(
         b"HELLO@{nonsense",
         b'HELLO@{"version":1,"version":1,"features":[]}',
         b"HELLO@" + b"[" * 60_000,
+        b'HELLO@{"version":1,"features":' + b"[" * 900 + b"]" * 900 + b"}",
         b'HELLO@{"version":NaN,"features":[]}',
         b'HELLO@{"version":true,"features":[]}',
         b'HELLO@{"version":' + b"9" * 5000 + b',"features":[]}',
@@ -367,6 +371,106 @@ def _attach_until_refused(client: RawClient, token: str, old: str) -> None:
         client.attach(token)
 
 
+def test_a_missing_that_crossed_complete_does_not_stop_the_verdict(local: ServerThread) -> None:
+    """15: the repaired block may be faster than the client's reading of MISSING."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(5 * 4096), block_size=4096)
+        data = client.attach()
+        push(data, upload.frame(0, payload=bytes(4096)))
+        upload.await_acks(data, 1)
+        upload.send(data, 1, 2, 3, 4)
+        assert client.control.wait(PATIENCE)  # the MISSING is here, unread
+        upload.send(data, 0)
+        client.control.send(TransferComplete(upload.number, upload.digest))
+        assert isinstance(client.answer(), Missing)
+        assert isinstance(client.answer(), IntegrityOk)
+
+
+def test_acknowledgements_do_not_wait_for_a_pause_in_the_blocks(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk slower than the network must not look like a dead server."""
+    allowed = threading.Semaphore(8)
+    write = server_module.PartFile.write
+
+    def slow(part: server_module.PartFile, payload: memoryview, offset: int) -> None:
+        allowed.acquire()
+        write(part, payload, offset)
+
+    monkeypatch.setattr(server_module.PartFile, "write", slow)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(20 * 4096), block_size=4096)
+        data = client.attach()
+        push(data, b"".join(upload.frame(index) for index in range(20)))
+        upload.await_acks(data, 4)
+        for _ in range(20):
+            allowed.release()
+
+
+def test_a_session_has_its_fill_of_data_connections(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may hold a block in memory, so there is a limit for one session."""
+    monkeypatch.setattr(config, "MAX_STREAMS", 3)
+    with RawClient(local.port).log_in() as client:
+        for _ in range(3):
+            client.attach()
+        with pytest.raises(ConnectionLostError, match="too many data connections"):
+            client.attach()
+
+
+def test_a_trickling_block_expires(start_local: StartLocal) -> None:
+    """4: a byte now and then does not put the end of a block off."""
+    local = start_local(block_timeout=0.3)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(1_000_000), block_size=1_000_000)
+        data = client.attach()
+        push(data, upload.frame(0)[:100])
+        with pytest.raises(ConnectionLostError):
+            _trickle(data, upload.frame(0)[100:5000])
+
+
+def _trickle(connection: Connection, data: bytes) -> None:
+    """Send a byte now and then, and listen in between. Raises when the server has had enough."""
+    for byte in data:
+        push(connection, bytes([byte]))
+        connection.wait(0.01)
+        list(connection.receive_acks())
+
+
+def test_a_stopping_server_turns_waiting_transfers_away(start_local: StartLocal) -> None:
+    """38: only what runs may use the grace period."""
+    local = start_local(max_active=1, grace=3600.0)
+    with RawClient(local.port).log_in() as client, RawClient(local.port).log_in() as waiting:
+        upload = client.start("x", b"x" * 10)
+        assert isinstance(waiting.control.call(FileStart("y", 1, 4096, "md5"), PATIENCE), Queued)
+        local.server.stop()
+        answer = waiting.answer()
+        assert isinstance(answer, Rejected)
+        assert answer.code == "shutdown"
+        assert isinstance(client.control.call(Cancel(), PATIENCE), Rejected)
+        assert upload.number
+
+
+def test_a_part_file_that_cannot_be_removed_blocks_nobody(
+    start_local: StartLocal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """33: the transfer ends, is answered, and its place goes to the next."""
+    local = start_local(max_active=1)
+    with RawClient(local.port).log_in() as client:
+        client.start("x", b"x" * 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", _read_only)
+            assert isinstance(client.control.call(Cancel(), PATIENCE), Rejected)
+        client.start("y", b"y" * 10)
+    eventually(lambda: len(part_files(local.output)) == 1)
+    part_files(local.output)[0].unlink()
+
+
+def _read_only(*_: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
 def test_complete_with_gaps_is_answered_with_missing(local: ServerThread) -> None:
     """18: exactly the gaps; when they are filled the file is published."""
     with RawClient(local.port).log_in() as client:
@@ -452,6 +556,7 @@ class Proxy:
     def __init__(self, port: int, spoil: Callable[[int, int, bytes], bytes | None]) -> None:
         self._target = port
         self._spoil = spoil
+        self.on_the_way_back: Callable[[int, bytes], None] = lambda number, data: None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
@@ -472,7 +577,7 @@ class Proxy:
             far = socket.create_connection(("127.0.0.1", self._target))
             self._sockets += [near, far]
             self._start(self._forward, near, far, self.connections)
-            self._start(self._back, far, near)
+            self._start(self._back, far, near, self.connections)
             self.connections += 1
 
     def _forward(self, near: socket.socket, far: socket.socket, number: int) -> None:
@@ -493,12 +598,13 @@ class Proxy:
         for sock in (near, far):
             _reset(sock)
 
-    def _back(self, far: socket.socket, near: socket.socket) -> None:
+    def _back(self, far: socket.socket, near: socket.socket, number: int) -> None:
         try:
             while True:
                 data = far.recv(65536)
                 if not data:
                     break
+                self.on_the_way_back(number, data)
                 near.sendall(data)
         except OSError:
             pass  # as above
@@ -565,6 +671,27 @@ def test_a_bit_flipped_on_the_way_is_repaired(
     source = random_file(tmp_path / "x", 5_000_000)
     (receipt,) = send_files([source], local.client(port=proxy.port))
     assert receipt.resent_blocks >= 1
+    assert md5(local.output / receipt.saved_as) == md5(source)
+
+
+def test_a_missing_that_overtakes_the_acknowledgement_is_understood(
+    local: ServerThread, tmp_path: Path, start_proxy: StartProxy
+) -> None:
+    """15: the two come on different connections, in any order."""
+    missing = threading.Event()
+
+    def hold_acks(number: int, data: bytes) -> None:
+        if b"MISSING" in data:
+            missing.set()
+        if data.startswith(b"A\0\0\0"):
+            missing.wait(PATIENCE)
+
+    flip = _once(lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    proxy = start_proxy(local.port, flip)
+    proxy.on_the_way_back = hold_acks
+    source = random_file(tmp_path / "x", 5_000_000)
+    (receipt,) = send_files([source], local.client(port=proxy.port))
+    assert missing.is_set()
     assert md5(local.output / receipt.saved_as) == md5(source)
 
 
@@ -645,6 +772,15 @@ def test_a_source_changed_while_it_is_sent_is_said_as_such(
     assert outcomes == ["SourceError", "Receipt"]
     (saved,) = received(local.output)
     assert saved.name.endswith("_good")
+
+
+def test_sources_that_fail_do_not_use_up_the_buffers(local: ServerThread, tmp_path: Path) -> None:
+    """20: after more failures than there are buffers, a good file is still sent."""
+    bad = Path("/sys/class/net/lo/mtu")  # says 4096 bytes, has five
+    good = random_file(tmp_path / "good", 1_000_000)
+    with pytest.raises(SourceError):
+        send_files([bad] * 6 + [good], local.client(streams=1))
+    assert [md5(path) for path in received(local.output)] == [md5(good)]
 
 
 def test_a_sparse_file_arrives_with_its_zeros(local: ServerThread, tmp_path: Path) -> None:

@@ -154,6 +154,24 @@ def test_a_replayed_proof_does_not_log_in(local: ServerThread) -> None:
             client.control.call(AuthResponse(proof), PATIENCE)
 
 
+def test_an_endless_nonce_is_refused_as_a_bad_login(local: ServerThread) -> None:
+    """What the server would answer must fit a message; it is no internal error."""
+    with RawClient(local.port) as client:
+        client.hello(client.control)
+        with pytest.raises(AuthenticationError, match="malformed"):
+            client.control.call(AuthStart("SCRAM-SHA-256", f"n,,n=user1,r={'x' * 1000}"), PATIENCE)
+
+
+def test_an_endless_user_name_is_a_usage_error(local: ServerThread, tmp_path: Path) -> None:
+    """Exit 2, one line."""
+    source = random_file(tmp_path / "x", 10)
+    done = run_client(
+        local.port, source, "--user", "x" * 1100, variables={auth.PASSWORD_VARIABLE: "x"}
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../b", "..\\x", "x\0y", "\u202ex"])
 def test_a_hostile_name_stays_in_the_output_directory(local: ServerThread, name: str) -> None:
     """FAULTS 8 and 9: whatever the client calls it, the server makes the path."""

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import config
 import server as module
+from config import ServerSettings
 from protocol import Connection, FileStart, RejectedError, Side, UsageError
 from server import (
     BufferPool,
@@ -26,6 +27,7 @@ from server import (
     PartFile,
     Peer,
     Registry,
+    Server,
     Session,
     Transfer,
     TransferEndedError,
@@ -343,6 +345,49 @@ def test_a_transfer_ends_once(sample: Sample) -> None:
     assert [sample.transfer.end() for _ in range(3)] == [True, False, False]
 
 
+def test_a_complete_transfer_is_judged_once(sample: Sample) -> None:
+    """Two workers that find nothing more to hash must not both publish."""
+    for index in range(10):
+        sample.store(index)
+    sample.hash()
+    sample.transfer.complete(sample.digest)
+    for _ in range(3):
+        sample.hash()
+    assert sample.judged == 1
+
+
+def test_nobody_else_ends_a_transfer_that_is_being_published(sample: Sample) -> None:
+    """A CANCEL that comes too late must not be answered REJECTED beside a published file."""
+    sample.transfer.begin_publishing()
+    assert not sample.transfer.end()
+    assert sample.transfer.end(by_publisher=True)
+
+
+def test_an_ended_transfer_is_not_published(sample: Sample) -> None:
+    """Whoever was faster has answered the client already."""
+    sample.transfer.end()
+    with pytest.raises(TransferEndedError):
+        sample.transfer.begin_publishing()
+
+
+def test_a_block_far_ahead_of_a_gap_is_too_far(output: Path) -> None:
+    """What is remembered about blocks beyond a gap is bounded."""
+    sample = Sample(output, 8)
+    assert not sample.transfer.too_far(config.MAX_AHEAD)
+    assert sample.transfer.too_far(config.MAX_AHEAD + 1)
+    sample.transfer.end()
+
+
+def test_buffers_are_kept_up_to_a_limit_and_used_again() -> None:
+    """One that is given back is the next to be taken; beyond the limit they are freed."""
+    pool = BufferPool(10)
+    views = [pool.take(6) for _ in range(2)]
+    for view in views:
+        pool.give(view)
+    assert pool.take(6).obj is views[0].obj
+    assert pool.take(6).obj is not views[1].obj
+
+
 def test_hashing_is_begun_by_one_worker_only(sample: Sample) -> None:
     """A second worker that finds hashing due is told that somebody is at it."""
     due = [sample.store(index).hashing for index in range(10)]
@@ -463,6 +508,30 @@ def test_a_worker_leaves_a_silent_peer_when_somebody_needs_it(
     assert done.wait(10)
     ours.close()
     theirs.close()
+
+
+def test_a_unit_that_comes_after_the_end_is_dropped() -> None:
+    """A worker that still runs may put one; that is no error."""
+    work = WorkQueue(1)
+    work.shutdown()
+    work.put(lambda: None, 0)
+
+
+def test_a_connection_is_never_given_to_two_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A post and the peer's own bytes in one round of the selector: the second event is stale."""
+    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    ours, theirs = socket.socketpair()
+    server._welcome(ours)
+    (peer,) = server._peers
+    units: list[object] = []
+    monkeypatch.setattr(server._service.work, "put", lambda unit, priority: units.append(unit))
+    server._nudge(peer)
+    server._on_ready(peer)
+    assert len(units) == 1
+    theirs.close()
+    server._close()
 
 
 # --- the registry -------------------------------------------------------------------------------
