@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import contextlib
 import getpass
 import hashlib
 import hmac
@@ -89,15 +90,20 @@ def load_credentials(path: Path) -> Credentials:
 def _read_private(path: Path) -> bytes:
     """Read a file that only its owner may read, never through a symlink."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise UsageError(f"credential file {path}: not a regular file")
-        if facts.st_mode & 0o077:
-            raise UsageError(f"credential file {path}: others can read it; chmod 600 {path}")
-        if facts.st_size > MAX_CREDENTIALS_FILE:
-            raise UsageError(f"credential file {path}: too large")
-        return file.read()
+    try:
+        _check_private(path, os.fstat(descriptor))
+        return os.read(descriptor, MAX_CREDENTIALS_FILE)
+    finally:
+        os.close(descriptor)
+
+
+def _check_private(path: Path, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise UsageError(f"credential file {path}: not a regular file")
+    if facts.st_mode & 0o077:
+        raise UsageError(f"credential file {path}: others can read it; chmod 600 {path}")
+    if facts.st_size > MAX_CREDENTIALS_FILE:
+        raise UsageError(f"credential file {path}: too large")
 
 
 def save_credentials(path: Path, credentials: Credentials) -> None:
@@ -111,7 +117,7 @@ def save_credentials(path: Path, credentials: Credentials) -> None:
     except OSError as error:
         raise UsageError(f"credential file {path}: {error.strerror}") from None
     finally:
-        if temporary.exists():
+        with contextlib.suppress(OSError):  # gone already, unless something went wrong
             temporary.unlink()
 
 
@@ -131,10 +137,9 @@ def _to_json(credential: Credential) -> dict[str, object]:
 
 
 def _from_json(name: str, entry: dict[str, object]) -> Credential:
-    check_user_name(name)
     priority, iterations = entry["priority"], entry["iterations"]
-    keys = [_unbase64(str(entry[key])) for key in ("salt", "stored_key", "server_key")]
-    if type(priority) is not int or type(iterations) is not int:
+    keys = [_unbase64(entry[key]) for key in ("salt", "stored_key", "server_key")]
+    if type(priority) is not int or type(iterations) is not int or not _is_user_name(name):
         raise ValueError("not a number")
     if priority not in PRIORITIES or not MIN_ITERATIONS <= iterations <= MAX_ITERATIONS:
         raise ValueError("out of range")
@@ -143,9 +148,13 @@ def _from_json(name: str, entry: dict[str, object]) -> Credential:
     return Credential(priority, iterations, *keys)
 
 
+def _is_user_name(name: str) -> bool:
+    return 0 < len(name) <= MAX_USER_NAME and printable(name) == name
+
+
 def check_user_name(name: str) -> None:
     """Raise ``UsageError`` for a name that cannot be one."""
-    if not 0 < len(name) <= MAX_USER_NAME or printable(name) != name:
+    if not _is_user_name(name) or not _is_user_name(saslprep(name)):
         raise UsageError(f"a user name has 1 to {MAX_USER_NAME} printable characters")
 
 
@@ -166,7 +175,9 @@ def _salted(password: str, salt: bytes, iterations: int) -> bytes:
     return hashlib.pbkdf2_hmac("sha256", saslprep(password).encode(), salt, iterations)
 
 
-def _unbase64(text: str) -> bytes:
+def _unbase64(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError("not text")
     return base64.b64decode(text.encode("ascii"), validate=True)
 
 
@@ -272,7 +283,7 @@ class ScramClient:
         """Raise ``AuthenticationError`` unless the server knows our verifier too."""
         (signature,) = _attributes(server_final, "v", extensions=True)
         expected = base64.b64encode(self._server_signature).decode()
-        if not hmac.compare_digest(signature.encode(), expected.encode()):
+        if not expected or not hmac.compare_digest(signature.encode(), expected.encode()):
             raise AuthenticationError("the server cannot prove that it knows this account")
 
 
@@ -324,9 +335,8 @@ class ScramServer:
             proof = b""
         signed = f"{self._transcript},{client_final.rpartition(',p=')[0]}".encode()
         client_key = _xor(proof, _hmac(self._credential.stored_key, signed))
-        right = hmac.compare_digest(
-            hashlib.sha256(client_key).digest(), self._credential.stored_key
-        )
+        found = hashlib.sha256(client_key).digest()
+        right = hmac.compare_digest(found, self._credential.stored_key) and len(proof) == 32
         bound = binding == base64.b64encode(_NO_BINDING.encode()).decode()
         if not (right and bound and self._known and nonce == self._nonce):
             raise AuthenticationError(_BAD_LOGIN)
@@ -365,7 +375,7 @@ def _new_password(user: str, file: Path | None) -> str:
         password = _prompt(user)
         if _prompt(user, "once more") != password:
             raise UsageError("the two passwords differ")
-    if not password:
+    if not saslprep(password):
         raise UsageError("an empty password lets everyone in")
     return password
 

@@ -44,7 +44,7 @@ The frames
 ----------
 Control: 4 bytes length, big-endian, then UTF-8 ``VERB@{json}``, at most 64 KB in all::
 
-    00 00 00 2b  HELLO@{"version":1,"features":["md5","sha256"]}
+    00 00 00 2f  HELLO@{"version":1,"features":["md5","sha256"]}
 
 Block: a fixed header, then ``wire length`` bytes of payload::
 
@@ -843,7 +843,7 @@ class Connection:
         size = sum(map(len, parts))
         sent = 0 if self._out else self._send_some(parts)
         if sent < size:
-            self._out += map(memoryview, parts)
+            self._out += [memoryview(part) for part in parts if part]
             self.unsent += size
             self._drop(sent)
 

@@ -1,0 +1,1262 @@
+"""The SCRAM login against its standard, the credential file, passwords, and the command line."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import io
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import unicodedata
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+from conftest import PATIENCE, environment, eventually, open_descriptors
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+import auth
+from auth import (
+    ITERATIONS,
+    MAX_CREDENTIALS_FILE,
+    MAX_ITERATIONS,
+    MIN_ITERATIONS,
+    PASSWORD_VARIABLE,
+    Credential,
+    Credentials,
+    ScramClient,
+    ScramServer,
+    demo_credentials,
+    load_credentials,
+    read_password,
+    saslprep,
+    save_credentials,
+)
+from protocol import MAX_TEXT, AuthenticationError, UsageError
+
+# Neither a busy machine nor an unlucky draw is an error: a test fails for what it says, or not.
+quick = settings(
+    max_examples=60,
+    deadline=None,
+    database=None,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.filter_too_much,
+    ],
+)
+
+# RFC 7677, section 3
+CLIENT_NONCE = "rOprNGfwEbeRWgbNEkqO"
+NONCE_EXTENSION = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
+CLIENT_FIRST = "n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
+SERVER_FIRST = (
+    "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+)
+CLIENT_FINAL = (
+    "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,"
+    "p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+)
+SERVER_FINAL = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+
+
+def verifier(password: bytes, salt: bytes = SALT, iterations: int = 4096) -> Credential:
+    """Make a credential from RFC 5802's own formulas, without a line of auth.py."""
+    salted = hashlib.pbkdf2_hmac("sha256", password, salt, iterations)
+    client_key = hmac.new(salted, b"Client Key", hashlib.sha256).digest()
+    server_key = hmac.new(salted, b"Server Key", hashlib.sha256).digest()
+    return Credential(0, iterations, salt, hashlib.sha256(client_key).digest(), server_key)
+
+
+USERS = {"user": verifier(b"pencil")}
+
+
+def short(value: object) -> str:
+    """Name a case of a test by the start of its value."""
+    return ascii(value)[:40]
+
+
+def rfc_server(users: Credentials | None = None) -> ScramServer:
+    """Return the server of the RFC's example."""
+    return ScramServer(USERS if users is None else users, b"secret", nonce=NONCE_EXTENSION)
+
+
+def rfc_client(password: str = "pencil") -> ScramClient:
+    """Return the client of the RFC's example."""
+    return ScramClient("user", password, nonce=CLIENT_NONCE)
+
+
+def challenged() -> ScramServer:
+    """Return the RFC's server after its challenge."""
+    server = rfc_server()
+    server.challenge(CLIENT_FIRST)
+    return server
+
+
+def log_in(client: ScramClient, server: ScramServer) -> str:
+    """Let the two talk to the end; return who is logged in."""
+    client.check_server(server.verify(client.respond(server.challenge(client.first()))))
+    return server.user
+
+
+# --- SCRAM, as the standard has it --------------------------------------------------------------
+
+
+def test_the_client_says_what_the_rfc_says() -> None:
+    """RFC 7677, section 3, word for word, and the server's proof is accepted."""
+    client = rfc_client()
+    assert client.first() == CLIENT_FIRST
+    assert client.respond(SERVER_FIRST) == CLIENT_FINAL
+    client.check_server(SERVER_FINAL)
+
+
+def test_the_server_says_what_the_rfc_says() -> None:
+    """RFC 7677, section 3, word for word."""
+    server = rfc_server()
+    assert server.challenge(CLIENT_FIRST) == SERVER_FIRST
+    assert server.verify(CLIENT_FINAL) == SERVER_FINAL
+    assert server.user == "user"
+
+
+def test_a_credential_is_made_by_the_rfcs_formulas() -> None:
+    """What is stored is StoredKey and ServerKey of RFC 5802, section 3."""
+    made = Credential.make("pencil", iterations=4096)
+    assert made == verifier(b"pencil", made.salt)
+
+
+def test_each_credential_has_a_salt_of_its_own() -> None:
+    """Two users with one password cannot be told from the file to share it."""
+    one, other = (Credential.make("pencil", iterations=4096) for _ in range(2))
+    assert one.salt != other.salt
+    assert one.stored_key != other.stored_key
+    assert len(one.salt) >= 16
+
+
+def test_the_default_iteration_count_is_one_a_client_takes() -> None:
+    """Our own client accepts what our own server stores."""
+    assert MIN_ITERATIONS <= ITERATIONS <= MAX_ITERATIONS
+    assert Credential.make("pencil").iterations == ITERATIONS
+
+
+def test_each_login_has_nonces_of_its_own() -> None:
+    """Neither side uses a nonce twice."""
+    assert ScramClient("user", "x").first() != ScramClient("user", "x").first()
+    servers = [ScramServer(USERS, b"secret") for _ in range(2)]
+    assert servers[0].challenge(CLIENT_FIRST) != servers[1].challenge(CLIENT_FIRST)
+
+
+def test_the_priority_is_the_accounts() -> None:
+    """Who has logged in has the priority that the file gives."""
+    server = ScramServer({"boss": Credential.make("pw", 7, iterations=4096)}, b"secret")
+    log_in(ScramClient("boss", "pw"), server)
+    assert server.priority == 7
+
+
+latin = st.characters(max_codepoint=0x24F, blacklist_categories=("Cc", "Cf", "Zs"))
+names = st.text(latin, min_size=1, max_size=30)
+
+
+@quick
+@given(names)
+@example("a=b,c")
+@example("=2C")
+@example("=3D2C")
+@example("\u00ad")
+@example(",=,")
+def test_every_name_and_password_logs_in(text: str) -> None:
+    """Commas and equals signs in a name are escaped and come back (RFC 5802, section 5.1)."""
+    try:
+        name = saslprep(text)
+        for form in (text, name):
+            auth.check_user_name(form)
+    except UsageError:
+        assume(False)
+    users = {name: Credential.make(text, iterations=4096)}
+    assert log_in(ScramClient(text, text), ScramServer(users, b"secret")) == name
+
+
+def test_a_password_may_be_typed_in_either_unicode_form() -> None:
+    """An accent typed as one character or as two is the same password, and the same name."""
+    one, two = (unicodedata.normalize(form, "né") for form in ("NFC", "NFD"))
+    assert one != two
+    users = {one: Credential.make(two, iterations=4096)}
+    assert log_in(ScramClient(two, one), ScramServer(users, b"secret")) == one
+
+
+def test_an_extension_of_the_server_is_ignored_but_signed() -> None:
+    """RFC 5802: optional extensions may follow, and the proof covers them."""
+    assert rfc_client().respond(SERVER_FIRST + ",x=new") != rfc_client().respond(SERVER_FIRST)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "\u1806", "\ufdfa" * 100, "a\x1b[31m"], ids=short)
+def test_a_name_that_cannot_be_one_is_refused_before_anything_is_sent(name: str) -> None:
+    """Empty, or too long for AUTH_START: how the program was started is wrong, not the server."""
+    with pytest.raises(UsageError):
+        ScramClient(name, "pencil")
+
+
+# --- SCRAM, refused -----------------------------------------------------------------------------
+
+
+def test_a_wrong_password_is_refused() -> None:
+    """The proof of another password is none."""
+    with pytest.raises(AuthenticationError):
+        challenged().verify(rfc_client("Pencil").respond(SERVER_FIRST))
+
+
+def test_an_unknown_user_and_a_wrong_password_look_the_same() -> None:
+    """FAULTS 22: the same form of challenge, then the same words."""
+    users = {"known": Credential.make("right")}
+    challenges, refusals = [], []
+    for user in ("known", "ghost"):
+        client, server = ScramClient(user, "wrong"), ScramServer(users, b"secret")
+        challenge = server.challenge(client.first())
+        with pytest.raises(AuthenticationError) as caught:
+            server.verify(client.respond(challenge))
+        challenges.append([(part[:2], len(part)) for part in challenge.split(",")])
+        challenges[-1].append(("i=", int(challenge.rpartition("i=")[2])))
+        refusals.append(str(caught.value))
+    assert challenges[0] == challenges[1]
+    assert refusals[0] == refusals[1]
+
+
+def test_an_unknown_users_salt_stays_the_same() -> None:
+    """Asking twice does not tell an account that exists from one that does not."""
+    first = "n,,n=ghost,r=abc"
+    one, other = (rfc_server().challenge(first) for _ in range(2))
+    assert one == other
+
+
+def test_unknown_users_have_different_salts() -> None:
+    """One salt for all who do not exist would give them away."""
+    one, other = (rfc_server().challenge(f"n,,n={name},r=abc") for name in ("ghost", "spook"))
+    assert one != other
+
+
+def test_an_unknown_users_salt_depends_on_the_servers_secret() -> None:
+    """Nobody without the secret can compute which salt an account that is none would have."""
+    salts = {ScramServer({}, s, nonce="x").challenge("n,,n=ghost,r=a") for s in (b"one", b"two")}
+    assert len(salts) == 2
+
+
+def test_an_unknown_user_cannot_log_in_with_the_stand_in_key() -> None:
+    """The verifier that stands in for an unknown user's verifies nothing."""
+    server = rfc_server({})
+    challenge = server.challenge(CLIENT_FIRST)
+    salt = base64.b64decode(re.findall(",s=([^,]*)", challenge)[0])
+    without = f"c=biws,r={CLIENT_NONCE}{NONCE_EXTENSION}"
+    signed = f"{CLIENT_FIRST[3:]},{challenge},{without}".encode()
+    proof = hmac.new(salt * 2, signed, hashlib.sha256).digest()
+    with pytest.raises(AuthenticationError):
+        server.verify(f"{without},p={base64.b64encode(proof).decode()}")
+
+
+def test_a_replayed_proof_is_refused() -> None:
+    """FAULTS 22: what was overheard once does not open the door again."""
+    server = ScramServer(USERS, b"secret")
+    assert server.challenge(CLIENT_FIRST) != SERVER_FIRST
+    with pytest.raises(AuthenticationError):
+        server.verify(CLIENT_FINAL)
+
+
+def test_a_proof_for_another_nonce_is_refused() -> None:
+    """FAULTS 22: the final message must name the nonce that was given."""
+    with pytest.raises(AuthenticationError):
+        challenged().verify(CLIENT_FINAL.replace("%hv", "%hw"))
+
+
+def proven(without_proof: str) -> str:
+    """Add the proof of somebody who knows the password, whatever else is in the message."""
+    salted = hashlib.pbkdf2_hmac("sha256", b"pencil", SALT, 4096)
+    key = hmac.new(salted, b"Client Key", hashlib.sha256).digest()
+    signed = f"{CLIENT_FIRST[3:]},{SERVER_FIRST},{without_proof}".encode()
+    signature = hmac.new(hashlib.sha256(key).digest(), signed, hashlib.sha256).digest()
+    proof = base64.b64encode(bytes(a ^ b for a, b in zip(key, signature))).decode()
+    return f"{without_proof},p={proof}"
+
+
+@pytest.mark.parametrize(
+    "without_proof",
+    [
+        f"c=biws,r={CLIENT_NONCE}mine",
+        f"c=biws,r={NONCE_EXTENSION}",
+        f"c=eSws,r={CLIENT_NONCE}{NONCE_EXTENSION}",
+        f"c=,r={CLIENT_NONCE}{NONCE_EXTENSION}",
+    ],
+)
+def test_another_nonce_or_binding_is_refused_even_with_a_right_proof(without_proof: str) -> None:
+    """A client that knows the password must still take up the server's nonce and our binding."""
+    assert proven(CLIENT_FINAL.partition(",p=")[0]) == CLIENT_FINAL
+    with pytest.raises(AuthenticationError):
+        challenged().verify(proven(without_proof))
+
+
+def test_the_stored_key_is_not_enough_to_log_in() -> None:
+    """Who has read the credential file still cannot come in."""
+    without = CLIENT_FINAL.partition(",p=")[0]
+    signed = f"{CLIENT_FIRST[3:]},{SERVER_FIRST},{without}".encode()
+    stolen = USERS["user"].stored_key
+    signature = hmac.new(stolen, signed, hashlib.sha256).digest()
+    proof = base64.b64encode(bytes(a ^ b for a, b in zip(stolen, signature))).decode()
+    with pytest.raises(AuthenticationError):
+        challenged().verify(f"{without},p={proof}")
+
+
+def test_a_proof_with_something_behind_it_is_refused() -> None:
+    """A proof has 32 bytes, not at least 32."""
+    without, _, proof = CLIENT_FINAL.partition(",p=")
+    longer = base64.b64encode(base64.b64decode(proof) + b"more").decode()
+    with pytest.raises(AuthenticationError):
+        challenged().verify(f"{without},p={longer}")
+
+
+MALFORMED_FIRST = ["", "n", "n,", "n,,", "n,,n=user", "n,,n=user,r=", "n,,n=user,x=y"]
+MALFORMED_FIRST += ["n,,r=x,n=user", "n=user,r=x", " n,,n=user,r=x", "N,,n=user,r=x"]
+MALFORMED_FIRST += ["n,,N=user,R=x", "n,,m=must,n=user,r=x", "n,a=other,n=user,r=x"]
+MALFORMED_FIRST += ["y,,n=user,r=x", "p=tls-unique,,n=user,r=x"]  # channel binding
+MALFORMED_FIRST += ["n,,n=" + "x" * 10_000 + ",r=x"]
+
+
+@pytest.mark.parametrize("message", MALFORMED_FIRST, ids=short)
+def test_a_malformed_first_message_of_a_client_is_refused(message: str) -> None:
+    """Missing, misplaced and unknown parts, channel binding, and names of 10,000 characters."""
+    with pytest.raises(AuthenticationError):
+        rfc_server().challenge(message)
+
+
+MALFORMED_FINAL = ["", "c=biws", "c=biws,r=x", CLIENT_FINAL.partition(",p=")[0], CLIENT_FINAL + "x"]
+MALFORMED_FINAL += [CLIENT_FINAL + ",", CLIENT_FINAL + ",x=y", CLIENT_FINAL.replace("p=", "P=")]
+MALFORMED_FINAL += [CLIENT_FINAL.replace("biws", "eSws"), CLIENT_FINAL.replace("biws", "")]
+MALFORMED_FINAL += [re.sub("p=.*", "p=", CLIENT_FINAL), re.sub("p=.*", "p=!", CLIENT_FINAL)]
+MALFORMED_FINAL += [re.sub("p=.*", "p=é", CLIENT_FINAL), re.sub("p=.*", "p=dHzb", CLIENT_FINAL)]
+
+
+@pytest.mark.parametrize("message", MALFORMED_FINAL, ids=short)
+def test_a_malformed_final_message_of_a_client_is_refused(message: str) -> None:
+    """Missing parts, something more behind, another channel binding, and proofs that are none."""
+    with pytest.raises(AuthenticationError):
+        challenged().verify(message)
+
+
+HOSTILE_COUNTS = ["0", "1", "4095", "-4096", str(MAX_ITERATIONS + 1), str(2**31), str(2**63)]
+HOSTILE_COUNTS += ["9" * 500, "", "many", "4096x", "4096.0", "0x1000"]
+
+
+@pytest.mark.parametrize("count", HOSTILE_COUNTS, ids=short)
+def test_an_unreasonable_iteration_count_is_refused(count: str) -> None:
+    """FAULTS 26: a hostile server neither weakens the proof nor keeps our processor busy."""
+    with pytest.raises(AuthenticationError):
+        rfc_client().respond(SERVER_FIRST.replace("i=4096", f"i={count}"))
+
+
+MALFORMED_CHALLENGES = ["", "r", "r=", SERVER_FIRST.partition(",i=")[0], "e=other-error"]
+MALFORMED_CHALLENGES += [re.sub(",s=[^,]*", f",s={salt}", SERVER_FIRST) for salt in ("", "!")]
+MALFORMED_CHALLENGES += [SERVER_FIRST.replace("W22Z", "é"), SERVER_FIRST.replace("==", "")]
+MALFORMED_CHALLENGES += ["m=must," + SERVER_FIRST, SERVER_FIRST.replace(",s=", ",S=")]
+
+
+@pytest.mark.parametrize("message", MALFORMED_CHALLENGES, ids=short)
+def test_a_malformed_challenge_is_refused(message: str) -> None:
+    """Missing and misplaced parts, mandatory extensions, and salts that are none."""
+    with pytest.raises(AuthenticationError):
+        rfc_client().respond(message)
+
+
+@pytest.mark.parametrize("nonce", ["", "x", CLIENT_NONCE, CLIENT_NONCE[:-1], "x" + CLIENT_NONCE])
+def test_a_challenge_without_our_nonce_and_more_is_refused(nonce: str) -> None:
+    """A server must take up our nonce and add to it, or it may be replaying an old challenge."""
+    with pytest.raises(AuthenticationError):
+        rfc_client().respond(f"r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096")
+
+
+WRONG_SIGNATURES = ["", "v", "v=", "v=!", "e=other-error", SERVER_FINAL[:-1], SERVER_FINAL[:-4]]
+WRONG_SIGNATURES += [SERVER_FINAL.replace("6rri", "6rrj"), SERVER_FINAL.replace("6rri", "é")]
+WRONG_SIGNATURES += [SERVER_FINAL.replace("v=", "V="), "x=y," + SERVER_FINAL]
+
+
+@pytest.mark.parametrize("message", WRONG_SIGNATURES, ids=short)
+def test_a_server_that_cannot_prove_itself_is_refused(message: str) -> None:
+    """FAULTS 26: a server that does not know the verifier does not get a file."""
+    client = rfc_client()
+    client.respond(SERVER_FIRST)
+    with pytest.raises(AuthenticationError):
+        client.check_server(message)
+
+
+def test_a_servers_proof_from_another_login_is_refused() -> None:
+    """The server, too, must prove itself anew each time."""
+    client = ScramClient("user", "pencil")
+    client.respond(ScramServer(USERS, b"secret").challenge(client.first()))
+    with pytest.raises(AuthenticationError):
+        client.check_server(SERVER_FINAL)
+
+
+@pytest.mark.parametrize("message", ["v=", SERVER_FINAL])
+def test_no_proof_counts_before_there_was_a_challenge(message: str) -> None:
+    """An empty signature is not right only because none has been computed yet."""
+    with pytest.raises(AuthenticationError):
+        rfc_client().check_server(message)
+
+
+def test_the_longest_greeting_is_refused_or_gets_an_answer_that_fits_a_message() -> None:
+    """A nonce that makes the challenge too long for AUTH_CHALLENGE is the client's fault."""
+    first = CLIENT_FIRST.ljust(MAX_TEXT, "x")
+    try:
+        challenge = rfc_server().challenge(first)
+    except AuthenticationError:
+        return
+    assert len(challenge) <= MAX_TEXT
+
+
+def test_the_longest_challenge_is_refused_or_gets_an_answer_that_fits_a_message() -> None:
+    """A nonce that makes the proof too long for AUTH_RESPONSE is the server's fault."""
+    tail = ",s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+    try:
+        answer = rfc_client().respond(f"r={CLIENT_NONCE}".ljust(MAX_TEXT - len(tail), "x") + tail)
+    except AuthenticationError:
+        return
+    assert len(answer) <= MAX_TEXT
+
+
+# What AUTH_* messages can carry: any text but lone surrogates. No digits, because a longer
+# iteration count is no error, only slow.
+wire_text = st.text(st.characters(blacklist_categories=("Cs", "Nd")), max_size=40)
+
+
+def proof_in(message: str) -> bytes:
+    """Return the proof of a client's final message, if there is one."""
+    try:
+        return base64.b64decode(message.rpartition(",p=")[2].encode("ascii"), validate=True)
+    except ValueError:
+        return b""
+
+
+@st.composite
+def damaged(draw: Callable[[st.SearchStrategy[Any]], Any], message: str) -> str:
+    """Replace a stretch of ``message`` by something else."""
+    start = draw(st.integers(0, len(message)))
+    end = draw(st.integers(start, len(message)))
+    return f"{message[:start]}{draw(wire_text)}{message[end:]}"
+
+
+@quick
+@given(wire_text | damaged(CLIENT_FIRST))
+def test_no_first_message_raises_anything_but_authentication_error(message: str) -> None:
+    """Whatever a client says first, it gets a challenge or is refused."""
+    try:
+        answer = rfc_server().challenge(message)
+    except AuthenticationError:
+        return
+    assert answer.startswith("r=")
+
+
+@quick
+@given(wire_text | damaged(SERVER_FIRST))
+def test_no_challenge_raises_anything_but_authentication_error(message: str) -> None:
+    """Whatever a server asks, it gets a proof or is refused."""
+    try:
+        answer = rfc_client().respond(message)
+    except AuthenticationError:
+        return
+    assert answer.startswith("c=biws,r=" + CLIENT_NONCE)
+
+
+@quick
+@given(wire_text | damaged(CLIENT_FINAL))
+def test_no_proof_but_the_right_one_is_accepted(message: str) -> None:
+    """A damaged proof is refused, and nothing else happens."""
+    assume(
+        not (message.startswith(CLIENT_FINAL[:-44]) and proof_in(message) == proof_in(CLIENT_FINAL))
+    )
+    with pytest.raises(AuthenticationError):
+        challenged().verify(message)
+
+
+@quick
+@given(wire_text | damaged(SERVER_FINAL))
+def test_no_signature_but_the_right_one_is_accepted(message: str) -> None:
+    """A damaged server signature is refused, and nothing else happens."""
+    assume(message.split(",", maxsplit=1)[0] != SERVER_FINAL)
+    client = rfc_client()
+    client.respond(SERVER_FIRST)
+    with pytest.raises(AuthenticationError):
+        client.check_server(message)
+
+
+# --- names and passwords in one form ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "prepared"),
+    [
+        ("I\u00adX", "IX"),  # RFC 4013, section 3: soft hyphen mapped to nothing
+        ("user", "user"),  # no transformation
+        ("USER", "USER"),  # case preserved
+        ("\u00aa", "a"),  # output is NFKC, input in ISO 8859-1
+        ("\u2168", "IX"),  # output is NFKC
+        ("a\u00a0b\u3000c", "a b c"),  # section 2.1: non-ASCII spaces become spaces
+        ("\u0627", "\u0627"),  # section 2.4: right-to-left alone
+        ("\u0627 1\u0628", "\u0627 1\u0628"),  # and with a number inside
+        ("", ""),
+    ],
+    ids=short,
+)
+def test_text_is_prepared_as_the_standard_says(text: str, prepared: str) -> None:
+    """RFC 4013: mapping, then normalisation."""
+    assert saslprep(text) == prepared
+
+
+PROHIBITED = ["\u0007", "a\x7fb", "\n", "\x80", "\ue000", "\ufffe", "\ud800", "\ufffd", "\u2ff0"]
+PROHIBITED += ["\u200e", "\U000e0001"]
+PROHIBITED += ["\u06271", "1\u0627", "\u0627a\u0628"]  # both directions in one
+
+
+@pytest.mark.parametrize("text", PROHIBITED, ids=short)
+def test_text_that_the_standard_prohibits_is_refused(text: str) -> None:
+    """RFC 4013, sections 2.3 and 2.4: controls, private, broken and mixed-direction text."""
+    with pytest.raises(UsageError, match="not allowed"):
+        saslprep(text)
+
+
+@quick
+@given(st.text(st.characters() | st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF)))
+def test_preparing_text_twice_changes_nothing_more(text: str) -> None:
+    """What has been prepared stays; what cannot be is a UsageError and nothing else."""
+    try:
+        prepared = saslprep(text)
+    except UsageError:
+        return
+    assert saslprep(prepared) == prepared
+
+
+# --- the credential file ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return the path of a credential file that does not exist yet."""
+    return tmp_path / "credentials.json"
+
+
+@pytest.fixture
+def full(file: Path) -> Path:
+    """Return the path of a credential file with one user."""
+    save_credentials(file, USERS)
+    return file
+
+
+@quick
+@given(
+    st.dictionaries(
+        names,
+        st.builds(
+            Credential,
+            st.integers(-100, 100),
+            st.integers(MIN_ITERATIONS, MAX_ITERATIONS),
+            st.binary(min_size=1, max_size=40),
+            st.binary(min_size=32, max_size=32),
+            st.binary(min_size=32, max_size=32),
+        ),
+        max_size=4,
+    )
+)
+def test_what_is_saved_is_loaded_again(users: Credentials) -> None:
+    """Every account comes back as it was."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "credentials")
+        save_credentials(path, users)
+        assert load_credentials(path) == users
+
+
+def test_the_file_is_for_its_owner_only(file: Path) -> None:
+    """Mode 0600, whatever the umask says."""
+    before = os.umask(0)
+    try:
+        save_credentials(file, USERS)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_the_file_is_private_again_after_it_was_replaced(full: Path) -> None:
+    """Saving over a file that others could read leaves one that they cannot."""
+    full.chmod(0o644)
+    save_credentials(full, USERS)
+    assert stat.S_IMODE(full.stat().st_mode) == 0o600
+
+
+def test_the_file_holds_no_password(file: Path) -> None:
+    """Neither as it is nor encoded."""
+    save_credentials(file, {"alice": Credential.make("wonderland", iterations=4096)})
+    text = file.read_bytes()
+    assert b"wonderland" not in text
+    assert base64.b64encode(b"wonderland").rstrip(b"=") not in text
+    assert b"wonderland".hex().encode() not in text
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o620, 0o601])
+def test_a_file_open_to_others_is_refused(full: Path, mode: int) -> None:
+    """FAULTS 25: the error says what to do about it."""
+    full.chmod(mode)
+    with pytest.raises(UsageError, match=f"chmod 600 {re.escape(str(full))}"):
+        load_credentials(full)
+
+
+def test_a_file_that_even_its_owner_may_not_write_is_fine(full: Path) -> None:
+    """Stricter than needed is no reason to refuse."""
+    full.chmod(0o400)
+    assert load_credentials(full) == USERS
+
+
+def test_a_missing_file_is_refused(file: Path) -> None:
+    """FAULTS 25: the error names the file and says why."""
+    with pytest.raises(UsageError, match=f"{re.escape(str(file))}: No such file"):
+        load_credentials(file)
+
+
+def test_a_symlink_is_refused(full: Path, tmp_path: Path) -> None:
+    """FAULTS 25: a link may be turned to another file by somebody else."""
+    link = tmp_path / "link"
+    link.symlink_to(full)
+    with pytest.raises(UsageError, match=re.escape(str(link))):
+        load_credentials(link)
+
+
+def test_a_fifo_is_refused_without_waiting(file: Path) -> None:
+    """Nobody ever writes into it, and the server must not wait for that."""
+    os.mkfifo(file, 0o600)
+    with pytest.raises(UsageError, match="not a regular file"):
+        load_credentials(file)
+
+
+def test_a_device_is_refused() -> None:
+    """``/dev/zero`` has no end."""
+    with pytest.raises(UsageError, match="not a regular file"):
+        load_credentials(Path("/dev/zero"))
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    """The error names it."""
+    with pytest.raises(UsageError, match=re.escape(str(tmp_path))):
+        load_credentials(tmp_path)
+
+
+def test_a_file_that_is_too_large_is_refused_unread(file: Path) -> None:
+    """The size is looked at before anything is read."""
+    file.touch(0o600)
+    os.truncate(file, MAX_CREDENTIALS_FILE + 1)
+    with pytest.raises(UsageError, match="too large"):
+        load_credentials(file)
+
+
+ACCOUNT = {
+    "priority": 0,
+    "iterations": 4096,
+    "salt": base64.b64encode(SALT).decode(),
+    "stored_key": base64.b64encode(USERS["user"].stored_key).decode(),
+    "server_key": base64.b64encode(USERS["user"].server_key).decode(),
+}
+
+
+def file_with(name: str = "user", without: str = "", **changes: object) -> bytes:
+    """Return a credential file with one user: right, but for the changes."""
+    account = {key: value for key, value in {**ACCOUNT, **changes}.items() if key != without}
+    return json.dumps({"version": 1, "users": {name: account}}).encode()
+
+
+def test_the_file_has_the_documented_form(file: Path) -> None:
+    """What stands in the file, key by key: a later version must still read it."""
+    save_credentials(file, USERS)
+    assert json.loads(file.read_bytes()) == {"version": 1, "users": {"user": ACCOUNT}}
+    file.write_bytes(file_with())
+    assert load_credentials(file) == USERS
+
+
+MALFORMED_FILES = {
+    "empty": b"",
+    "not JSON": b"user:password\n",
+    "cut": file_with()[:-20],
+    "something behind": file_with() + b"{}",
+    "not UTF-8": b'{"users": {"\xff": {}}}',
+    "NUL": bytes(100),
+    "null": b"null",
+    "number": b"1",
+    "list": b"[]",
+    "no users": b'{"version": 1}',
+    "list of users": b'{"users": [1]}',
+    "user without entry": b'{"users": {"user": null}}',
+    "user with a list": b'{"users": {"user": []}}',
+    "nested": b"[" * 100_000,
+    "long number": b'{"users": {"user": ' + b"9" * 5000 + b"}}",
+    "no priority": file_with(without="priority"),
+    "no iterations": file_with(without="iterations"),
+    "no salt": file_with(without="salt"),
+    "no stored key": file_with(without="stored_key"),
+    "no server key": file_with(without="server_key"),
+    "priority text": file_with(priority="1"),
+    "priority true": file_with(priority=True),
+    "priority fraction": file_with(priority=1.5),
+    "priority too high": file_with(priority=101),
+    "priority too low": file_with(priority=-101),
+    "iterations text": file_with(iterations="4096"),
+    "iterations true": file_with(iterations=True),
+    "iterations too few": file_with(iterations=4095),
+    "iterations too many": file_with(iterations=10_000_001),
+    "salt empty": file_with(salt=""),
+    "salt null": file_with(salt=None),
+    "salt number": file_with(salt=1234),
+    "salt not base64": file_with(salt="!!!!"),
+    "salt not ASCII": file_with(salt="éééé"),
+    "stored key short": file_with(stored_key="AAAA"),
+    "stored key long": file_with(stored_key=base64.b64encode(bytes(33)).decode()),
+    "stored key number": file_with(stored_key=1),
+    "server key short": file_with(server_key="AAAA"),
+    "server key list": file_with(server_key=[1]),
+    "nameless user": file_with(""),
+    "user named by an escape": file_with("\x1b[31m"),
+    "user with a long name": file_with("x" * 256),
+    "user with half a character": file_with("\ud800"),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED_FILES)
+def test_a_malformed_file_is_refused(file: Path, kind: str) -> None:
+    """FAULTS 25: one printable line that names the file, whatever stands in it."""
+    file.touch(0o600)
+    file.write_bytes(MALFORMED_FILES[kind])
+    with pytest.raises(UsageError) as caught:
+        load_credentials(file)
+    assert str(caught.value).startswith(f"credential file {file}: ")
+    assert str(caught.value).isprintable()
+
+
+@quick
+@given(st.data())
+def test_a_damaged_file_is_refused_or_read_and_nothing_else(data: st.DataObject) -> None:
+    """Bytes changed anywhere in the file never end in an error of another kind."""
+    text = file_with()
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(start + 20, len(text))))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "credentials")
+        path.touch(0o600)
+        path.write_bytes(text[:start] + data.draw(st.binary(max_size=20)) + text[end:])
+        try:
+            users = load_credentials(path)
+        except UsageError:
+            return
+        assert len(users) <= 1
+
+
+def test_a_refused_file_is_closed(file: Path, tmp_path: Path) -> None:
+    """Whatever is wrong with it, no descriptor stays open."""
+    os.mkfifo(file, 0o600)
+    before = open_descriptors()
+    for path in (file, tmp_path, tmp_path / "missing", Path(os.devnull)):
+        with pytest.raises(UsageError):
+            load_credentials(path)
+    assert open_descriptors() == before
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(file: Path) -> None:
+    """Loading while somebody saves never fails."""
+    versions: list[Credentials] = [USERS, {f"user{i}": USERS["user"] for i in range(50)}]
+    save_credentials(file, versions[0])
+    done = threading.Event()
+
+    def save() -> None:
+        for number in range(40):
+            save_credentials(file, versions[number % 2])
+        done.set()
+
+    writer = threading.Thread(target=save)
+    writer.start()
+    loads = 0
+    while not done.is_set() or not loads:
+        assert load_credentials(file) in versions
+        loads += 1
+    writer.join(PATIENCE)
+    assert not writer.is_alive()
+
+
+def test_saving_leaves_nothing_but_the_file(full: Path, tmp_path: Path) -> None:
+    """The temporary file has become the file."""
+    save_credentials(full, {})
+    assert list(tmp_path.iterdir()) == [full]
+
+
+def test_saving_where_no_file_can_stand_leaves_nothing(tmp_path: Path) -> None:
+    """The target is a directory: an error in one line, and no temporary file."""
+    target = tmp_path / "target"
+    target.mkdir()
+    with pytest.raises(UsageError, match=re.escape(str(target))):
+        save_credentials(target, USERS)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_saving_into_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """The error says that it is not there."""
+    with pytest.raises(UsageError, match="No such file or directory"):
+        save_credentials(tmp_path / "missing" / "credentials", USERS)
+
+
+def test_saving_under_a_name_that_the_system_refuses_is_a_usage_error(tmp_path: Path) -> None:
+    """A name that is just short enough leaves no room for the temporary file's longer one."""
+    with pytest.raises(UsageError, match="File name too long"):
+        save_credentials(tmp_path / ("x" * 250), USERS)
+
+
+def test_a_symlink_is_replaced_and_not_written_through(full: Path, tmp_path: Path) -> None:
+    """Saving never changes a file that a link points to."""
+    link = tmp_path / "link"
+    link.symlink_to(full)
+    save_credentials(link, {})
+    assert load_credentials(link) == {}
+    assert load_credentials(full) == USERS
+
+
+# --- secrets stay secret ------------------------------------------------------------------------
+
+
+def test_a_credential_does_not_show_its_keys() -> None:
+    """A credential may stand in a log line or a traceback."""
+    shown = repr(USERS["user"])
+    for secret in (SALT, USERS["user"].stored_key, USERS["user"].server_key):
+        assert repr(secret)[2:-1] not in shown
+    assert "4096" in shown
+
+
+def test_a_login_does_not_show_what_it_knows() -> None:
+    """Neither side of a login gives a password, a key or the server's secret away."""
+    client, server = rfc_client("s3cret"), ScramServer(USERS, b"s3cret")
+    client.respond(server.challenge(CLIENT_FIRST))
+    assert "s3cret" not in repr(client) + repr(server)
+
+
+def test_the_demo_accounts_are_verifiers_too() -> None:
+    """The two accounts of the user's card log in, with their priorities, and only with theirs."""
+    users = demo_credentials()
+    assert {name: one.priority for name, one in users.items()} == {"admin": 1, "user1": 0}
+    for name, password in (("admin", "admin123"), ("user1", "password1")):
+        assert log_in(ScramClient(name, password), ScramServer(users, b"secret")) == name
+    with pytest.raises(AuthenticationError):
+        log_in(ScramClient("admin", "password1"), ScramServer(users, b"secret"))
+
+
+# --- where a password comes from ----------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_password_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing of the machine's own decide: no variable set, no terminal to ask at."""
+    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> Path:
+    """Return a file with a password."""
+    path = tmp_path / "password"
+    path.write_text("from file\n", encoding="utf-8")
+    return path
+
+
+def test_a_password_file_goes_first(password_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was named on the command line counts most."""
+    monkeypatch.setenv(PASSWORD_VARIABLE, "from environment")
+    assert read_password("user1", password_file, "localhost") == "from file"
+
+
+def test_the_environment_goes_before_the_demo_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was set on purpose counts more than a default."""
+    monkeypatch.setenv(PASSWORD_VARIABLE, "from environment")
+    assert read_password("user1", None, "localhost") == "from environment"
+
+
+@pytest.mark.parametrize("server", ["localhost", "127.0.0.1", "127.1.2.3", "::1"])
+@pytest.mark.parametrize(("user", "password"), [("admin", "admin123"), ("user1", "password1")])
+def test_the_demo_accounts_need_no_password_on_this_machine(
+    user: str, password: str, server: str
+) -> None:
+    """Trying it out takes one command in each of two terminals."""
+    assert read_password(user, None, server) == password
+
+
+@pytest.mark.parametrize(("user", "server"), [("user1", "192.0.2.1"), ("alice", "localhost")])
+def test_without_a_password_and_a_terminal_the_error_says_how_to_give_one(
+    user: str, server: str
+) -> None:
+    """A demo password is never tried on another machine, nor for another user."""
+    with pytest.raises(UsageError, match=f"{user}: use --password-file or LFT_PASSWORD"):
+        read_password(user, None, server)
+
+
+def test_a_user_without_password_is_named_safely() -> None:
+    """The name in the error cannot act on the terminal."""
+    with pytest.raises(UsageError) as caught:
+        read_password("\x1b[31m", None, "localhost")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("content", "password"),
+    [
+        (b"pw", "pw"),
+        (b"pw\n", "pw"),
+        (b"pw\r\n", "pw"),
+        (b"pw\nsecond line\n", "pw"),
+        (b" pw \n", " pw "),
+        ("pässwörd\n".encode(), "pässwörd"),
+        (b"", ""),
+    ],
+)
+def test_a_password_is_the_first_line_of_its_file(
+    tmp_path: Path, content: bytes, password: str
+) -> None:
+    """Without its line end, with every space."""
+    path = tmp_path / "password"
+    path.write_bytes(content)
+    assert read_password("user1", path, "localhost") == password
+
+
+def test_a_missing_password_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    """No other source is tried silently in its place."""
+    path = tmp_path / "missing"
+    with pytest.raises(UsageError, match=f"{re.escape(str(path))}: No such file"):
+        read_password("user1", path, "localhost")
+
+
+def test_a_password_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 are no password."""
+    path = tmp_path / "password"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        read_password("user1", path, "localhost")
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+class Cli:
+    """Runs ``python auth.py`` in this process, with a password from the environment."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], file: Path) -> None:
+        self._capsys = capsys
+        self._file = file
+        self.out = self.err = ""
+
+    def __call__(self, *arguments: str) -> int:
+        """Run it on the credential file; return the exit code, keep what it printed."""
+        try:
+            code: Any = auth.main([*arguments, "--credentials", str(self._file)])
+        except SystemExit as error:
+            code = error.code
+        self.out, self.err = self._capsys.readouterr()
+        assert isinstance(code, int)
+        return code
+
+    def fails_in_one_line(self, *arguments: str) -> bool:
+        """Say whether it ends with exit code 2, one printable line, and no other output."""
+        code = self(*arguments)
+        line = self.err[:-1]
+        named = line.startswith("auth.py: ") and self.err.endswith("\n")
+        return code == 2 and self.out == "" and named and line.isprintable()
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], file: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Return the command line of auth.py, with a password in the environment."""
+    monkeypatch.setenv(PASSWORD_VARIABLE, "pw")
+    return Cli(capsys, file)
+
+
+def test_add_makes_a_file_with_which_the_user_can_log_in(cli: Cli, file: Path) -> None:
+    """The first user needs no file to be there."""
+    assert cli("add", "alice", "--priority", "3") == 0
+    server = ScramServer(load_credentials(file), b"secret")
+    assert log_in(ScramClient("alice", "pw"), server) == "alice"
+    assert server.priority == 3
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_add_takes_the_password_from_a_file(cli: Cli, file: Path, password_file: Path) -> None:
+    """The file goes before the environment, as everywhere."""
+    assert cli("add", "alice", "--password-file", str(password_file)) == 0
+    users = load_credentials(file)
+    assert log_in(ScramClient("alice", "from file"), ScramServer(users, b"secret")) == "alice"
+
+
+def test_add_keeps_the_other_users(cli: Cli, full: Path) -> None:
+    """A new user changes nobody else's account."""
+    assert cli("add", "alice") == 0
+    users = load_credentials(full)
+    assert sorted(users) == ["alice", "user"]
+    assert users["user"] == USERS["user"]
+
+
+def test_add_gives_an_existing_user_a_new_password(cli: Cli, full: Path) -> None:
+    """The old password no longer opens the door."""
+    assert cli("add", "user") == 0
+    users = load_credentials(full)
+    assert log_in(ScramClient("user", "pw"), ScramServer(users, b"secret")) == "user"
+    with pytest.raises(AuthenticationError):
+        log_in(ScramClient("user", "pencil"), ScramServer(users, b"secret"))
+
+
+def test_add_stores_a_name_in_the_form_in_which_clients_send_it(cli: Cli, file: Path) -> None:
+    """A name added in one Unicode form logs in in the other."""
+    assert cli("add", unicodedata.normalize("NFD", "rené")) == 0
+    users = load_credentials(file)
+    client = ScramClient(unicodedata.normalize("NFC", "rené"), "pw")
+    assert log_in(client, ScramServer(users, b"secret")) == unicodedata.normalize("NFC", "rené")
+
+
+def test_adding_shows_nothing_of_the_password(cli: Cli) -> None:
+    """Neither output nor error has it."""
+    assert cli("add", "alice") == 0
+    assert cli.out + cli.err == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "x" * 256, "a\x1b[31m", "a\nb", "\ud800", "\u202e", "\u06271", "\u1806", "\ufdfa" * 100],
+    ids=short,
+)
+def test_add_refuses_a_name_that_cannot_be_one(cli: Cli, full: Path, name: str) -> None:
+    """Empty (also once prepared), too long (also once prepared), or not printable."""
+    assert cli.fails_in_one_line("add", name)
+    assert load_credentials(full) == USERS
+
+
+@pytest.mark.parametrize("priority", ["101", "-101", "99999999999999999999"])
+def test_add_refuses_a_priority_out_of_range(cli: Cli, file: Path, priority: str) -> None:
+    """The error says what the range is, and no file is made."""
+    assert cli.fails_in_one_line("add", "alice", "--priority", priority)
+    assert "-100 to 100" in cli.err
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("password", ["", "\u00ad", "\u200b\ufeff"], ids=short)
+def test_add_refuses_an_empty_password(
+    cli: Cli, file: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    """Empty is also what is empty once it has been prepared."""
+    monkeypatch.setenv(PASSWORD_VARIABLE, password)
+    assert cli.fails_in_one_line("add", "alice")
+    assert not file.exists()
+
+
+def test_add_refuses_a_password_with_characters_that_cannot_be_typed_again(
+    cli: Cli, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 4013 prohibits controls; the error does not repeat the password."""
+    monkeypatch.setenv(PASSWORD_VARIABLE, "s3cret\x07")
+    assert cli.fails_in_one_line("add", "alice")
+    assert "s3cret" not in cli.err
+    assert not file.exists()
+
+
+def test_add_without_a_password_fails_in_one_line(
+    cli: Cli, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even a demo account gets a password from nowhere, and no file is made."""
+    monkeypatch.delenv(PASSWORD_VARIABLE)
+    assert cli.fails_in_one_line("add", "user1")
+    assert not file.exists()
+
+
+def test_add_leaves_a_damaged_file_alone(cli: Cli, file: Path) -> None:
+    """A file that cannot be read is not overwritten: somebody may still repair it."""
+    file.touch(0o600)
+    file.write_bytes(b"precious")
+    assert cli.fails_in_one_line("add", "alice")
+    assert file.read_bytes() == b"precious"
+
+
+def test_add_leaves_a_file_open_to_others_alone(cli: Cli, full: Path) -> None:
+    """Its owner must close it first; only then are its accounts worth keeping."""
+    full.chmod(0o644)
+    before = full.read_bytes()
+    assert cli.fails_in_one_line("add", "alice")
+    assert full.read_bytes() == before
+
+
+def test_add_does_not_follow_a_dangling_link(cli: Cli, file: Path, tmp_path: Path) -> None:
+    """A link to nowhere is not a file that is not there yet."""
+    file.symlink_to(tmp_path / "elsewhere")
+    assert cli.fails_in_one_line("add", "alice")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_remove_takes_one_user_away(cli: Cli, full: Path) -> None:
+    """The others stay."""
+    cli("add", "alice")
+    assert cli("remove", "user") == 0
+    assert list(load_credentials(full)) == ["alice"]
+
+
+def test_removing_an_unknown_user_fails_in_one_line(cli: Cli, full: Path) -> None:
+    """Nothing changes, and the error names the user safely."""
+    before = full.read_bytes()
+    assert cli.fails_in_one_line("remove", "ghost")
+    assert "ghost" in cli.err
+    assert full.read_bytes() == before
+
+
+def test_list_shows_names_and_priorities_in_order(cli: Cli, file: Path) -> None:
+    """One line for each user, and nothing of a key."""
+    one = USERS["user"]
+    save_credentials(file, {"zoe": one, "bob": Credential(-5, 4096, SALT, *[bytes(32)] * 2)})
+    assert cli("list") == 0
+    assert cli.out == "bob\tpriority -5\nzoe\tpriority 0\n"
+
+
+@pytest.mark.parametrize("command", [("list",), ("remove", "alice")])
+def test_a_missing_file_fails_in_one_line(cli: Cli, command: tuple[str, ...]) -> None:
+    """Only ``add`` makes a file."""
+    assert cli.fails_in_one_line(*command)
+    assert "No such file" in cli.err
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("steal",), ("add",), ("add", "alice", "--priority", "high"), ("list", "--all")]
+)
+def test_a_wrong_command_line_ends_with_exit_code_2(
+    cli: Cli, file: Path, command: tuple[str, ...]
+) -> None:
+    """The usage is shown, and nothing happens."""
+    assert cli(*command) == 2
+    assert "usage:" in cli.err
+    assert not file.exists()
+
+
+def test_no_command_at_all_ends_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error says what to say."""
+    with pytest.raises(SystemExit) as caught:
+        auth.main([])
+    assert caught.value.code == 2
+    assert "say add, remove or list" in capsys.readouterr().err
+
+
+def test_a_password_is_never_taken_from_an_argument(cli: Cli, file: Path) -> None:
+    """Arguments are seen by everybody on the machine."""
+    assert cli("add", "alice", "--password", "pw") == 2
+    assert cli("add", "alice", "pw") == 2
+    assert not file.exists()
+
+
+def test_the_script_itself_ends_with_the_exit_code_and_one_line(file: Path) -> None:
+    """``python auth.py list`` without a file: exit code 2, no traceback."""
+    done = subprocess.run(
+        [sys.executable, str(auth.__file__), "list", "--credentials", str(file)],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=environment(),
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert done.stderr.startswith(b"auth.py: credential file ")
+    assert done.stderr.count(b"\n") == 1
+
+
+# --- at a terminal ------------------------------------------------------------------------------
+
+# Opening the terminal as the leader of a new session makes it the one that getpass asks at.
+AT_A_TERMINAL = """
+import os, sys
+for target in (0, 1, 2):
+    os.dup2(os.open(sys.argv[1], os.O_RDWR), target)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+
+
+class Terminal:
+    """``python auth.py`` at a terminal of its own, and the person who sits there."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.seen = ""
+        self._master, self._slave = os.openpty()  # both kept: no end of file before we have read
+        os.set_blocking(self._master, False)
+        script = [sys.executable, "-c", AT_A_TERMINAL, os.ttyname(self._slave), str(auth.__file__)]
+        self._process = subprocess.Popen(
+            [*script, *arguments], start_new_session=True, env=environment()
+        )
+
+    def types(self, text: str) -> None:
+        """Press these keys."""
+        os.write(self._master, text.encode())
+
+    def sees(self, text: str) -> None:
+        """Wait for this text."""
+        eventually(lambda: self._shows(text), repr(text))
+
+    def _shows(self, text: str) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            self.seen += os.read(self._master, 4096).decode()
+        return text in self.seen
+
+    def leaves(self) -> int:
+        """Wait for the end; return the exit code and see the rest."""
+        code = self._process.wait(PATIENCE)
+        self._shows("")
+        return code
+
+    def close(self) -> None:
+        """Take the terminal away; nothing may run on without it."""
+        os.close(self._master)
+        os.close(self._slave)
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(PATIENCE)
+
+
+@pytest.fixture
+def terminal(file: Path) -> Iterator[Terminal]:
+    """Give a terminal at which somebody has said ``auth.py add alice``."""
+    one = Terminal("add", "alice", "--credentials", str(file))
+    yield one
+    one.close()
+
+
+def test_a_password_is_asked_for_twice_and_not_shown(terminal: Terminal, file: Path) -> None:
+    """Typed twice alike, it is the new user's; the terminal never shows it."""
+    terminal.sees("Password of alice: ")
+    terminal.types("wonderland\n")
+    terminal.sees("Password of alice once more: ")
+    terminal.types("wonderland\n")
+    assert terminal.leaves() == 0
+    assert "wonderland" not in terminal.seen
+    users = load_credentials(file)
+    assert log_in(ScramClient("alice", "wonderland"), ScramServer(users, b"secret")) == "alice"
+
+
+def test_two_different_passwords_are_refused(terminal: Terminal, file: Path) -> None:
+    """A slip of the finger does not become a password."""
+    terminal.sees("Password of alice: ")
+    terminal.types("wonderland\n")
+    terminal.sees("once more: ")
+    terminal.types("wonderlamd\n")
+    assert terminal.leaves() == 2
+    assert "auth.py: the two passwords differ" in terminal.seen
+    assert not file.exists()
+
+
+def test_ctrl_c_at_the_prompt_ends_without_a_traceback(terminal: Terminal, file: Path) -> None:
+    """Exit code 130, as for every program that was interrupted."""
+    terminal.sees("Password of alice: ")
+    terminal.types("\x03")
+    assert terminal.leaves() == 130
+    assert "Traceback" not in terminal.seen
+    assert not file.exists()
