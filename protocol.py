@@ -763,6 +763,9 @@ class Waker:
             os.write(self._write, b"\0")
         except BlockingIOError:
             return
+        except OSError:
+            if self._write >= 0:  # else it has been closed: nobody waits any more
+                raise
 
     def quiet(self, rings: int = 4096) -> bool:
         """Take up to ``rings`` back; return whether there was one."""
@@ -773,8 +776,10 @@ class Waker:
 
     def close(self) -> None:
         """Give the two descriptors back."""
-        os.close(self._read)
-        os.close(self._write)
+        both = self._read, self._write
+        self._read = self._write = -1  # their numbers will soon belong to other files
+        for descriptor in both:
+            os.close(descriptor)
 
 
 _Buffer = Union[bytes, bytearray, memoryview]

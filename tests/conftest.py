@@ -118,6 +118,20 @@ def environment() -> dict[str, str]:
     return own
 
 
+def status(process: int, field: str) -> int:
+    """Read a number from /proc/PID/status; 0 when the process has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1])
+    return 0
+
+
+def peak_memory(process: int) -> int:
+    """Return the most memory a process has had so far, in KB."""
+    return status(process, "VmHWM")
+
+
 class ServerProcess:
     """A real ``server.py`` on a free port, with its standard error in a file."""
 
@@ -140,10 +154,10 @@ class ServerProcess:
         """What it has logged."""
         return self.log_file.read_text(encoding="utf-8")
 
-    def status(self, field: str) -> int:
-        """Read a number from /proc/PID/status, such as ``Threads`` or ``VmHWM`` (KB)."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+    @property
+    def threads(self) -> int:
+        """How many threads it has."""
+        return status(self.process.pid, "Threads")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to end; return its exit code."""
