@@ -52,6 +52,7 @@ DEMO_FILE_SIZE = 64 * MB  # the sample that --demo makes
 
 # --- the server ---------------------------------------------------------------------------------
 
+RECEIVE_SIZE = 200 * KB  # bytes one receive call may take: what has come, up to a whole block
 WORKERS = 10  # threads that do all work; the main thread only watches
 MAX_ACTIVE_TRANSFERS = 16  # receiving at once: 64 connections' buffers, and disks dislike more
 MAX_WAITING_TRANSFERS = 1000  # asked for but not yet admitted

@@ -103,6 +103,7 @@ PARTIAL = ".partial"  # the folder below the output directory for what is not fi
 MAX_NAME_BYTES = 255  # of a file name, on every common file system
 MAX_MISSING = 4096  # blocks asked for in one MISSING; what is left comes with the next
 ACKS_TOGETHER = 4 * len(encode_ack(0, 0))  # bytes: one call and one wake-up for four blocks
+ACK_PAUSE = 0.005  # seconds without another block after which they are sent all the same
 MESSAGES_PER_UNIT = 16  # of one coordinator before others get their turn
 
 # --- names --------------------------------------------------------------------------------------
@@ -706,8 +707,8 @@ class WorkQueue:
             with self._lock:
                 self._busy -= 1
 
-    def linger(self, connection: Connection) -> bool:
-        """Wait a moment for more from ``connection`` (a worker); ``False`` when nothing came.
+    def linger(self, connection: Connection, seconds: float) -> bool:
+        """Wait ``seconds`` for more from ``connection`` (a worker); ``False`` when nothing came.
 
         Ends at once when somebody else needs the worker.
         """
@@ -716,7 +717,7 @@ class WorkQueue:
                 return False
             self._lingering += 1
         try:
-            ready = connection.wait(config.LINGER, waker=self._pressure)
+            ready = connection.wait(seconds, waker=self._pressure)
         finally:
             with self._lock:
                 self._lingering -= 1
@@ -1020,7 +1021,7 @@ class Service:
         peer.session = session
         if peer.connection.mid_frame:
             raise RemoteProtocolError("blocks before ATTACHED")
-        peer.blocks = BlockReader(partial(self._room_for, peer), config.CHUNK_SIZE)
+        peer.blocks = BlockReader(partial(self._room_for, peer), config.RECEIVE_SIZE)
         peer.deadline = float("inf")
         peer.connection.send(Attached())
 
@@ -1144,7 +1145,7 @@ class Service:
     def handle_block_transfer(self, peer: Peer) -> None:
         """Receive blocks while they come; stay for more only while nobody else is ready."""
         moved = False
-        while not peer.leaving:
+        while not self._overdue(peer):
             found = peer.blocks and peer.blocks.receive(peer.connection)
             if found:
                 moved, peer.deadline = True, float("inf")
@@ -1154,10 +1155,12 @@ class Service:
                     self._send_acks(peer)
                 if self.work.pressed:
                     break
-            else:
+            elif self.work.linger(peer.connection, ACK_PAUSE if peer.acks else config.LINGER):
+                continue
+            elif peer.acks:
                 self._send_acks(peer)
-                if self._overdue(peer) or not self.work.linger(peer.connection):
-                    break
+            else:
+                break
         self._send_acks(peer)
         self._put_off_deadline(peer, moved)
 

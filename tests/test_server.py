@@ -488,17 +488,16 @@ def test_a_unit_that_raises_does_not_cost_a_worker(
 
 
 def test_a_worker_leaves_a_silent_peer_when_somebody_needs_it(
-    one_worker: WorkQueue, monkeypatch: pytest.MonkeyPatch
+    one_worker: WorkQueue,
 ) -> None:
     """A worker never waits for a peer while somebody else is ready."""
-    monkeypatch.setattr(config, "LINGER", 3600.0)
     ours, theirs = socket.socketpair()
     connection = Connection(ours, Side.SERVER)
     lingering, left, done = threading.Event(), threading.Event(), threading.Event()
 
     def unit() -> None:
         lingering.set()
-        assert not one_worker.linger(connection)
+        assert not one_worker.linger(connection, 3600.0)
         left.set()
 
     one_worker.put(unit, 0)
