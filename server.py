@@ -13,8 +13,8 @@ never waits for a peer while somebody else is ready, and no unit waits for anoth
 says on which thread a function runs: *main*, *a worker*, or *any*.
 
 Locks, in this order: ``Registry`` (sessions; which transfers receive, which wait), ``Transfer``
-(one for each). ``WorkQueue`` has one of its own, taken alone. Nothing is received, sent, written,
-hashed or logged while one is held.
+(one for each), ``BufferPool``. ``WorkQueue`` has one of its own, taken alone. Nothing is received,
+sent, written, hashed or logged while one is held.
 """
 
 from __future__ import annotations
@@ -152,11 +152,13 @@ _sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 class BufferPool:
     """Block buffers to use again: a fresh one costs a page fault for every 4 KB. Any thread."""
 
-    def __init__(self, keep: int) -> None:
-        """Keep up to ``keep`` bytes for the next block instead of freeing them."""
+    def __init__(self, keep: int, lend: int = 0) -> None:
+        """Keep up to ``keep`` bytes for the next block; let ``lend`` bytes wait to be hashed."""
         self._keep = keep
         self._kept = 0  # about: two threads may miss each other, which costs a buffer
         self._spare: deque[bytearray] = deque()  # its append and pop are atomic
+        self._lock = threading.Lock()  # protects the next one
+        self._left = lend
 
     def take(self, size: int) -> memoryview:
         """Return a view of exactly ``size`` bytes with anything in it."""
@@ -166,6 +168,18 @@ class BufferPool:
             if len(spare) >= size:
                 return memoryview(spare)[:size]
         return memoryview(bytearray(size))
+
+    def lend(self, size: int) -> bool:
+        """Whether a block of ``size`` bytes may stay in memory until ``settle`` is called."""
+        with self._lock:
+            granted = size <= self._left
+            self._left -= size if granted else 0
+            return granted
+
+    def settle(self, size: int) -> None:
+        """Take back what was lent."""
+        with self._lock:
+            self._left += size
 
     def give(self, view: memoryview) -> None:
         """Take a buffer back; the caller must not use it any more."""
@@ -355,7 +369,7 @@ class Transfer:
         self._part: PartFile | None = None
         self._verified = 0  # blocks from the start of the file
         self._written: dict[int, Written] = {}  # beyond those
-        self._kept = 0  # bytes of payload in there
+        self._kept = 0  # bytes of payload in there, lent by the pool
         self._writing: set[int] = set()
         self._asked: set[int] = set()  # blocks a MISSING named that are not here yet
         self._claim: str | None = None  # the digest of a TRANSFER_COMPLETE that counts
@@ -413,6 +427,8 @@ class Transfer:
         """Return the part file to discard, once, when the transfer has ended and nobody uses it."""
         if not self._ended or self._users:
             return None
+        self._buffers.settle(self._kept)
+        self._kept = 0
         part, self._part = self._part, None
         return part
 
@@ -488,7 +504,7 @@ class Transfer:
     def _note_written(self, block: int, digest: bytes, payload: memoryview) -> Due:
         digest, length = digest[: self._digest_size], len(payload)
         with self._lock:
-            keep = self._kept + length <= config.KEEP_FOR_HASHING
+            keep = self._buffers.lend(length)
             self._kept += length if keep else 0
             self._written[block] = Written(digest, payload if keep else None)
             self._writing.discard(block)
@@ -613,7 +629,9 @@ class Transfer:
             self._hash = before
         with self._lock:
             del self._written[block]
-            self._kept -= len(view) if written.payload is not None else 0
+            if written.payload is not None:
+                self._kept -= len(view)
+                self._buffers.settle(len(view))
             if not right:
                 self._received -= len(view)
                 return self._ask([block])
@@ -908,7 +926,7 @@ class Service:
         self.stopping = False  # set by main: nothing new begins
         self._credentials = credentials
         self._post = post
-        self._buffers = BufferPool(config.SPARE_BUFFERS)
+        self._buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
         self._secret = secrets.token_bytes(32)
         self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
         self._answers = self._handlers()

@@ -271,12 +271,12 @@ def test_a_block_that_does_not_fit_is_refused(
 def test_a_damaged_block_is_asked_for_again_and_repaired(local: ServerThread, damage: str) -> None:
     """15: found by its running digest before the file is complete; exactly it is asked for."""
     with RawClient(local.port).log_in() as client:
-        upload = client.start("x", os.urandom(10 * 4096), block_size=4096)
+        upload = client.start("x", os.urandom(20 * 4096), block_size=4096)
         data = client.attach()
-        for index in range(10):
+        for index in range(20):
             changes: dict[str, object] = {damage: bytes(4096 if damage == "payload" else 16)}
             push(data, upload.frame(index, **(changes if index == 3 else {})))
-        upload.await_acks(data, 10)
+        upload.await_acks(data, 20)
         assert client.answer() == Missing(upload.number, ((3, 4),))
         upload.send(data, 3)
         answer = upload.complete()
@@ -374,11 +374,11 @@ def _attach_until_refused(client: RawClient, token: str, old: str) -> None:
 def test_a_missing_that_crossed_complete_does_not_stop_the_verdict(local: ServerThread) -> None:
     """15: the repaired block may be faster than the client's reading of MISSING."""
     with RawClient(local.port).log_in() as client:
-        upload = client.start("x", os.urandom(5 * 4096), block_size=4096)
+        upload = client.start("x", os.urandom(20 * 4096), block_size=4096)
         data = client.attach()
         push(data, upload.frame(0, payload=bytes(4096)))
         upload.await_acks(data, 1)
-        upload.send(data, 1, 2, 3, 4)
+        upload.send(data, *range(1, 20))
         assert client.control.wait(PATIENCE)  # the MISSING is here, unread
         upload.send(data, 0)
         client.control.send(TransferComplete(upload.number, upload.digest))

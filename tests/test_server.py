@@ -188,10 +188,10 @@ BLOCK = 4
 class Sample:
     """A transfer of a small file, with what its client knows."""
 
-    def __init__(self, output: Path, size: int) -> None:
+    def __init__(self, output: Path, size: int, lend: int = 0) -> None:
         self.data = os.urandom(size)
         self.judged = 0  # how often somebody was told to publish
-        self.buffers = BufferPool(8 * BLOCK)
+        self.buffers = BufferPool(8 * BLOCK, lend)
         start = FileStart("x", len(self.data), BLOCK, "md5")
         self.transfer = Transfer(1, Session("u", 0, _peer()), start, "x", self.buffers)
         self.part = PartFile(output, len(self.data))
@@ -386,6 +386,23 @@ def test_buffers_are_kept_up_to_a_limit_and_used_again() -> None:
         pool.give(view)
     assert pool.take(6).obj is views[0].obj
     assert pool.take(6).obj is not views[1].obj
+
+
+def test_what_waits_to_be_hashed_may_take_a_bounded_share_of_memory(output: Path) -> None:
+    """The pool lends so much to all transfers together; an ended one gives its share back."""
+    sample = Sample(output, 10 * BLOCK, lend=3 * BLOCK)
+    for index in range(1, 10):
+        sample.store(index)
+    assert not sample.buffers.lend(1)
+    sample.store(0)
+    assert sample.hash() == []
+    assert sample.buffers.lend(3 * BLOCK)
+    sample.buffers.settle(3 * BLOCK)
+    sample.transfer.end()
+    other = Sample(output, 10 * BLOCK, lend=3 * BLOCK)
+    other.store(5)
+    other.transfer.end()
+    assert other.buffers.lend(3 * BLOCK)
 
 
 def test_hashing_is_begun_by_one_worker_only(sample: Sample) -> None:
