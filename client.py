@@ -1164,7 +1164,8 @@ def main(argv: list[str] | None = None) -> int:
         return _run(arguments, progress)
     except TransferError as error:
         progress.end()
-        log.error("%s", error)
+        lost_it = isinstance(error, ConnectionLostError)
+        log.error("%s%s", error, "; the same command tries again" if lost_it else "")
         return error.exit_code
     except OSError as error:  # out of descriptors or threads, say
         progress.end()
