@@ -74,13 +74,12 @@ FLUSH_EVERY = 64 * MB  # bytes written before they are flushed in the background
 MAX_FLUSHES = 2  # at once, over all transfers: a flush holds a worker, and the disk is one
 HASH_STRETCH = 16  # blocks hashed before a worker looks whether someone more urgent waits
 HASH_BATCH = 8  # blocks that must have arrived before hashing them is worth a unit of work
-KEEP_FOR_HASHING = (
-    32 * MB
-)  # of all transfers, in memory between writing and hashing: what has to be
-# read back from the page cache costs a tenth of hashing it, and the hash is what is waited for
+KEEP_FOR_HASHING = 24 * MB  # of all transfers, in memory between writing and hashing: to read
+# a block back costs a tenth of hashing it, and the hash is what everybody waits for
 MAX_ROUNDS = 5  # repairs in a row without progress before a transfer counts as failed
 MAX_QUEUED_BYTES = 256 * KB  # answers a peer may leave unread before it is cut off
-SPARE_BUFFERS = 8 * MB  # of block buffers kept for the next block instead of being freed
+SPARE_BUFFERS = 28 * MB  # of block buffers kept for the next block: more than KEEP_FOR_HASHING, so
+# that what comes back from there is not freed and allocated anew all the time
 MAX_AHEAD = 100_000  # blocks a transfer may be ahead of its first gap: 260 bytes of memory each
 ACK_DELAY = 0.1  # seconds an acknowledgement may wait for others, should blocks come without end
 PROGRESS_LINES = 10  # log lines for one transfer, whatever its size
