@@ -27,7 +27,7 @@ GB = 1024 * MB
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 4455
-CHUNK_SIZE = 1024 * 50  # bytes of one send or receive call
+CHUNK_SIZE = 1024 * 50  # bytes of one send call
 BLOCK_SIZE = 1024 * 200  # bytes of one block: the unit of sending, retry and checksum
 MIN_BLOCK_SIZE = 4 * KB  # smaller ones cost more in headers and calls than they carry
 MAX_BLOCK_SIZE = 4 * MB  # each data connection may hold one block in memory
