@@ -8,7 +8,8 @@
 What it measures: the time from the start of a sending process to its end (for ``nc``, which does
 not wait for its receiver, to the end of both), over loopback, into a file on the same disk.
 ``md5sum`` of the same file is the floor: nothing that takes the MD5 of the file on its way can be
-faster. For our own pair also the peak memory of both sides and the server's number of threads.
+faster; ``dd`` with ``conv=fdatasync`` is that of the disk. For our own pair also the peak memory of
+both sides and the server's number of threads.
 
 How fair it is: a round runs each tool once, each round begins with another tool, so that a slow
 minute of the machine hits all of them; medians are shown, with the best and the worst beside them.
@@ -264,6 +265,22 @@ class Md5sum(Tool):
         """Nothing is sent."""
 
 
+class Dd(Tool):
+    """The disk's floor: a copy to the same disk, waited for, with no network and no hash."""
+
+    rows = (Row("dd", "the disk's floor: a local copy, durable, unverified"),)
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        """Find it."""
+        self.program = find("dd")
+
+    def run(self, row: Row, source: Path) -> Run:
+        """Copy the file."""
+        target = self.inbox / "file"
+        command = [self.program, f"if={source}", f"of={target}", "bs=1M", "conv=fdatasync"]
+        return timed(command, self.log, source.stat().st_size)
+
+
 class Ours(Tool):
     """This pair: a whole client process for each run, one server for all of them."""
 
@@ -418,7 +435,7 @@ class Scp(Tool):
         return timed(command, self.log, source.stat().st_size)
 
 
-TOOLS = (Md5sum, Ours, Rsync, Netcat, Scp)
+TOOLS = (Md5sum, Dd, Ours, Rsync, Netcat, Scp)
 NAMES = [row.name for tool in TOOLS for row in tool.rows]
 
 
