@@ -47,6 +47,7 @@ import auth
 import config
 from config import SUCCESS, ClientSettings, format_size, printable
 from protocol import (
+    CODEC_HELD,
     CODEC_RAW,
     DIGEST_SIZES,
     FEATURES,
@@ -72,17 +73,23 @@ from protocol import (
     IntegrityOk,
     Message,
     Missing,
+    Ping,
+    Pong,
     Queued,
     Rejected,
     RejectedError,
     RemoteProtocolError,
+    SessionLostError,
     Side,
     SourceError,
+    Spans,
     State,
     TransferComplete,
     TransferError,
     UsageError,
+    Verifying,
     Waker,
+    Why,
     encode_header,
     lost,
     raise_error,
@@ -94,6 +101,9 @@ coordinator_log = logging.getLogger("coordinator")
 block_log = logging.getLogger("block")
 
 DEFAULT_FILE = Path("input") / "big_file.txt"
+PASSING = ("shutdown", "timeout", "taken", "stale")  # rejections after which one should come again
+GO_ON = "; the same command goes on where this one stopped"
+MOST_OWED = 16  # acknowledgements of one block: a few more than the server's rounds of repair
 FOREVER = 3600.0  # seconds; a wait that only a waker or the peer should end
 
 # --- what callers get ---------------------------------------------------------------------------
@@ -152,20 +162,28 @@ def send_files(
 ) -> list[Receipt]:
     """Send files through one session, in order, and return a receipt for each.
 
-    A file that is rejected, damaged or changed does not stop the others; the first such error is
-    raised at the end. ``report`` is called for each file as soon as its fate is known. Raises only
-    exceptions below ``protocol.TransferError``.
+    A session that is lost is replaced, and the file under way goes on where it stopped. A file that
+    is rejected, damaged or changed does not stop the others; the first such error is raised at the
+    end. ``report`` is called for each file as soon as its fate is known. Raises only exceptions
+    below ``protocol.TransferError``.
     """
-    files = [Path(path) for path in paths]
+    files = deque(Path(path) for path in paths)
     for path in files:
         Source(path).close()  # say what cannot be read before anything is sent
     outcomes: list[Receipt | TransferError] = []
-    with Session(settings, progress or Progress()) as session:
-        for path in files:
-            outcome = _outcome(session, path)
-            outcomes.append(outcome)
-            if report:
-                report(path, outcome)
+    patience = Patience(settings)
+    while files:
+        try:
+            with Session(settings, progress or Progress(), patience) as session:
+                while files:
+                    outcome = _outcome(session, files[0])
+                    outcomes.append(outcome)
+                    if report:
+                        report(files[0], outcome)
+                    files.popleft()
+                    patience.next_file()
+        except ConnectionLostError as error:
+            patience.wait(error)
     for outcome in outcomes:
         if isinstance(outcome, TransferError):
             raise outcome
@@ -178,6 +196,67 @@ def _outcome(session: Session, path: Path) -> Receipt | TransferError:
         return session.send(path)
     except (RejectedError, SourceError, IntegrityError) as error:
         return error
+
+
+class Patience:
+    """How long to try again, and what one file has achieved over several attempts. Main's own.
+
+    A server that cannot be reached at the start is tried for ``timeout``; once a session stood, a
+    lost one is replaced for ``PATIENCE`` times as long without progress. A server may take longer
+    than that to verify what it had before, so ``RETRY_LEAST`` attempts are made in any case.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._timeout = settings.timeout
+        self._deadline = Deadline(settings.timeout)
+        self._pause = config.RETRY_FIRST
+        self._attempts = 0
+        self._stood = False
+        self._told = ""  # the reason that the user has read
+        self.next_file()
+
+    def next_file(self) -> None:
+        """Begin to count for another file."""
+        self.began = time.monotonic()
+        self._furthest = 0
+        self._deadline.put_off()
+
+    def stood(self) -> None:
+        """Note that a session stands."""
+        self._told = ""
+        if not self._stood:
+            self._stood = True
+            self._deadline = Deadline(config.PATIENCE * self._timeout)
+
+    def moved(self, acknowledged: int) -> None:
+        """Note how many bytes of the file the server has; more than ever are progress."""
+        if acknowledged > self._furthest:
+            self._furthest = acknowledged
+            self._deadline.put_off()
+            self._attempts, self._pause = 0, config.RETRY_FIRST
+
+    @property
+    def achieved(self) -> bool:
+        """Whether an earlier session brought something of this file across."""
+        return self._furthest > 0
+
+    def left(self) -> float:
+        """Return the seconds left for one attempt to connect."""
+        return max(0.1, min(self._timeout, self._deadline.left()))
+
+    def wait(self, error: ConnectionLostError) -> None:
+        """Pause before the next attempt, or raise ``error`` when there should be none."""
+        self._attempts += 1
+        least = config.RETRY_LEAST if self._stood else 0
+        hopeless = isinstance(error, UnknownHostError) and not self._stood
+        if hopeless or (self._deadline.passed and self._attempts > least):
+            raise error
+        pause = min(_jittered(self._pause), max(config.RETRY_FIRST, self._deadline.left()))
+        self._pause = min(2 * self._pause, config.RETRY_LONGEST)
+        if str(error) != self._told:
+            self._told = str(error)
+            log.warning("%s: trying again, for %.0f s", error, self._deadline.left())
+        time.sleep(pause)
 
 
 # --- the input file -----------------------------------------------------------------------------
@@ -224,6 +303,12 @@ class Source:
                 raise SourceError(f"{self._path}: became shorter while it was sent; send it again")
             view, offset = view[size:], offset + size
 
+    def head(self, length: int, algorithm: str) -> str:
+        """Return the digest of the first ``length`` bytes, in hexadecimal."""
+        view = memoryview(bytearray(min(length, self.size)))
+        self.read(view, 0)
+        return hashlib.new(algorithm, view).hexdigest()
+
     def check_unchanged(self) -> None:
         """Raise ``SourceError`` if the file is not the one that was opened, as it was then."""
         now = os.fstat(self._fd)
@@ -254,21 +339,41 @@ class Upload:
     reader only, always before the block in question can be asked for.
     """
 
-    def __init__(self, source: Source, settings: ClientSettings, number: int, ring: Ring) -> None:
+    def __init__(
+        self, source: Source, settings: ClientSettings, ready: FileReady, ring: Ring
+    ) -> None:
         self.source = source
-        self.number = number
+        self.number = ready.transfer
         self.blocks = Blocks(source.size, settings.block_size)
         self.over = False  # set by main: whoever still works for it stops
+        self.repaired: list[str] = []  # what to tell about each repair, main's own
         self.digests = bytearray()  # running digest of each block, one behind the other
         self._digest_size = DIGEST_SIZES[settings.digest]
         self._hash = hashlib.new(settings.digest)
         self._ring = ring
         self._lock = threading.Lock()
+        self._held = self._flags(ready.have)  # 1 for a block that the server claims to have
+        self._read = 0  # blocks
         self._awaited: Counter[int] = Counter()  # acknowledgements owed for each block; a block
         # that is asked for again before its first acknowledgement came is owed two
-        self._read_all = self.blocks.count == 0
         self._acknowledged = 0  # bytes
         self._error: TransferError | None = None
+
+    def _flags(self, held: Spans) -> bytearray:
+        if held and held[-1][1] > self.blocks.count:
+            raise RemoteProtocolError("the server has blocks that the file does not have")
+        flags = bytearray(self.blocks.count)
+        for first, end in held:
+            flags[first:end] = b"\1" * (end - first)
+        return flags
+
+    @property
+    def resumed_bytes(self) -> int:
+        """The bytes that need not be sent, because the server has them."""
+        with self._lock:
+            held = self._held.count(1) * self.blocks.block_size
+            short = self.blocks.block_size * self.blocks.count - self.blocks.size
+            return held - (short if self._held[-1:] == b"\1" else 0)
 
     @property
     def digest(self) -> str:
@@ -287,7 +392,7 @@ class Upload:
         with self._lock:
             if self._error:
                 raise self._error
-            return self._read_all and not self._awaited
+            return self._read == self.blocks.count and not self._awaited
 
     def fail(self, error: TransferError) -> None:
         """Let main raise ``error`` (any thread)."""
@@ -295,13 +400,17 @@ class Upload:
             self._error = self._error or error
         self._ring()
 
-    def hash_block(self, block: int, view: memoryview) -> None:
-        """Take the next block of the file into the running digest (reader)."""
+    def hash_block(self, block: int, view: memoryview) -> bool:
+        """Take the next block of the file into the running digest (reader).
+
+        Returns whether the server has it: then it wants the digest and not the bytes.
+        """
         self._hash.update(view)
         self.digests += self._hash.digest()
         with self._lock:
             self._awaited[block] += 1
-            self._read_all = block + 1 == self.blocks.count
+            self._read = block + 1
+            return self._held[block] == 1
 
     def digest_of(self, block: int) -> bytes:
         """Return the running digest of ``block``."""
@@ -316,18 +425,25 @@ class Upload:
                 return
             del self._awaited[block]
             self._acknowledged += self.blocks.length(block)
-            done = self._read_all and not self._awaited
+            done = self._read == self.blocks.count and not self._awaited
         if done:
             self._ring()
 
-    def ask_again(self, block: int) -> None:
-        """Owe ``block`` once more (main). Raises ``RemoteProtocolError`` if it was never read."""
+    def ask_again(self, block: int) -> bool:
+        """Owe the bytes of ``block`` (main); ``False`` if the reader has yet to come to it.
+
+        Raises ``RemoteProtocolError`` for one that is asked for over and over.
+        """
         with self._lock:
-            if (block + 1) * self._digest_size > len(self.digests):
-                raise RemoteProtocolError("the server asks again for a block it was never sent")
-            if block not in self._awaited:
+            self._held[block] = 0
+            if block >= self._read:
+                return False
+            if self._awaited[block] > MOST_OWED:
+                raise RemoteProtocolError("the server asks for the same block without end")
+            if not self._awaited[block]:
                 self._acknowledged -= self.blocks.length(block)
             self._awaited[block] += 1
+            return True
 
 
 Ring = Callable[[], None]
@@ -335,11 +451,15 @@ Ring = Callable[[], None]
 
 @dataclass
 class Block:
-    """A block to be sent: from ``view`` while it is in memory, else read from the file again."""
+    """A block to be sent: from ``view`` while it is in memory, else read from the file again.
+
+    Of one that the server holds only the running digest is sent.
+    """
 
     upload: Upload
     index: int
     view: memoryview | None = None
+    held: bool = False
 
 
 class BlockQueue:
@@ -430,8 +550,8 @@ class Reader(threading.Thread):
         except SourceError:
             self._free.put(buffer)
             raise
-        self._upload.hash_block(index, view)
-        self._blocks.put(Block(self._upload, index, view))
+        held = self._upload.hash_block(index, view)
+        self._blocks.put(Block(self._upload, index, view, held))
         return True
 
 
@@ -489,24 +609,6 @@ def _connect(settings: ClientSettings, timeout: float) -> Connection:
     raise lost(f"{printable(host)}:{port}", problem)
 
 
-def _connect_patiently(settings: ClientSettings) -> Connection:
-    """Connect, trying for ``timeout`` seconds in all: the server may be about to start."""
-    deadline = Deadline(settings.timeout)
-    pause = config.RETRY_FIRST
-    warned = False
-    while True:
-        try:
-            return _connect(settings, max(0.1, deadline.left()))
-        except ConnectionLostError as error:
-            if deadline.left() <= pause or isinstance(error, UnknownHostError):
-                raise
-            if not warned:
-                log.warning("%s; trying for %g s", error, settings.timeout)
-            warned = True
-        time.sleep(_jittered(pause))
-        pause = min(2 * pause, config.RETRY_LONGEST)
-
-
 def _jittered(pause: float) -> float:
     """Spread retries, so that many clients do not come back in the same instant."""
     return pause * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
@@ -559,6 +661,8 @@ class Sender:
             while not self._session.ending.is_set():
                 try:
                     self._connect_and_send()
+                except SessionLostError:
+                    raise  # main has to log in again
                 except ConnectionLostError as error:
                     self._give_back()
                     self._pause_after(error)
@@ -587,7 +691,8 @@ class Sender:
             return
         pause = _jittered(self._pause)
         self._pause = min(2 * self._pause, config.RETRY_LONGEST)
-        log.warning("a data connection was lost (%s); again in %.1f s", error, pause)
+        level = self._session.loss_level()
+        log.log(level, "a data connection was lost (%s); again in %.1f s", error, pause)
         self._session.ending.wait(pause)
 
     def _give_back(self) -> None:
@@ -633,7 +738,9 @@ class Sender:
         if self._session.ending.is_set():
             raise Stop
         if not ready and owed and silence.passed:
-            raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
+            if not self._session.server_is_slow:
+                raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
+            silence.put_off()
         return ready
 
     def _hear_acks(self, connection: Connection, silence: Deadline) -> None:
@@ -645,24 +752,24 @@ class Sender:
             if not blocks:
                 del self._unacknowledged[ack]
             self._pause = config.RETRY_FIRST
+            self._session.acknowledged_at = time.monotonic()
             silence.put_off()
 
     def send_file_block(self, connection: Connection, block: Block) -> None:
         """Send one block, chunk by chunk; its buffer goes back to the reader."""
-        upload = block.upload
+        upload, index = block.upload, block.index
         try:
-            view = block.view or self._read_again(block)
-            self._unacknowledged.setdefault((upload.number, block.index), []).append(block)
-            digest = upload.digest_of(block.index)
-            header = BlockHeader(
-                upload.number, block.index, len(view), len(view), CODEC_RAW, digest
-            )
+            view = memoryview(b"") if block.held else block.view or self._read_again(block)
+            self._unacknowledged.setdefault((upload.number, index), []).append(block)
+            codec = CODEC_HELD if block.held else CODEC_RAW
+            length, digest = upload.blocks.length(index), upload.digest_of(index)
+            header = BlockHeader(upload.number, index, length, len(view), codec, digest)
             self._push(connection, encode_header(header), view)
         except SourceError as error:
             upload.fail(error)
         finally:
             self._session.free_buffer(block)
-        block_log.debug("block %d sent", block.index)
+        block_log.debug("block %d %s", index, "is held" if block.held else "sent")
 
     def _push(self, connection: Connection, header: bytes, view: memoryview) -> None:
         """Send chunk by chunk; the header goes in one segment with the first."""
@@ -702,9 +809,13 @@ class Session:
     Use it as a context manager: leaving it says goodbye and ends the threads.
     """
 
-    def __init__(self, settings: ClientSettings, progress: Progress) -> None:
+    def __init__(self, settings: ClientSettings, progress: Progress, patience: Patience) -> None:
         self.settings = settings
         self.progress = progress
+        self.acknowledged_at = 0.0  # when a sender heard an acknowledgement last
+        self._heard_at = 0.0  # when the coordinator heard anything
+        self._lost_at = 0.0  # when a lost data connection was last told of
+        self._patience = patience
         self.queue = BlockQueue()
         self.ending = threading.Event()
         self.token = ""
@@ -750,12 +861,13 @@ class Session:
         if password is None:
             password = auth.read_password(settings.user, None, settings.server)
         self.progress.phase("connecting")
-        coordinator = self._coordinator = _connect_patiently(settings)
+        coordinator = self._coordinator = _connect(settings, self._patience.left())
         hello = _greet(coordinator, settings.timeout)
         if settings.digest not in hello.features:
             raise RemoteProtocolError(f"the server does not know {settings.digest}")
         welcome = _log_in(coordinator, settings, password)
         self.token, self.address = welcome.token, coordinator.address
+        self._patience.stood()
         coordinator_log.info("logged in at %s as %s (priority %d)",
                              coordinator.peer, settings.user, welcome.priority)  # fmt: skip
 
@@ -778,18 +890,38 @@ class Session:
             buffer, block.view = block.view.obj, None
             self._free.put(buffer)  # type: ignore[arg-type]  # the reader made it of a bytearray
 
+    @property
+    def server_is_slow(self) -> bool:
+        """Whether no stream hears anything while the coordinator does: a busy disk, no dead link.
+
+        Any thread: each read is of one number.
+        """
+        now, timeout = time.monotonic(), self.settings.timeout
+        return now - self.acknowledged_at >= timeout and now - self._heard_at < timeout / 2
+
+    def loss_level(self) -> int:
+        """Return how loud to tell of a lost data connection: they are often lost together."""
+        now, before = time.monotonic(), self._lost_at
+        self._lost_at = now
+        return logging.DEBUG if now - before < 1 else logging.WARNING
+
     def send(self, path: Path) -> Receipt:
         """Send one file and return its receipt. Raises below ``TransferError``."""
-        began = time.monotonic()
         source = Source(path)
         try:
             self.progress.begin(source.name, source.size)
             upload = self._start(source)
             receipt = self._send_upload(upload)
-        finally:
+        except ConnectionLostError:
+            raise  # the bar stays: the next session goes on with it
+        except BaseException:
             self.progress.end()
+            raise
+        finally:
             source.close()
-        return self._finished(dataclasses.replace(receipt, seconds=time.monotonic() - began))
+        self.progress.end()
+        seconds = time.monotonic() - self._patience.began
+        return self._finished(dataclasses.replace(receipt, seconds=seconds))
 
     def _finished(self, receipt: Receipt) -> Receipt:
         if receipt.verdict == "INTEGRITY_FAILED":
@@ -803,18 +935,27 @@ class Session:
         """Announce a file and wait until the server is ready for it."""
         settings = self.settings
         self.progress.phase("waiting")
-        self._control.send(
-            FileStart(source.name, source.size, settings.block_size, settings.digest)
-        )
+        size, algorithm = settings.block_size, settings.digest
+        resume = settings.resume or self._patience.achieved  # at least what we sent ourselves
+        head = source.head(size, algorithm) if resume else ""
+        self._control.send(FileStart(source.name, source.size, size, algorithm, head))
         position = 0
         while True:
             message = self._control.answer(settings.timeout)
             if isinstance(message, FileReady):
-                return Upload(source, settings, message.transfer, self._waker.ring)
+                return self._ready(source, message)
             if isinstance(message, Queued) and message.position != position:
                 position = message.position
                 coordinator_log.info("waiting for our turn: position %d", position)
             self._refuse_rejected(source.name, message)
+
+    def _ready(self, source: Source, ready: FileReady) -> Upload:
+        upload = Upload(source, self.settings, ready, self._waker.ring)
+        if upload.resumed_bytes:
+            had, size = format_size(upload.resumed_bytes), format_size(source.size)
+            coordinator_log.info("going on with %s: the server has %s of %s",
+                                 source.name, had, size)  # fmt: skip
+        return upload
 
     def _send_upload(self, upload: Upload) -> Receipt:
         """Have an upload read, sent and judged; whatever happens, nobody works for it after."""
@@ -838,7 +979,7 @@ class Session:
         """Answer the server while blocks flow; return the verdict's receipt."""
         claimed = False  # whether TRANSFER_COMPLETE was said since the last MISSING
         silence = Deadline(config.PATIENCE * self.settings.timeout)  # senders reconnect meanwhile
-        moved = -1
+        moved = (0, 0)  # bytes acknowledged, bytes verified
         while True:
             self._check_senders()
             if not claimed and upload.delivered:
@@ -851,9 +992,11 @@ class Session:
                 receipt = self._judged(upload, message)
                 if receipt:
                     return receipt
-            if message or upload.acknowledged != moved:
-                moved = upload.acknowledged
-                self.progress.move(moved)
+            verified = message.verified if isinstance(message, Verifying) else moved[1]
+            if (upload.acknowledged, verified) != moved:
+                moved = upload.acknowledged, verified
+                self.progress.move(moved[0])
+                self._patience.moved(moved[0])
                 silence.put_off()
             if silence.passed:
                 raise ConnectionLostError(f"{self._control.peer}: no progress for too long")
@@ -868,7 +1011,10 @@ class Session:
             self._waker.quiet()
             message = self._control.receive()
         if message:
+            self._heard_at = time.monotonic()
             raise_error(message)
+        if isinstance(message, Ping):
+            self._control.send(Pong())
         return message
 
     def _check_senders(self) -> None:
@@ -889,12 +1035,22 @@ class Session:
         for first, end in message.blocks:
             if end > upload.blocks.count:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
-            which = f"block {first}" if end == first + 1 else f"blocks {first} to {end - 1}"
-            offset = upload.blocks.offset(first)
-            log.warning("%s (offset %d) damaged or lost on the way: sent again", which, offset)
+            what = _what_happened(upload.blocks, first, end, message.reason)
+            upload.repaired.append(what)
+            if len(upload.repaired) <= config.REPAIRS_TOLD:
+                log.warning("%s: sent again", what)
             for index in range(first, end):
-                upload.ask_again(index)
-                self.queue.put(Block(upload, index))
+                if upload.ask_again(index):
+                    self.queue.put(Block(upload, index))
+
+    @staticmethod
+    def _tell_repairs(upload: Upload) -> None:
+        """Say that what was repaired is right now."""
+        for what in upload.repaired[: config.REPAIRS_TOLD]:
+            log.info("%s: sent again, ok", what, extra=SUCCESS)
+        more = len(upload.repaired) - config.REPAIRS_TOLD
+        if more > 0:
+            log.info("and %d more, all ok", more, extra=SUCCESS)
 
     def _judged(self, upload: Upload, message: Message) -> Receipt | None:
         """Turn a verdict into a receipt; other messages only show that the server lives."""
@@ -907,6 +1063,7 @@ class Session:
             return None
         if (message.digest, message.size) != (upload.digest, upload.source.size):
             raise RemoteProtocolError("the server's verdict is about another file")
+        self._tell_repairs(upload)
         saved_as, resent = message.saved_as, message.resent_blocks
         return self._receipt(upload, "INTEGRITY_OK", saved_as, resent, durable=message.durable)
 
@@ -923,12 +1080,14 @@ class Session:
             seconds=0.0,
             blocks=upload.blocks.count,
             resent_blocks=resent,
-            resumed_bytes=0,
+            resumed_bytes=upload.resumed_bytes,
             streams=self.settings.streams,
             durable=durable,
         )
 
     def _refuse_rejected(self, name: str, message: Message) -> None:
+        if isinstance(message, Rejected) and message.code in PASSING:
+            raise ConnectionLostError(f"{name}: {printable(message.reason)}")
         if isinstance(message, Rejected):
             raise RejectedError(message.code, f"{name}: rejected: {printable(message.reason)}")
 
@@ -939,6 +1098,20 @@ class Session:
             self._control.send(Cancel())
             while self._control.state is State.CANCELLING:
                 self._control.answer(deadline.left())
+
+
+_WHYS = {
+    Why.DAMAGED: "was damaged on the way",
+    Why.LOST: "did not arrive",
+    Why.CHANGED: "changed since the last attempt",
+    Why.ALTERED: "was altered on the server",
+}
+
+
+def _what_happened(blocks: Blocks, first: int, end: int, reason: str) -> str:
+    which = f"block {first}" if end == first + 1 else f"blocks {first} to {end - 1}"
+    why = _WHYS.get(reason, "is wanted again")
+    return f"{which} (offset {blocks.offset(first)}) {why}"
 
 
 # --- the progress bar ---------------------------------------------------------------------------
@@ -958,7 +1131,9 @@ class Bar(Progress):
         handler.around = lambda: tqdm.external_write_mode(file=sys.stderr)
 
     def begin(self, name: str, size: int) -> None:
-        """Open the bar of one file."""
+        """Open the bar of one file, or go on with it in another session."""
+        if self._bar is not None and (self._name, self._bar.total) == (printable(name), size):
+            return
         self.end()
         self._name = printable(name)
         self._bar = self._tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024,
@@ -1065,6 +1240,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--chunk-size", type=chunks, default=config.CHUNK_SIZE, metavar="SIZE",
         help="bytes of one send call (50K)")
     add("--digest", choices=list(DIGEST_SIZES), default="md5", help="what proves the file (md5)")
+    add("--no-resume", dest="resume", action="store_false",
+        help="begin anew, whatever an interrupted attempt has left")
     add("--timeout", type=config.seconds_argument(2), default=config.TIMEOUT, metavar="SECONDS",
         help="longest time without progress, at least 2 (30)")
     add("--quiet", action="store_true", help="no bar, and only what goes wrong in the log")
@@ -1165,7 +1342,7 @@ def main(argv: list[str] | None = None) -> int:
     except TransferError as error:
         progress.end()
         lost_it = isinstance(error, ConnectionLostError)
-        log.error("%s%s", error, "; the same command tries again" if lost_it else "")
+        log.error("%s%s", error, GO_ON if lost_it else "")
         return error.exit_code
     except OSError as error:  # out of descriptors or threads, say
         progress.end()
@@ -1173,7 +1350,7 @@ def main(argv: list[str] | None = None) -> int:
         return UsageError.exit_code
     except Interrupt:
         progress.end()
-        log.error("interrupted; the server keeps nothing of an unfinished file")
+        log.error("interrupted%s", GO_ON)
         return Interrupt.exit_code
 
 

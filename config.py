@@ -34,6 +34,8 @@ MAX_BLOCK_SIZE = 4 * MB  # each data connection may hold one block in memory
 KEEPALIVE_IDLE = 30  # seconds of silence before the system asks whether the peer is alive
 KEEPALIVE_INTERVAL = 10  # seconds between two such questions
 KEEPALIVE_PROBES = 3  # unanswered questions before the connection counts as lost
+UNANSWERED_TIMEOUT = 120  # seconds the system goes on with bytes that the peer's system does not
+# acknowledge: an outage of a minute, with the pauses between attempts that TCP makes by then
 
 # --- the client ---------------------------------------------------------------------------------
 
@@ -43,9 +45,11 @@ BUFFERS_PER_STREAM = 4  # blocks read ahead: enough to keep senders busy while o
 MAX_UNACKNOWLEDGED = 1024  # blocks in flight on one connection: 200 MB, more than a 10 Gbit/s link
 # with 100 ms holds; bounds what a server that never answers can make us remember
 TIMEOUT = 30.0  # seconds without progress before an attempt counts as dead
-PATIENCE = 10  # times TIMEOUT: how long lost data connections are tried again without progress
+PATIENCE = 10  # times TIMEOUT: how long a lost connection is tried again without progress
 RETRY_FIRST = 0.5  # seconds before the second attempt, doubled each time ...
 RETRY_LONGEST = 30.0  # ... up to this
+RETRY_LEAST = 5  # sessions in a row that may bring nothing new, however long they took
+REPAIRS_TOLD = 5  # repaired blocks named in the log, for one file; of the others their number
 ACK_EVERY = 8  # blocks sent in a row before a busy sender looks for acknowledgements
 BAR_INTERVAL = 0.1  # seconds between two looks of the progress bar
 DEMO_FILE_SIZE = 64 * MB  # the sample that --demo makes
@@ -59,6 +63,7 @@ MAX_WAITING_TRANSFERS = 1000  # asked for but not yet admitted
 MAX_CONNECTIONS = 4096  # of all kinds; further ones are closed at once
 LISTEN_BACKLOG = 512  # connections the system may hold until they are accepted
 GRACE = 10.0  # seconds for running transfers to end after a stop signal
+EXIT_TIMEOUT = 10.0  # seconds for the workers to end after that; a stuck disk must not hold us here
 LOGIN_TIMEOUT = 20.0  # seconds from accept to a finished login, however slowly bytes come
 IDLE_TIMEOUT = 600.0  # seconds a logged-in session may do nothing
 STALL_TIMEOUT = 120.0  # seconds without a new block before a transfer is given up
@@ -76,6 +81,12 @@ HASH_STRETCH = 16  # blocks hashed before a worker looks whether someone more ur
 HASH_BATCH = 8  # blocks that must have arrived before hashing them is worth a unit of work
 KEEP_FOR_HASHING = 24 * MB  # of all transfers, in memory between writing and hashing: to read
 # a block back costs a tenth of hashing it, and the hash is what everybody waits for
+PROBE_TIMEOUT = 3.0  # seconds for the owner of a part file to show that it lives, when another
+# client wants to go on with it: many round trips, and a resume should begin within 5
+KEEP_PARTIAL = 7 * 86400.0  # seconds an unfinished file is kept for somebody to go on with it
+KEEP_ANSWER = 3600.0  # seconds a verdict is kept whose arrival the client has not confirmed
+EXPIRE_EVERY = 600.0  # seconds between two looks for what has been kept for too long
+MAX_BLOCKS = 2**26  # of one file, a byte of memory each: 13 TB in blocks of 200 KB
 MAX_ROUNDS = 5  # repairs in a row without progress before a transfer counts as failed
 MAX_QUEUED_BYTES = 256 * KB  # answers a peer may leave unread before it is cut off
 SPARE_BUFFERS = 28 * MB  # of block buffers kept for the next block: more than KEEP_FOR_HASHING, so
@@ -101,6 +112,7 @@ class ClientSettings:
     chunk_size: int = CHUNK_SIZE
     digest: str = "md5"
     timeout: float = TIMEOUT
+    resume: bool = True
 
 
 @dataclass(frozen=True)

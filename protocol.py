@@ -15,18 +15,21 @@ A *session* is one coordinator connection and its data connections. The coordina
     AUTH_RESPONSE  client-final      -->
                                      <--  AUTH_OK  server-final, session token, priority
 
-    FILE_START name, size, digest    -->                        (once for each file)
+    FILE_START name, size, head ...  -->                        (once for each file)
                                      <--  QUEUED position       (while others are before us)
                                      <--  FILE_READY transfer, blocks the server has
                                           ... blocks flow on the data connections ...
                                      <--  MISSING blocks        (at any time: send them again)
+                                     <--  PING                  (is this session alive? ...
+    PONG                             -->                         ... it is)
     TRANSFER_COMPLETE digest         -->
                                      <--  VERIFYING progress    (at least once a second)
                                      <--  INTEGRITY_OK receipt, or INTEGRITY_FAILED
     GOODBYE                          -->
 
 A file may be turned down with REJECTED (code, reason) from FILE_START on, and given up with CANCEL;
-the session goes on with the next one. ERROR (code, reason) ends the connection it comes on.
+the session goes on with the next one. ERROR (code, reason) ends the connection it comes on. A
+verdict counts as read when the client says anything more; until then it can be asked for again.
 
 A data connection starts alike and then carries blocks, one way, without waiting::
 
@@ -40,11 +43,16 @@ A data connection starts alike and then carries blocks, one way, without waiting
 Every MISSING is followed by a TRANSFER_COMPLETE that the client sends when the blocks have been
 acknowledged again. The two may cross on the way; then the server waits for the next one.
 
+Resume: ``head`` in FILE_START is the digest of the first block; empty, it says to begin anew. By
+user, name, block size, algorithm and head the server finds what an interrupted attempt left, and
+claims those blocks in FILE_READY. For each of them the client sends a block frame of the codec
+*held*: the running digest and no payload. Where it does not agree, MISSING asks for the bytes.
+
 The frames
 ----------
 Control: 4 bytes length, big-endian, then UTF-8 ``VERB@{json}``, at most 64 KB in all::
 
-    00 00 00 2f  HELLO@{"version":1,"features":["md5","sha256"]}
+    00 00 00 2f  HELLO@{"version":2,"features":["md5","sha256"]}
 
 Block: a fixed header, then ``wire length`` bytes of payload::
 
@@ -89,9 +97,15 @@ from typing import (
     Union,
 )
 
-from config import KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, printable
+from config import (
+    KEEPALIVE_IDLE,
+    KEEPALIVE_INTERVAL,
+    KEEPALIVE_PROBES,
+    UNANSWERED_TIMEOUT,
+    printable,
+)
 
-VERSION = 1
+VERSION = 2
 MAX_CONTROL_FRAME = 64 * 1024
 MAX_FILE_SIZE = 2**63 - 1
 MAX_BLOCKS = 2**32  # the block index has four bytes
@@ -150,6 +164,10 @@ class ConnectionLostError(TransferError):
     exit_code = 5
 
 
+class SessionLostError(ConnectionLostError):
+    """The server does not know the session (any more): a new connection alone does not help."""
+
+
 class ProtocolError(TransferError):
     """Somebody broke the rules of this module. ``code`` is what the peer is told."""
 
@@ -190,6 +208,13 @@ def _digest() -> Any:
     return _checked(
         lambda v: isinstance(v, str) and re.fullmatch("(?:[0-9a-f]{32}){1,2}", v) is not None,
         "a digest in hexadecimal",
+    )
+
+
+def _head() -> Any:
+    return _checked(
+        lambda v: isinstance(v, str) and re.fullmatch("(?:[0-9a-f]{32}){0,2}", v) is not None,
+        "a digest in hexadecimal, or nothing",
     )
 
 
@@ -303,12 +328,16 @@ class Attached(Message, verb="ATTACHED"):
 
 @dataclass(frozen=True)
 class FileStart(Message, verb="FILE_START"):
-    """Metadata of the file to come: the name without folders, sizes in bytes, the digest's name."""
+    """Metadata of the file to come: the name without folders, sizes in bytes, the digest's name.
+
+    ``head`` is the digest of the first block (of nothing, for an empty file); empty: do not resume.
+    """
 
     name: str = _text()
     size: int = _whole(0, MAX_FILE_SIZE)
     block_size: int = _whole(1, MAX_FILE_SIZE)
     digest: str = _text(1, 16)
+    head: str = _head()
 
 
 @dataclass(frozen=True)
@@ -320,7 +349,7 @@ class Queued(Message, verb="QUEUED"):
 
 @dataclass(frozen=True)
 class FileReady(Message, verb="FILE_READY"):
-    """Send: ``transfer`` goes into every block header; ``have`` are blocks that need no sending."""
+    """Send: ``transfer`` goes into every block header; of ``have`` only the running digests."""
 
     transfer: int = _whole(1, 2**32 - 1)
     have: Spans = _spans()
@@ -356,10 +385,30 @@ class Verifying(Message, verb="VERIFYING"):
 
 @dataclass(frozen=True)
 class Missing(Message, verb="MISSING"):
-    """Send these blocks (again), then TRANSFER_COMPLETE (again)."""
+    """Send these blocks (again), then TRANSFER_COMPLETE (again). ``reason``: see ``Why``."""
 
     transfer: int = _whole(1, 2**32 - 1)
     blocks: Spans = _spans()
+    reason: str = _text(1, 32)
+
+
+class Why:
+    """Why a MISSING asks for blocks."""
+
+    DAMAGED = "damaged"  # on the way
+    LOST = "lost"  # never came
+    CHANGED = "changed"  # the source is not what an earlier attempt sent
+    ALTERED = "altered"  # what the server kept is not what it had written
+
+
+@dataclass(frozen=True)
+class Ping(Message, verb="PING"):
+    """Somebody else wants to go on with this file: answer if you are alive."""
+
+
+@dataclass(frozen=True)
+class Pong(Message, verb="PONG"):
+    """The answer to PING."""
 
 
 @dataclass(frozen=True)
@@ -435,7 +484,8 @@ _Moves = Dict[Tuple[Side, Type[Message]], State]
 # GOODBYE from the client are allowed in every state but CLOSED. TRANSFER_COMPLETE and CANCEL in
 # READY are those that crossed a REJECTED or INTEGRITY_FAILED on the way: the server ignores them.
 # TRANSFER_COMPLETE in VERIFYING follows a MISSING that crossed the one before; so does INTEGRITY_OK
-# in RECEIVING, when the blocks were faster than the TRANSFER_COMPLETE that the MISSING crossed.
+# in RECEIVING, when the blocks were faster than the TRANSFER_COMPLETE that the MISSING crossed. A
+# PONG in READY crossed a verdict.
 DIALOGUE: dict[State, _Moves] = {
     State.NEW: {(_C, Hello): State.GREETED},
     State.GREETED: {(_S, Hello): State.OPEN},
@@ -447,6 +497,7 @@ DIALOGUE: dict[State, _Moves] = {
         (_C, FileStart): State.ASKED,
         (_C, TransferComplete): State.READY,
         (_C, Cancel): State.READY,
+        (_C, Pong): State.READY,
     },
     State.ASKED: {
         (_S, Queued): State.ASKED,
@@ -457,6 +508,8 @@ DIALOGUE: dict[State, _Moves] = {
     State.RECEIVING: {
         (_C, TransferComplete): State.VERIFYING,
         (_C, Cancel): State.CANCELLING,
+        (_C, Pong): State.RECEIVING,
+        (_S, Ping): State.RECEIVING,
         (_S, Missing): State.RECEIVING,
         (_S, Verifying): State.RECEIVING,
         (_S, IntegrityOk): State.READY,
@@ -466,6 +519,8 @@ DIALOGUE: dict[State, _Moves] = {
     State.VERIFYING: {
         (_C, TransferComplete): State.VERIFYING,
         (_C, Cancel): State.CANCELLING,
+        (_C, Pong): State.VERIFYING,
+        (_S, Ping): State.VERIFYING,
         (_S, Missing): State.RECEIVING,
         (_S, Verifying): State.VERIFYING,
         (_S, IntegrityOk): State.READY,
@@ -475,6 +530,7 @@ DIALOGUE: dict[State, _Moves] = {
     State.CANCELLING: {
         (_S, Queued): State.CANCELLING,
         (_S, FileReady): State.CANCELLING,
+        (_S, Ping): State.CANCELLING,
         (_S, Missing): State.CANCELLING,
         (_S, Verifying): State.CANCELLING,
         (_S, IntegrityOk): State.READY,
@@ -654,6 +710,8 @@ _HEADER = struct.Struct("!BBxxIIII32s")
 _BLOCK_KIND = ord("B")
 HEADER_SIZE = _HEADER.size
 CODEC_RAW = 0
+CODEC_HELD = 1  # no payload: the server has claimed the block, this is its digest
+CODECS = (CODEC_RAW, CODEC_HELD)
 
 
 class BlockHeader(NamedTuple):
@@ -683,7 +741,7 @@ def encode_header(header: BlockHeader) -> bytes:
 def decode_header(data: bytes | bytearray) -> BlockHeader:
     """Read a block frame's header. Raises ``RemoteProtocolError`` if it is none."""
     kind, codec, transfer, block, raw_length, wire_length, digest = _HEADER.unpack(data)
-    if kind != _BLOCK_KIND or codec != CODEC_RAW or data[2:4] != b"\0\0":
+    if kind != _BLOCK_KIND or codec not in CODECS or data[2:4] != b"\0\0":
         raise RemoteProtocolError("not a block header")
     return BlockHeader(transfer, block, raw_length, wire_length, codec, digest)
 
@@ -1015,7 +1073,7 @@ def lost(peer: str, error: OSError) -> ConnectionLostError:
 
 _ERRORS: dict[str, type[TransferError]] = {
     "authentication": AuthenticationError,
-    "session": ConnectionLostError,
+    "session": SessionLostError,
     "transfer": ConnectionLostError,
     "shutdown": ConnectionLostError,
     "timeout": ConnectionLostError,
@@ -1064,6 +1122,7 @@ def _tune(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_TIMEOUT * 1000)
 
 
 BlockCheck = Callable[[BlockHeader], memoryview]

@@ -1,8 +1,8 @@
 """The server: takes files in, proves that they arrived, and answers with a verdict.
 
-What lives here: the part file, the transfer, the session, the pool of workers with its priority
-queue, and the main loop. What does not: the encoding of anything (``protocol.py``), passwords
-(``auth.py``), and any path made from a string that a client sent.
+What lives here: part files with their journals, the transfer, the session, the pool of workers with
+its priority queue, and the main loop. What does not: the encoding of anything (``protocol.py``),
+passwords (``auth.py``), and any path made from a string that a client sent.
 
 Who does what
 -------------
@@ -26,16 +26,21 @@ if __name__ == "__main__":  # until it serves, Ctrl-C ends it without a tracebac
 
 import argparse
 import contextlib
+import enum
 import errno
 import fcntl
 import hashlib
 import heapq
 import itertools
+import json
 import logging
 import os
+import re
 import secrets
 import selectors
 import socket
+import stat
+import struct
 import sys
 import threading
 import time
@@ -50,9 +55,10 @@ import auth
 import config
 from config import SUCCESS, ServerSettings, format_size, printable
 from protocol import (
+    CODEC_HELD,
     DIGEST_SIZES,
     FEATURES,
-    MAX_BLOCKS,
+    MAX_SPANS,
     SCRAM,
     VERSION,
     Attach,
@@ -77,6 +83,8 @@ from protocol import (
     IntegrityOk,
     Message,
     Missing,
+    Ping,
+    Pong,
     ProtocolError,
     Queued,
     Rejected,
@@ -90,9 +98,9 @@ from protocol import (
     UsageError,
     Verifying,
     Waker,
+    Why,
     encode_ack,
     is_loopback,
-    spans,
 )
 
 log = logging.getLogger("server")
@@ -101,7 +109,6 @@ block_log = logging.getLogger("block")
 
 PARTIAL = ".partial"  # the folder below the output directory for what is not finished
 MAX_NAME_BYTES = 255  # of a file name, on every common file system
-MAX_MISSING = 4096  # blocks asked for in one MISSING; what is left comes with the next
 ACKS_TOGETHER = 4 * len(encode_ack(0, 0))  # bytes: one call and one wake-up for four blocks
 ACK_PAUSE = 0.005  # seconds without another block after which they are sent all the same
 MESSAGES_PER_UNIT = 16  # of one coordinator before others get their turn
@@ -190,38 +197,245 @@ class BufferPool:
             self._spare.append(buffer)
 
 
+class Facts(NamedTuple):
+    """What a part file is for, as its journal says in its first line."""
+
+    user: str
+    name: str  # made harmless
+    size: int
+    block_size: int
+    digest: str  # the algorithm
+    saved_as: str  # the name it gets when it is whole
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What two attempts at the same file have in common; the size may have grown."""
+        return self.user, self.name, self.block_size, self.digest
+
+    @property
+    def blocks(self) -> Blocks:
+        """How the file falls into blocks."""
+        return Blocks(self.size, self.block_size)
+
+
+class Claims:
+    """The blocks that a journal says are in its part file, with their running digests.
+
+    A claim and not a proof: they are hashed again before anybody relies on them.
+    """
+
+    def __init__(self, count: int, digest_size: int) -> None:
+        self.flags = bytearray(count)  # 1 for each block that is claimed
+        self._digests = bytearray(count * digest_size)
+        self._size = digest_size
+
+    def add(self, block: int, digest: bytes) -> None:
+        """Claim one block; one that the file does not have is ignored."""
+        if block < len(self.flags):
+            self.flags[block] = 1
+            self._digests[block * self._size : (block + 1) * self._size] = digest
+
+    def digest_of(self, block: int) -> bytes:
+        """Return what the journal says of ``block``, whether that is claimed or not."""
+        return bytes(self._digests[block * self._size : (block + 1) * self._size])
+
+    def drop(self, block: int) -> None:
+        """Do not claim ``block``."""
+        self.flags[block] = 0
+
+    def records(self) -> bytes:
+        """Return them as they stand in a journal."""
+        claimed = itertools.compress(itertools.count(), self.flags)
+        return b"".join(record(block, self.digest_of(block)) for block in claimed)
+
+    @property
+    def spans(self) -> Spans:
+        """The claimed blocks as ranges, at most as many as fit a message."""
+        found = re.finditer(rb"\x01+", self.flags)
+        return tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
+
+
+class Journal:
+    """The record beside a part file: what it is for, and which blocks have been written to it.
+
+    One line of JSON, then records of one size: block index (4 bytes) and running digest. Nothing
+    waits for it to be on the disk, for it is believed nothing without a proof: torn, lost or full
+    of garbage, it costs time and no more.
+    """
+
+    VERSION = 1
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def begin(self, facts: Facts, claims: Claims | None = None) -> None:
+        """Write a new one in place of what was there, and keep it open for ``append``."""
+        fresh = self._path.with_suffix(".new")
+        first = json.dumps({"journal": self.VERSION, **facts._asdict()})
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.close()
+        self._fd = os.open(fresh, flags, 0o600)
+        self.append(first.encode() + b"\n")
+        if claims:
+            self.append(claims.records())
+        os.replace(fresh, self._path)
+
+    def append(self, records: bytes) -> None:
+        """Add ``records``. A torn one is noticed when it is read, if nothing came after it."""
+        if os.write(self._fd, records) < len(records):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def facts(self) -> Facts:
+        """Read what it is for. Raises ``ValueError`` for a journal that is not one of ours."""
+        with open(self._path, "rb", opener=_careful) as file:
+            return self._parse(file.readline(MAX_NAME_BYTES * 64))
+
+    def load(self, facts: Facts) -> Claims:
+        """Read which blocks it claims; ``facts`` may have another size than it says itself."""
+        size = DIGEST_SIZES[facts.digest]
+        claims = Claims(facts.blocks.count, size)
+        with open(self._path, "rb", opener=_careful) as file:
+            old = self._parse(file.readline(MAX_NAME_BYTES * 64)).blocks
+            records = file.read()
+        whole = len(records) - len(records) % (_INDEX.size + size)
+        for block, digest in struct.iter_unpack(f"!I{size}s", records[:whole]):
+            claims.add(block, digest)
+        for block in {old.count - 1, facts.blocks.count - 1}:  # the last one may have been short
+            if 0 <= block < facts.blocks.count and old.length(block) != facts.blocks.length(block):
+                claims.drop(block)
+        return claims
+
+    def _parse(self, line: bytes) -> Facts:
+        values = json.loads(line)
+        if not isinstance(values, dict) or values.pop("journal", None) != self.VERSION:
+            raise ValueError("not a journal of this version")
+        if [type(values.get(key)) for key in Facts._fields] != _FACT_TYPES:
+            raise ValueError("not a journal of ours")
+        facts = Facts(**values)
+        sane = facts.digest in DIGEST_SIZES and facts.size >= 0 and facts.block_size > 0
+        if not sane or not _OUR_NAME.fullmatch(facts.saved_as):
+            raise ValueError("not a journal of ours")
+        return facts
+
+    def close(self) -> None:
+        """Close it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+_INDEX = struct.Struct("!I")
+_FACT_TYPES = [str, str, int, int, str, str]
+_OUR_NAME = re.compile(r"server_received_[^/\0]+")
+
+
+def record(block: int, digest: bytes) -> bytes:
+    """Make a journal's record of one block (any)."""
+    return _INDEX.pack(block) + digest
+
+
+def _careful(path: str, flags: int) -> int:
+    """Open a file in ``.partial`` only if it is one."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+class StaleError(Exception):
+    """The client's file is another than the one that was published; nothing of it can be used."""
+
+
 class PartFile:
     """An output file that is not finished, below ``.partial``, with a name of the server's making.
 
     ``write`` and ``read`` work at distinct places and need no lock; ``Transfer`` sees to it that
-    nobody uses it after ``discard``. All of it runs on a worker and may wait for the disk.
+    nobody uses it after ``close``. All of it runs on a worker and may wait for the disk.
+
+    Once published it stays, as a second name of the whole file, until the client has confirmed the
+    verdict; it is not written to any more.
     """
 
-    def __init__(self, output: Path, size: int) -> None:
-        """Reserve ``size`` bytes. Raises ``OSError`` and leaves nothing if there is no room."""
+    def __init__(self, output: Path, stem: str, facts: Facts) -> None:
+        """Stand for a file that ``create`` or ``reopen`` opens."""
+        self.facts = facts
+        self.stem = stem
+        self.published = False
+        self.trusted = True  # whether the disk has taken what it was given
+        self._claims_some = False
         self._output = output
-        self._path = output / PARTIAL / f"{secrets.token_hex(8)}.part"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(self._path, flags, 0o666)
-        try:
-            self._reserve(size)
-        except OSError:
-            self.discard()
-            raise
+        self._path = output / PARTIAL / f"{stem}.part"
+        self._journal = Journal(output / PARTIAL / f"{stem}.journal")
+        self._fd = -1
 
     def __repr__(self) -> str:
         return f"<PartFile {self._path.name}>"
 
-    def _reserve(self, size: int) -> None:
-        facts = os.statvfs(self._output)
-        if size > facts.f_bavail * facts.f_frsize:  # some systems would write zeros until full
+    @classmethod
+    def create(cls, output: Path, facts: Facts) -> PartFile:
+        """Make a new one and reserve its space. Raises ``OSError`` and leaves nothing."""
+        part = cls(output, secrets.token_hex(8), facts)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        part._fd = os.open(part._path, flags, 0o666)
+        try:
+            part._reserve()
+            part._journal.begin(facts)
+        except OSError:
+            part.remove()
+            raise
+        return part
+
+    def reopen(self, facts: Facts, head: str) -> Claims | None:
+        """Open one that an earlier attempt left, for ``facts``; return what its journal claims.
+
+        ``None`` if it is for a file with another first block than ``head``. Raises ``OSError``, and
+        ``ValueError`` when it cannot be used.
+        """
+        self._fd = self._open()
+        facts = facts._replace(saved_as=self.facts.saved_as)
+        claims = self._journal.load(facts)
+        if facts.size and claims.digest_of(0).hex() != head:
+            return None
+        if self.published and facts.size != self.facts.size:
+            raise ValueError("it was published, and the file has another size by now")
+        if not self.published:
+            self._reserve(facts.size)
+        self._journal.begin(facts, claims)
+        self.facts = facts
+        self._claims_some = any(claims.flags)
+        return claims
+
+    def _open(self) -> int:
+        """Open the file. Raises ``OSError``, ``ValueError`` for one that is not ours any more."""
+        self.look()
+        if self.published:
+            return _careful(str(self._output / self.facts.saved_as), os.O_RDONLY)
+        return _careful(str(self._path), os.O_RDWR)
+
+    def look(self) -> None:
+        """Find out whether it has its final name already. Raises as ``_open`` does."""
+        final = self._output / self.facts.saved_as
+        try:
+            facts = os.lstat(self._path)
+        except FileNotFoundError:  # published by renaming
+            facts = os.lstat(final)
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError("not a regular file")
+        self.published = _same_file(final, facts)
+        if facts.st_nlink > 1 and not self.published:
+            raise ValueError("published, and moved away since")  # not ours to write to
+
+    def _reserve(self, size: int | None = None) -> None:
+        size = self.facts.size if size is None else size
+        facts, own = os.statvfs(self._output), os.fstat(self._fd).st_blocks * 512
+        if size - own > facts.f_bavail * facts.f_frsize:  # some would write zeros until full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.truncate(self._fd, size)
         if size and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self._fd, 0, size)
-        os.truncate(self._fd, size)
 
     def write(self, payload: memoryview, offset: int) -> None:
-        """Put ``payload`` at ``offset``."""
+        """Put ``payload`` at ``offset``. Raises ``StaleError`` for a file that is published."""
+        if self.published:
+            raise StaleError
         while payload:
             written = os.pwrite(self._fd, payload, offset)
             payload, offset = payload[written:], offset + written
@@ -234,21 +448,58 @@ class PartFile:
                 raise OSError(errno.EIO, "the part file was truncated by somebody else")
             view, offset = view[size:], offset + size
 
-    def flush(self) -> None:
-        """Bring what was written so far to the disk itself."""
-        _sync_data(self._fd)
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether somebody could go on with it, or ask for its verdict again."""
+        return self.trusted and (self._claims_some or self.published)
 
-    def publish(self, original: str) -> str:
+    def note(self, records: bytes) -> None:
+        """Claim written blocks in the journal."""
+        if records and not self.published:
+            self._claims_some = True
+            self._journal.append(records)
+
+    def flush(self) -> None:
+        """Bring what was written so far to the disk itself.
+
+        An error is final: the system has dropped what it could not write, and a second try would
+        succeed without it (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
+        """
+        try:
+            _sync_data(self._fd)
+        except OSError:
+            self.trusted = False
+            raise
+
+    def publish(self) -> str:
         """Give the flushed file its final name without replacing anything; return that name.
 
-        Returns only after the name, too, is on the disk.
+        Returns only after the name, too, is on the disk. A file that was published before a kill
+        keeps the name it got then.
         """
-        while True:
-            name = output_name(original, _unique())
-            with contextlib.suppress(FileExistsError):
-                self._link(self._output / name)
-                _flush_directory(self._output)
-                return name
+        if self.published:
+            _flush_directory(self._output)
+            return self.facts.saved_as
+        while not self.published:
+            try:
+                self._link(self._output / self.facts.saved_as)
+                self.published = True
+            except FileExistsError:  # somebody else's: the journal must know the other name first
+                name = output_name(self.facts.name, _unique())
+                self.facts = self.facts._replace(saved_as=name)
+                self._journal.begin(self.facts, self._journal.load(self.facts))
+        try:
+            _flush_directory(self._output)
+        except OSError:
+            self._unpublish()
+            raise
+        return self.facts.saved_as
+
+    def _unpublish(self) -> None:
+        """Take back a name that the disk may not have: the client will hear of no success."""
+        self.published = self.trusted = False
+        with contextlib.suppress(OSError):
+            os.unlink(self._output / self.facts.saved_as)
 
     def _link(self, path: Path) -> None:
         try:
@@ -260,15 +511,34 @@ class PartFile:
                 raise FileExistsError(path) from None
             os.rename(self._path, path)
 
-    def discard(self) -> None:
-        """Close it and remove the unfinished name; a published file keeps its final one."""
-        try:
+    def close(self) -> None:
+        """Close it; it stays on the disk."""
+        self._journal.close()
+        if self._fd >= 0:
             os.close(self._fd)
-            os.unlink(self._path)
-        except FileNotFoundError:  # published by renaming
-            return
-        except OSError as error:  # nobody's transfer must hang on it; the next start cleans up
-            log.warning("cannot remove %s: %s", self._path.name, error.strerror)
+            self._fd = -1
+
+    def remove(self) -> None:
+        """Close it and remove the unfinished name; a published file keeps its final one."""
+        self.close()
+        for suffix in (".part", ".journal", ".new"):
+            try:
+                self._path.with_suffix(suffix).unlink()
+            except FileNotFoundError:
+                continue
+            except OSError as error:  # nobody's transfer must hang on it; a later look cleans up
+                log.warning("cannot remove %s: %s", self._path.name, error.strerror)
+
+    def age(self) -> float:
+        """Return the seconds since its journal was last written to."""
+        return time.time() - self._path.with_suffix(".journal").stat().st_mtime
+
+
+def _same_file(path: Path, facts: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), facts)
+    except OSError:
+        return False
 
 
 def _flush_directory(path: Path) -> None:
@@ -277,6 +547,158 @@ def _flush_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class PartStore:
+    """All part files of an output directory: which are in use, which rest for a resume.
+
+    The lock protects the two collections; whoever took a part file out of ``_resting`` has it for
+    itself. Workers call it, unless a docstring says otherwise.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._lock = threading.Lock()
+        self._resting: dict[tuple[object, ...], list[PartFile]] = {}
+        self._in_use: dict[PartFile, Transfer] = {}
+
+    def scan(self) -> None:
+        """Find what an earlier run left; remove what nobody can go on with (main, at start)."""
+        folder = self._output / PARTIAL
+        kept = 0
+        for stem in sorted({path.stem for path in folder.iterdir() if path.name != "lock"}):
+            try:
+                part = PartFile(self._output, stem, Journal(folder / f"{stem}.journal").facts())
+                part.look()
+            except (OSError, ValueError) as error:
+                log.warning("removing %s: nobody can go on with it (%s)", stem, _reason(error))
+                PartFile(self._output, stem, _NO_FACTS).remove()
+            else:
+                self._put(part)
+                kept += 1
+        if kept:
+            log.info("unfinished files kept for their clients to go on: %d", kept)
+
+    def _put(self, part: PartFile) -> None:
+        with self._lock:
+            self._resting.setdefault(part.facts.key, []).append(part)
+
+    def _pop(self, key: tuple[object, ...]) -> PartFile | None:
+        with self._lock:
+            parts = self._resting.get(key, [])
+            part = parts.pop() if parts else None
+            if not parts:
+                self._resting.pop(key, None)
+            return part
+
+    def create(self, transfer: Transfer) -> PartFile:
+        """Return a new part file for ``transfer``. Raises ``OSError``."""
+        part = PartFile.create(self._output, transfer.facts)
+        self._use(part, transfer)
+        return part
+
+    def resume(self, transfer: Transfer) -> tuple[PartFile, Claims] | None:
+        """Return one that rests and was for the same file, with what it claims to have.
+
+        One of the same name that begins with another first block is for another file: it rests on.
+        """
+        others: list[PartFile] = []
+        try:
+            part = self._pop(transfer.facts.key)
+            while part is not None:
+                claims = self._reopen(part, transfer, others)
+                if claims is not None:
+                    self._use(part, transfer)
+                    return part, claims
+                part = self._pop(transfer.facts.key)
+            return None
+        finally:
+            for other in others:
+                self._put(other)
+
+    def _reopen(self, part: PartFile, transfer: Transfer, others: list[PartFile]) -> Claims | None:
+        """Open ``part`` for ``transfer``; one for another file joins ``others``, a bad one goes."""
+        try:
+            claims = part.reopen(transfer.facts, transfer.head)
+        except (FileNotFoundError, ValueError) as error:
+            log.warning("removing %s: it cannot be resumed (%s)", part.stem, _reason(error))
+            part.remove()
+            return None
+        except OSError:  # no fault of the file's: it may go another time
+            part.close()
+            others.append(part)
+            raise
+        if claims is None:
+            part.close()
+            others.append(part)
+        return claims
+
+    def _use(self, part: PartFile, transfer: Transfer) -> None:
+        with self._lock:
+            self._in_use[part] = transfer
+
+    @property
+    def in_use(self) -> int:
+        """How many are in use (any)."""
+        return len(self._in_use)  # one read: no lock needed
+
+    def rivals(self, transfer: Transfer) -> list[Transfer]:
+        """Return the transfers whose part file ``transfer`` could go on with."""
+        with self._lock:
+            users = list(self._in_use.values())
+        return [user for user in users if user is not transfer and user.same_file(transfer)]
+
+    def rest(self, part: PartFile) -> None:
+        """Take a part file back that its transfer has let go, for whoever comes again (any)."""
+        with self._lock:
+            if self._in_use.pop(part, None) is None:
+                return  # another thread was faster
+        if part.worth_keeping:
+            part.close()
+            self._put(part)
+        else:
+            part.remove()
+
+    def drop(self, part: PartFile) -> None:
+        """Remove a part file that nobody needs any more (any)."""
+        with self._lock:
+            known = self._in_use.pop(part, None)
+        if known:
+            part.remove()
+
+    def close(self) -> None:
+        """Let go what is still in use, verdicts that nobody has confirmed (main, at the end)."""
+        for part in list(self._in_use):
+            self.rest(part)
+
+    def expire(self) -> None:
+        """Remove what nobody came back for."""
+        with self._lock:
+            resting = [part for parts in self._resting.values() for part in parts]
+        for part in resting:
+            self._expire(part)
+
+    def _expire(self, part: PartFile) -> None:
+        limit = config.KEEP_ANSWER if part.published else config.KEEP_PARTIAL
+        try:
+            if part.age() < limit:
+                return
+        except OSError as error:
+            log.debug("%s: %s", part.stem, error)  # gone already: forget it
+        with self._lock:
+            parts = self._resting.get(part.facts.key, [])
+            if part not in parts:
+                return  # somebody goes on with it
+            parts.remove(part)
+        log.warning("removing %s of %s, left for too long", part.facts.name, part.facts.user)
+        part.remove()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+_NO_FACTS = Facts("", "", 0, 1, "md5", "none")
 
 
 class OutputDirectory:
@@ -298,17 +720,6 @@ class OutputDirectory:
         except OSError:
             os.close(self._lock)
             raise UsageError(f"another server already writes to {path}") from None
-        self._clean(path)
-
-    @staticmethod
-    def _clean(path: Path) -> None:
-        """Remove part files that a killed server left; without a journal nobody can use them."""
-        for orphan in (path / PARTIAL).glob("*.part"):
-            log.warning("removing %s, left unfinished by an earlier run", orphan.name)
-            try:
-                orphan.unlink()
-            except OSError as error:
-                log.warning("cannot remove %s: %s", orphan.name, error.strerror)
 
     def release(self) -> None:
         """Give it back (main)."""
@@ -329,49 +740,91 @@ class Written(NamedTuple):
     payload: memoryview | None  # its bytes, if they are still in memory
 
 
+class Unproven(NamedTuple):
+    """A block that is to be hashed next."""
+
+    block: int
+    state: Block  # when it was looked at
+    digest: bytes
+    payload: memoryview | None
+
+
 class Due(NamedTuple):
-    """What a written block makes due; work that is due is the caller's to have done."""
+    """What a block that came makes due; work that is due is the caller's to have done."""
 
     received: int  # bytes that are here by now, each block once
-    hashing: bool
-    flush: bool
+    hashing: bool = False
+    flush: bool = False
+    missing: Spans = ()  # blocks to be asked for, because the source has changed
 
 
 class Stretch(NamedTuple):
     """What one turn of hashing brought."""
 
     more: bool  # whether another turn may find something to do
-    missing: Spans  # the block that was damaged, to be asked for again
-    judged: bool  # all is verified and claimed; said once, to the one who has to publish
+    missing: Spans = ()  # the block that was damaged, to be asked for again
+    why: str = Why.DAMAGED
+    judged: bool = False  # all is verified and claimed; said once, to the one who has to publish
+
+
+class Block(enum.IntEnum):
+    """How far a block has come; a byte of ``Transfer._states`` holds it."""
+
+    ABSENT = 0
+    ASKED = 1  # absent, and a MISSING has named it
+    CLAIMED = 2  # in the part file, says the journal
+    ANNOUNCED = 3  # ... and the client's digest agrees with the journal's
+    WRITING = 4
+    WRITTEN = 5
+    VERIFIED = 6  # its running digest was computed from the part file, and is the client's
+
+
+_GAPS = re.compile(b"[%c%c]+" % (Block.ABSENT, Block.CLAIMED))
+_PROMISED = re.compile(b"[%c%c]+" % (Block.CLAIMED, Block.ANNOUNCED))
+_READY = (Block.ANNOUNCED, Block.WRITTEN)  # to be hashed
 
 
 class Transfer:
     """One file on its way in: which blocks are here, which of them are proven right.
 
-    A block is absent, then being written, then written, then verified: its running digest was
-    computed from the part file, in file order, and agreed with the one it came with. Memory holds
-    only what is between written and verified. The lock protects every attribute that begins with an
-    underscore, but for the hash state, which belongs to the one worker that hashes.
+    ``Block`` says which way a block goes. Memory holds a byte for each, and more only for what is
+    between written and verified. The lock protects every attribute that begins with an underscore,
+    but for the hash state, which belongs to the one worker that hashes.
     """
 
     def __init__(
-        self, number: int, session: Session, start: FileStart, name: str, buffers: BufferPool
+        self,
+        number: int,
+        session: Session,
+        start: FileStart,
+        name: str,
+        buffers: BufferPool,
+        let_go: Callable[[Transfer, PartFile], None],
     ) -> None:
+        """Stand for the file that ``start`` announces; ``let_go`` gets the part file at the end."""
         self.number = number
         self.session = session
         self.name = name
-        self._buffers = buffers
         self.algorithm = start.digest
+        self.head = start.head
         self.blocks = Blocks(start.size, start.block_size)
+        saved_as = output_name(name, _unique())
+        self.facts = Facts(session.user, name, start.size, start.block_size, start.digest, saved_as)
         self._digest_size = DIGEST_SIZES[start.digest]
         self.asked_at = time.monotonic()
+        self.probed_at = 0.0  # when it began to look whether the owner of its part file lives
+        self._buffers = buffers
+        self._let_go = let_go
         self._lock = threading.Lock()
         self._part: PartFile | None = None
+        self._states = bytearray()
+        self._claims = Claims(0, 0)  # of the journal, when it began
+        self._asked = 0  # blocks in state ASKED
         self._verified = 0  # blocks from the start of the file
-        self._written: dict[int, Written] = {}  # beyond those
+        self._here = 0  # blocks announced, written or verified
+        self._written: dict[int, Written] = {}
         self._kept = 0  # bytes of payload in there, lent by the pool
-        self._writing: set[int] = set()
-        self._asked: set[int] = set()  # blocks a MISSING named that are not here yet
+        self._records = bytearray()  # written blocks that the journal does not claim yet
         self._claim: str | None = None  # the digest of a TRANSFER_COMPLETE that counts
         self._judged = False
         self._hashing = False
@@ -394,13 +847,23 @@ class Transfer:
         """Its session's priority: higher goes first."""
         return self.session.priority
 
+    def same_file(self, other: Transfer) -> bool:
+        """Whether ``other`` could go on with what this one has received."""
+        same = self.facts.key == other.facts.key and self.head == other.head
+        return same and self.head != ""
+
     # -- its life: any worker
 
-    def open(self, part: PartFile) -> bool:
+    def open(self, part: PartFile, claims: Claims | None = None) -> bool:
         """Begin to receive into ``part``; ``False`` if the transfer has ended meanwhile."""
+        count = self.blocks.count
+        states = bytearray(count)
+        if claims:
+            states = claims.flags.translate(bytes([Block.ABSENT, Block.CLAIMED]) + bytes(254))
         with self._lock:
             if not self._ended:
                 self._part, self._moved_at = part, time.monotonic()
+                self._states, self._claims = states, claims or self._claims
             return not self._ended
 
     @contextlib.contextmanager
@@ -420,17 +883,39 @@ class Transfer:
         with self._lock:
             self._users -= 1
             part = self._last_look()
-        if part:
-            part.discard()
+        self._release(part)
 
     def _last_look(self) -> PartFile | None:
-        """Return the part file to discard, once, when the transfer has ended and nobody uses it."""
+        """Return the part file to let go, once, when the transfer has ended and nobody uses it."""
         if not self._ended or self._users:
             return None
         self._buffers.settle(self._kept)
         self._kept = 0
         part, self._part = self._part, None
         return part
+
+    def _release(self, part: PartFile | None) -> None:
+        """Let go what ``_last_look`` returned, with all that it has in its journal."""
+        if part is None:
+            return
+        try:
+            part.note(bytes(self._records))  # nobody else is left to touch them
+        except OSError as error:
+            log.warning("%s: the journal lacks some blocks: %s", self.name, error.strerror)
+        self._let_go(self, part)
+
+    def spoil(self) -> None:
+        """Let nobody go on with the part file."""
+        with self._lock:
+            if self._part:
+                self._part.trusted = False
+
+    def note_blocks(self) -> None:
+        """Have the journal claim what was written since the last time. Raises ``OSError``."""
+        with self.part() as part:
+            with self._lock:
+                records, self._records = self._records, bytearray()
+            part.note(bytes(records))
 
     def end(self, *, by_publisher: bool = False) -> bool:
         """Let nobody begin anything; the part file goes with its last user.
@@ -442,8 +927,7 @@ class Transfer:
             ends = not self._ended and (by_publisher or not self._publishing)
             self._ended |= ends
             part = self._last_look()
-        if part:
-            part.discard()
+        self._release(part)
         return ends
 
     def begin_publishing(self) -> None:
@@ -466,26 +950,75 @@ class Transfer:
         with self._lock:
             return self._part is not None and not self._ended
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is over; its part file may still be in use for a moment."""
+        return self._ended  # one read: no lock needed
+
+    @property
+    def claimed(self) -> Spans:
+        """The blocks of which only the running digest is wanted."""
+        return self._claims.spans
+
+    def announce(self, block: int, digest: bytes) -> Due:
+        """Take the client's digest of a block that the journal claims.
+
+        One that differs from the journal's says that the source has changed before the end of this
+        block: from here on nothing that the journal claims can be used.
+        """
+        digest = digest[: self._digest_size]
+        with self._lock:
+            if self._ended or self._part is None:
+                raise TransferEndedError
+            missing: Spans = ()
+            if self._states[block] == Block.CLAIMED:
+                if digest == self._claims.digest_of(block):
+                    self._states[block] = Block.ANNOUNCED
+                    self._arrived(self.blocks.length(block))
+                else:
+                    missing = self._distrust(block)
+            return Due(self._received, self._hashing_due(), missing=missing)
+
+    def _distrust(self, block: int) -> Spans:
+        """Ask for the bytes of every block from ``block`` on that was only claimed."""
+        found = _PROMISED.finditer(self._states, block)
+        asked = tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
+        for at in itertools.chain.from_iterable(itertools.starmap(range, asked)):
+            if self._states[at] == Block.ANNOUNCED:
+                self._withdraw(at)
+        return self._ask(asked)
+
+    def _arrived(self, length: int) -> None:
+        self._here += 1
+        self._received += length
+        self._moved_at = time.monotonic()
+
+    def _withdraw(self, block: int) -> None:
+        """A block that was here is not, after all."""
+        self._here -= 1
+        self._received -= self.blocks.length(block)
+
     def store(self, block: int, digest: bytes, payload: memoryview) -> Due:
         """Write a block that is not here yet; return what has become due by it.
 
         The buffer is the transfer's from here on: a few stay in memory, so that hashing need not
-        read them back. Raises ``OSError``, ``TransferEndedError``.
+        read them back. Raises ``OSError``, ``TransferEndedError``, ``StaleError``.
         """
         part = self._claim_block(block)
         if part is None:
             self._buffers.give(payload)
-            return Due(self._received, hashing=False, flush=False)
+            return Due(self._received)
         try:
             part.write(payload, self.blocks.offset(block))
-        except OSError:
+        except BaseException:
             self._leave()
             raise
         return self._note_written(block, digest, payload)
 
-    def too_far(self, block: int) -> bool:
-        """Whether to remember ``block`` would take memory without bound."""
-        return block - self._verified > config.MAX_AHEAD  # one read: no lock needed
+    @property
+    def full(self) -> bool:
+        """Whether to remember one more block would take memory without bound."""
+        return len(self._written) > config.MAX_AHEAD  # one read: no lock needed
 
     def _claim_block(self, block: int) -> PartFile | None:
         """Reserve ``block`` for writing; ``None`` when it is here, or another worker is at it.
@@ -495,9 +1028,11 @@ class Transfer:
         with self._lock:
             if self._ended or self._part is None:
                 raise TransferEndedError
-            if block < self._verified or block in self._written or block in self._writing:
+            state = self._states[block]
+            if state >= Block.ANNOUNCED:
                 return None
-            self._writing.add(block)
+            self._asked -= state == Block.ASKED
+            self._states[block] = Block.WRITING
             self._users += 1
             return self._part
 
@@ -507,16 +1042,14 @@ class Transfer:
             keep = self._buffers.lend(length)
             self._kept += length if keep else 0
             self._written[block] = Written(digest, payload if keep else None)
-            self._writing.discard(block)
-            self._asked.discard(block)
+            self._states[block] = Block.WRITTEN
+            self._records += record(block, digest)
             self._unflushed += length
-            self._received += length
-            self._moved_at = time.monotonic()
+            self._arrived(length)
             due = Due(self._received, self._hashing_due(), self._flush_due())
             self._users -= 1
             part = self._last_look()
-        if part:
-            part.discard()
+        self._release(part)
         if not keep:
             self._buffers.give(payload)
         return due
@@ -551,27 +1084,23 @@ class Transfer:
         with self._lock:
             if self._asked:
                 return ()
-            missing = list(itertools.islice(self._gaps(), MAX_MISSING))
-            if missing:
-                return self._ask(missing)
+            if self._here < self.blocks.count:
+                found = _GAPS.finditer(self._states, self._verified)
+                missing = tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
+                if missing:
+                    self._rounds += 1
+                    self._resent += sum(end - first for first, end in missing)
+                    return self._ask(missing)
             self._claim = digest
             return ()
 
-    def _gaps(self) -> Iterator[int]:
-        expected = self._verified
-        for block in [*sorted(self._written), self.blocks.count]:
-            yield from range(expected, block)
-            expected = block + 1
-
-    def _ask(self, missing: list[int]) -> Spans:
-        asked = spans(missing)
-        again = [block for first, end in asked for block in range(first, end)]
-        self._asked.update(again)
+    def _ask(self, missing: Spans) -> Spans:
+        for first, end in missing:
+            self._states[first:end] = bytes([Block.ASKED]) * (end - first)
+            self._asked += end - first
         self._claim = None  # the client completes anew
-        self._rounds += 1
-        self._resent += len(again)
         self._moved_at = time.monotonic()
-        return asked
+        return missing
 
     def begin_hashing(self) -> bool:
         """Whether hashing is worth a unit of work; if so it is the caller's to do."""
@@ -579,35 +1108,33 @@ class Transfer:
             return self._hashing_due()
 
     def _hashing_due(self) -> bool:
-        enough = len(self._written) >= config.HASH_BATCH and self._verified in self._written
-        due = (enough or self._claim is not None) and not (self._hashing or self._judged)
+        enough = self._here - self._verified >= config.HASH_BATCH
+        due = self._claim is not None or (enough and self._states[self._verified] in _READY)
+        due = due and not (self._hashing or self._judged)
         self._hashing |= due
         return due
 
     def hash_stretch(self) -> Stretch:
         """Hash some blocks in file order, up to the first that is not right.
 
-        Raises ``OSError`` when the part file cannot be read, ``TransferEndedError``.
+        Raises ``OSError`` when it cannot be read back, ``TransferEndedError``, ``StaleError``.
         """
         stretch, judged = self._next_stretch()
         with self.part() as part:
-            for block, written in stretch:
-                view = written.payload or self._read_back(part, block)
-                missing = self._hash_block(block, written, view)
-                self._buffers.give(view)
-                if missing:
-                    return Stretch(True, missing, judged)
-        return Stretch(bool(stretch), (), judged)
+            for item in stretch:
+                if not self._hash_block(part, item):
+                    return self._send_back(part, item)
+        return Stretch(bool(stretch), judged=judged)
 
-    def _next_stretch(self) -> tuple[list[tuple[int, Written]], bool]:
+    def _next_stretch(self) -> tuple[list[Unproven], bool]:
         """Return the next blocks to hash; none ends the caller's turn, perhaps with judgement."""
         with self._lock:
             first = self._verified
             stretch = []
-            for block in range(first, first + config.HASH_STRETCH):
-                if block not in self._written:
+            for block in range(first, min(first + config.HASH_STRETCH, self.blocks.count)):
+                if self._states[block] not in _READY:
                     break
-                stretch.append((block, self._written[block]))
+                stretch.append(self._unproven(block))
             if stretch:
                 return stretch, False
             self._hashing = False
@@ -615,28 +1142,51 @@ class Transfer:
             self._judged |= judged
             return [], judged
 
+    def _unproven(self, block: int) -> Unproven:
+        if self._states[block] == Block.ANNOUNCED:
+            return Unproven(block, Block.ANNOUNCED, self._claims.digest_of(block), None)
+        written = self._written[block]
+        return Unproven(block, Block.WRITTEN, written.digest, written.payload)
+
     def _read_back(self, part: PartFile, block: int) -> memoryview:
         view = self._buffers.take(self.blocks.length(block))
         part.read(view, self.blocks.offset(block))
         return view
 
-    def _hash_block(self, block: int, written: Written, view: memoryview) -> Spans:
-        """Hash one block; if it is damaged, go back before it and return it to be asked for."""
+    def _hash_block(self, part: PartFile, item: Unproven) -> bool:
+        """Hash one block; ``False``, and the hash as it was before, if that proves nothing."""
+        view = item.payload or self._read_back(part, item.block)
         before = self._hash.copy()
         self._hash.update(view)
-        right = self._hash.digest() == written.digest
-        if not right:
-            self._hash = before
+        right = self._hash.digest() == item.digest
         with self._lock:
-            del self._written[block]
-            if written.payload is not None:
+            if item.payload is not None:
                 self._kept -= len(view)
                 self._buffers.settle(len(view))
-            if not right:
-                self._received -= len(view)
-                return self._ask([block])
-            self._verified, self._rounds = block + 1, 0
-            return ()
+            if item.state == Block.WRITTEN:
+                del self._written[item.block]
+            right = right and self._states[item.block] == item.state  # else distrusted meanwhile
+            if right:
+                self._states[item.block] = Block.VERIFIED
+                self._verified, self._rounds = item.block + 1, 0
+        self._buffers.give(view)
+        if not right:
+            self._hash = before
+        return right
+
+    def _send_back(self, part: PartFile, item: Unproven) -> Stretch:
+        """Ask for a block again that is not what it should be."""
+        with self._lock:
+            if self._states[item.block] != item.state:
+                return Stretch(more=True)  # it has been asked for already
+            if part.published:
+                raise StaleError
+            self._withdraw(item.block)
+            self._rounds += 1
+            self._resent += item.state == Block.WRITTEN
+            missing = self._ask(((item.block, item.block + 1),))
+        why = Why.DAMAGED if item.state == Block.WRITTEN else Why.ALTERED
+        return Stretch(True, missing, why)
 
     @property
     def hopeless(self) -> bool:
@@ -793,8 +1343,8 @@ class Peer:
 class Session:
     """One logged-in client: its coordinator and the data connections that showed its token.
 
-    ``transfer`` and ``last`` are set by the worker that owns the coordinator or ends the transfer;
-    others read them once and look again.
+    ``transfer`` and ``unconfirmed`` are set by the worker that owns the coordinator or ends the
+    transfer; others read them once and look again.
     """
 
     def __init__(self, user: str, priority: int, coordinator: Peer) -> None:
@@ -803,6 +1353,9 @@ class Session:
         self.coordinator = coordinator
         self.token = secrets.token_urlsafe(32)
         self.transfer: Transfer | None = None
+        self.unconfirmed: PartFile | None = None  # published; its verdict may not have arrived
+        self.heard_at = time.monotonic()  # when the coordinator said something last
+        self.closed = False  # set by main: the coordinator is gone
         self.streams: set[Peer] = set()  # the registry's lock protects it
 
     def __repr__(self) -> str:
@@ -929,6 +1482,8 @@ class Service:
         self._buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
         self._secret = secrets.token_bytes(32)
         self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
+        self.parts = PartStore(settings.output)
+        self._seeking: deque[Transfer] = deque()  # wait for the owner of their part file to answer
         self._answers = self._handlers()
 
     def _handlers(self) -> dict[type[Message], Callable[[Peer, Any], None]]:
@@ -941,6 +1496,7 @@ class Service:
             FileStart: self._on_file_start,
             TransferComplete: self._on_transfer_complete,
             Cancel: self._on_cancel,
+            Pong: self._on_pong,
             Goodbye: self._on_goodbye,
         }
 
@@ -977,6 +1533,8 @@ class Service:
             if message is None:
                 break
             moved = True
+            if peer.session:
+                peer.session.heard_at = time.monotonic()
             self._answers[type(message)](peer, message)
             if peer.leaving or peer.blocks:
                 break
@@ -1043,13 +1601,24 @@ class Service:
         peer.deadline = float("inf")
         peer.connection.send(Attached())
 
+    def _on_pong(self, _peer: Peer, _message: Pong) -> None:
+        """That something came is all it says; it has been noted."""
+
     def _on_goodbye(self, peer: Peer, _message: Goodbye) -> None:
         peer.leaving = True
+        self._confirm(peer.session)
+
+    def _confirm(self, session: Session | None) -> None:
+        """The client has read its last verdict: nobody will ask for it again."""
+        if session and session.unconfirmed:
+            self.parts.drop(session.unconfirmed)
+            session.unconfirmed = None
 
     # -- a transfer's beginning and end
 
     def _on_file_start(self, peer: Peer, message: FileStart) -> None:
         assert peer.session is not None
+        self._confirm(peer.session)
         try:
             transfer = peer.session.transfer = self._accept(peer.session, message)
             position = self.registry.enter(transfer)
@@ -1073,10 +1642,10 @@ class Service:
         if not config.MIN_BLOCK_SIZE <= start.block_size <= config.MAX_BLOCK_SIZE:
             low, high = format_size(config.MIN_BLOCK_SIZE), format_size(config.MAX_BLOCK_SIZE)
             raise RejectedError("block_size", f"a block has {low} to {high} here")
-        if Blocks(start.size, start.block_size).count > MAX_BLOCKS:
+        if Blocks(start.size, start.block_size).count > config.MAX_BLOCKS:
             raise RejectedError("size", "too many blocks; use larger ones")
-        name = safe_name(start.name)
-        return Transfer(self.registry.next_number(), session, start, name, self._buffers)
+        name, number = safe_name(start.name), self.registry.next_number()
+        return Transfer(number, session, start, name, self._buffers, self._let_go)
 
     def _start(self, unit: Callable[[Transfer], None], transfer: Transfer) -> None:
         """Have ``unit`` done for ``transfer`` by some worker (any)."""
@@ -1088,6 +1657,9 @@ class Service:
             unit(transfer)
         except TransferEndedError:
             return
+        except StaleError:
+            transfer.spoil()
+            self._finish(transfer, Rejected("stale", "the file has changed since it was published"))
         except OSError as error:
             self._finish(transfer, _disk_rejection(error))
         except Exception:
@@ -1095,19 +1667,71 @@ class Service:
             self._finish(transfer, Rejected("internal", "internal error of the server"))
 
     def _open(self, transfer: Transfer) -> None:
-        """Reserve the space of an admitted transfer and let the client send."""
-        part = PartFile(self.settings.output, transfer.blocks.size)
-        if not transfer.open(part):
-            part.discard()
+        """Find or make the part file of an admitted transfer and let the client send."""
+        if transfer.ended:
             return
-        coordinator_log.info(
-            "receiving %s (%s in %d blocks) from %s",
-            transfer.name,
-            format_size(transfer.blocks.size),
-            transfer.blocks.count,
-            transfer.session.user,
-        )
-        self._post(transfer.session.coordinator, FileReady(transfer.number, ()))
+        kept = self.parts.resume(transfer) if transfer.head else None
+        if kept is None and self._must_wait(transfer):
+            self._seeking.append(transfer)
+            return
+        part, claims = kept or (self.parts.create(transfer), None)
+        if not transfer.open(part, claims):
+            self.parts.rest(part)
+            return
+        self._log_opened(transfer, claims)
+        self._post(transfer.session.coordinator, FileReady(transfer.number, transfer.claimed))
+
+    @staticmethod
+    def _log_opened(transfer: Transfer, claims: Claims | None) -> None:
+        count, user = transfer.blocks.count, transfer.session.user
+        facts = f"{transfer.name} ({format_size(transfer.blocks.size)} in {count} blocks)"
+        if claims:
+            had = sum(claims.flags)
+            coordinator_log.info("resuming %s from %s: %d blocks are here", facts, user, had)
+        else:
+            coordinator_log.info("receiving %s from %s", facts, user)
+
+    def _must_wait(self, transfer: Transfer) -> bool:
+        """Whether somebody who may be dead has the part file; the owner is asked to answer.
+
+        A client notices a dead connection long before the server does, and comes back while its old
+        session still stands. So who does not answer in ``PROBE_TIMEOUT`` seconds loses the file.
+        """
+        now = time.monotonic()
+        rivals = self.parts.rivals(transfer)
+        if not transfer.probed_at:
+            transfer.probed_at = now
+            for rival in rivals:
+                self._post(rival.session.coordinator, Ping())
+        silent = [rival for rival in rivals if rival.session.heard_at < transfer.probed_at]
+        if now >= transfer.probed_at + config.PROBE_TIMEOUT:
+            for rival in silent:
+                self._take_from(rival)
+        return bool(silent) and now < transfer.probed_at + 2 * config.PROBE_TIMEOUT
+
+    def _take_from(self, rival: Transfer) -> None:
+        """Let the part file of a dead session rest, so that its successor finds it."""
+        coordinator_log.warning("%s: its client is silent, another one goes on", rival.name)
+        self._finish(rival, Rejected("taken", "another client goes on with this file"))
+        self._forget_answer(rival.session)
+
+    def look_again(self) -> None:
+        """Start the search of those who wait for a part file again (main)."""
+        for _ in range(len(self._seeking)):
+            transfer = self._seeking.popleft()
+            self._post(transfer.session.coordinator, Queued(1))  # so that it knows we live
+            self._start(self._open, transfer)
+
+    def _let_go(self, transfer: Transfer, part: PartFile) -> None:
+        """Take back the part file of a transfer that has ended (any)."""
+        if transfer.session.unconfirmed is not part:
+            self.parts.rest(part)
+
+    def _forget_answer(self, session: Session) -> None:
+        """Keep an answer that nobody confirmed for the next one who asks (any)."""
+        part, session.unconfirmed = session.unconfirmed, None
+        if part:
+            self.parts.rest(part)
 
     def _finish(
         self, transfer: Transfer, answer: Message | None, *, by_publisher: bool = False
@@ -1123,10 +1747,13 @@ class Service:
         for admitted in self.registry.leave(transfer):
             self._start(self._open, admitted)
 
-    def abandon(self, transfer: Transfer) -> None:
-        """End a transfer whose session is gone."""
-        coordinator_log.warning("%s: the client went away; nothing is kept", transfer.name)
-        self._finish(transfer, None)
+    def abandon(self, session: Session) -> None:
+        """End what a session that is gone has left."""
+        transfer = session.transfer
+        if transfer:
+            coordinator_log.warning("%s: the client went away; it can go on later", transfer.name)
+            self._finish(transfer, None)
+        self._forget_answer(session)
 
     def turn_away(self, transfer: Transfer) -> None:
         """End a transfer that has not begun, because the server stops."""
@@ -1150,12 +1777,13 @@ class Service:
         if transfer.hopeless:
             self._fail(transfer, "blocks are still missing after several rounds")
         elif missing:
-            block_log.warning("%s: asking for missing blocks %s", transfer.name, missing)
-            peer.connection.send(Missing(transfer.number, missing))
+            block_log.warning("%s: asking for missing blocks %s", transfer.name, missing[:10])
+            peer.connection.send(Missing(transfer.number, missing, Why.LOST))
         elif transfer.begin_hashing():
             self._start(self.verify_blocks, transfer)
 
     def _fail(self, transfer: Transfer, reason: str) -> None:
+        transfer.spoil()
         self._finish(transfer, IntegrityFailed(transfer.digest, reason))
 
     # -- blocks
@@ -1193,10 +1821,10 @@ class Service:
         blocks, length = transfer.blocks, header.wire_length
         if header.block >= blocks.count or header.raw_length != blocks.length(header.block):
             raise RemoteProtocolError("a block that is not part of the file")
-        if length != header.raw_length:
+        if length != (0 if header.codec == CODEC_HELD else header.raw_length):
             raise RemoteProtocolError("a block of the wrong length")
-        if transfer.too_far(header.block):
-            raise RemoteProtocolError("a block too far ahead of the others", "busy")
+        if length and transfer.full:
+            raise RemoteProtocolError("too many blocks wait for one that is missing", "busy")
         return self._buffers.take(length)
 
     def _store_block(
@@ -1207,11 +1835,19 @@ class Service:
         Due hashing is done here and now, while the block is warm in this processor's cache: handing
         it to another worker cost 4 % of the time of 1 GiB.
         """
-        due = transfer.store(header.block, header.digest, payload)
+        if header.codec == CODEC_HELD:
+            due = transfer.announce(header.block, header.digest)
+        else:
+            due = transfer.store(header.block, header.digest, payload)
         peer.acks += encode_ack(header.transfer, header.block)
         if due.flush:
             self._start(self.flush_part, transfer)
-        block_log.debug("%s: block %d written", transfer.name, header.block)
+        if due.missing:
+            block_log.info("%s: changed since the last attempt, from block %d on",
+                           transfer.name, due.missing[0][0])  # fmt: skip
+            self._ask_for(transfer, due.missing, Why.CHANGED)
+        how = "held" if header.codec == CODEC_HELD else "written"
+        block_log.debug("%s: block %d %s", transfer.name, header.block, how)
         self._log_progress(transfer, due.received, len(payload))
         if due.hashing:
             with contextlib.suppress(ConnectionLostError):  # the next call to receive finds that
@@ -1233,9 +1869,10 @@ class Service:
         return time.monotonic() >= peer.deadline
 
     def _send_acks(self, peer: Peer) -> None:
-        """Acknowledge what is written; also in time for a client that watches for a slow disk."""
+        """Have the journal claim what is written, then acknowledge it."""
         peer.acks_due = time.monotonic() + config.ACK_DELAY
-        if peer.acks:
+        if peer.acks and peer.incoming:
+            self._run(Transfer.note_blocks, peer.incoming)
             peer.connection.push(bytes(peer.acks))
             peer.acks.clear()
         if peer.connection.unsent > config.MAX_QUEUED_BYTES:
@@ -1258,7 +1895,7 @@ class Service:
         while True:
             stretch = transfer.hash_stretch()
             if stretch.missing:
-                self._repair(transfer, stretch.missing)
+                self._repair(transfer, stretch)
             if stretch.judged:
                 self.assemble_file_from_blocks(transfer)
             if not stretch.more:
@@ -1267,15 +1904,17 @@ class Service:
                 self._start(self.verify_blocks, transfer)
                 return
 
-    def _repair(self, transfer: Transfer, missing: Spans) -> None:
-        block = missing[0][0]
+    def _repair(self, transfer: Transfer, stretch: Stretch) -> None:
+        block = stretch.missing[0][0]
         if transfer.hopeless:
             self._fail(transfer, f"block {block} arrives damaged every time")
             return
-        offset = transfer.blocks.offset(block)
-        block_log.warning("%s: block %d (offset %d) is damaged: asking for it again",
-                          transfer.name, block, offset)  # fmt: skip
-        self._post(transfer.session.coordinator, Missing(transfer.number, missing))
+        block_log.warning("%s: block %d (offset %d) is %s: asking for it again", transfer.name,
+                          block, transfer.blocks.offset(block), stretch.why)  # fmt: skip
+        self._ask_for(transfer, stretch.missing, stretch.why)
+
+    def _ask_for(self, transfer: Transfer, missing: Spans, why: str) -> None:
+        self._post(transfer.session.coordinator, Missing(transfer.number, missing, why))
 
     def assemble_file_from_blocks(self, transfer: Transfer) -> None:
         """Compare the digests, publish the file, and only then say so."""
@@ -1285,9 +1924,12 @@ class Service:
         with transfer.part() as part:
             part.flush()
             name = self._publish(transfer, part)
+            transfer.session.unconfirmed = part  # before the client can confirm it
             size, digest = transfer.blocks.size, transfer.digest
             receipt = IntegrityOk(name, size, digest, transfer.resent, durable=True)
             self._finish(transfer, receipt, by_publisher=True)
+        if transfer.session.closed:  # while we published
+            self._forget_answer(transfer.session)
         facts = f"{format_size(size)}, {transfer.algorithm} {digest}"
         log.info("saved %s (%s)", name, facts, extra=SUCCESS)
 
@@ -1295,7 +1937,7 @@ class Service:
         """Give the file its name; from here on nobody else can end the transfer."""
         transfer.begin_publishing()
         try:
-            return part.publish(transfer.name)
+            return part.publish()
         except BaseException:
             transfer.stop_publishing()
             raise
@@ -1335,14 +1977,15 @@ class Server:
             self._output.release()
             raise
         self._service = Service(settings, credentials, self._post)
+        self._service.parts.scan()
         self._selector = selectors.DefaultSelector()
         self._peers: set[Peer] = set()
         self._waker = Waker()
         self._calls: deque[Callable[[], None]] = deque()
         self._rung = False
         self._stops = 0
-        self._grace_ends = float("inf")
-        self._next_tick = self._next_verifying = self._next_queued = 0.0
+        self._grace_ends = self._confirm_by = float("inf")
+        self._next_tick = self._next_verifying = self._next_queued = self._next_expiry = 0.0
 
     @property
     def address(self) -> tuple[str, int]:
@@ -1389,11 +2032,14 @@ class Server:
         """Whether no transfer runs and every verdict has been sent."""
         if self._service.registry.active() or self._calls:
             return False
+        if self._service.parts.in_use and time.monotonic() < self._confirm_by:
+            return False  # a client that lives confirms its verdict in no time
         return all(peer.idle and not peer.connection.unsent for peer in self._peers)
 
     def _begin_stop(self) -> None:
         self._service.stopping = True
         self._grace_ends = time.monotonic() + self._settings.grace
+        self._confirm_by = time.monotonic() + config.CLOSING_TIMEOUT
         self._unwatch_listener()
         for transfer in self._service.registry.waiting():
             self._service.work.put(partial(self._service.turn_away, transfer), transfer.priority)
@@ -1543,9 +2189,8 @@ class Server:
         if session.coordinator is not peer:
             self._service.registry.detach(session, peer)
             return
-        transfer = session.transfer
-        if transfer:
-            self._service.work.put(partial(self._service.abandon, transfer), session.priority)
+        session.closed = True
+        self._service.work.put(partial(self._service.abandon, session), session.priority)
         for stream in self._service.registry.remove(session):
             self._drop(stream)
 
@@ -1569,7 +2214,11 @@ class Server:
         for transfer in self._service.registry.active():
             if transfer.stalled_for() > self._settings.stall_timeout:
                 self._service.work.put(partial(self._service.expire, transfer), transfer.priority)
+        self._service.look_again()
         self._report(now)
+        if now >= self._next_expiry:
+            self._next_expiry = now + config.EXPIRE_EVERY
+            self._service.work.put(self._service.parts.expire, priority=0)
         if self._service.stopping or self._listener in self._selector.get_map():
             return
         self._watch_listener()
@@ -1590,7 +2239,7 @@ class Server:
         if now >= self._next_verifying:
             self._next_verifying = now + config.VERIFYING_EVERY
             for transfer in self._service.registry.active():
-                if transfer.claimed_digest is not None:
+                if transfer.receiving:
                     self._post(transfer.session.coordinator, Verifying(transfer.verified_bytes))
         if now >= self._next_queued:
             self._next_queued = now + config.QUEUED_EVERY
@@ -1608,13 +2257,28 @@ class Server:
             self._say_shutdown(peer)
         for transfer in self._service.registry.active() + self._service.registry.waiting():
             transfer.end()  # workers that are at it stop at the next block
-        self._service.work.shutdown()
+        with self._watchdog():
+            self._service.work.shutdown()
+        self._service.parts.close()
         for peer in self._peers:
             peer.connection.close()
         self._peers.clear()
         self._selector.close()
         self._waker.close()
         self._output.release()
+
+    @contextlib.contextmanager
+    def _watchdog(self) -> Iterator[None]:
+        """End the process if a worker hangs, in a dead disk for example: nothing can end that."""
+        patience = config.EXIT_TIMEOUT if self._stops < 2 else config.CLOSING_TIMEOUT
+        watchdog = threading.Timer(patience, _give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+            watchdog.join()
 
     def _say_shutdown(self, peer: Peer) -> None:
         if not peer.idle:
@@ -1623,6 +2287,13 @@ class Server:
         with contextlib.suppress(TransferError):
             peer.connection.send(Error("shutdown", "the server is shutting down"))
         peer.connection.finish()
+
+
+def _give_up() -> None:
+    """Leave without the workers (the watchdog's thread)."""
+    log.error("a worker hangs, probably in the disk: ending without it; transfers can go on later")
+    logging.shutdown()
+    os._exit(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

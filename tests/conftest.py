@@ -92,6 +92,19 @@ def part_files(output: Path) -> list[Path]:
     return sorted((output / PARTIAL).glob("*.part"))
 
 
+def journal_bytes(output: Path) -> int:
+    """Return how much the journals of an output directory hold: it grows with each block."""
+    return sum(path.stat().st_size for path in (output / PARTIAL).glob("*.journal"))
+
+
+def strays(output: Path) -> list[Path]:
+    """Return what is in ``.partial`` of an output directory and of no use to a resume."""
+    found = [path for path in (output / PARTIAL).glob("*") if path.name != "lock"]
+    stems = {path.stem for path in found if path.suffix == ".part"}
+    both = {path.stem for path in found if path.suffix == ".journal"} & stems
+    return [path for path in found if path.stem not in both or path.suffix == ".new"]
+
+
 def open_descriptors() -> int:
     """Count this process's open files."""
     return len(os.listdir("/dev/fd"))
@@ -188,7 +201,7 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
         code = one.stop()
         assert killed or code == 0, one.log
         assert "Traceback" not in one.log
-        assert killed or part_files(one.output) == []
+        assert killed or strays(one.output) == []
 
 
 @pytest.fixture
@@ -253,7 +266,7 @@ StartLocal = Callable[..., ServerThread]
 
 @pytest.fixture
 def start_local(tmp_path: Path) -> Iterator[StartLocal]:
-    """Start servers in threads; at the end threads, open files and part files must be gone."""
+    """Start servers in threads; at the end threads, open files and strays must be gone."""
     threads, descriptors = set(threading.enumerate()), open_descriptors()
     started: list[ServerThread] = []
 
@@ -265,7 +278,8 @@ def start_local(tmp_path: Path) -> Iterator[StartLocal]:
     yield start
     for one in started:
         one.stop()
-        assert part_files(one.output) == []
+        assert one.server._service.parts.in_use == 0
+        assert strays(one.output) == []
     eventually(lambda: set(threading.enumerate()) <= threads, "the threads to end")
     eventually(lambda: open_descriptors() <= descriptors, "the files to be closed")
 
@@ -327,7 +341,7 @@ class RawClient:
 
     def start(self, name: str, data: bytes, block_size: int = 200 * 1024) -> RawUpload:
         """Announce a file; the server must be ready for it."""
-        ready = self.control.call(FileStart(name, len(data), block_size, "md5"), PATIENCE)
+        ready = self.control.call(FileStart(name, len(data), block_size, "md5", ""), PATIENCE)
         assert isinstance(ready, FileReady), ready
         return RawUpload(self, ready.transfer, data, block_size)
 

@@ -29,6 +29,7 @@ from config import ClientSettings
 from protocol import (
     AuthenticationError,
     ConnectionLostError,
+    FileReady,
     RemoteProtocolError,
     SourceError,
     TransferError,
@@ -157,7 +158,7 @@ def test_a_name_that_is_not_utf_8_gets_a_form_that_is(tmp_path: Path) -> None:
 def upload(tmp_path: Path) -> Iterator[Upload]:
     """An upload of three blocks of 4 KB."""
     source = Source(random_file(tmp_path / "x", 3 * 4096))
-    yield Upload(source, ClientSettings(block_size=4096), 7, lambda: None)
+    yield Upload(source, ClientSettings(block_size=4096), FileReady(7, ()), lambda: None)
     source.close()
 
 
@@ -203,10 +204,24 @@ def test_a_block_asked_for_again_is_owed_again(upload: Upload) -> None:
     assert upload.delivered
 
 
-def test_a_server_may_not_ask_again_for_what_it_never_got(upload: Upload) -> None:
-    """FAULTS 26: it would make us read blocks whose digest we do not know."""
-    with pytest.raises(RemoteProtocolError):
-        upload.ask_again(0)
+def test_a_held_block_asked_for_before_it_was_read_is_sent_when_it_is(tmp_path: Path) -> None:
+    """Its digest is not known yet; the reader comes to it in time."""
+    source = Source(random_file(tmp_path / "x", 3 * 4096))
+    ready = FileReady(7, ((0, 3),))
+    upload = Upload(source, ClientSettings(block_size=4096), ready, lambda: None)
+    assert upload.resumed_bytes == 3 * 4096
+    assert not upload.ask_again(1)
+    held = [upload.hash_block(index, memoryview(bytes(4096))) for index in range(3)]
+    assert held == [True, False, True]
+    assert upload.resumed_bytes == 2 * 4096
+    source.close()
+
+
+def test_a_server_may_not_ask_for_one_block_without_end(upload: Upload) -> None:
+    """FAULTS 26: each time we would remember it once more."""
+    _hash_all(upload)
+    with pytest.raises(RemoteProtocolError, match="without end"):
+        list(iter(lambda: upload.ask_again(0), None))
 
 
 def test_an_error_of_a_thread_reaches_main(upload: Upload) -> None:
@@ -361,7 +376,7 @@ def test_nothing_to_send_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_an_unreachable_server_is_exit_5(tmp_path: Path) -> None:
-    """One warning while it tries, one line at the end."""
+    """One warning while it tries, whatever the number of attempts, and one line at the end."""
     path = random_file(tmp_path / "a", 10)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]

@@ -29,6 +29,7 @@ from conftest import (
     raw_socket,
     received,
     still_serves,
+    strays,
 )
 
 import config
@@ -52,6 +53,7 @@ from protocol import (
     SourceError,
     TransferComplete,
     TransferError,
+    Why,
     encode,
 )
 
@@ -200,7 +202,7 @@ def test_a_malformed_message_gets_a_coded_error(
 
 def test_a_valid_message_in_the_wrong_state_names_the_offender(local: ServerThread) -> None:
     """7: the peer is told that it was the client."""
-    with raw_socket(local.port, encode(FileStart("x", 1, 4096, "md5"))) as sock:
+    with raw_socket(local.port, encode(FileStart("x", 1, 4096, "md5", ""))) as sock:
         assert b"the client sent FILE_START in state new" in last_words(sock)
 
 
@@ -221,7 +223,7 @@ def test_sizes_that_cannot_be_are_rejected_and_leave_nothing(
 ) -> None:
     """12: larger than the disk, blocks too small, too large, too many; the session goes on."""
     with RawClient(local.port).log_in() as client:
-        answer = client.control.call(FileStart("x", size, block_size, "md5"), PATIENCE)
+        answer = client.control.call(FileStart("x", size, block_size, "md5", ""), PATIENCE)
         assert isinstance(answer, Rejected)
         assert part_files(local.output) == []
         client.start("x", b"fine")
@@ -231,7 +233,7 @@ def test_sizes_that_cannot_be_are_rejected_and_leave_nothing(
 def test_sizes_that_are_no_sizes_are_protocol_errors(local: ServerThread, field: bytes) -> None:
     """12: refused before anything else is looked at."""
     with RawClient(local.port).log_in() as client:
-        good = encode(FileStart("x", 1, 4096, "md5"))[4:]
+        good = encode(FileStart("x", 1, 4096, "md5", ""))[4:]
         bad = good.replace(b'"size": 1', field)
         client.control.push(struct.pack("!I", len(bad)) + bad)
         with pytest.raises(RemoteProtocolError):
@@ -277,7 +279,7 @@ def test_a_damaged_block_is_asked_for_again_and_repaired(local: ServerThread, da
             changes: dict[str, object] = {damage: bytes(4096 if damage == "payload" else 16)}
             push(data, upload.frame(index, **(changes if index == 3 else {})))
         upload.await_acks(data, 20)
-        assert client.answer() == Missing(upload.number, ((3, 4),))
+        assert client.answer() == Missing(upload.number, ((3, 4),), Why.DAMAGED)
         upload.send(data, 3)
         answer = upload.complete()
         assert isinstance(answer, IntegrityOk)
@@ -443,7 +445,9 @@ def test_a_stopping_server_turns_waiting_transfers_away(start_local: StartLocal)
     local = start_local(max_active=1, grace=3600.0)
     with RawClient(local.port).log_in() as client, RawClient(local.port).log_in() as waiting:
         upload = client.start("x", b"x" * 10)
-        assert isinstance(waiting.control.call(FileStart("y", 1, 4096, "md5"), PATIENCE), Queued)
+        assert isinstance(
+            waiting.control.call(FileStart("y", 1, 4096, "md5", ""), PATIENCE), Queued
+        )
         local.server.stop()
         answer = waiting.answer()
         assert isinstance(answer, Rejected)
@@ -464,7 +468,9 @@ def test_a_part_file_that_cannot_be_removed_blocks_nobody(
             assert isinstance(client.control.call(Cancel(), PATIENCE), Rejected)
         client.start("y", b"y" * 10)
     eventually(lambda: len(part_files(local.output)) == 1)
-    part_files(local.output)[0].unlink()
+    for path in strays(local.output) + part_files(local.output):
+        path.with_suffix(".journal").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _read_only(*_: object) -> None:
@@ -477,7 +483,7 @@ def test_complete_with_gaps_is_answered_with_missing(local: ServerThread) -> Non
         upload = client.start("x", os.urandom(9 * 4096), block_size=4096)
         data = client.attach()
         upload.send(data, 0, 1, 4, 8)
-        assert upload.complete() == Missing(upload.number, ((2, 4), (5, 8)))
+        assert upload.complete() == Missing(upload.number, ((2, 4), (5, 8)), Why.LOST)
         upload.send(data, 2, 3, 5, 6, 7)
         assert isinstance(upload.complete(), IntegrityOk)
 
@@ -534,11 +540,19 @@ def test_a_half_sent_block_expires(start_local: StartLocal) -> None:
         assert isinstance(upload.complete(), IntegrityOk)
 
 
-def test_a_client_that_vanishes_leaves_nothing(local: ServerThread) -> None:
-    """39: without the coordinator the transfer ends and its part file goes."""
+def test_what_a_vanished_client_sent_is_kept(local: ServerThread) -> None:
+    """39: without the coordinator the transfer ends; its part file rests for a resume."""
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", os.urandom(500_000))
         upload.send(client.attach(), 1)
+    eventually(lambda: local.server._service.parts.in_use == 0)
+    assert len(part_files(local.output)) == 1
+
+
+def test_a_client_that_vanishes_before_its_first_block_leaves_nothing(local: ServerThread) -> None:
+    """39: reserved space that holds nothing is given back."""
+    with RawClient(local.port).log_in() as client:
+        client.start("x", os.urandom(500_000))
         assert len(part_files(local.output)) == 1
     eventually(lambda: part_files(local.output) == [])
 
@@ -723,10 +737,10 @@ def test_a_network_that_damages_everything_is_integrity_failed(
     assert received(local.output) == []
 
 
-def test_a_lost_coordinator_ends_the_client_with_exit_5(
+def test_a_lost_coordinator_is_replaced(
     local: ServerThread, tmp_path: Path, start_proxy: StartProxy
 ) -> None:
-    """39: the client does not wait for a verdict that cannot come."""
+    """39: the client logs in again and goes on where it stopped."""
     cut = threading.Event()
 
     def spoil(number: int, offset: int, data: bytes) -> bytes | None:
@@ -736,10 +750,11 @@ def test_a_lost_coordinator_ends_the_client_with_exit_5(
 
     proxy = start_proxy(local.port, spoil)
     source = random_file(tmp_path / "x", 5_000_000)
-    with pytest.raises(ConnectionLostError) as caught:
-        send_files([source], local.client(port=proxy.port))
-    assert caught.value.exit_code == 5
-    eventually(lambda: part_files(local.output) == [])
+    (receipt,) = send_files([source], local.client(port=proxy.port))
+    assert cut.is_set()
+    assert receipt.resumed_bytes > 0
+    assert md5(local.output / receipt.saved_as) == md5(source)
+    assert len(received(local.output)) == 1
 
 
 # --- the source ---------------------------------------------------------------------------------
@@ -795,22 +810,23 @@ def test_a_sparse_file_arrives_with_its_zeros(local: ServerThread, tmp_path: Pat
 # --- the server's disk and its own bugs ---------------------------------------------------------
 
 
-def _full(*_: object) -> None:
+def _full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _broken(*_: object) -> None:
+def _broken(*_: object, **__: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 @pytest.mark.parametrize(
     ("call", "failure", "code"),
     [
-        ("_reserve", _full, "space"),
-        ("write", _full, "space"),
-        ("write", _broken, "disk"),
-        ("flush", _broken, "disk"),
-        ("publish", _full, "space"),
+        ("posix_fallocate", _full, "space"),
+        ("pwrite", _full, "space"),
+        ("pwrite", _broken, "disk"),
+        ("fdatasync", _broken, "disk"),
+        ("fsync", _broken, "disk"),
+        ("link", _full, "space"),
     ],
 )
 def test_a_disk_error_is_a_clean_rejection(
@@ -821,15 +837,20 @@ def test_a_disk_error_is_a_clean_rejection(
     failure: Callable[..., None],
     code: str,
 ) -> None:
-    """33 and 34: whatever call fails, the client is told, nothing is left, the next file works."""
+    """33 and 34: whatever call fails, the client is told and the next file works.
+
+    Only a whole file that could not get its name stays for a resume.
+    """
     source = random_file(tmp_path / "x", 1_000_000)
     with monkeypatch.context() as patch:
-        patch.setattr(server_module.PartFile, call, failure)
+        patch.setattr(os, call, failure)
+        patch.setattr(server_module, "_sync_data", os.fdatasync)
         with pytest.raises(RejectedError) as caught:
             send_files([source], local.client())
     assert caught.value.code == code
     assert caught.value.exit_code == 4
-    eventually(lambda: part_files(local.output) == [])
+    eventually(lambda: local.server._service.parts.in_use == 0)
+    assert len(part_files(local.output)) == (call == "link")
     assert received(local.output) == []
     still_serves(local.port, tmp_path)
 
@@ -851,9 +872,9 @@ def test_a_bug_in_a_worker_hurts_only_its_transfer(
         answers = server_module.Service._handlers(service)
         patch.setattr(service, "_answers", answers)
         with pytest.raises(TransferError):
-            send_files([source], local.client(timeout=1.0))
+            send_files([source], local.client(timeout=0.3))
     assert "ZeroDivisionError" in caplog.text
-    eventually(lambda: part_files(local.output) == [])
+    eventually(lambda: local.server._service.parts.in_use == 0)
     still_serves(local.port, tmp_path)
 
 

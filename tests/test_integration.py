@@ -25,6 +25,7 @@ from conftest import (
     client_command,
     environment,
     eventually,
+    journal_bytes,
     md5,
     part_files,
     peak_memory,
@@ -330,10 +331,10 @@ def test_a_second_signal_stops_a_busy_server_at_once(start_server: StartServer) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_client_is_exit_130_and_leaves_nothing(
+def test_an_interrupted_client_is_exit_130_and_says_how_to_go_on(
     server: ServerProcess, tmp_path: Path, number: int
 ) -> None:
-    """FAULTS 38: one line says what became of the file; the server drops what it has."""
+    """FAULTS 38: one line says what to do; the server keeps what it has."""
     source = random_file(tmp_path / "file.bin", 1)
     os.truncate(source, 20 * KB**3)  # sparse: takes longer than any test waits
     with subprocess.Popen(
@@ -343,31 +344,36 @@ def test_an_interrupted_client_is_exit_130_and_leaves_nothing(
         client.send_signal(number)
         _, err = client.communicate(timeout=PATIENCE)
     assert client.returncode == 130
-    assert "interrupted" in err.splitlines()[-1]
+    assert "interrupted; the same command goes on" in err.splitlines()[-1]
     assert "Traceback" not in err
-    eventually(lambda: not part_files(server.output), "the part file to go")
+    eventually(lambda: "it can go on later" in server.log, "the server to notice")
     assert received(server.output) == []
 
 
-def test_a_server_killed_during_a_transfer_is_exit_5(
+def test_a_killed_server_is_tried_again_and_keeps_what_it_had(
     start_server: StartServer, tmp_path: Path
 ) -> None:
-    """The client says what happened; the next server start removes what is left."""
+    """FAULTS 42: the client waits for its return; the next start finds the part file."""
     server = start_server()
     source = random_file(tmp_path / "file.bin", 1)
     os.truncate(source, 20 * KB**3)
     with subprocess.Popen(
-        client_command(server.port, source, "--timeout", "5"), stderr=subprocess.PIPE, text=True,
-        env=environment(),
-    ) as client:  # fmt: skip
-        eventually(lambda: part_files(server.output), "the transfer to begin")
+        client_command(server.port, source), stderr=subprocess.PIPE, text=True, env=environment()
+    ) as client:
+        assert client.stderr is not None
+        eventually(lambda: journal_bytes(server.output) > 1000, "blocks to arrive")
         server.stop(signal.SIGKILL)
-        _, err = client.communicate(timeout=PATIENCE)
-    assert client.returncode == 5
-    assert "Traceback" not in err
+        line = client.stderr.readline()
+        while "nothing listens there" not in line:
+            assert line, "the client has given up"
+            line = client.stderr.readline()
+        client.send_signal(signal.SIGINT)
+        client.communicate(timeout=PATIENCE)
+    assert client.returncode == 130
     assert received(server.output) == []
-    start_server()
-    assert part_files(server.output) == []
+    again = start_server()
+    assert len(part_files(server.output)) == 1
+    assert "unfinished files kept for their clients to go on: 1" in again.log
 
 
 def test_the_transfer_waits_for_its_turn_and_says_so(

@@ -34,6 +34,7 @@ from protocol import (
     MAX_FILE_SIZE,
     MAX_SPANS,
     MAX_TEXT,
+    VERSION,
     Ack,
     Attach,
     Attached,
@@ -62,11 +63,14 @@ from protocol import (
     LocalProtocolError,
     Message,
     Missing,
+    Ping,
+    Pong,
     ProtocolError,
     Queued,
     Rejected,
     RejectedError,
     RemoteProtocolError,
+    SessionLostError,
     Side,
     SourceError,
     State,
@@ -75,6 +79,7 @@ from protocol import (
     UsageError,
     Verifying,
     Waker,
+    Why,
     decode,
     decode_header,
     encode,
@@ -128,14 +133,18 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     AuthOk: st.builds(AuthOk, text(), text(16), st.integers(-1000, 1000)),
     Attach: st.builds(Attach, text(1)),
     Attached: st.just(Attached()),
-    FileStart: st.builds(FileStart, text(), sizes, st.integers(1, MAX_FILE_SIZE), text(1, 16)),
+    FileStart: st.builds(
+        FileStart, text(), sizes, st.integers(1, MAX_FILE_SIZE), text(1, 16), digests | st.just("")
+    ),
     Queued: st.builds(Queued, st.integers(1, 2**31)),
     FileReady: st.builds(FileReady, transfers, ranges),
     Rejected: st.builds(Rejected, text(1, 32), text()),
     Cancel: st.just(Cancel()),
     TransferComplete: st.builds(TransferComplete, transfers, digests),
     Verifying: st.builds(Verifying, sizes),
-    Missing: st.builds(Missing, transfers, ranges),
+    Missing: st.builds(Missing, transfers, ranges, text(1, 32)),
+    Ping: st.just(Ping()),
+    Pong: st.just(Pong()),
     IntegrityOk: st.builds(IntegrityOk, text(1), sizes, digests, sizes, st.booleans()),
     IntegrityFailed: st.builds(IntegrityFailed, digests, text()),
     Error: st.builds(Error, text(1, 32), text()),
@@ -150,14 +159,16 @@ EXAMPLES: dict[type[Message], Message] = {
     AuthOk: AuthOk("v=c2lnbmF0dXJl", "0123456789abcdef", 1),
     Attach: Attach("0123456789abcdef"),
     Attached: Attached(),
-    FileStart: FileStart('große@Datei "1".bin', 1 << 40, 204800, "md5"),
+    FileStart: FileStart('große@Datei "1".bin', 1 << 40, 204800, "md5", "0" * 32),
     Queued: Queued(3),
     FileReady: FileReady(7, ((0, 5), (6, 4294967296))),
     Rejected: Rejected("space", "not enough space"),
     Cancel: Cancel(),
     TransferComplete: TransferComplete(7, MD5),
     Verifying: Verifying(12345),
-    Missing: Missing(7, ((1, 2), (3, 9))),
+    Missing: Missing(7, ((1, 2), (3, 9)), Why.DAMAGED),
+    Ping: Ping(),
+    Pong: Pong(),
     IntegrityOk: IntegrityOk("server_received_1_x", 5, MD5 * 2, 0, True),
     IntegrityFailed: IntegrityFailed(MD5, "blocks 1 to 3 differ"),
     Error: Error("shutdown", "the server is stopping"),
@@ -170,9 +181,9 @@ LARGEST = [
     Hello(2**16, (EMOJI * 64,) * 64),
     AuthStart(EMOJI * 64, EMOJI * MAX_TEXT),
     AuthOk(EMOJI * MAX_TEXT, EMOJI * 128, -1000),
-    FileStart(EMOJI * MAX_TEXT, MAX_FILE_SIZE, MAX_FILE_SIZE, EMOJI * 16),
+    FileStart(EMOJI * MAX_TEXT, MAX_FILE_SIZE, MAX_FILE_SIZE, EMOJI * 16, "f" * 64),
     FileReady(2**32 - 1, MANY_SPANS),
-    Missing(2**32 - 1, MANY_SPANS),
+    Missing(2**32 - 1, MANY_SPANS, EMOJI * 32),
     IntegrityOk(EMOJI * MAX_TEXT, MAX_FILE_SIZE, "f" * 64, MAX_FILE_SIZE, False),
     Error(EMOJI * 32, EMOJI * MAX_TEXT),
 ]
@@ -235,7 +246,7 @@ def test_the_frame_in_the_documentation_is_a_frame() -> None:
     """The example at the top of protocol.py is one that a peer would understand."""
     found = re.search(r"^ +((?:[0-9a-f]{2} ){4}) *(HELLO@.*)$", protocol.__doc__ or "", re.M)
     assert found
-    assert read(bytes.fromhex(found[1]) + found[2].encode()) == [Hello(1, ("md5", "sha256"))]
+    assert read(bytes.fromhex(found[1]) + found[2].encode()) == [Hello(VERSION, ("md5", "sha256"))]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -385,7 +396,7 @@ NOT_SPANS += [tuple((i * 2, i * 2 + 1) for i in range(MAX_SPANS + 1))]
 def test_what_is_not_a_list_of_spans_is_refused(blocks: Any) -> None:
     """FAULTS 26: empty, reversed, touching, overlapping, unordered, too many, too far."""
     with pytest.raises(ValueError, match=f"up to {MAX_SPANS} ascending"):
-        Missing(1, blocks)
+        Missing(1, blocks, Why.LOST)
     with pytest.raises(ValueError, match=f"up to {MAX_SPANS} ascending"):
         FileReady(1, blocks)
 
@@ -574,11 +585,11 @@ MALFORMED = {
     "high surrogate": b'ATTACH@{"token":"\\ud800"}',
     "low surrogate": b'ATTACH@{"token":"\\udc00"}',
     "surrogates in wrong order": b'ATTACH@{"token":"\\udc00\\ud800"}',
-    "object for spans": b'MISSING@{"transfer":1,"blocks":{}}',
-    "flat spans": b'MISSING@{"transfer":1,"blocks":[0,1]}',
-    "touching spans": b'MISSING@{"transfer":1,"blocks":[[0,1],[1,2]]}',
-    "10^9 spans": b'MISSING@{"transfer":1,"blocks":[[0,1000000000000]]}',
-    "deep spans": b'MISSING@{"transfer":1,"blocks":[[[0,1]]]}',
+    "object for spans": b'MISSING@{"transfer":1,"reason":"lost","blocks":{}}',
+    "flat spans": b'MISSING@{"transfer":1,"reason":"lost","blocks":[0,1]}',
+    "touching spans": b'MISSING@{"transfer":1,"reason":"lost","blocks":[[0,1],[1,2]]}',
+    "10^9 spans": b'MISSING@{"transfer":1,"reason":"lost","blocks":[[0,1000000000000]]}',
+    "deep spans": b'MISSING@{"transfer":1,"reason":"lost","blocks":[[[0,1]]]}',
 }  # fmt: skip
 
 
@@ -696,12 +707,15 @@ RULES = """
     ready       client  FILE_START         asked
     ready       client  TRANSFER_COMPLETE  ready
     ready       client  CANCEL             ready
+    ready       client  PONG               ready
     asked       server  QUEUED             asked
     asked       server  FILE_READY         receiving
     asked       server  REJECTED           ready
     asked       client  CANCEL             cancelling
     receiving   client  TRANSFER_COMPLETE  verifying
     receiving   client  CANCEL             cancelling
+    receiving   client  PONG               receiving
+    receiving   server  PING               receiving
     receiving   server  MISSING            receiving
     receiving   server  VERIFYING          receiving
     receiving   server  INTEGRITY_OK       ready
@@ -709,6 +723,8 @@ RULES = """
     receiving   server  REJECTED           ready
     verifying   client  TRANSFER_COMPLETE  verifying
     verifying   client  CANCEL             cancelling
+    verifying   client  PONG               verifying
+    verifying   server  PING               verifying
     verifying   server  MISSING            receiving
     verifying   server  VERIFYING          verifying
     verifying   server  INTEGRITY_OK       ready
@@ -716,6 +732,7 @@ RULES = """
     verifying   server  REJECTED           ready
     cancelling  server  QUEUED             cancelling
     cancelling  server  FILE_READY         cancelling
+    cancelling  server  PING               cancelling
     cancelling  server  MISSING            cancelling
     cancelling  server  VERIFYING          cancelling
     cancelling  server  INTEGRITY_OK       ready
@@ -880,7 +897,7 @@ RIGHT = encode_header(BlockHeader(1, 2, 3, 3, CODEC_RAW, b"d" * 16))
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(0, b"A"), (0, b"b"), (0, b"\0"), (1, b"\1"), (1, b"\xff"), (2, b"\1"), (3, b"\1")],
+    [(0, b"A"), (0, b"b"), (0, b"\0"), (1, b"\2"), (1, b"\xff"), (2, b"\1"), (3, b"\1")],
 )
 def test_a_header_of_another_kind_is_refused(place: int, value: bytes) -> None:
     """Another first letter, an unknown codec, or anything where zeros should be."""
@@ -947,7 +964,7 @@ def test_spans_name_exactly_the_blocks(indexes: Any) -> None:
     """Spread out again, the ranges are the blocks, and a MISSING takes them."""
     found = spans(sorted(indexes))
     assert [i for first, end in found for i in range(first, end)] == sorted(indexes)
-    assert Missing(1, found).blocks == found
+    assert Missing(1, found, Why.LOST).blocks == found
 
 
 @quick
@@ -1523,7 +1540,7 @@ def test_half_an_answer_is_silence(pair: Pair) -> None:
     ("code", "kind"),
     [
         ("authentication", AuthenticationError),
-        ("session", ConnectionLostError),
+        ("session", SessionLostError),
         ("transfer", ConnectionLostError),
         ("shutdown", ConnectionLostError),
         ("timeout", ConnectionLostError),

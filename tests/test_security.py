@@ -50,6 +50,7 @@ from protocol import (
     Side,
     TransferComplete,
     TransferError,
+    Why,
     encode,
     encode_ack,
 )
@@ -192,7 +193,7 @@ def test_what_a_client_sends_reaches_the_log_escaped(start_server: StartServer) 
     with RawClient(server.port).log_in() as client:
         client.start("\x1b[31mred\r\n12:00:00 ERROR forged", b"x")
         client.control.call(Cancel(), PATIENCE)
-        answer = client.control.call(FileStart("\x1b[31m..", 1, 1, "md5"), PATIENCE)
+        answer = client.control.call(FileStart("\x1b[31m..", 1, 1, "md5", ""), PATIENCE)
         assert isinstance(answer, Rejected)
     server.stop()
     assert "\x1b" not in server.log
@@ -362,7 +363,7 @@ def _silent(server: Impostor) -> None:
         (_challenge(lambda nonce: "nonsense"), AuthenticationError),
         (_wrong_signature, AuthenticationError),
         (_says(Error("nonsense", "\x1b[31m" + "x" * 900)), ProtocolError),
-        (_says(Missing(1, ((0, 2**32),))), ProtocolError),
+        (_says(Missing(1, ((0, 2**32),), Why.LOST)), ProtocolError),
         (_says(IntegrityOk("x", 1000, "0" * 32, 0, True)), ProtocolError),
         (_acks_nonsense, ProtocolError),
         (_verdict_on_another_file, ProtocolError),

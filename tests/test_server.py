@@ -23,8 +23,11 @@ from config import ServerSettings
 from protocol import Connection, FileStart, RejectedError, Side, UsageError
 from server import (
     BufferPool,
+    Claims,
+    Facts,
     OutputDirectory,
     PartFile,
+    PartStore,
     Peer,
     Registry,
     Server,
@@ -110,14 +113,19 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def facts_of(size: int, name: str = "x", unique: str = "taken", block: int = 4) -> Facts:
+    """Facts of a file of one user."""
+    return Facts("u", name, size, block, "md5", output_name(name, unique))
+
+
 def test_a_part_file_is_published_with_its_bytes(output: Path) -> None:
     """What was written at its offsets stands under the final name, and nothing else is left."""
-    part = PartFile(output, 6)
+    part = PartFile.create(output, facts_of(6))
     part.write(memoryview(b"def"), 3)
     part.write(memoryview(b"abc"), 0)
     part.flush()
-    name = part.publish("x.txt")
-    part.discard()
+    name = part.publish()
+    part.remove()
     assert (output / name).read_bytes() == b"abcdef"
     assert part_files(output) == []
 
@@ -138,12 +146,11 @@ def test_publishing_never_replaces_or_follows_what_is_there(
     }
     make[kind]()
     before = taken.lstat()
-    names = iter(["taken", "free"])
-    monkeypatch.setattr(module, "_unique", lambda: next(names))
-    part = PartFile(output, 1)
+    monkeypatch.setattr(module, "_unique", lambda: "free")
+    part = PartFile.create(output, facts_of(1))
     part.write(memoryview(b"x"), 0)
-    assert part.publish("x") == "server_received_free_x"
-    part.discard()
+    assert part.publish() == "server_received_free_x"
+    part.remove()
     assert stat.S_IFMT(taken.lstat().st_mode) == stat.S_IFMT(before.st_mode)
     assert victim.read_text() == "precious"
 
@@ -151,17 +158,17 @@ def test_publishing_never_replaces_or_follows_what_is_there(
 def test_without_room_nothing_is_left_behind(output: Path) -> None:
     """FAULTS 12: a file larger than the disk is refused before a byte is written."""
     with pytest.raises(OSError, match=r"space|large"):
-        PartFile(output, 2**62)
+        PartFile.create(output, facts_of(2**62))
     assert part_files(output) == []
 
 
 def test_a_part_file_cut_short_by_somebody_else_is_noticed(output: Path) -> None:
     """Reading back what is gone is an error, not zeros."""
-    part = PartFile(output, 4)
+    part = PartFile.create(output, facts_of(4))
     os.truncate(part_files(output)[0], 2)
     with pytest.raises(OSError, match="truncated"):
         part.read(memoryview(bytearray(4)), 0)
-    part.discard()
+    part.remove()
 
 
 def test_a_second_server_on_the_same_directory_is_refused(tmp_path: Path) -> None:
@@ -173,11 +180,14 @@ def test_a_second_server_on_the_same_directory_is_refused(tmp_path: Path) -> Non
     OutputDirectory(tmp_path).release()
 
 
-def test_part_files_of_a_killed_server_are_removed(output: Path) -> None:
-    """What nobody can go on with does not fill the disk."""
+def test_part_files_without_a_journal_are_removed_at_the_start(
+    output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody can go on with does not fill the disk, and the log says so."""
     (output / module.PARTIAL / "0123.part").write_bytes(b"old")
-    OutputDirectory(output).release()
+    PartStore(output).scan()
     assert part_files(output) == []
+    assert "removing 0123" in caplog.text
 
 
 # --- a transfer ---------------------------------------------------------------------------------
@@ -192,15 +202,25 @@ class Sample:
         self.data = os.urandom(size)
         self.judged = 0  # how often somebody was told to publish
         self.buffers = BufferPool(8 * BLOCK, lend)
-        start = FileStart("x", len(self.data), BLOCK, "md5")
-        self.transfer = Transfer(1, Session("u", 0, _peer()), start, "x", self.buffers)
-        self.part = PartFile(output, len(self.data))
-        self.transfer.open(self.part)
+        head = hashlib.md5(self.data[:BLOCK]).hexdigest()
+        start = FileStart("x", len(self.data), BLOCK, "md5", head)
+        session = Session("u", 0, _peer())
+        self.store_of_parts = PartStore(output)
+        self.transfer = Transfer(1, session, start, "x", self.buffers, self.let_go)
+        self.part, self.claims = self._part()
+        self.transfer.open(self.part, self.claims)
         self.parts = [self.data[i : i + BLOCK] for i in range(0, len(self.data), BLOCK)]
         self.digests = [
             hashlib.md5(self.data[: i + BLOCK]).digest() for i in range(0, len(self.data), BLOCK)
         ]
         self.digest = hashlib.md5(self.data).hexdigest()
+
+    def _part(self) -> tuple[PartFile, Claims | None]:
+        return self.store_of_parts.create(self.transfer), None
+
+    def let_go(self, _transfer: Transfer, part: PartFile) -> None:
+        """Take the part file at the end."""
+        self.store_of_parts.drop(part)
 
     def store(self, index: int, payload: bytes | None = None) -> module.Due:
         """Have one block arrive, damaged if ``payload`` is not its own."""
@@ -214,9 +234,10 @@ class Sample:
         damaged = []
         more = True
         while more:
-            more, missing, judged = self.transfer.hash_stretch()
-            damaged += [first for first, _ in missing]
-            self.judged += judged
+            stretch = self.transfer.hash_stretch()
+            more = stretch.more
+            damaged += [first for first, _ in stretch.missing]
+            self.judged += stretch.judged
         return damaged
 
 
@@ -370,12 +391,16 @@ def test_an_ended_transfer_is_not_published(sample: Sample) -> None:
         sample.transfer.begin_publishing()
 
 
-def test_a_block_far_ahead_of_a_gap_is_too_far(output: Path) -> None:
+def test_only_so_many_blocks_may_wait_behind_a_gap(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is remembered about blocks beyond a gap is bounded."""
-    sample = Sample(output, 8)
-    assert not sample.transfer.too_far(config.MAX_AHEAD)
-    assert sample.transfer.too_far(config.MAX_AHEAD + 1)
-    sample.transfer.end()
+    monkeypatch.setattr(config, "MAX_AHEAD", 2)
+    for index in (1, 2):
+        sample.store(index)
+    assert not sample.transfer.full
+    sample.store(3)
+    assert sample.transfer.full
 
 
 def test_buffers_are_kept_up_to_a_limit_and_used_again() -> None:
@@ -438,7 +463,7 @@ def test_any_order_damage_and_repetition_ends_with_the_right_file(
             sample.store(index)
         sample.transfer.complete(sample.digest)
     assert sample.transfer.digest == sample.digest
-    name = sample.part.publish("x")
+    name = sample.part.publish()
     sample.transfer.end()
     assert (output / name).read_bytes() == sample.data
 
@@ -555,7 +580,8 @@ def test_a_connection_is_never_given_to_two_workers(
 
 def _transfer(priority: int = 0) -> Transfer:
     session = Session("u", priority, _peer())
-    return Transfer(0, session, FileStart("x", 1, BLOCK, "md5"), "x", BufferPool(BLOCK))
+    start = FileStart("x", 1, BLOCK, "md5", "")
+    return Transfer(0, session, start, "x", BufferPool(BLOCK), lambda _transfer, _part: None)
 
 
 def test_further_transfers_wait_and_are_admitted_as_others_leave() -> None:
