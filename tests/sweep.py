@@ -24,8 +24,8 @@ these servers run with one worker, which does all that there is to do on the dis
 without a fault is traced with the paths behind its descriptors, and tells which calls change
 something below the output directory, and the first and the last n where they do. ``write`` also
 goes to pipes and the log: a kill there is a moment as good as any other, an error there is not
-judged (the trace of that run says what was hit). Beyond the last known n it goes on until a
-transfer ends without the fault.
+judged (the trace of that run says what was hit). Beyond the last known n it goes on a little, until
+a transfer ends without the fault.
 
 What is checked after each moment, once the client has exited with 0: exactly one published file,
 with the digest of the source; the files published before; nothing left in ``.partial``; no
@@ -82,7 +82,7 @@ ATTEMPTS = 5  # of the same command, until it counts as never succeeding
 KEEP = 5  # published files that stay as witnesses; older ones are checked and removed
 BLOCK = 8 * KB  # small blocks make a transfer last, and give many states to die in
 WRITE_BLOCK = 50 * KB  # with 1 MB: a few dozen writes
-BEYOND = 20  # calls past the last known one, at most, while the fault is still hit
+BEYOND = 4  # calls past the last known one, at most, while the fault is still hit
 DOCUMENTED = (0, 1, 4, 5)  # exit codes a client may end with when the server's disk has trouble
 # All that could change something on a disk; "?" lets a processor do without the older ones.
 CALLS = [
@@ -254,6 +254,7 @@ class Client(Process):
             (folder / f"{name}.log").unlink()
         super().__init__(client_command(port, *arguments, *options), folder, name)
         self.killed = False
+        self.late = False  # whether what it sends was published before it was started
 
     def kill(self) -> None:
         """Let it die at once."""
@@ -515,6 +516,7 @@ class Station:
         options = ("--block-size", str(self.block), *(options or ("--quiet",)))
         name = f"client-{source.path.name}"
         client = Client(self.folder, name, self.port, source.path, *options)
+        client.late = bool(self.published(source))  # Python starts slower than this looks
         self._clients = [each for each in self._clients if each.code is None] + [client]
         return client
 
@@ -675,10 +677,7 @@ class KillSweep:
     def _measure(self) -> tuple[float, float]:
         """Return the seconds until a client begins to do something, and until its end."""
         station = self._station
-        began = time.monotonic()
-        command = [sys.executable, str(ROOT / "client.py"), "--help"]
-        subprocess.run(command, check=True, capture_output=True)
-        lead = time.monotonic() - began
+        lead = min(self._seconds_to_begin() for _ in range(2))
         seconds = []
         for _ in range(3):
             source = station.source("undisturbed", self._size)
@@ -691,6 +690,13 @@ class KillSweep:
         duration = statistics.median(seconds)
         note(f"{station.folder.name}: a client run takes {duration:.2f} s, {lead:.2f} s to begin")
         return lead, duration
+
+    @staticmethod
+    def _seconds_to_begin() -> float:
+        began = time.monotonic()
+        command = [sys.executable, str(ROOT / "client.py"), "--help"]
+        subprocess.run(command, check=True, capture_output=True)
+        return time.monotonic() - began
 
     def _instant(self, at: float) -> float:
         first, last = 0.9 * self._lead, 1.05 * self._duration
@@ -737,7 +743,7 @@ class KillSweep:
     ) -> None:
         station, what = self._station, str(moment)
         client = station.finish(source, client, what)
-        if there >= source.size / 2 and client.receipts:
+        if there >= source.size / 2 and client.receipts and not client.late:
             resumed = int(client.receipts[-1]["resumed_bytes"])
             station.tally.resume(resumed / source.size, there - resumed)
             if resumed == 0:
@@ -828,7 +834,7 @@ class WriteSweep:
         station.without_faults()  # the last fault may come as late as at this stop
         hit = station.deaths == len(point.faults)
         station.check(source, str(point))
-        station.tally.moment(hit=hit, phase="" if hit else "no death")
+        station.tally.moment(hit=hit, phase="" if hit else "not hit")
         if client.receipts and client.receipts[-1]["resumed_bytes"]:
             station.tally.resume(client.receipts[-1]["resumed_bytes"] / source.size, 0)
         return hit
@@ -846,7 +852,7 @@ class WriteSweep:
         if hit or not trace.injected():
             for kind, text in told:
                 tally.violation(kind, text)
-        tally.moment(hit=hit, phase="" if hit else "not on the disk")
+        tally.moment(hit=hit, phase="" if hit else "not hit")
         return hit
 
     def _try_error(self, point: Point) -> Trace:
