@@ -10,9 +10,10 @@ Each job has an output directory and a port of its own and goes through one mome
 files that were published before stay there for a while and must survive what comes after them.
 
 ``kill``: the victim dies at a random instant of a whole client run, from the end of the start of
-Python to a little after its end, as measured here without a disturbance; in one moment of four a
-second time, while it recovers. What died is started again, and the same client command is given
-until it succeeds. A client that was not killed itself must succeed without being asked.
+Python to a little after its end, as measured here without a disturbance, and corrected after each
+moment, so that few come too late; in one moment of four a second time, while it recovers. What died
+is started again, and the same client command is given until it succeeds. A client that was not
+killed itself must succeed without being asked.
 ``write-kill``: the server dies on entering its n-th call that changes the disk, before the kernel
 does it, for each such call and each n; then the same during the recovery from such a death.
 ``write-error``: that call fails instead, once with ENOSPC and once with EIO. The server must go on
@@ -751,6 +752,7 @@ class KillSweep:
                 station.tally.violation("not resumed", text)
         station.check(source, what)
         station.tally.moment(hit=phase != "after", phase=phase)
+        self._duration *= 0.9 if phase == "after" else 1.01
 
 
 # --- faults at the n-th call --------------------------------------------------------------------
