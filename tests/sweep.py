@@ -29,7 +29,8 @@ judged (the trace of that run says what was hit). Beyond the last known n it goe
 a transfer ends without the fault.
 
 What is checked after each moment, once the client has exited with 0: exactly one published file,
-with the digest of the source; the files published before; nothing left in ``.partial``; no
+with the digest of the source; the files published before; nothing left in ``.partial`` (but the
+second name of a file whose verdict nobody confirmed, which is there to be given again); no
 traceback at either side. And where at least half of the right bytes were in the part file when the
 first victim died: that the receipt's ``resumed_bytes`` is not 0. A failed ``unlink`` may leave
 behind what it should have removed, and only that is forgiven.
@@ -72,6 +73,7 @@ from server import PARTIAL  # noqa: E402
 
 HOST = "127.0.0.1"
 Work = TypeVar("Work")
+UNFINISHED = (".part", ".journal", ".new")
 MODES = ("kill", "write-kill", "write-error")
 RECOVERY = "in recovery"  # the second half of write-kill
 VICTIMS = ("server", "client", "both")
@@ -611,9 +613,10 @@ class Station:
             self.retire()
 
     def left_over(self) -> set[Path]:
-        """Return part files and journals."""
-        found = (self.output / PARTIAL).glob("*")
-        return {path for path in found if path.suffix in (".part", ".journal")}
+        """Return part files and journals, but for those that wait to give an answer again."""
+        found = {path for path in (self.output / PARTIAL).glob("*") if path.suffix in UNFINISHED}
+        answers = {path.stem for path in found if path.suffix == ".part" and _names(path) > 1}
+        return {path for path in found if path.stem not in answers}
 
     def _check_left_over(self, what: str, *, forgive: bool) -> None:
         deadline = time.monotonic() + SETTLE
@@ -624,6 +627,14 @@ class Station:
         if new and not forgive:
             names = ", ".join(sorted(path.name for path in new))
             self.tally.violation("left over", f"{what}: {names}")
+
+
+def _names(path: Path) -> int:
+    """Return how many names a file has: a published part file has its final one, too."""
+    try:
+        return path.stat().st_nlink
+    except FileNotFoundError:  # it went while we looked
+        return 0
 
 
 def hash_seed(text: str) -> int:
