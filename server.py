@@ -912,10 +912,15 @@ class Transfer:
 
     def note_blocks(self) -> None:
         """Have the journal claim what was written since the last time. Raises ``OSError``."""
-        with self.part() as part:
-            with self._lock:
-                records, self._records = self._records, bytearray()
+        with self._lock:
+            if self._ended or self._part is None:
+                raise TransferEndedError
+            self._users += 1
+            part, records, self._records = self._part, self._records, bytearray()
+        try:
             part.note(bytes(records))
+        finally:
+            self._leave()
 
     def end(self, *, by_publisher: bool = False) -> bool:
         """Let nobody begin anything; the part file goes with its last user.
