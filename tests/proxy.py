@@ -366,6 +366,11 @@ class FaultProxy:
 
     # --- what has happened
 
+    @property
+    def in_outage(self) -> bool:
+        """Whether there is an outage now."""
+        return time.monotonic() < self._outage_end
+
     def count(self, way: Way | None = None, which: Which = None) -> int:
         """Return the bytes passed on, one way or both, on some connections or all."""
         with self._changed:
@@ -487,7 +492,7 @@ class FaultProxy:
     def _advance(self) -> float | None:
         """Forward what is due; return the seconds until there is more to do."""
         now = time.monotonic()
-        if now < self._outage_end:
+        if self.in_outage:
             return None if self._outage_end == NEVER else self._outage_end - now
         next_at = NEVER
         for connection in self._connections:
@@ -541,7 +546,7 @@ class FaultProxy:
 
     def _watch(self) -> None:
         """Tell the selector exactly what we are ready for now."""
-        wanted = {} if time.monotonic() < self._outage_end else self._wanted()
+        wanted = {} if self.in_outage else self._wanted()
         for sock, (events, connection) in wanted.items():
             key = self._selector.get_map().get(sock)
             if key is None:
