@@ -64,6 +64,7 @@ class What(enum.Enum):
     RESET = "both sides get RST"
     FINISH = "the receiver gets FIN, the sender is not read any more"
     FLIP = "one bit arrives wrong"
+    BLACK_HOLE = "both sides stay open, nothing comes through any more"
     HALF_OPEN = "the client gets RST, the server's side stays open and silent"
 
 
@@ -250,6 +251,7 @@ class _Connection:
         self.up = _Flow(Way.UP, near, far)
         self.down = _Flow(Way.DOWN, far, near)
         self.relays = True  # until it has ended, one way or another
+        self.silent = False  # in a black hole for ever
 
     @property
     def flows(self) -> tuple[_Flow, _Flow]:
@@ -430,7 +432,7 @@ class FaultProxy:
             self._waker.quiet()
         elif key.fileobj is self._listener:
             self._welcome(self._listener)
-        elif isinstance(key.data, _Connection) and key.data.relays:
+        elif isinstance(key.data, _Connection) and self._works(key.data):
             with self._broken_ends(key.data):
                 self._serve(key.data, key.fileobj, mask)
 
@@ -489,6 +491,11 @@ class FaultProxy:
                 return self._plans[which]
         return self._plans[None]
 
+    def _works(self, connection: _Connection) -> bool:
+        """Whether bytes come through, apart from an outage."""
+        held = connection.silent or self._plan_of(connection).black_hole
+        return connection.relays and not held
+
     def _advance(self) -> float | None:
         """Forward what is due; return the seconds until there is more to do."""
         now = time.monotonic()
@@ -497,7 +504,7 @@ class FaultProxy:
         next_at = NEVER
         for connection in self._connections:
             plan = self._plan_of(connection)
-            if connection.relays and not plan.black_hole:
+            if self._works(connection):
                 with self._broken_ends(connection):
                     next_at = min(next_at, self._forward(connection, plan, now))
         return None if next_at == NEVER else max(0.0, next_at - now)
@@ -516,6 +523,8 @@ class FaultProxy:
             flow.target.shutdown(socket.SHUT_WR)
             if all(one.ended for one in connection.flows):
                 self._end(connection, politely=True)
+        elif flow.ending is What.BLACK_HOLE:
+            connection.silent = True
         else:
             self._end(connection, half=flow.ending is What.HALF_OPEN)
 
@@ -561,7 +570,7 @@ class FaultProxy:
             wanted[self._listener] = (selectors.EVENT_READ, None)
         for connection in self._connections:
             plan = self._plan_of(connection)
-            if connection.relays and not plan.black_hole:
+            if self._works(connection):
                 for sock in (connection.near, connection.far):
                     deaf = plan.deaf and sock is connection.near
                     events = _events(connection, sock, deaf=deaf)

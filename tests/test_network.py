@@ -210,7 +210,7 @@ def test_refused_connections_are_tried_again(
         proxy.forwarded(3 * MB)
         proxy.refuse()
         proxy.reset()
-        eventually(lambda: "refused" in caplog.text, "an attempt that is refused")
+        eventually(lambda: "nothing listens there" in caplog.text, "a refusal")
         proxy.accept()
     assert sent.result().verdict == "INTEGRITY_OK"
     _check_one(local.output, source)
@@ -253,8 +253,8 @@ def test_a_flipped_bit_is_repaired_and_the_block_is_named(
     assert done.returncode == 0, done.stderr
     receipt = json.loads(done.stdout)
     assert (receipt["verdict"], receipt["resent_blocks"]) == ("INTEGRITY_OK", 1)
-    (said,) = re.findall(r"block (\d+) \(offset (\d+)\).*sent again", done.stderr)
-    assert int(said[1]) == int(said[0]) * BLOCK_SIZE
+    ((block, offset),) = set(re.findall(r"block (\d+) \(offset (\d+)\).*sent again", done.stderr))
+    assert int(offset) == int(block) * BLOCK_SIZE
     assert proxy.happened(flip) == 1
     _check_one(local.output, source)
 
@@ -286,7 +286,7 @@ def test_many_short_outages_only_delay(
         for number in range(25):
             proxy.forwarded(proxy.count(Way.UP) + 100_000)
             assert not sent.done()
-            proxy.outage(0.7 if number % 6 == 0 else 0.2)
+            proxy.outage(0.7 if number % 12 == 0 else 0.2)
             proxy.wait(lambda: not proxy.in_outage, "the end of the outage")
         proxy.plan(Plan())
     assert sent.result().verdict == "INTEGRITY_OK"
@@ -351,20 +351,31 @@ def test_a_black_hole_ends_the_client_within_its_patience(
     assert "Traceback" not in err
 
 
-def test_a_peer_that_never_reads_is_given_up_and_replaced(
+def test_a_data_connection_that_falls_silent_is_given_up(
     local: ServerThread, proxy: FaultProxy, tmp_path: Path
 ) -> None:
-    """41: its window closes; after --timeout the blocks go over new connections."""
+    """40: gone without FIN in the middle of a block; after --timeout it goes another way."""
+    silence = Fault(What.BLACK_HOLE, Way.UP, FRAME + 1000)
+    proxy.plan(Plan(faults=(silence,)), Kind.DATA)
+    source = random_file(tmp_path / "x", 5 * MB)
+    assert _send(proxy, source, timeout=2.0).verdict == "INTEGRITY_OK"
+    assert proxy.happened(silence) == 1
+    _check_one(local.output, source)
+
+
+def test_a_peer_that_never_reads_is_given_up(
+    local: ServerThread, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """41: the windows of all data connections close; after --timeout others are made."""
     source = random_file(tmp_path / "x", 10 * MB)
     proxy.plan(SLOW)
     with _sending(proxy, source, timeout=2.0) as sent:
         proxy.forwarded(2 * MB)
-        deaf = proxy.open_ones(Kind.DATA)
-        for number in deaf:
+        for number in proxy.open_ones(Kind.DATA):
             proxy.plan(Plan(deaf=True), number)
         proxy.plan(Plan())
     assert sent.result().verdict == "INTEGRITY_OK"
-    assert len(proxy.numbers(Kind.DATA)) > len(deaf)
+    assert len(proxy.numbers(Kind.DATA)) > STREAMS
     _check_one(local.output, source)
 
 
@@ -399,17 +410,10 @@ def test_of_two_that_resume_the_same_file_one_goes_on_and_one_begins(
     """43: the part file belongs to one; both files are right."""
     source = random_file(tmp_path / "x", 8 * MB)
     _cut(network, start_client, source, 4 * MB)
-    network.plan(Plan(up=Line(rate=MB // 8)))
-    old = len(network.numbers())
-
-    def both_send() -> bool:
-        new = [number for number in network.numbers(Kind.DATA) if number >= old]
-        return sum(network.count(Way.UP, number) > 5000 for number in new) == 2 * STREAMS
-
-    with _sending(network, source) as one, _sending(network, source) as two:
-        network.wait(both_send, "blocks on all data connections")
-        network.plan(Plan())
-    resumed = sorted(future.result().resumed_bytes for future in (one, two))
+    network.plan(SLOW)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(_send, network, source) for _ in range(2)]
+    resumed = sorted(future.result().resumed_bytes for future in both)
     assert resumed[0] == 0 < resumed[1]
     assert [md5(path) for path in received(keeper.output)] == [md5(source)] * 2
 

@@ -429,3 +429,16 @@ def test_a_fault_can_open_one_half(proxy: FaultProxy, echo: EchoServer) -> None:
         assert _was_reset(sock)
     assert proxy.count(Way.UP) == 2
     assert echo.endings == []
+
+
+def test_a_fault_can_make_a_black_hole(proxy: FaultProxy, echo: EchoServer) -> None:
+    """After so many bytes, for ever; neither side is told."""
+    proxy.plan(Plan(faults=(Fault(What.BLACK_HOLE, Way.UP, 2),)))
+    with _connected(proxy) as sock:
+        sock.sendall(b"xyz")
+        proxy.forwarded(2)
+        proxy.plan(Plan())
+        sock.sendall(b"z")
+        assert _is_silent(sock)
+        assert proxy.count() == 2
+        assert echo.endings == []
