@@ -202,15 +202,14 @@ class Patience:
     """How long to try again, and what one file has achieved over several attempts. Main's own.
 
     A server that cannot be reached at the start is tried for ``timeout``; once a session stood, a
-    lost one is replaced for ``PATIENCE`` times as long without progress. A server may take longer
-    than that to verify what it had before, so ``RETRY_LEAST`` attempts are made in any case.
+    lost one is replaced for ``PATIENCE`` times as long without progress: more bytes acknowledged,
+    or verified, than ever before.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
         self._timeout = settings.timeout
         self._deadline = Deadline(settings.timeout)
         self._pause = config.RETRY_FIRST
-        self._attempts = 0
         self._stood = False
         self._told = ""  # the reason that the user has read
         self.next_file()
@@ -218,7 +217,7 @@ class Patience:
     def next_file(self) -> None:
         """Begin to count for another file."""
         self.began = time.monotonic()
-        self._furthest = 0
+        self._acknowledged = self._verified = 0  # bytes, the most so far
         self._deadline.put_off()
 
     def stood(self) -> None:
@@ -228,17 +227,18 @@ class Patience:
             self._stood = True
             self._deadline = Deadline(config.PATIENCE * self._timeout)
 
-    def moved(self, acknowledged: int) -> None:
-        """Note how many bytes of the file the server has; more than ever are progress."""
-        if acknowledged > self._furthest:
-            self._furthest = acknowledged
+    def moved(self, acknowledged: int, verified: int) -> None:
+        """Note how many bytes of the file the server has, and how many it has verified."""
+        if acknowledged > self._acknowledged or verified > self._verified:
+            self._acknowledged = max(acknowledged, self._acknowledged)
+            self._verified = max(verified, self._verified)
             self._deadline.put_off()
-            self._attempts, self._pause = 0, config.RETRY_FIRST
+            self._pause = config.RETRY_FIRST
 
     @property
     def achieved(self) -> bool:
         """Whether an earlier session brought something of this file across."""
-        return self._furthest > 0
+        return self._acknowledged > 0
 
     def left(self) -> float:
         """Return the seconds left for one attempt to connect."""
@@ -246,12 +246,10 @@ class Patience:
 
     def wait(self, error: ConnectionLostError) -> None:
         """Pause before the next attempt, or raise ``error`` when there should be none."""
-        self._attempts += 1
-        least = config.RETRY_LEAST if self._stood else 0
         hopeless = isinstance(error, UnknownHostError) and not self._stood
-        if hopeless or (self._deadline.passed and self._attempts > least):
+        if hopeless or self._deadline.passed:
             raise error
-        pause = min(_jittered(self._pause), max(config.RETRY_FIRST, self._deadline.left()))
+        pause = min(_jittered(self._pause), self._deadline.left())
         self._pause = min(2 * self._pause, config.RETRY_LONGEST)
         if str(error) != self._told:
             self._told = str(error)
@@ -643,6 +641,7 @@ class Sender:
         self._connection: Connection | None = None
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
         self._pause = config.RETRY_FIRST
+        self._bad_frames = 0  # since the last acknowledgement
 
     def stop(self) -> None:
         """End whatever it waits for, once the session is ending (main)."""
@@ -663,7 +662,10 @@ class Sender:
                     self._connect_and_send()
                 except SessionLostError:
                     raise  # main has to log in again
-                except ConnectionLostError as error:
+                except (ConnectionLostError, RemoteProtocolError) as error:
+                    self._bad_frames += isinstance(error, RemoteProtocolError)
+                    if self._bad_frames >= config.BAD_FRAMES:
+                        raise
                     self._give_back()
                     self._pause_after(error)
 
@@ -686,7 +688,7 @@ class Sender:
         finally:
             self._connection.close()
 
-    def _pause_after(self, error: ConnectionLostError) -> None:
+    def _pause_after(self, error: TransferError) -> None:
         if self._session.ending.is_set():
             return
         pause = _jittered(self._pause)
@@ -738,9 +740,7 @@ class Sender:
         if self._session.ending.is_set():
             raise Stop
         if not ready and owed and silence.passed:
-            if not self._session.server_is_slow:
-                raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
-            silence.put_off()
+            raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
         return ready
 
     def _hear_acks(self, connection: Connection, silence: Deadline) -> None:
@@ -751,8 +751,7 @@ class Sender:
             blocks.pop().upload.confirm(ack.block)
             if not blocks:
                 del self._unacknowledged[ack]
-            self._pause = config.RETRY_FIRST
-            self._session.acknowledged_at = time.monotonic()
+            self._pause, self._bad_frames = config.RETRY_FIRST, 0
             silence.put_off()
 
     def send_file_block(self, connection: Connection, block: Block) -> None:
@@ -812,8 +811,6 @@ class Session:
     def __init__(self, settings: ClientSettings, progress: Progress, patience: Patience) -> None:
         self.settings = settings
         self.progress = progress
-        self.acknowledged_at = 0.0  # when a sender heard an acknowledgement last
-        self._heard_at = 0.0  # when the coordinator heard anything
         self._lost_at = 0.0  # when a lost data connection was last told of
         self._patience = patience
         self.queue = BlockQueue()
@@ -842,13 +839,17 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Say goodbye, end the senders, release everything."""
+        """Say goodbye, end the senders, release everything.
+
+        Goodbye says that the last verdict was read: a session that broke off must not say it.
+        """
         self.ending.set()
         for sender in self._senders:
             sender.stop()
         if self._coordinator:
             with contextlib.suppress(TransferError):
-                self._coordinator.send(Goodbye())
+                if self._coordinator.state is State.READY:
+                    self._coordinator.send(Goodbye())
             self._coordinator.close()
         self._pool.shutdown(wait=True)
         for sender in self._senders:
@@ -889,15 +890,6 @@ class Session:
         if block.view is not None:
             buffer, block.view = block.view.obj, None
             self._free.put(buffer)  # type: ignore[arg-type]  # the reader made it of a bytearray
-
-    @property
-    def server_is_slow(self) -> bool:
-        """Whether no stream hears anything while the coordinator does: a busy disk, no dead link.
-
-        Any thread: each read is of one number.
-        """
-        now, timeout = time.monotonic(), self.settings.timeout
-        return now - self.acknowledged_at >= timeout and now - self._heard_at < timeout / 2
 
     def loss_level(self) -> int:
         """Return how loud to tell of a lost data connection: they are often lost together."""
@@ -996,7 +988,7 @@ class Session:
             if (upload.acknowledged, verified) != moved:
                 moved = upload.acknowledged, verified
                 self.progress.move(moved[0])
-                self._patience.moved(moved[0])
+                self._patience.moved(*moved)
                 silence.put_off()
             if silence.passed:
                 raise ConnectionLostError(f"{self._control.peer}: no progress for too long")
@@ -1011,7 +1003,6 @@ class Session:
             self._waker.quiet()
             message = self._control.receive()
         if message:
-            self._heard_at = time.monotonic()
             raise_error(message)
         if isinstance(message, Ping):
             self._control.send(Pong())

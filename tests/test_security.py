@@ -24,6 +24,7 @@ from conftest import (
 )
 
 import auth
+import config
 from client import send_files
 from config import ClientSettings
 from protocol import (
@@ -245,14 +246,18 @@ class Impostor:
     def ready(self) -> FileStart:
         """Let a client in and be ready for its file, over one data connection."""
         self.let_in()
-        self.data = self.accept()
-        self.greet(self.data)
-        self.data.answer(PATIENCE)
-        self.data.send(Attached())
+        self.attach()
         start = self.control.answer(PATIENCE)
         assert isinstance(start, FileStart)
         self.control.send(FileReady(1, ()))
         return start
+
+    def attach(self) -> None:
+        """Take the next data connection."""
+        self.data = self.accept()
+        self.greet(self.data)
+        self.data.answer(PATIENCE)
+        self.data.send(Attached())
 
     def take_block(self, size: int) -> None:
         """Receive one block frame and acknowledge it."""
@@ -332,6 +337,9 @@ def _says(*words: Message) -> Script:
 
 def _acks_nonsense(server: Impostor) -> None:
     server.ready()
+    for _ in range(config.BAD_FRAMES - 1):
+        server.data.push(encode_ack(1, 5))
+        server.attach()
     server.data.push(encode_ack(1, 5))
 
 
