@@ -1,9 +1,10 @@
-"""The SCRAM login against its standard, the credential file, passwords, and the command line."""
+"""The logins against their standards, credential file, delays, TLS, and the command line."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import io
@@ -15,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unicodedata
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -31,17 +34,22 @@ from auth import (
     MAX_ITERATIONS,
     MIN_ITERATIONS,
     PASSWORD_VARIABLE,
+    SCRAM_PLUS,
+    Accounts,
     Credential,
     Credentials,
+    CredentialStore,
     ScramClient,
     ScramServer,
     demo_credentials,
     load_credentials,
+    parse_duration,
+    parse_extensions,
     read_password,
     saslprep,
     save_credentials,
 )
-from protocol import MAX_TEXT, AuthenticationError, UsageError
+from protocol import MAX_FILE_SIZE, MAX_TEXT, SCRAM, AuthenticationError, UsageError
 
 # Neither a busy machine nor an unlucky draw is an error: a test fails for what it says, or not.
 quick = settings(
@@ -249,6 +257,89 @@ def test_an_unknown_users_salt_depends_on_the_servers_secret() -> None:
     assert len(salts) == 2
 
 
+def test_an_unknown_users_salt_survives_a_restart_of_the_server() -> None:
+    """The file's own key goes before the secret that each server makes anew."""
+    users = Accounts({}, salt_key=bytes(32))
+    first = "n,,n=ghost,r=a"
+    salts = {ScramServer(users, s, nonce="x").challenge(first) for s in (b"one", b"two")}
+    assert len(salts) == 1
+
+
+def test_an_unknown_user_has_the_iteration_count_that_most_have() -> None:
+    """Where all users have a count other than the default, the default would tell."""
+    users = {name: verifier(b"pw", iterations=5000) for name in ("a", "b")}
+    users["c"] = verifier(b"pw", iterations=6000)
+    assert ScramServer(users, b"secret").challenge("n,,n=ghost,r=a").endswith(",i=5000")
+
+
+def test_of_two_counts_equally_frequent_the_unknown_user_has_the_higher() -> None:
+    """Which one does not depend on the order in the file."""
+    users = {"a": verifier(b"pw", iterations=6000), "b": verifier(b"pw", iterations=5000)}
+    assert Accounts(users).usual_iterations == 6000
+    assert Accounts(dict(reversed(list(users.items())))).usual_iterations == 6000
+    assert Accounts({}).usual_iterations == ITERATIONS
+
+
+CLOSED = {"disabled": {"disabled": True}, "expired": {"expires": 1}}
+
+
+@pytest.mark.parametrize("why", CLOSED)
+def test_a_closed_account_looks_like_one_that_does_not_exist(why: str) -> None:
+    """Same challenge, same refusal, even with the right password."""
+    closed = replace(USERS["user"], **CLOSED[why])  # type: ignore[arg-type]
+    others = {"other": verifier(b"pw")}
+    client, server = rfc_client(), rfc_server({**others, "user": closed})
+    challenge = server.challenge(CLIENT_FIRST)
+    assert challenge == rfc_server(others).challenge(CLIENT_FIRST)
+    with pytest.raises(AuthenticationError, match=r"^unknown user or wrong password$"):
+        server.verify(client.respond(challenge))
+
+
+def test_an_account_is_open_until_it_expires() -> None:
+    """The second in ``expires`` is the first one too late."""
+    account = replace(USERS["user"], expires=1000)
+    assert account.active(999.9)
+    assert not account.active(1000)
+    assert not replace(account, disabled=True).active(0)
+    users = {"user": replace(account, expires=int(time.time()) + 1000)}
+    assert log_in(rfc_client(), rfc_server(users)) == "user"
+
+
+def test_refusing_an_unknown_user_takes_the_work_that_a_wrong_password_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many HMACs for each, and no password computation on the server for any."""
+    real, calls = auth._hmac, []
+
+    def counted(key: bytes, data: bytes) -> bytes:
+        calls.append(len(key))
+        return real(key, data)
+
+    users = {"user": USERS["user"], "gone": replace(USERS["user"], disabled=True)}
+    work = []
+    for user in ("user", "gone", "ghost"):
+        client, server = ScramClient(user, "wrong"), ScramServer(users, b"secret")
+        monkeypatch.setattr(auth, "_hmac", counted)
+        challenge = server.challenge(client.first())
+        monkeypatch.setattr(auth, "_hmac", real)
+        answer = client.respond(challenge)
+        monkeypatch.setattr(auth, "_hmac", counted)
+        with pytest.raises(AuthenticationError):
+            server.verify(answer)
+        work.append(calls[:])
+        calls.clear()
+        monkeypatch.setattr(auth, "_hmac", real)
+    assert work[0] == work[1] == work[2] != []
+
+
+def test_who_has_logged_in_has_the_accounts_limits() -> None:
+    """The server finds directory, quota and the like with the login."""
+    users = {"user": replace(USERS["user"], directory="team/user", quota=5)}
+    server = rfc_server(users)
+    log_in(rfc_client(), server)
+    assert server.credential == users["user"]
+
+
 def test_an_unknown_user_cannot_log_in_with_the_stand_in_key() -> None:
     """The verifier that stands in for an unknown user's verifies nothing."""
     server = rfc_server({})
@@ -323,7 +414,7 @@ def test_a_proof_with_something_behind_it_is_refused() -> None:
 MALFORMED_FIRST = ["", "n", "n,", "n,,", "n,,n=user", "n,,n=user,r=", "n,,n=user,x=y"]
 MALFORMED_FIRST += ["n,,r=x,n=user", "n=user,r=x", " n,,n=user,r=x", "N,,n=user,r=x"]
 MALFORMED_FIRST += ["n,,N=user,R=x", "n,,m=must,n=user,r=x", "n,a=other,n=user,r=x"]
-MALFORMED_FIRST += ["y,,n=user,r=x", "p=tls-unique,,n=user,r=x"]  # channel binding
+MALFORMED_FIRST += ["p=tls-unique,,n=user,r=x", "y,a=other,n=user,r=x", "y"]  # channel binding
 MALFORMED_FIRST += ["n,,n=" + "x" * 10_000 + ",r=x"]
 
 
@@ -427,6 +518,96 @@ def test_the_longest_challenge_is_refused_or_gets_an_answer_that_fits_a_message(
         return
     assert len(answer) <= MAX_TEXT
 
+
+# --- SCRAM, bound to TLS ------------------------------------------------------------------------
+
+BINDING = hashlib.sha256(b"our certificate").digest()
+
+
+def bound_server(binding: bytes | None = BINDING) -> ScramServer:
+    """Return the RFC's server on a connection with TLS."""
+    return ScramServer(USERS, b"secret", nonce=NONCE_EXTENSION, binding=binding)
+
+
+def test_both_ends_of_one_tls_connection_log_in() -> None:
+    """RFC 5802, section 6: gs2-header and certificate are covered by the proof."""
+    client, server = ScramClient("user", "pencil", binding=BINDING), bound_server()
+    assert client.first().startswith("p=tls-server-end-point,,n=user,")
+    assert client.mechanism == server.mechanism == SCRAM_PLUS == "SCRAM-SHA-256-PLUS"
+    final = client.respond(server.challenge(client.first()))
+    header = base64.b64decode(final[2:].partition(",")[0])
+    assert header == b"p=tls-server-end-point,," + BINDING
+    client.check_server(server.verify(final))
+
+
+def test_without_tls_the_mechanism_is_the_plain_one() -> None:
+    """What AUTH_START names."""
+    assert rfc_client().mechanism == rfc_server().mechanism == SCRAM
+
+
+@pytest.mark.parametrize("seen", [b"", b"x", BINDING[:-1], BINDING + b"x", bytes(32)], ids=short)
+def test_a_client_that_sees_another_certificate_is_refused(seen: bytes) -> None:
+    """A man in the middle with a certificate of his own gains nothing from passing logins on."""
+    client = ScramClient("user", "pencil", binding=seen)
+    with pytest.raises(AuthenticationError, match="bound to another connection"):
+        log_in(client, bound_server())
+
+
+def test_a_client_that_was_told_there_is_no_binding_is_refused_by_a_server_that_offers_it() -> None:
+    """RFC 5802, section 6: ``y`` shows the downgrade."""
+    client = ScramClient("user", "pencil", binding=BINDING, plus=False)
+    assert client.first().startswith("y,,")
+    assert client.mechanism == SCRAM
+    with pytest.raises(AuthenticationError, match="not bound to this TLS connection"):
+        log_in(client, bound_server())
+
+
+def test_a_client_that_sees_no_tls_is_refused_by_a_server_that_does() -> None:
+    """Somebody else speaks TLS with the server in its name."""
+    with pytest.raises(AuthenticationError, match="not bound to this TLS connection"):
+        log_in(rfc_client(), bound_server())
+
+
+def test_a_client_that_could_bind_gets_into_a_server_that_cannot() -> None:
+    """TLS that ends in front of the server, as with stunnel."""
+    client = ScramClient("user", "pencil", binding=BINDING, plus=False)
+    assert log_in(client, rfc_server()) == "user"
+
+
+def test_a_login_bound_to_tls_is_refused_where_there_is_none() -> None:
+    """A server that was not asked to cannot check it."""
+    with pytest.raises(AuthenticationError, match="this connection has none"):
+        log_in(ScramClient("user", "pencil", binding=BINDING), rfc_server())
+
+
+@pytest.mark.parametrize("flag", ["p=tls-unique", "p=", "p", "P=tls-server-end-point", "yes", ""])
+def test_another_kind_of_binding_is_refused(flag: str) -> None:
+    """We know one kind."""
+    with pytest.raises(AuthenticationError):
+        bound_server().challenge(f"{flag},,n=user,r=x")
+
+
+def test_the_header_cannot_be_changed_on_the_way() -> None:
+    """Turning a bound login into another one breaks its proof."""
+    client, server = ScramClient("user", "pencil", binding=BINDING), rfc_server()
+    first = client.first().replace("p=tls-server-end-point", "n")
+    with pytest.raises(AuthenticationError):
+        server.verify(client.respond(server.challenge(first)))
+
+
+def test_bound_messages_of_the_longest_names_fit() -> None:
+    """The longest name, escaped, with the longest hash, stays below what a message may have."""
+    name = "=" * 255
+    users = {name: verifier(b"pw")}
+    client = ScramClient(name, "pw", binding=bytes(64))
+    server = ScramServer(users, b"secret", binding=bytes(64))
+    assert len(client.first()) <= MAX_TEXT
+    final = client.respond(server.challenge(client.first()))
+    assert len(final) <= MAX_TEXT
+    client.check_server(server.verify(final))
+
+
+# --- SCRAM, whatever comes ------------------------------------------------------------------------
 
 # What AUTH_* messages can carry: any text but lone surrogates. No digits, because a longer
 # iteration count is no error, only slow.
@@ -555,6 +736,9 @@ def full(file: Path) -> Path:
     return file
 
 
+limits = st.none() | st.integers(1, MAX_FILE_SIZE)
+
+
 @quick
 @given(
     st.dictionaries(
@@ -566,6 +750,13 @@ def full(file: Path) -> Path:
             st.binary(min_size=1, max_size=40),
             st.binary(min_size=32, max_size=32),
             st.binary(min_size=32, max_size=32),
+            directory=st.sampled_from(["", "alice", "team/alice", "été"]),
+            max_file_size=limits,
+            quota=limits,
+            limit=limits,
+            allow_ext=st.sampled_from([(), (".pdf",), (".tar.gz", ".été")]),
+            expires=st.none() | st.integers(1, auth.MAX_TIME),
+            disabled=st.booleans(),
         ),
         max_size=4,
     )
@@ -618,6 +809,24 @@ def test_a_file_that_even_its_owner_may_not_write_is_fine(full: Path) -> None:
     assert load_credentials(full) == USERS
 
 
+def test_a_file_of_somebody_else_is_refused(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner could change it, or open it to others, at any time."""
+    if os.geteuid() == 0:
+        os.chown(full, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        load_credentials(full)
+
+
+def test_a_file_of_the_superuser_is_fine(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is root could read and change everything anyway."""
+    facts = os.stat(full)
+    owned = os.stat_result((*facts[:4], 0, *facts[5:10]))
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    auth._check_private(full, owned)
+
+
 def test_a_missing_file_is_refused(file: Path) -> None:
     """FAULTS 25: the error names the file and says why."""
     with pytest.raises(UsageError, match=f"{re.escape(str(file))}: No such file"):
@@ -628,7 +837,7 @@ def test_a_symlink_is_refused(full: Path, tmp_path: Path) -> None:
     """FAULTS 25: a link may be turned to another file by somebody else."""
     link = tmp_path / "link"
     link.symlink_to(full)
-    with pytest.raises(UsageError, match=re.escape(str(link))):
+    with pytest.raises(UsageError, match=f"{re.escape(str(link))}: it is a symbolic link"):
         load_credentials(link)
 
 
@@ -680,6 +889,107 @@ def test_the_file_has_the_documented_form(file: Path) -> None:
     assert json.loads(file.read_bytes()) == {"version": 1, "users": {"user": ACCOUNT}}
     file.write_bytes(file_with())
     assert load_credentials(file) == USERS
+
+
+def test_what_is_set_stands_in_the_file_too(file: Path) -> None:
+    """The optional keys, and the two of the file itself."""
+    account = replace(
+        USERS["user"], directory="a/b", quota=7, allow_ext=(".a",), expires=9, disabled=True
+    )
+    save_credentials(file, Accounts({"user": account}, token_key=b"t" * 32, salt_key=b"s" * 32))
+    limits = {"directory": "a/b", "quota": 7, "allow_ext": [".a"], "expires": 9, "disabled": True}
+    keys = {"token_key": "dHR0" * 10 + "dHQ=", "salt_key": "c3Nz" * 10 + "c3M="}
+    document = {"version": 1, **keys, "users": {"user": {**ACCOUNT, **limits}}}
+    assert json.loads(file.read_bytes()) == document
+    loaded = load_credentials(file)
+    assert (loaded.token_key, loaded.salt_key) == (b"t" * 32, b"s" * 32)
+    assert loaded["user"] == account
+
+
+def document_with(**changes: object) -> bytes:
+    """Return a credential file that is right, but for the changes beside its users."""
+    return json.dumps({"version": 1, "users": {"user": ACCOUNT}, **changes}).encode()
+
+
+TWICE = json.dumps(ACCOUNT)[:-1] + ', "priority": 1}'
+
+SAID = {
+    "user ann: quota must be a number from 1": file_with("ann", quota=0),
+    "user ann: max_file_size must be a number": file_with("ann", max_file_size="1G"),
+    "user ann: limit must be": file_with("ann", limit=1.5),
+    "user ann: directory must be a relative path": file_with("ann", directory="../bob"),
+    "user ann: allow_ext must be": file_with("ann", allow_ext=["pdf"]),
+    "user ann: expires must be": file_with("ann", expires=-1),
+    "user ann: disabled must be true or false": file_with("ann", disabled=0),
+    "user ann: salt must be 1 to 64 bytes": file_with("ann", salt=""),
+    "user ann: salt must be base64": file_with("ann", salt=1234),
+    "user ann: stored_key must be 32 bytes": file_with("ann", stored_key="AAAA"),
+    "user ann: server_key is missing": file_with("ann", without="server_key"),
+    "user ann: 'qouta' is not known": file_with("ann", qouta=1),
+    "user ann: 'priority' stands there twice": b'{"version": 1, "users": {"ann": %s}}'
+    % TWICE.encode(),
+    "'ann' stands there twice": b'{"version": 1, "users": {"ann": {}, "ann": {}}}',
+    "'users' stands there twice": b'{"version": 1, "users": {}, "users": {}}',
+    "version is missing": b'{"users": {}}',
+    "users is missing": b'{"version": 1}',
+    "'admins' is not known": document_with(admins=[]),
+    "made by another version": document_with(version=2),
+    "token_key must be base64": document_with(token_key=5),
+    "a key does not have 32 bytes": document_with(salt_key="AAAA"),
+}
+
+
+@pytest.mark.parametrize("words", SAID)
+def test_a_malformed_file_is_refused_with_the_user_and_the_reason(file: Path, words: str) -> None:
+    """FAULTS 25: what to look for, and for whom, without the file's secrets."""
+    file.touch(0o600)
+    file.write_bytes(SAID[words])
+    with pytest.raises(UsageError, match=re.escape(f"{file}: {words}")) as caught:
+        load_credentials(file)
+    assert str(ACCOUNT["stored_key"]) not in str(caught.value)
+
+
+GOOD_DIRECTORIES = ["", "alice", "team/alice", "a b", "été", "a.b", "a..b", "x" * 255]
+BAD_DIRECTORIES = ["/", "/x", "..", "../x", "a/..", "a/../b", ".", "./a", ".hidden", "a/.hidden"]
+BAD_DIRECTORIES += [
+    "a//b",
+    "a/",
+    "a\\b",
+    "C:x",
+    "a\x00b",
+    "a\nb",
+    "\u202ea",
+    "-x",
+    " a",
+    "a/ ",
+    "\ud800",
+]
+BAD_DIRECTORIES += ["x" * 256, "é" * 128, "/".join(["x"] * 1000)]
+
+
+@pytest.mark.parametrize("directory", GOOD_DIRECTORIES, ids=short)
+def test_a_directory_below_the_output_is_taken(directory: str) -> None:
+    """Relative, plain, as deep as wanted."""
+    assert replace(USERS["user"], directory=directory).directory == directory
+
+
+@pytest.mark.parametrize("directory", BAD_DIRECTORIES, ids=short)
+def test_a_directory_that_leads_elsewhere_or_hides_is_refused(directory: str) -> None:
+    """FAULTS 8, for what an administrator may type."""
+    with pytest.raises(ValueError, match="directory must be"):
+        replace(USERS["user"], directory=directory)
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [("pdf",), (".PDF",), (".",), ("..a",), (".a.",), (".a b",), (".a/b",), (".a,b",), ("",),
+     [".a"], (".\x1b",), (1,), (".x" * 20,), (".a",) * 65, None, ".a"],
+    ids=short,
+)  # fmt: skip
+def test_extensions_that_no_name_can_end_with_are_refused(extensions: Any) -> None:
+    """A dot and something in lower case, once or more."""
+    with pytest.raises(ValueError, match="allow_ext must be"):
+        replace(USERS["user"], allow_ext=extensions)
 
 
 MALFORMED_FILES = {
@@ -795,6 +1105,19 @@ def test_saving_leaves_nothing_but_the_file(full: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [full]
 
 
+def test_what_was_saved_survives_a_power_cut(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the content, then the name: the directory is flushed once the new file is in it."""
+    flushed: list[tuple[bool, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        flushed.append((folder, b"alice" in full.read_bytes()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save_credentials(full, {"alice": USERS["user"]})
+    assert flushed == [(False, False), (True, True)]
+
+
 def test_saving_where_no_file_can_stand_leaves_nothing(tmp_path: Path) -> None:
     """The target is a directory: an error in one line, and no temporary file."""
     target = tmp_path / "target"
@@ -825,6 +1148,180 @@ def test_a_symlink_is_replaced_and_not_written_through(full: Path, tmp_path: Pat
     assert load_credentials(full) == USERS
 
 
+def test_of_two_changes_at_once_one_waits_for_the_other(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was changed while it waited is still there afterwards."""
+    real, waiting = fcntl.flock, threading.Event()
+
+    def flock(descriptor: int, how: int) -> None:
+        waiting.set()
+        real(descriptor, how)
+
+    with auth._locked(full):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        change = ["add", "user", "--keep-password", "--quota", "5K", "--credentials", str(full)]
+        other = threading.Thread(target=auth.main, args=(change,))
+        other.start()
+        assert waiting.wait(PATIENCE)
+        save_credentials(full, {**USERS, "alice": USERS["user"]})
+    other.join(PATIENCE)
+    assert not other.is_alive()
+    loaded = load_credentials(full)
+    assert loaded["user"].quota == 5 * 1024
+    assert "alice" in loaded
+
+
+def test_processes_that_add_at_the_same_time_lose_no_user(file: Path) -> None:
+    """Real processes, a new file, one user each."""
+    variables = {**environment(), PASSWORD_VARIABLE: "pw"}
+    command = [sys.executable, str(auth.__file__), "add", "--credentials", str(file)]
+    crowd = [subprocess.Popen([*command, f"user{i}"], env=variables) for i in range(3)]
+    assert [one.wait(PATIENCE) for one in crowd] == [0] * 3
+    assert sorted(load_credentials(file)) == [f"user{i}" for i in range(3)]
+
+
+def test_the_lock_is_for_its_owner_only_and_never_a_link(full: Path, tmp_path: Path) -> None:
+    """Nobody else can hold us up, or have us make a file elsewhere."""
+    with auth._locked(full):
+        lock = tmp_path / ".credentials.json.lock"
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    lock.unlink()
+    lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="symbolic link"), auth._locked(full):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# --- the credential file, as a running server sees it -------------------------------------------
+
+
+def test_a_store_is_a_mapping_that_a_login_can_use(full: Path) -> None:
+    """The server passes it where it passed the dictionary."""
+    store = CredentialStore(full)
+    assert (list(store), len(store), store["user"]) == (["user"], 1, USERS["user"])
+    assert "ghost" not in store
+    assert log_in(rfc_client(), ScramServer(store, b"secret")) == "user"
+
+
+def test_a_store_sees_what_was_changed(full: Path) -> None:
+    """Added, changed, removed: without a restart."""
+    store = CredentialStore(full)
+    save_credentials(full, {**USERS, "alice": USERS["user"]})
+    assert sorted(store) == ["alice", "user"]
+    save_credentials(full, {"user": replace(USERS["user"], disabled=True)})
+    assert store.current()["user"].disabled
+    assert list(store) == ["user"]
+
+
+def test_a_store_reads_a_file_that_has_not_changed_once(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login costs a stat call."""
+    store = CredentialStore(full)
+    monkeypatch.setattr(auth, "load_credentials", lambda _: pytest.fail("read again"))
+    assert store.current() is store.current()
+
+
+def test_a_store_does_not_start_with_a_bad_file(file: Path) -> None:
+    """FAULTS 25: the server does not start, and says why."""
+    with pytest.raises(UsageError, match="No such file"):
+        CredentialStore(file)
+
+
+def spoil(file: Path) -> None:
+    """Write what is no credential file."""
+    file.write_bytes(b"s3cret")
+
+
+SPOILT: dict[str, Callable[[Path], Any]] = {
+    "damaged": spoil,
+    "gone": Path.unlink,
+    "open to others": lambda file: file.chmod(0o644),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_store_keeps_what_it_had_when_the_file_goes_bad(full: Path, how: str) -> None:
+    """One warning, however many logins there are; then the repaired file counts again."""
+    warnings: list[str] = []
+    store = CredentialStore(full, warnings.append)
+    SPOILT[how](full)
+    assert [dict(store.current()) for _ in range(3)] == [USERS] * 3
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"credential file {full}: ")
+    assert "s3cret" not in warnings[0]
+    save_credentials(full, {"alice": USERS["user"]})
+    assert list(store) == ["alice"]
+    assert len(warnings) == 1
+
+
+def test_a_file_that_could_not_be_read_is_tried_again_although_it_has_not_changed(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trouble may have been ours; the warning still comes once, and again after a success."""
+    warnings: list[str] = []
+    store = CredentialStore(full, warnings.append)
+
+    def no_descriptor(_: Path) -> Accounts:
+        raise UsageError("Too many open files")
+
+    for round_ in (1, 2):
+        save_credentials(full, {f"user{round_}": USERS["user"]})
+        monkeypatch.setattr(auth, "READ_AGAIN_AFTER", 0.0)
+        monkeypatch.setattr(auth, "load_credentials", no_descriptor)
+        before = list(store)
+        assert list(store) == before != [f"user{round_}"]
+        assert len(warnings) == round_
+        monkeypatch.setattr(auth, "load_credentials", load_credentials)
+        assert list(store) == [f"user{round_}"]
+
+
+def test_a_bad_file_is_not_read_for_each_login(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a large one, and anybody can try to log in."""
+    store = CredentialStore(full)
+    spoil(full)
+    assert list(store) == ["user"]
+    monkeypatch.setattr(auth, "load_credentials", lambda _: pytest.fail("read again"))
+    assert list(store) == ["user"]
+
+
+def test_a_slow_reader_of_an_old_file_does_not_undo_a_newer_one(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one thread reads, others are answered; what it has read in the end is out of date."""
+    store, real = CredentialStore(full), load_credentials
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> Accounts:
+        accounts = real(path)
+        reading.set()
+        assert go_on.wait(PATIENCE)
+        return accounts
+
+    save_credentials(full, {"old": USERS["user"]})
+    monkeypatch.setattr(auth, "load_credentials", slow)
+    reader = threading.Thread(target=store.current)
+    reader.start()
+    assert reading.wait(PATIENCE)
+    assert list(store) == ["user"]
+    monkeypatch.setattr(auth, "load_credentials", real)
+    save_credentials(full, {"new": USERS["user"]})
+    assert list(store) == ["new"]
+    go_on.set()
+    reader.join(PATIENCE)
+    assert list(store) == ["new"]
+
+
+def test_what_a_store_gave_does_not_change_under_ones_feet(full: Path) -> None:
+    """A login works with one version from beginning to end."""
+    store = CredentialStore(full)
+    before = store.current()
+    save_credentials(full, {})
+    assert list(store) == []
+    assert list(before) == ["user"]
+
+
 # --- secrets stay secret ------------------------------------------------------------------------
 
 
@@ -841,6 +1338,13 @@ def test_a_login_does_not_show_what_it_knows() -> None:
     client, server = rfc_client("s3cret"), ScramServer(USERS, b"s3cret")
     client.respond(server.challenge(CLIENT_FIRST))
     assert "s3cret" not in repr(client) + repr(server)
+
+
+def test_accounts_and_stores_do_not_show_their_keys(full: Path) -> None:
+    """The key that signs tokens is the worst of them."""
+    save_credentials(full, Accounts(USERS, token_key=b"s3cret" * 5 + b"xx"))
+    shown = repr(load_credentials(full)) + repr(CredentialStore(full))
+    assert "s3cret" not in shown
 
 
 def test_the_demo_accounts_are_verifiers_too() -> None:
@@ -1116,9 +1620,141 @@ def test_removing_an_unknown_user_fails_in_one_line(cli: Cli, full: Path) -> Non
 def test_list_shows_names_and_priorities_in_order(cli: Cli, file: Path) -> None:
     """One line for each user, and nothing of a key."""
     one = USERS["user"]
-    save_credentials(file, {"zoe": one, "bob": Credential(-5, 4096, SALT, *[bytes(32)] * 2)})
+    save_credentials(file, {"zoe": one, "bob": replace(one, priority=-5)})
     assert cli("list") == 0
     assert cli.out == "bob\tpriority -5\nzoe\tpriority 0\n"
+
+
+LIMITS = ["--directory", "team/alice/", "--max-file-size", "2G", "--quota", "10G", "--limit", "5M"]
+LIMITS += ["--allow-ext", "PDF,.tar.gz", "--expires", "30d", "--disabled", "--priority", "2"]
+
+
+def test_add_sets_every_limit(cli: Cli, file: Path) -> None:
+    """Sizes in 1024s, extensions in lower case, expiry as an instant."""
+    before = int(time.time())
+    assert cli("add", "alice", *LIMITS) == 0
+    account = load_credentials(file)["alice"]
+    assert account.expires is not None
+    assert 0 <= account.expires - before - 30 * 86400 <= PATIENCE
+    assert (account.priority, account.directory) == (2, "team/alice")
+    assert (account.max_file_size, account.quota, account.limit) == (2 << 30, 10 << 30, 5 << 20)
+    assert (account.allow_ext, account.disabled) == ((".pdf", ".tar.gz"), True)
+
+
+def test_list_shows_every_limit(cli: Cli, full: Path) -> None:
+    """Expiry in UTC, and whether it has come."""
+    limits = replace(
+        USERS["user"], directory="d", max_file_size=2 << 30, quota=10 << 30, limit=5 << 20,
+        allow_ext=(".pdf", ".txt"), expires=1, disabled=True
+    )  # fmt: skip
+    save_credentials(full, {"a": limits, "b": replace(USERS["user"], expires=auth.MAX_TIME)})
+    assert cli("list") == 0
+    assert cli.out == (
+        "a\tpriority 0\tdirectory d\tmax-file-size 2.0 GB\tquota 10.0 GB\tlimit 5.0 MB/s"
+        "\tallow-ext .pdf,.txt\texpired 1970-01-01T00:00:01Z\tdisabled\n"
+        "b\tpriority 0\texpires 9999-12-31T23:59:59Z\n"
+    )
+
+
+def test_a_new_password_changes_no_limit(cli: Cli, file: Path) -> None:
+    """Or a user could be let out of the quota, or in again, by mistake."""
+    assert cli("add", "alice", *LIMITS) == 0
+    before = load_credentials(file)["alice"]
+    assert cli("add", "alice") == 0
+    after = load_credentials(file)["alice"]
+    assert after.stored_key != before.stored_key
+    verifiers = ("iterations", "salt", "stored_key", "server_key")
+    assert replace(after, **{name: getattr(before, name) for name in verifiers}) == before
+
+
+def test_limits_can_be_changed_without_a_new_password(
+    cli: Cli, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator disables an account without knowing its password."""
+    monkeypatch.delenv(PASSWORD_VARIABLE)
+    save_credentials(file, {"user": replace(USERS["user"], quota=5)})
+    assert cli("add", "user", "--keep-password", "--disabled") == 0
+    assert load_credentials(file)["user"] == replace(USERS["user"], quota=5, disabled=True)
+    assert cli("add", "user", "--keep-password", "--enabled") == 0
+    assert load_credentials(file)["user"] == replace(USERS["user"], quota=5)
+
+
+def test_an_empty_value_takes_a_limit_away(cli: Cli, file: Path) -> None:
+    """Each of them."""
+    assert cli("add", "alice", *LIMITS) == 0
+    options = ["--directory", "--max-file-size", "--quota", "--limit", "--allow-ext", "--expires"]
+    empty = [word for option in options for word in (option, "")]
+    assert cli("add", "alice", "--keep-password", "--enabled", *empty) == 0
+    account = load_credentials(file)["alice"]
+    optional = [item for item in fields(account) if item.name in auth._OPTIONAL]
+    assert all(getattr(account, item.name) == item.default for item in optional)
+
+
+def test_a_user_who_is_not_there_has_no_password_to_keep(cli: Cli, file: Path) -> None:
+    """No file is made, either."""
+    assert cli.fails_in_one_line("add", "alice", "--keep-password")
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--quota", "0"), ("--quota", "much"), ("--limit", "-1"), ("--max-file-size", "5X"),
+     ("--allow-ext", ".a b"), ("--expires", "soon"), ("--expires", "0d"), ("--expires", "30"),
+     ("--disabled", "--enabled")],
+    ids=short,
+)  # fmt: skip
+def test_add_refuses_limits_that_cannot_be_read(
+    cli: Cli, file: Path, options: tuple[str, ...]
+) -> None:
+    """A wrong command line, and it says what would be right."""
+    assert cli("add", "alice", *options) == 2
+    assert "usage:" in cli.err
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("directory", ["../x", "/x", ".x", "a/../b"])
+def test_add_refuses_a_directory_elsewhere(cli: Cli, file: Path, directory: str) -> None:
+    """And says what one looks like."""
+    assert cli.fails_in_one_line("add", "alice", "--directory", directory)
+    assert "relative path" in cli.err
+    assert not file.exists()
+
+
+def test_the_first_user_of_a_file_brings_the_key_for_salts(cli: Cli, file: Path) -> None:
+    """It stays the same from then on; there is none for tokens before there are any."""
+    cli("add", "alice")
+    first = load_credentials(file)
+    cli("add", "bob")
+    second = load_credentials(file)
+    assert len(first.salt_key) == 32
+    assert first.salt_key == second.salt_key
+    assert first.token_key == b""
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("45s", 45), ("90m", 5400), ("12h", 43200), ("30d", 2592000), ("1D", 86400), (" 5 m ", 300)],
+)
+def test_a_duration_is_a_number_and_a_unit(text: str, seconds: int) -> None:
+    """Seconds, minutes, hours, days."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "d", "0s", "-1d", "1.5h", "1w", "1d2h", "9999999d", "٣d"]
+)
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    """With an example of what would be one."""
+    with pytest.raises(ValueError, match="try 30d"):
+        parse_duration(text)
+
+
+def test_extensions_may_be_written_with_and_without_a_dot() -> None:
+    """And in any case, with spaces."""
+    assert parse_extensions("pdf, .TXT,tar.gz") == (".pdf", ".txt", ".tar.gz")
+    for text in ("", ",", "a,,b", ".", "a/b", "a b"):
+        with pytest.raises(ValueError, match="not extensions"):
+            parse_extensions(text)
 
 
 @pytest.mark.parametrize("command", [("list",), ("remove", "alice")])
