@@ -35,7 +35,7 @@ from collections import Counter
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Mapping, Tuple
+from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Tuple
 
 from config import format_size, make_output_safe, parse_size, printable
 from protocol import (
@@ -57,12 +57,16 @@ MAX_NONCE = 256  # characters of one side's nonce: what is made of it still fits
 MAX_SALT = 64  # bytes: it must fit a message, and more than 16 bring nothing
 MAX_TIME = 253_402_300_799  # the last second of the year 9999, which is the last one with a name
 READ_AGAIN_AFTER = 5.0  # seconds until a credential file that could not be read is tried once more
+MAX_TOKEN = MAX_TEXT  # characters: it must fit a message
 MAX_SECRET_FILE = 4096  # bytes read of a password or token file
 PRIORITIES = range(-100, 101)
+TOKEN_LIFETIME = "30d"  # noqa: S105  (how long, not what)
+LEEWAY = 60  # seconds a clock may be ahead of ours; none for a token's end, which is ours to say
 DEMO_ACCOUNTS = {"admin": ("admin123", 1), "user1": ("password1", 0)}  # for loopback only
 PASSWORD_VARIABLE = "LFT_PASSWORD"  # noqa: S105  (a name, not a password)
 
 _BAD_LOGIN = "unknown user or wrong password"
+_BAD_TOKEN = "the token is not valid"  # noqa: S105  (a message)
 
 # --- credentials: the checks of a field ---------------------------------------------------------
 
@@ -497,6 +501,114 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size
 
 
+# --- tokens -------------------------------------------------------------------------------------
+
+
+class Identity(NamedTuple):
+    """Who has logged in."""
+
+    user: str
+    credential: Credential
+
+
+def signing_key(token_key: bytes, credential: Credential | None) -> bytes:
+    """Return the key of one user's tokens.
+
+    It is made from the file's key and from the user's verifier: a new password ends the user's
+    tokens, and a name that is given to somebody else does not come with the old owner's tokens.
+    """
+    return _hmac(token_key, b"token:" + (credential.stored_key if credential else bytes(32)))
+
+
+def make_token(accounts: Accounts, user: str, lifetime: int, now: float | None = None) -> str:
+    """Make a JWT (RFC 7519, HS256) for ``user``, good for ``lifetime`` seconds.
+
+    Raises ``UsageError`` for a user who could not use it.
+    """
+    issued = int(time.time() if now is None else now)
+    credential = _holder(accounts, user, issued)
+    if not accounts.token_key:
+        raise UsageError("there is no key for tokens yet")
+    claims = {"sub": user, "iat": issued, "exp": issued + lifetime, "jti": secrets.token_hex(8)}
+    signed = f"{_json_part({'alg': 'HS256', 'typ': 'JWT'})}.{_json_part(claims)}"
+    key = signing_key(accounts.token_key, credential)
+    token = f"{signed}.{_base64url(_hmac(key, signed.encode()))}"
+    if len(token) > MAX_TOKEN:
+        raise UsageError(f"the name {user} is too long for a token")
+    return token
+
+
+def _holder(accounts: Accounts, user: str, now: float) -> Credential:
+    """Return the account of somebody who may have a token. Raises ``UsageError``."""
+    credential = accounts.get(user)
+    if credential is None:
+        raise UsageError(f"no user {printable(user)}")
+    if not credential.active(now):
+        raise UsageError(f"the account of {user} is disabled or has expired")
+    return credential
+
+
+def verify_token(token: str, credentials: Credentials, now: float | None = None) -> Identity:
+    """Return whose token this is.
+
+    Raises ``AuthenticationError``, always with the same words, for one that is not valid: not
+    signed by us with HS256, not written as we would, expired, from the future, or of a user who
+    does not exist or may not log in. To refuse one costs the same work for every user.
+    """
+    try:
+        return _token_owner(token, _accounts(credentials), time.time() if now is None else now)
+    except (ValueError, RecursionError):
+        raise AuthenticationError(_BAD_TOKEN) from None
+
+
+def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
+    if len(token) > MAX_TOKEN:
+        raise ValueError("too long")
+    header, claims, signature = token.split(".")
+    _check_header(_object(_parse_json(_unbase64url(header)), {"alg"}, {"typ"}))
+    user = _subject(_object(_parse_json(_unbase64url(claims)), _CLAIMS, {"nbf"}), now)
+    credential = accounts.get(user)
+    key = signing_key(accounts.token_key or secrets.token_bytes(32), credential)
+    right = hmac.compare_digest(_hmac(key, f"{header}.{claims}".encode()), _unbase64url(signature))
+    if not right or credential is None or not credential.active(now):
+        raise ValueError("not signed by us, or of nobody")
+    return Identity(user, credential)
+
+
+_CLAIMS = {"sub", "iat", "exp", "jti"}
+
+
+def _check_header(header: dict[str, Any]) -> None:
+    # nothing else may stand there: a header that we do not understand may change what is meant
+    if header["alg"] != "HS256" or header.get("typ", "JWT") != "JWT":
+        raise ValueError("not a token of ours")
+
+
+def _subject(claims: dict[str, Any], now: float) -> str:
+    """Return who the claims are about. Raises ``ValueError`` unless they hold at ``now``."""
+    issued, expires, start = claims["iat"], claims["exp"], claims.get("nbf", 0)
+    if not all(_is_whole(instant, 0, MAX_TIME) for instant in (issued, expires, start)):
+        raise ValueError("not an instant")
+    if not max(issued, start) <= now + LEEWAY or not max(issued, start, now) < expires:
+        raise ValueError("not now")
+    user, number = claims["sub"], claims["jti"]
+    if not all(isinstance(text, str) and _is_user_name(text) for text in (user, number)):
+        raise ValueError("not a name")
+    return str(user)
+
+
+def _json_part(value: dict[str, Any]) -> str:
+    return _base64url(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def read_token(file: Path) -> str:
+    """Read a token file: its first line. Raises ``UsageError`` for what cannot be a token."""
+    text = _first_line(file, "token file").strip()
+    if len(text) > MAX_TOKEN or not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", text, re.ASCII):
+        raise UsageError(f"token file {file}: there is no token in its first line")
+    return text
+
+
 # --- SCRAM-SHA-256 ------------------------------------------------------------------------------
 
 SCRAM_PLUS = f"{SCRAM}-PLUS"  # the same, bound to the TLS connection it takes place on
@@ -866,7 +978,7 @@ def _or_nothing(parse: Callable[[str], Any], nothing: object = None) -> Callable
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Manage the credential file of server.py.")
-    commands = parser.add_subparsers(dest="command", metavar="add|remove|list")
+    commands = parser.add_subparsers(dest="command", metavar="add|remove|list|token")
     add = commands.add_parser(
         "add",
         help="add a user, or give one a new password",
@@ -875,9 +987,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     remove = commands.add_parser("remove", help="remove a user")
     listing = commands.add_parser("list", help="list users, their priorities and limits")
+    token = commands.add_parser("token", help="make a token for unattended use")
     _add_arguments(add)
     remove.add_argument("name", metavar="NAME")
-    for command in (add, remove, listing):
+    _add_token_arguments(token)
+    for command in (add, remove, listing, token):
         command.add_argument("--credentials", type=Path, required=True, metavar="FILE")
     return parser
 
@@ -911,6 +1025,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
             const=word == "disabled",
             default=argparse.SUPPRESS,
         )
+
+
+def _add_token_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?")
+    parser.add_argument(
+        "--expires",
+        type=_told_why(parse_duration),
+        default=TOKEN_LIFETIME,
+        metavar="TIME",
+        help=f"good for 30d, 12h, 90m ({TOKEN_LIFETIME})",
+    )
+    parser.add_argument(
+        "--renew-key", action="store_true", help="end all tokens that were made so far"
+    )
 
 
 def _add(arguments: argparse.Namespace) -> None:
@@ -987,14 +1115,28 @@ def _facts(credential: Credential, now: float) -> Iterator[str]:
         yield "disabled"
 
 
+def _token(arguments: argparse.Namespace) -> None:
+    path: Path = arguments.credentials
+    accounts = load_credentials(path)
+    name = saslprep(arguments.name or "")
+    if arguments.name is not None:
+        _holder(accounts, name, time.time())  # before a key is made for nothing
+    if arguments.renew_key or not accounts.token_key:
+        accounts = _change(path, lambda old: old.with_token_key(renew=arguments.renew_key))
+    if arguments.name is not None:
+        print(make_token(accounts, name, arguments.expires))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run ``python auth.py``; return its exit code."""
     make_output_safe()
     parser = _parser()
     arguments = parser.parse_args(argv)
-    actions = {"add": _add, "remove": _remove, "list": _list}
+    actions = {"add": _add, "remove": _remove, "list": _list, "token": _token}
     if arguments.command is None:
-        parser.error("say add, remove or list")
+        parser.error("say add, remove, list or token")
+    if arguments.command == "token" and arguments.name is None and not arguments.renew_key:
+        parser.error("say whose token, or --renew-key")
     try:
         actions[arguments.command](arguments)
     except TransferError as error:
