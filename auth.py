@@ -20,6 +20,7 @@ import fcntl
 import getpass
 import hashlib
 import hmac
+import ipaddress
 import json
 import math
 import os
@@ -31,7 +32,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -607,6 +608,100 @@ def read_token(file: Path) -> str:
     if len(text) > MAX_TOKEN or not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", text, re.ASCII):
         raise UsageError(f"token file {file}: there is no token in its first line")
     return text
+
+
+# --- guessing -----------------------------------------------------------------------------------
+
+FIRST_DELAY = 0.5  # seconds, doubled with each further failure ...
+LONGEST_DELAY = 15.0  # ... up to this: a login must still end within LOGIN_TIMEOUT
+LONGEST_ACCOUNT_DELAY = 2.0  # seconds a stranger's guessing may cost the user himself
+FREE_PAIR = 2  # failures of one user from one address that cost nothing: slips of the finger
+FREE_ADDRESS = 10  # of one address: many people may share one
+FREE_ACCOUNT = 20  # of one user from anywhere
+FORGET_AFTER = 600.0  # seconds without an attempt
+MAX_REMEMBERED = 10_000  # users, addresses, and pairs: a megabyte or two of each
+
+
+class _Failures:
+    """Failed attempts by key, and the delay they cost. The longest untouched are dropped first."""
+
+    def __init__(self, free: int, longest: float, capacity: int) -> None:
+        self._free, self._longest, self._capacity = free, longest, capacity
+        self._entries: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def add(self, key: str, now: float) -> float:
+        """Count a failure; return the seconds that those before it cost."""
+        before, last = self._entries.pop(key, (0, now))
+        if now - last >= FORGET_AFTER:
+            before = 0
+        self._entries[key] = before + 1, now
+        if len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+        over = min(before - self._free, 30)  # doubling has no use for more
+        return min(self._longest, FIRST_DELAY * 2**over) if over >= 0 else 0.0
+
+    def remove(self, key: str, count: int) -> None:
+        """Take back ``count`` failures."""
+        before, last = self._entries.get(key, (0, 0.0))
+        if before > count:
+            self._entries[key] = before - count, last
+        else:
+            self._entries.pop(key, None)
+
+
+class LoginDelay:
+    """How long an attempt to log in waits for its answer.
+
+    Failures are counted for the user at this address, for the address, and for the user from
+    anywhere; the longest of the three delays counts. The last one is short, however many failures
+    there were: an account that is locked, or as good as, is a way to keep its owner out. So the
+    right user elsewhere gets in, 2 s later at most. Precedents: Dovecot's authentication penalty,
+    which doubles up to 15 s, and OpenSSH's PerSourcePenalties; both go by address alone.
+
+    An attempt counts as failed until ``succeeded`` says otherwise, so that many at the same time
+    are as slow as one after the other; how many an address may have open is the server's to limit.
+    Users that do not exist are counted like those that do. May be used by any thread.
+
+    ``_lock`` guards the three tables; nothing but counting is done under it.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, capacity: int = MAX_REMEMBERED
+    ) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pairs = _Failures(FREE_PAIR, LONGEST_DELAY, capacity)
+        self._addresses = _Failures(FREE_ADDRESS, LONGEST_DELAY, capacity)
+        self._users = _Failures(FREE_ACCOUNT, LONGEST_ACCOUNT_DELAY, capacity)
+
+    def attempt(self, user: str, address: str) -> float:
+        """Count an attempt; return the seconds to wait before it is answered, right or wrong."""
+        now, network = self._clock(), _network(address)
+        with self._lock:
+            return max(
+                self._pairs.add(f"{network} {user}", now),
+                self._addresses.add(network, now),
+                self._users.add(user, now),
+            )
+
+    def succeeded(self, user: str, address: str) -> None:
+        """Forget the failures of this user at this address; elsewhere, take the attempt back."""
+        network = _network(address)
+        with self._lock:
+            self._pairs.remove(f"{network} {user}", sys.maxsize)
+            self._addresses.remove(network, 1)
+            self._users.remove(user, 1)
+
+
+def _network(address: str) -> str:
+    """Return what one person has: an IPv4 address, or a /64 of IPv6, free to choose from."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.IPv6Address(int(found) >> 64 << 64))
 
 
 # --- SCRAM-SHA-256 ------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from auth import (
     Credential,
     Credentials,
     CredentialStore,
+    LoginDelay,
     ScramClient,
     ScramServer,
     demo_credentials,
@@ -55,6 +56,7 @@ from auth import (
     signing_key,
     verify_token,
 )
+from config import LOGIN_TIMEOUT
 from protocol import MAX_FILE_SIZE, MAX_TEXT, SCRAM, AuthenticationError, UsageError
 
 # Neither a busy machine nor an unlucky draw is an error: a test fails for what it says, or not.
@@ -1617,6 +1619,127 @@ def test_a_missing_token_file_is_named(tmp_path: Path) -> None:
     """With the reason."""
     with pytest.raises(UsageError, match="missing: No such file"):
         read_token(tmp_path / "missing")
+
+
+# --- guessing -----------------------------------------------------------------------------------
+
+
+class Guesser:
+    """Tries to log in, at times that the test sets."""
+
+    def __init__(self, capacity: int = 1000) -> None:
+        self.now = 0.0
+        self.delay = LoginDelay(lambda: self.now, capacity)
+
+    def __call__(self, times: int, user: str = "ann", address: str = "192.0.2.1") -> list[float]:
+        """Fail ``times`` times; return the delays."""
+        return [self.delay.attempt(user, address) for _ in range(times)]
+
+
+def test_the_delay_grows_with_each_failure() -> None:
+    """FAULTS 23: two slips are free, then it doubles to its limit and stays there."""
+    assert Guesser()(10) == [0, 0, 0.5, 1, 2, 4, 8, 15, 15, 15]
+
+
+def test_the_longest_delay_fits_into_the_time_for_a_login() -> None:
+    """Or the right password would come too late behind wrong ones."""
+    assert auth.LONGEST_DELAY < LOGIN_TIMEOUT
+
+
+def test_the_delay_is_forgotten_after_a_while() -> None:
+    """Counted from the last attempt, not the first."""
+    guess = Guesser()
+    for _ in range(5):
+        guess(1)
+        guess.now += auth.FORGET_AFTER - 1
+    assert guess(1) == [4]
+    guess.now += auth.FORGET_AFTER
+    assert guess(3) == [0, 0, 0.5]
+
+
+def test_success_starts_this_user_at_this_address_anew() -> None:
+    """The attempt itself is not held against anybody."""
+    guess = Guesser()
+    assert guess(4)[-1] > 0
+    guess.delay.succeeded("ann", "192.0.2.1")
+    assert guess(2) == [0, 0]
+
+
+def test_success_of_one_user_does_not_help_to_guess_another_from_the_same_address() -> None:
+    """Who has an account cannot use it to wash his address clean."""
+    guess = Guesser()
+    for number in range(30):
+        guess(1, f"victim{number}")
+        guess(1, "own")
+        guess.delay.succeeded("own", "192.0.2.1")
+    assert guess(1, "victim") == [auth.LONGEST_DELAY]
+
+
+def test_thousands_of_good_logins_cost_nothing() -> None:
+    """A script that sends a file each minute is no guesser."""
+    guess = Guesser()
+    for _ in range(2000):
+        assert guess(1) == [0]
+        guess.delay.succeeded("ann", "192.0.2.1")
+
+
+def test_many_users_from_one_address_are_slow_as_well() -> None:
+    """One password tried on every user; a few people behind one address are not."""
+    guess = Guesser()
+    delays = [guess(1, f"user{i}")[0] for i in range(30)]
+    assert delays[: auth.FREE_ADDRESS] == [0] * auth.FREE_ADDRESS
+    assert delays[-1] == auth.LONGEST_DELAY
+
+
+def test_the_right_user_elsewhere_still_gets_in() -> None:
+    """FAULTS 23: 5,000 failures from 250 addresses cost the owner of the account 2 s."""
+    guess = Guesser()
+    for number in range(250):
+        guess(20, "ann", f"198.51.100.{number}")
+    assert guess(1, "ann", "192.0.2.1") == [auth.LONGEST_ACCOUNT_DELAY]
+    assert guess(1, "bob", "192.0.2.1") == [0]
+    guess.delay.succeeded("ann", "192.0.2.1")  # which does not make guessing elsewhere any faster
+    assert guess(1, "ann", "192.0.2.2") == [auth.LONGEST_ACCOUNT_DELAY]
+
+
+def test_an_address_of_many_is_one_person() -> None:
+    """Who has IPv6 has 2**64 addresses; an IPv4 address written as IPv6 is still one."""
+    guess = Guesser()
+    assert [guess(1, address=f"2001:db8:0:1::{i}")[0] for i in range(4)][-1] == 1
+    assert guess(1, "bob", "2001:db8:0:2::1") == [0]
+    assert guess(3, "eve", "::ffff:192.0.2.7")[-1] == 0.5
+    assert guess(1, "eve", "192.0.2.7") == [1]
+    assert guess(1, "dan", "::ffff:192.0.2.8") == [0]
+    assert guess(3, "zoe", "fe80::1%eth0")[-1] == 0.5
+    assert guess(3, "kim", "not an address")[-1] == 0.5
+
+
+def test_memory_is_bounded_and_the_busiest_are_remembered() -> None:
+    """A flood of names drops what nobody has touched for longest."""
+    guess = Guesser(capacity=10)
+    for number in range(1000):
+        guess(1, f"user{number}")
+        guess(1, "ann", "192.0.2.2")
+    tables = (guess.delay._pairs, guess.delay._addresses, guess.delay._users)
+    assert max(len(table._entries) for table in tables) == 10
+    assert guess(1, "ann", "192.0.2.2") == [auth.LONGEST_DELAY]
+    assert guess(3, "late", "192.0.2.3")[-1] == 0.5
+
+
+def test_counting_by_many_threads_loses_nothing() -> None:
+    """Eight threads, one account."""
+    delay = LoginDelay(lambda: 0.0)
+
+    def fail() -> None:
+        for _ in range(500):
+            delay.attempt("ann", "192.0.2.1")
+
+    crowd = [threading.Thread(target=fail) for _ in range(8)]
+    for one in crowd:
+        one.start()
+    for one in crowd:
+        one.join(PATIENCE)
+    assert delay._users._entries["ann"][0] == 4000
 
 
 # --- secrets stay secret ------------------------------------------------------------------------
