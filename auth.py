@@ -26,6 +26,7 @@ import math
 import os
 import re
 import secrets
+import ssl
 import stat
 import stringprep
 import sys
@@ -60,6 +61,7 @@ MAX_TIME = 253_402_300_799  # the last second of the year 9999, which is the las
 READ_AGAIN_AFTER = 5.0  # seconds until a credential file that could not be read is tried once more
 MAX_TOKEN = MAX_TEXT  # characters: it must fit a message
 MAX_SECRET_FILE = 4096  # bytes read of a password or token file
+MAX_PEM_FILE = 1024 * 1024  # bytes of a certificate chain or a key
 PRIORITIES = range(-100, 101)
 TOKEN_LIFETIME = "30d"  # noqa: S105  (how long, not what)
 LEEWAY = 60  # seconds a clock may be ahead of ours; none for a token's end, which is ours to say
@@ -971,6 +973,161 @@ class ScramServer:
     def priority(self) -> int:
         """The account's priority, once it has been verified."""
         return self._credential.priority
+
+
+# --- channel binding ----------------------------------------------------------------------------
+
+# The algorithms whose hash RFC 5929 wants as it is, by the bytes of their identifiers. What is not
+# here is hashed with SHA-256: RFC 5929 has MD5 and SHA-1 replaced by it, most others use it anyway,
+# and for those without a hash of their own (Ed25519, Ed448) the RFC leaves it open. Any choice is
+# right there, since both ends are ours, and this one is as strong as the others.
+_HASHES = {
+    bytes.fromhex("2a864886f70d01010c"): "sha384",  # 1.2.840.113549.1.1.12: with RSA
+    bytes.fromhex("2a864886f70d01010d"): "sha512",
+    bytes.fromhex("2a864886f70d01010e"): "sha224",
+    bytes.fromhex("2a8648ce3d040301"): "sha224",  # 1.2.840.10045.4.3.1: with ECDSA
+    bytes.fromhex("2a8648ce3d040303"): "sha384",
+    bytes.fromhex("2a8648ce3d040304"): "sha512",
+    bytes.fromhex("608648016503040301"): "sha224",  # 2.16.840.1.101.3.4.3.1: with DSA
+    bytes.fromhex("608648016503040303"): "sha384",
+    bytes.fromhex("608648016503040304"): "sha512",
+    bytes.fromhex("608648016503040202"): "sha384",  # 2.16.840.1.101.3.4.2.2: alone, within PSS
+    bytes.fromhex("608648016503040203"): "sha512",
+    bytes.fromhex("608648016503040204"): "sha224",
+}
+_PSS = bytes.fromhex("2a864886f70d01010a")  # RSASSA-PSS (RFC 4055): the hash is a parameter
+_SEQUENCE, _IDENTIFIER, _FIRST_PARAMETER = 0x30, 0x06, 0xA0  # DER tags
+
+
+def server_end_point(certificate: bytes) -> bytes:
+    """Return the tls-server-end-point binding (RFC 5929, section 4) of a DER certificate.
+
+    Raises ``AuthenticationError`` for one that cannot be read.
+    """
+    try:
+        name = _signature_hash(certificate)
+    except ValueError:
+        raise AuthenticationError("the TLS certificate cannot be read") from None
+    return hashlib.new(name, certificate).digest()
+
+
+def _signature_hash(certificate: bytes) -> str:
+    """Return the hash of the signature: Certificate is { to be signed, algorithm, signature }."""
+    start, end = _der(certificate, 0, len(certificate), _SEQUENCE)
+    if end != len(certificate):
+        raise ValueError("something behind it")
+    _, signed_end = _der(certificate, start, end, _SEQUENCE)
+    start, end = _der(certificate, signed_end, end, _SEQUENCE)
+    first, last = _der(certificate, start, end, _IDENTIFIER)
+    if certificate[first:last] == _PSS:
+        return _pss_hash(certificate, last, end)
+    return _HASHES.get(certificate[first:last], "sha256")
+
+
+def _pss_hash(data: bytes, start: int, end: int) -> str:
+    """Return the hash of RSASSA-PSS-params { [0] { identifier, ... }, ... }."""
+    start, end = _der(data, start, end, _SEQUENCE)
+    if start == end or data[start] != _FIRST_PARAMETER:
+        return "sha256"  # left out: SHA-1, which RFC 5929 has replaced
+    for tag in (_FIRST_PARAMETER, _SEQUENCE, _IDENTIFIER):
+        start, end = _der(data, start, end, tag)
+    return _HASHES.get(data[start:end], "sha256")
+
+
+def _der(data: bytes, start: int, end: int, tag: int) -> tuple[int, int]:
+    """Return where the content of the element at ``start`` begins and ends.
+
+    Raises ``ValueError`` unless it has this ``tag`` and ends at ``end`` or before.
+    """
+    if end - start < 2 or data[start] != tag:
+        raise ValueError("not what should be here")
+    length, start = data[start + 1], start + 2
+    if length >= 0x80:  # then it is the number of bytes that the length takes
+        size = length & 0x7F
+        length, start = int.from_bytes(data[start : start + size], "big"), start + size
+        if not 1 <= size <= 4:
+            raise ValueError("no such length")
+    if length > end - start:
+        raise ValueError("longer than what it is in")
+    return start, start + length
+
+
+# --- TLS ----------------------------------------------------------------------------------------
+
+
+def server_tls(cert: Path, key: Path) -> ssl.SSLContext:
+    """Return the server's side of TLS, with the certificate (and chain) and key in PEM form.
+
+    Raises ``UsageError`` where they cannot be used; never asks for the password of a key.
+    """
+    _read_pem(cert, "TLS certificate", "CERTIFICATE")
+    _read_pem(key, "TLS key", "PRIVATE KEY")
+
+    def no_password() -> bytes:
+        raise UsageError(f"TLS key {key}: it is encrypted, and nobody is here to be asked")
+
+    context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    try:
+        context.load_cert_chain(cert, key, password=no_password)
+    except ssl.SSLError as error:
+        reason = (error.reason or "damaged").replace("_", " ").lower()
+        if "mismatch" in reason or reason == "no certificate assigned":  # RSA and ECDSA, say
+            reason = "they do not belong together"
+        raise UsageError(f"TLS certificate {cert} and key {key}: {reason}") from None
+    except OSError as error:
+        raise UsageError(f"TLS certificate {cert} and key {key}: {error.strerror}") from None
+    return context
+
+
+def certificate_binding(cert: Path) -> bytes:
+    """Return the end point that clients of ``server_tls(cert, ...)`` see. Raises ``UsageError``."""
+    text = _read_pem(cert, "TLS certificate", "CERTIFICATE")
+    try:
+        return server_end_point(base64.b64decode("".join(text.split()), validate=True))
+    except (ValueError, AuthenticationError):
+        raise UsageError(f"TLS certificate {cert}: damaged") from None
+
+
+def client_tls(ca: Path | None = None) -> ssl.SSLContext:
+    """Return the client's side of TLS: chain and host name are checked, always.
+
+    ``ca``, certificates in PEM form, stands in place of what the system trusts, not beside it.
+    Raises ``UsageError`` where it cannot be used.
+    """
+    context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # which means: check both
+    if ca is None:
+        context.load_default_certs()
+        return context
+    _read_pem(ca, "CA file", "CERTIFICATE")
+    try:
+        context.load_verify_locations(ca)
+    except OSError:  # an SSLError is one
+        raise UsageError(f"CA file {ca}: damaged") from None
+    return context
+
+
+def _hardened(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Allow TLS 1.3 only, 1.2 where there is no 1.3; no compression, no renegotiation."""
+    if hasattr(context, "minimum_version"):
+        newest = ssl.TLSVersion.TLSv1_3 if ssl.HAS_TLSv1_3 else ssl.TLSVersion.TLSv1_2
+        context.minimum_version = newest
+    else:  # Python 3.7 with OpenSSL 1.1.0f or older
+        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    context.options |= ssl.OP_NO_COMPRESSION | getattr(ssl, "OP_NO_RENEGOTIATION", 0)
+    return context
+
+
+def _read_pem(path: Path, what: str, kind: str) -> str:
+    """Return the first ``kind`` in a PEM file. Raises ``UsageError`` that says ``what`` it is."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_PEM_FILE).decode("latin-1")  # what is around the PEM is a comment
+    except OSError as error:
+        raise UsageError(f"{what} {path}: {error.strerror}") from None
+    found = re.search(f"-----BEGIN [A-Z0-9 ]*{kind}-----(.*?)-----END", text, re.DOTALL)
+    if not found:
+        raise UsageError(f"{what} {path}: there is no {kind.lower()} in PEM form in it")
+    return found[1]
 
 
 # --- passwords ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime as dt
 import fcntl
 import hashlib
 import hmac
@@ -11,6 +12,7 @@ import io
 import json
 import os
 import re
+import ssl
 import stat
 import subprocess
 import sys
@@ -20,11 +22,16 @@ import time
 import unicodedata
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Iterator
 
 import jwt
 import pytest
+import trustme
 from conftest import PATIENCE, environment, eventually, open_descriptors
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +51,8 @@ from auth import (
     LoginDelay,
     ScramClient,
     ScramServer,
+    certificate_binding,
+    client_tls,
     demo_credentials,
     load_credentials,
     make_token,
@@ -53,6 +62,8 @@ from auth import (
     read_token,
     saslprep,
     save_credentials,
+    server_end_point,
+    server_tls,
     signing_key,
     verify_token,
 )
@@ -613,6 +624,109 @@ def test_bound_messages_of_the_longest_names_fit() -> None:
     final = client.respond(server.challenge(client.first()))
     assert len(final) <= MAX_TEXT
     client.check_server(server.verify(final))
+
+
+# --- the end point of TLS -----------------------------------------------------------------------
+
+
+def certificate(key: Any, algorithm: Any, pss: Any = None) -> bytes:
+    """Make a certificate that signs itself, with cryptography; return its DER."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x" * 60)])
+    start = dt.datetime(2020, 1, 1)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    builder = builder.public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(start).not_valid_after(start + dt.timedelta(1))
+    options = {"rsa_padding": pss} if pss else {}
+    return builder.sign(key, algorithm, **options).public_bytes(serialization.Encoding.DER)
+
+
+ELLIPTIC = ec.generate_private_key(ec.SECP256R1())
+RSA = rsa.generate_private_key(65537, 2048)
+ECDSA_SHA256 = certificate(ELLIPTIC, hashes.SHA256())
+RSA_SHA256 = certificate(RSA, hashes.SHA256())
+
+
+def pss(algorithm: Any) -> bytes:
+    """Make a certificate that is signed with RSASSA-PSS."""
+    return certificate(RSA, algorithm, padding.PSS(padding.MGF1(algorithm), 32))
+
+
+END_POINTS = {
+    "ECDSA SHA-224": (certificate(ELLIPTIC, hashes.SHA224()), "sha224"),
+    "ECDSA SHA-256": (ECDSA_SHA256, "sha256"),
+    "ECDSA SHA-384": (certificate(ELLIPTIC, hashes.SHA384()), "sha384"),
+    "ECDSA SHA-512": (certificate(ELLIPTIC, hashes.SHA512()), "sha512"),
+    "RSA SHA-256": (RSA_SHA256, "sha256"),
+    "RSA SHA-384": (certificate(RSA, hashes.SHA384()), "sha384"),
+    "RSA SHA-512": (certificate(RSA, hashes.SHA512()), "sha512"),
+    "PSS SHA-256": (pss(hashes.SHA256()), "sha256"),
+    "PSS SHA-384": (pss(hashes.SHA384()), "sha384"),
+    "PSS SHA-512": (pss(hashes.SHA512()), "sha512"),
+    "Ed25519": (certificate(ed25519.Ed25519PrivateKey.generate(), None), "sha256"),
+    # nobody signs with these any more: the identifiers alone, 1.2.840.113549.1.1.4 and 5
+    "RSA MD5": (RSA_SHA256.replace(b"\xf7\r\x01\x01\x0b", b"\xf7\r\x01\x01\x04"), "sha256"),
+    "RSA SHA-1": (RSA_SHA256.replace(b"\xf7\r\x01\x01\x0b", b"\xf7\r\x01\x01\x05"), "sha256"),
+}
+
+
+@pytest.mark.parametrize("kind", END_POINTS)
+def test_the_end_point_is_hashed_as_the_certificate_was_signed(kind: str) -> None:
+    """RFC 5929, section 4.1, with what cryptography says of the certificate as the judge."""
+    der, name = END_POINTS[kind]
+    found = x509.load_der_x509_certificate(der).signature_hash_algorithm
+    if found is not None and found.name not in ("md5", "sha1"):
+        assert found.name == name
+    assert server_end_point(der) == hashlib.new(name, der).digest()
+
+
+def test_pss_without_a_hash_named_means_the_replaced_one() -> None:
+    """RFC 4055, section 3.1: SHA-1 where nothing is said, which RFC 5929 replaces."""
+    identifier = bytes.fromhex("06092a864886f70d01010a")
+    for parameters in (b"0\x00", b"0\x04\xa2\x02\x05\x00"):
+        algorithm = identifier + parameters
+        der = b"0\x00" + bytes([0x30, len(algorithm)]) + algorithm
+        der = bytes([0x30, len(der)]) + der
+        assert server_end_point(der) == hashlib.sha256(der).digest()
+
+
+@pytest.mark.parametrize("kind", ["ECDSA SHA-384", "PSS SHA-384"])
+def test_every_cut_of_a_certificate_is_refused(kind: str) -> None:
+    """Nothing is read that is not there, and the error is a typed one."""
+    der = END_POINTS[kind][0]
+    for end in range(len(der)):
+        with pytest.raises(AuthenticationError):
+            server_end_point(der[:end])
+    with pytest.raises(AuthenticationError):
+        server_end_point(der + b"x")
+
+
+def test_what_is_longer_than_what_it_is_in_is_refused() -> None:
+    """Although there are bytes enough behind it."""
+    fits, reaches_out = (bytes([6, n, 1, 2, 3]) for n in (3, 5))
+    for name, good in ((fits, True), (reaches_out, False)):
+        der = b"\x30\x00\x30\x05" + name + b"\x03\x02\x00\x00"
+        der = bytes([0x30, len(der)]) + der
+        if good:
+            assert server_end_point(der) == hashlib.sha256(der).digest()
+        else:
+            with pytest.raises(AuthenticationError):
+                server_end_point(der)
+
+
+@quick
+@given(st.binary(max_size=60) | st.binary(max_size=40).map(lambda data: b"0\x80" + data))
+def test_no_bytes_raise_anything_but_authentication_error(data: bytes) -> None:
+    """Lengths of lengths, indefinite lengths, and lengths beyond the end among them."""
+    with contextlib.suppress(AuthenticationError):
+        assert len(server_end_point(data)) == 32
+
+
+@quick
+@given(st.integers(0, len(ECDSA_SHA256) - 1), st.integers(0, 255))
+def test_a_damaged_certificate_is_hashed_or_refused(place: int, byte: int) -> None:
+    """One byte changed anywhere."""
+    with contextlib.suppress(AuthenticationError):
+        server_end_point(ECDSA_SHA256[:place] + bytes([byte]) + ECDSA_SHA256[place + 1 :])
 
 
 # --- SCRAM, whatever comes ------------------------------------------------------------------------
@@ -1740,6 +1854,200 @@ def test_counting_by_many_threads_loses_nothing() -> None:
     for one in crowd:
         one.join(PATIENCE)
     assert delay._users._entries["ann"][0] == 4000
+
+
+# --- TLS ----------------------------------------------------------------------------------------
+
+
+class Identities:
+    """An authority and what it has signed, as files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+        self.ca = folder / "ca.pem"
+        self._authority.cert_pem.write_to_path(str(self.ca))
+
+    def issue(self, name: str = "localhost", **options: Any) -> tuple[Path, Path]:
+        """Return certificate and key of a server."""
+        cert, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        signed = self._authority.issue_cert(name, key_type=trustme.KeyType.ECDSA, **options)
+        cert.write_bytes(b"".join(part.bytes() for part in signed.cert_chain_pems))
+        signed.private_key_pem.write_to_path(str(key))
+        return cert, key
+
+
+@pytest.fixture(scope="session")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
+    """Return one authority for all tests."""
+    return Identities(tmp_path_factory.mktemp("tls"))
+
+
+def shake_hands(
+    server: ssl.SSLContext, client: ssl.SSLContext, name: str = "localhost"
+) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """Let the two agree in memory. Raises what one of them raises."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        client.wrap_bio(down, up, server_hostname=name),
+        server.wrap_bio(up, down, server_side=True),
+    )
+    for _ in range(5):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    return ends[1], ends[0]
+
+
+def test_client_and_server_agree_on_tls_1_3(identities: Identities) -> None:
+    """No compression, and the name and the chain were checked."""
+    context = client_tls(identities.ca)
+    assert context.check_hostname
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    server, client = shake_hands(server_tls(*identities.issue()), context)
+    assert server.version() == client.version() == "TLSv1.3"
+    assert client.compression() is None
+
+
+def test_both_ends_know_the_same_end_point(identities: Identities) -> None:
+    """What the server computes from its file is what the client computes from the connection."""
+    cert, key = identities.issue()
+    _, client = shake_hands(server_tls(cert, key), client_tls(identities.ca))
+    der = client.getpeercert(binary_form=True)
+    assert der is not None
+    assert server_end_point(der) == certificate_binding(cert) == hashlib.sha256(der).digest()
+
+
+def test_old_tls_is_refused_on_both_sides(identities: Identities) -> None:
+    """FAULTS 27: whoever offers at most TLS 1.2."""
+    for side in ("server", "client"):
+        contexts = {"server": server_tls(*identities.issue()), "client": client_tls(identities.ca)}
+        contexts[side].minimum_version = ssl.TLSVersion.TLSv1_2
+        contexts[side].maximum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises(ssl.SSLError):
+            shake_hands(contexts["server"], contexts["client"])
+
+
+def test_where_there_is_no_tls_1_3_it_is_1_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.7 with an old OpenSSL."""
+    monkeypatch.setattr(ssl, "HAS_TLSv1_3", False)
+    assert client_tls().minimum_version is ssl.TLSVersion.TLSv1_2
+    assert client_tls().options & ssl.OP_NO_RENEGOTIATION
+
+
+def test_an_openssl_that_knows_no_minimum_is_told_what_not_to_do() -> None:
+    """Older still: a context with nothing but options."""
+    context: Any = SimpleNamespace(options=0)
+    auth._hardened(context)
+    assert context.options & ssl.OP_NO_TLSv1_1
+
+
+@pytest.mark.parametrize("name", ["localhost.example", "127.0.0.1"])
+def test_a_certificate_of_another_host_is_refused(identities: Identities, name: str) -> None:
+    """FAULTS 27."""
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(server_tls(*identities.issue()), client_tls(identities.ca), name)
+
+
+def test_a_certificate_for_an_address_is_good_for_the_address(identities: Identities) -> None:
+    """Servers without a name."""
+    server = server_tls(*identities.issue("127.0.0.1"))
+    shake_hands(server, client_tls(identities.ca), "127.0.0.1")
+
+
+def test_an_expired_certificate_is_refused(identities: Identities) -> None:
+    """FAULTS 27."""
+    old = dt.datetime(2020, 1, 1)
+    server = server_tls(*identities.issue("localhost", not_before=old, not_after=old))
+    with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+        shake_hands(server, client_tls(identities.ca))
+
+
+def test_a_given_authority_replaces_those_of_the_system(
+    identities: Identities, tmp_path: Path
+) -> None:
+    """Who says whom to trust trusts nobody else; and without saying so, ours is not trusted."""
+    assert len(client_tls(identities.ca).get_ca_certs()) == 1
+    server = server_tls(*identities.issue())
+    for context in (client_tls(), client_tls(Identities(tmp_path).ca)):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            shake_hands(server, context)
+
+
+def test_missing_tls_files_are_named(identities: Identities, tmp_path: Path) -> None:
+    """Which one, and why."""
+    cert, key = identities.issue()
+    missing = tmp_path / "missing"
+    with pytest.raises(UsageError, match=f"^TLS certificate {missing}: No such file"):
+        server_tls(missing, key)
+    with pytest.raises(UsageError, match=f"^TLS key {missing}: No such file"):
+        server_tls(cert, missing)
+    with pytest.raises(UsageError, match=f"^CA file {missing}: No such file"):
+        client_tls(missing)
+    with pytest.raises(UsageError, match="Is a directory"):
+        server_tls(tmp_path, key)
+
+
+def test_a_key_of_another_certificate_is_refused(identities: Identities) -> None:
+    """FAULTS 27: said as that."""
+    with pytest.raises(UsageError, match=r"do not belong together$"):
+        server_tls(identities.issue("localhost")[0], identities.issue("other")[1])
+
+
+def test_a_key_of_another_kind_is_refused(identities: Identities, tmp_path: Path) -> None:
+    """RSA key, ECDSA certificate."""
+    key = write_key(tmp_path, serialization.NoEncryption())
+    with pytest.raises(UsageError, match=r"do not belong together$"):
+        server_tls(identities.issue()[0], key)
+
+
+def write_key(folder: Path, encryption: serialization.KeySerializationEncryption) -> Path:
+    """Write an RSA key as OpenSSL's old form has it."""
+    path = folder / "key.pem"
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    path.write_bytes(RSA.private_bytes(serialization.Encoding.PEM, form, encryption))
+    return path
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked(
+    identities: Identities, tmp_path: Path
+) -> None:
+    """A server that waits for a password at a terminal that is not there never starts."""
+    key = write_key(tmp_path, serialization.BestAvailableEncryption(b"s3cret"))
+    with pytest.raises(UsageError, match=f"^TLS key {key}: it is encrypted"):
+        server_tls(identities.issue()[0], key)
+
+
+PEM = "-----BEGIN {0}-----\n{1}\n-----END {0}-----\n"
+NOT_PEM = ["", "garbage", "-----BEGIN CERTIFICATE-----", "\x00" * 100]
+DAMAGED_PEM = [PEM.format("CERTIFICATE", body) for body in ("", "AAAA", "!!!!", "MIIB")]
+
+
+@pytest.mark.parametrize("content", NOT_PEM + DAMAGED_PEM, ids=short)
+def test_what_is_no_certificate_is_refused_in_one_line(
+    identities: Identities, tmp_path: Path, content: str
+) -> None:
+    """As a certificate, as a key, as an authority, and for the end point."""
+    path, (cert, key) = tmp_path / "bad.pem", identities.issue()
+    path.write_text(content)
+    attempts: list[Callable[[], object]] = [
+        lambda: server_tls(path, key),
+        lambda: server_tls(cert, path),
+        lambda: client_tls(path),
+        lambda: certificate_binding(path),
+    ]
+    for attempt in attempts:
+        with pytest.raises(UsageError, match=re.escape(str(path))) as caught:
+            attempt()
+        assert str(caught.value).isprintable()
+
+
+def test_a_damaged_key_is_refused(identities: Identities, tmp_path: Path) -> None:
+    """The right headers around nonsense."""
+    path = tmp_path / "bad.key"
+    path.write_text(PEM.format("PRIVATE KEY", "AAAA"))
+    with pytest.raises(UsageError, match=re.escape(str(path))):
+        server_tls(identities.issue()[0], path)
 
 
 # --- secrets stay secret ------------------------------------------------------------------------
