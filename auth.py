@@ -1062,21 +1062,30 @@ def server_tls(cert: Path, key: Path) -> ssl.SSLContext:
     """
     _read_pem(cert, "TLS certificate", "CERTIFICATE")
     _read_pem(key, "TLS key", "PRIVATE KEY")
+    asked = []
 
     def no_password() -> bytes:
-        raise UsageError(f"TLS key {key}: it is encrypted, and nobody is here to be asked")
+        asked.append(True)  # to raise from here is a SystemError in Python 3.7
+        return secrets.token_hex(16).encode()
 
     context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     try:
         context.load_cert_chain(cert, key, password=no_password)
-    except ssl.SSLError as error:
-        reason = (error.reason or "damaged").replace("_", " ").lower()
-        if "mismatch" in reason or reason == "no certificate assigned":  # RSA and ECDSA, say
-            reason = "they do not belong together"
-        raise UsageError(f"TLS certificate {cert} and key {key}: {reason}") from None
-    except OSError as error:
-        raise UsageError(f"TLS certificate {cert} and key {key}: {error.strerror}") from None
+    except OSError as error:  # an SSLError is one
+        if asked:
+            raise UsageError(f"TLS key {key}: it is encrypted, and nobody can be asked") from None
+        raise UsageError(f"TLS certificate {cert} and key {key}: {_tls_reason(error)}") from None
     return context
+
+
+def _tls_reason(error: OSError) -> str:
+    """Say in our own terms what OpenSSL says of a certificate with its key."""
+    if not isinstance(error, ssl.SSLError):
+        return str(error.strerror)
+    reason = (error.reason or "damaged").replace("_", " ").lower()
+    if "mismatch" in reason or reason == "no certificate assigned":  # RSA and ECDSA, say
+        return "they do not belong together"
+    return reason
 
 
 def certificate_binding(cert: Path) -> bytes:
