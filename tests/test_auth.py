@@ -1,26 +1,37 @@
-"""The SCRAM login against its standard, the credential file, passwords, and the command line."""
+"""The logins against their standards, credential file, delays, TLS, and the command line."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import datetime as dt
+import fcntl
 import hashlib
 import hmac
 import io
 import json
 import os
 import re
+import ssl
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unicodedata
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Iterator
 
+import jwt
 import pytest
+import trustme
 from conftest import PATIENCE, environment, eventually, open_descriptors
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -29,19 +40,35 @@ from auth import (
     ITERATIONS,
     MAX_CREDENTIALS_FILE,
     MAX_ITERATIONS,
+    MAX_TOKEN,
     MIN_ITERATIONS,
     PASSWORD_VARIABLE,
+    SCRAM_PLUS,
+    Accounts,
     Credential,
     Credentials,
+    CredentialStore,
+    LoginDelay,
     ScramClient,
     ScramServer,
+    certificate_binding,
+    client_tls,
     demo_credentials,
     load_credentials,
+    make_token,
+    parse_duration,
+    parse_extensions,
     read_password,
+    read_token,
     saslprep,
     save_credentials,
+    server_end_point,
+    server_tls,
+    signing_key,
+    verify_token,
 )
-from protocol import MAX_TEXT, AuthenticationError, UsageError
+from config import LOGIN_TIMEOUT
+from protocol import MAX_FILE_SIZE, MAX_TEXT, SCRAM, AuthenticationError, UsageError
 
 # Neither a busy machine nor an unlucky draw is an error: a test fails for what it says, or not.
 quick = settings(
@@ -249,6 +276,89 @@ def test_an_unknown_users_salt_depends_on_the_servers_secret() -> None:
     assert len(salts) == 2
 
 
+def test_an_unknown_users_salt_survives_a_restart_of_the_server() -> None:
+    """The file's own key goes before the secret that each server makes anew."""
+    users = Accounts({}, salt_key=bytes(32))
+    first = "n,,n=ghost,r=a"
+    salts = {ScramServer(users, s, nonce="x").challenge(first) for s in (b"one", b"two")}
+    assert len(salts) == 1
+
+
+def test_an_unknown_user_has_the_iteration_count_that_most_have() -> None:
+    """Where all users have a count other than the default, the default would tell."""
+    users = {name: verifier(b"pw", iterations=5000) for name in ("a", "b")}
+    users["c"] = verifier(b"pw", iterations=6000)
+    assert ScramServer(users, b"secret").challenge("n,,n=ghost,r=a").endswith(",i=5000")
+
+
+def test_of_two_counts_equally_frequent_the_unknown_user_has_the_higher() -> None:
+    """Which one does not depend on the order in the file."""
+    users = {"a": verifier(b"pw", iterations=6000), "b": verifier(b"pw", iterations=5000)}
+    assert Accounts(users).usual_iterations == 6000
+    assert Accounts(dict(reversed(list(users.items())))).usual_iterations == 6000
+    assert Accounts({}).usual_iterations == ITERATIONS
+
+
+CLOSED = {"disabled": {"disabled": True}, "expired": {"expires": 1}}
+
+
+@pytest.mark.parametrize("why", CLOSED)
+def test_a_closed_account_looks_like_one_that_does_not_exist(why: str) -> None:
+    """Same challenge, same refusal, even with the right password."""
+    closed = replace(USERS["user"], **CLOSED[why])  # type: ignore[arg-type]
+    others = {"other": verifier(b"pw")}
+    client, server = rfc_client(), rfc_server({**others, "user": closed})
+    challenge = server.challenge(CLIENT_FIRST)
+    assert challenge == rfc_server(others).challenge(CLIENT_FIRST)
+    with pytest.raises(AuthenticationError, match=r"^unknown user or wrong password$"):
+        server.verify(client.respond(challenge))
+
+
+def test_an_account_is_open_until_it_expires() -> None:
+    """The second in ``expires`` is the first one too late."""
+    account = replace(USERS["user"], expires=1000)
+    assert account.active(999.9)
+    assert not account.active(1000)
+    assert not replace(account, disabled=True).active(0)
+    users = {"user": replace(account, expires=int(time.time()) + 1000)}
+    assert log_in(rfc_client(), rfc_server(users)) == "user"
+
+
+def test_refusing_an_unknown_user_takes_the_work_that_a_wrong_password_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many HMACs for each, and no password computation on the server for any."""
+    real, calls = auth._hmac, []
+
+    def counted(key: bytes, data: bytes) -> bytes:
+        calls.append(len(key))
+        return real(key, data)
+
+    users = {"user": USERS["user"], "gone": replace(USERS["user"], disabled=True)}
+    work = []
+    for user in ("user", "gone", "ghost"):
+        client, server = ScramClient(user, "wrong"), ScramServer(users, b"secret")
+        monkeypatch.setattr(auth, "_hmac", counted)
+        challenge = server.challenge(client.first())
+        monkeypatch.setattr(auth, "_hmac", real)
+        answer = client.respond(challenge)
+        monkeypatch.setattr(auth, "_hmac", counted)
+        with pytest.raises(AuthenticationError):
+            server.verify(answer)
+        work.append(calls[:])
+        calls.clear()
+        monkeypatch.setattr(auth, "_hmac", real)
+    assert work[0] == work[1] == work[2] != []
+
+
+def test_who_has_logged_in_has_the_accounts_limits() -> None:
+    """The server finds directory, quota and the like with the login."""
+    users = {"user": replace(USERS["user"], directory="team/user", quota=5)}
+    server = rfc_server(users)
+    log_in(rfc_client(), server)
+    assert server.credential == users["user"]
+
+
 def test_an_unknown_user_cannot_log_in_with_the_stand_in_key() -> None:
     """The verifier that stands in for an unknown user's verifies nothing."""
     server = rfc_server({})
@@ -323,7 +433,7 @@ def test_a_proof_with_something_behind_it_is_refused() -> None:
 MALFORMED_FIRST = ["", "n", "n,", "n,,", "n,,n=user", "n,,n=user,r=", "n,,n=user,x=y"]
 MALFORMED_FIRST += ["n,,r=x,n=user", "n=user,r=x", " n,,n=user,r=x", "N,,n=user,r=x"]
 MALFORMED_FIRST += ["n,,N=user,R=x", "n,,m=must,n=user,r=x", "n,a=other,n=user,r=x"]
-MALFORMED_FIRST += ["y,,n=user,r=x", "p=tls-unique,,n=user,r=x"]  # channel binding
+MALFORMED_FIRST += ["p=tls-unique,,n=user,r=x", "y,a=other,n=user,r=x", "y"]  # channel binding
 MALFORMED_FIRST += ["n,,n=" + "x" * 10_000 + ",r=x"]
 
 
@@ -427,6 +537,199 @@ def test_the_longest_challenge_is_refused_or_gets_an_answer_that_fits_a_message(
         return
     assert len(answer) <= MAX_TEXT
 
+
+# --- SCRAM, bound to TLS ------------------------------------------------------------------------
+
+BINDING = hashlib.sha256(b"our certificate").digest()
+
+
+def bound_server(binding: bytes | None = BINDING) -> ScramServer:
+    """Return the RFC's server on a connection with TLS."""
+    return ScramServer(USERS, b"secret", nonce=NONCE_EXTENSION, binding=binding)
+
+
+def test_both_ends_of_one_tls_connection_log_in() -> None:
+    """RFC 5802, section 6: gs2-header and certificate are covered by the proof."""
+    client, server = ScramClient("user", "pencil", binding=BINDING), bound_server()
+    assert client.first().startswith("p=tls-server-end-point,,n=user,")
+    assert client.mechanism == server.mechanism == SCRAM_PLUS == "SCRAM-SHA-256-PLUS"
+    final = client.respond(server.challenge(client.first()))
+    header = base64.b64decode(final[2:].partition(",")[0])
+    assert header == b"p=tls-server-end-point,," + BINDING
+    client.check_server(server.verify(final))
+
+
+def test_without_tls_the_mechanism_is_the_plain_one() -> None:
+    """What AUTH_START names."""
+    assert rfc_client().mechanism == rfc_server().mechanism == SCRAM
+
+
+@pytest.mark.parametrize("seen", [b"", b"x", BINDING[:-1], BINDING + b"x", bytes(32)], ids=short)
+def test_a_client_that_sees_another_certificate_is_refused(seen: bytes) -> None:
+    """A man in the middle with a certificate of his own gains nothing from passing logins on."""
+    client = ScramClient("user", "pencil", binding=seen)
+    with pytest.raises(AuthenticationError, match="bound to another connection"):
+        log_in(client, bound_server())
+
+
+def test_a_client_that_was_told_there_is_no_binding_is_refused_by_a_server_that_offers_it() -> None:
+    """RFC 5802, section 6: ``y`` shows the downgrade."""
+    client = ScramClient("user", "pencil", binding=BINDING, plus=False)
+    assert client.first().startswith("y,,")
+    assert client.mechanism == SCRAM
+    with pytest.raises(AuthenticationError, match="not bound to this TLS connection"):
+        log_in(client, bound_server())
+
+
+def test_a_client_that_sees_no_tls_is_refused_by_a_server_that_does() -> None:
+    """Somebody else speaks TLS with the server in its name."""
+    with pytest.raises(AuthenticationError, match="not bound to this TLS connection"):
+        log_in(rfc_client(), bound_server())
+
+
+def test_a_client_that_could_bind_gets_into_a_server_that_cannot() -> None:
+    """TLS that ends in front of the server, as with stunnel."""
+    client = ScramClient("user", "pencil", binding=BINDING, plus=False)
+    assert log_in(client, rfc_server()) == "user"
+
+
+def test_a_login_bound_to_tls_is_refused_where_there_is_none() -> None:
+    """A server that was not asked to cannot check it."""
+    with pytest.raises(AuthenticationError, match="this connection has none"):
+        log_in(ScramClient("user", "pencil", binding=BINDING), rfc_server())
+
+
+@pytest.mark.parametrize("flag", ["p=tls-unique", "p=", "p", "P=tls-server-end-point", "yes", ""])
+def test_another_kind_of_binding_is_refused(flag: str) -> None:
+    """We know one kind."""
+    with pytest.raises(AuthenticationError):
+        bound_server().challenge(f"{flag},,n=user,r=x")
+
+
+def test_the_header_cannot_be_changed_on_the_way() -> None:
+    """Turning a bound login into another one breaks its proof."""
+    client, server = ScramClient("user", "pencil", binding=BINDING), rfc_server()
+    first = client.first().replace("p=tls-server-end-point", "n")
+    with pytest.raises(AuthenticationError):
+        server.verify(client.respond(server.challenge(first)))
+
+
+def test_bound_messages_of_the_longest_names_fit() -> None:
+    """The longest name, escaped, with the longest hash, stays below what a message may have."""
+    name = "=" * 255
+    users = {name: verifier(b"pw")}
+    client = ScramClient(name, "pw", binding=bytes(64))
+    server = ScramServer(users, b"secret", binding=bytes(64))
+    assert len(client.first()) <= MAX_TEXT
+    final = client.respond(server.challenge(client.first()))
+    assert len(final) <= MAX_TEXT
+    client.check_server(server.verify(final))
+
+
+# --- the end point of TLS -----------------------------------------------------------------------
+
+
+def certificate(key: Any, algorithm: Any, pss: Any = None) -> bytes:
+    """Make a certificate that signs itself, with cryptography; return its DER."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x" * 60)])
+    start = dt.datetime(2020, 1, 1)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    builder = builder.public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(start).not_valid_after(start + dt.timedelta(1))
+    options = {"rsa_padding": pss} if pss else {}
+    return builder.sign(key, algorithm, **options).public_bytes(serialization.Encoding.DER)
+
+
+ELLIPTIC = ec.generate_private_key(ec.SECP256R1())
+RSA = rsa.generate_private_key(65537, 2048)
+ECDSA_SHA256 = certificate(ELLIPTIC, hashes.SHA256())
+RSA_SHA256 = certificate(RSA, hashes.SHA256())
+
+
+def pss(algorithm: Any) -> bytes:
+    """Make a certificate that is signed with RSASSA-PSS."""
+    return certificate(RSA, algorithm, padding.PSS(padding.MGF1(algorithm), 32))
+
+
+END_POINTS = {
+    "ECDSA SHA-224": (certificate(ELLIPTIC, hashes.SHA224()), "sha224"),
+    "ECDSA SHA-256": (ECDSA_SHA256, "sha256"),
+    "ECDSA SHA-384": (certificate(ELLIPTIC, hashes.SHA384()), "sha384"),
+    "ECDSA SHA-512": (certificate(ELLIPTIC, hashes.SHA512()), "sha512"),
+    "RSA SHA-256": (RSA_SHA256, "sha256"),
+    "RSA SHA-384": (certificate(RSA, hashes.SHA384()), "sha384"),
+    "RSA SHA-512": (certificate(RSA, hashes.SHA512()), "sha512"),
+    "PSS SHA-256": (pss(hashes.SHA256()), "sha256"),
+    "PSS SHA-384": (pss(hashes.SHA384()), "sha384"),
+    "PSS SHA-512": (pss(hashes.SHA512()), "sha512"),
+    "Ed25519": (certificate(ed25519.Ed25519PrivateKey.generate(), None), "sha256"),
+    # nobody signs with these any more: the identifiers alone, 1.2.840.113549.1.1.4 and 5
+    "RSA MD5": (RSA_SHA256.replace(b"\xf7\r\x01\x01\x0b", b"\xf7\r\x01\x01\x04"), "sha256"),
+    "RSA SHA-1": (RSA_SHA256.replace(b"\xf7\r\x01\x01\x0b", b"\xf7\r\x01\x01\x05"), "sha256"),
+}
+
+
+@pytest.mark.parametrize("kind", END_POINTS)
+def test_the_end_point_is_hashed_as_the_certificate_was_signed(kind: str) -> None:
+    """RFC 5929, section 4.1, with what cryptography says of the certificate as the judge."""
+    der, name = END_POINTS[kind]
+    found = x509.load_der_x509_certificate(der).signature_hash_algorithm
+    if found is not None and found.name not in ("md5", "sha1"):
+        assert found.name == name
+    assert server_end_point(der) == hashlib.new(name, der).digest()
+
+
+def test_pss_without_a_hash_named_means_the_replaced_one() -> None:
+    """RFC 4055, section 3.1: SHA-1 where nothing is said, which RFC 5929 replaces."""
+    identifier = bytes.fromhex("06092a864886f70d01010a")
+    for parameters in (b"0\x00", b"0\x04\xa2\x02\x05\x00"):
+        algorithm = identifier + parameters
+        der = b"0\x00" + bytes([0x30, len(algorithm)]) + algorithm
+        der = bytes([0x30, len(der)]) + der
+        assert server_end_point(der) == hashlib.sha256(der).digest()
+
+
+@pytest.mark.parametrize("kind", ["ECDSA SHA-384", "PSS SHA-384"])
+def test_every_cut_of_a_certificate_is_refused(kind: str) -> None:
+    """Nothing is read that is not there, and the error is a typed one."""
+    der = END_POINTS[kind][0]
+    for end in range(len(der)):
+        with pytest.raises(AuthenticationError):
+            server_end_point(der[:end])
+    with pytest.raises(AuthenticationError):
+        server_end_point(der + b"x")
+
+
+def test_what_is_longer_than_what_it_is_in_is_refused() -> None:
+    """Although there are bytes enough behind it."""
+    fits, reaches_out = (bytes([6, n, 1, 2, 3]) for n in (3, 5))
+    for name, good in ((fits, True), (reaches_out, False)):
+        der = b"\x30\x00\x30\x05" + name + b"\x03\x02\x00\x00"
+        der = bytes([0x30, len(der)]) + der
+        if good:
+            assert server_end_point(der) == hashlib.sha256(der).digest()
+        else:
+            with pytest.raises(AuthenticationError):
+                server_end_point(der)
+
+
+@quick
+@given(st.binary(max_size=60) | st.binary(max_size=40).map(lambda data: b"0\x80" + data))
+def test_no_bytes_raise_anything_but_authentication_error(data: bytes) -> None:
+    """Lengths of lengths, indefinite lengths, and lengths beyond the end among them."""
+    with contextlib.suppress(AuthenticationError):
+        assert len(server_end_point(data)) == 32
+
+
+@quick
+@given(st.integers(0, len(ECDSA_SHA256) - 1), st.integers(0, 255))
+def test_a_damaged_certificate_is_hashed_or_refused(place: int, byte: int) -> None:
+    """One byte changed anywhere."""
+    with contextlib.suppress(AuthenticationError):
+        server_end_point(ECDSA_SHA256[:place] + bytes([byte]) + ECDSA_SHA256[place + 1 :])
+
+
+# --- SCRAM, whatever comes ------------------------------------------------------------------------
 
 # What AUTH_* messages can carry: any text but lone surrogates. No digits, because a longer
 # iteration count is no error, only slow.
@@ -555,6 +858,9 @@ def full(file: Path) -> Path:
     return file
 
 
+limits = st.none() | st.integers(1, MAX_FILE_SIZE)
+
+
 @quick
 @given(
     st.dictionaries(
@@ -566,6 +872,13 @@ def full(file: Path) -> Path:
             st.binary(min_size=1, max_size=40),
             st.binary(min_size=32, max_size=32),
             st.binary(min_size=32, max_size=32),
+            directory=st.sampled_from(["", "alice", "team/alice", "été"]),
+            max_file_size=limits,
+            quota=limits,
+            limit=limits,
+            allow_ext=st.sampled_from([(), (".pdf",), (".tar.gz", ".été")]),
+            expires=st.none() | st.integers(1, auth.MAX_TIME),
+            disabled=st.booleans(),
         ),
         max_size=4,
     )
@@ -618,6 +931,24 @@ def test_a_file_that_even_its_owner_may_not_write_is_fine(full: Path) -> None:
     assert load_credentials(full) == USERS
 
 
+def test_a_file_of_somebody_else_is_refused(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner could change it, or open it to others, at any time."""
+    if os.geteuid() == 0:
+        os.chown(full, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        load_credentials(full)
+
+
+def test_a_file_of_the_superuser_is_fine(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is root could read and change everything anyway."""
+    facts = os.stat(full)
+    owned = os.stat_result((*facts[:4], 0, *facts[5:10]))
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    auth._check_private(full, owned)
+
+
 def test_a_missing_file_is_refused(file: Path) -> None:
     """FAULTS 25: the error names the file and says why."""
     with pytest.raises(UsageError, match=f"{re.escape(str(file))}: No such file"):
@@ -628,7 +959,7 @@ def test_a_symlink_is_refused(full: Path, tmp_path: Path) -> None:
     """FAULTS 25: a link may be turned to another file by somebody else."""
     link = tmp_path / "link"
     link.symlink_to(full)
-    with pytest.raises(UsageError, match=re.escape(str(link))):
+    with pytest.raises(UsageError, match=f"{re.escape(str(link))}: it is a symbolic link"):
         load_credentials(link)
 
 
@@ -680,6 +1011,107 @@ def test_the_file_has_the_documented_form(file: Path) -> None:
     assert json.loads(file.read_bytes()) == {"version": 1, "users": {"user": ACCOUNT}}
     file.write_bytes(file_with())
     assert load_credentials(file) == USERS
+
+
+def test_what_is_set_stands_in_the_file_too(file: Path) -> None:
+    """The optional keys, and the two of the file itself."""
+    account = replace(
+        USERS["user"], directory="a/b", quota=7, allow_ext=(".a",), expires=9, disabled=True
+    )
+    save_credentials(file, Accounts({"user": account}, token_key=b"t" * 32, salt_key=b"s" * 32))
+    limits = {"directory": "a/b", "quota": 7, "allow_ext": [".a"], "expires": 9, "disabled": True}
+    keys = {"token_key": "dHR0" * 10 + "dHQ=", "salt_key": "c3Nz" * 10 + "c3M="}
+    document = {"version": 1, **keys, "users": {"user": {**ACCOUNT, **limits}}}
+    assert json.loads(file.read_bytes()) == document
+    loaded = load_credentials(file)
+    assert (loaded.token_key, loaded.salt_key) == (b"t" * 32, b"s" * 32)
+    assert loaded["user"] == account
+
+
+def document_with(**changes: object) -> bytes:
+    """Return a credential file that is right, but for the changes beside its users."""
+    return json.dumps({"version": 1, "users": {"user": ACCOUNT}, **changes}).encode()
+
+
+TWICE = json.dumps(ACCOUNT)[:-1] + ', "priority": 1}'
+
+SAID = {
+    "user ann: quota must be a number from 1": file_with("ann", quota=0),
+    "user ann: max_file_size must be a number": file_with("ann", max_file_size="1G"),
+    "user ann: limit must be": file_with("ann", limit=1.5),
+    "user ann: directory must be a relative path": file_with("ann", directory="../bob"),
+    "user ann: allow_ext must be": file_with("ann", allow_ext=["pdf"]),
+    "user ann: expires must be": file_with("ann", expires=-1),
+    "user ann: disabled must be true or false": file_with("ann", disabled=0),
+    "user ann: salt must be 1 to 64 bytes": file_with("ann", salt=""),
+    "user ann: salt must be base64": file_with("ann", salt=1234),
+    "user ann: stored_key must be 32 bytes": file_with("ann", stored_key="AAAA"),
+    "user ann: server_key is missing": file_with("ann", without="server_key"),
+    "user ann: 'qouta' is not known": file_with("ann", qouta=1),
+    "user ann: 'priority' stands there twice": b'{"version": 1, "users": {"ann": %s}}'
+    % TWICE.encode(),
+    "'ann' stands there twice": b'{"version": 1, "users": {"ann": {}, "ann": {}}}',
+    "'users' stands there twice": b'{"version": 1, "users": {}, "users": {}}',
+    "version is missing": b'{"users": {}}',
+    "users is missing": b'{"version": 1}',
+    "'admins' is not known": document_with(admins=[]),
+    "made by another version": document_with(version=2),
+    "token_key must be base64": document_with(token_key=5),
+    "a key does not have 32 bytes": document_with(salt_key="AAAA"),
+}
+
+
+@pytest.mark.parametrize("words", SAID)
+def test_a_malformed_file_is_refused_with_the_user_and_the_reason(file: Path, words: str) -> None:
+    """FAULTS 25: what to look for, and for whom, without the file's secrets."""
+    file.touch(0o600)
+    file.write_bytes(SAID[words])
+    with pytest.raises(UsageError, match=re.escape(f"{file}: {words}")) as caught:
+        load_credentials(file)
+    assert str(ACCOUNT["stored_key"]) not in str(caught.value)
+
+
+GOOD_DIRECTORIES = ["", "alice", "team/alice", "a b", "été", "a.b", "a..b", "x" * 255]
+BAD_DIRECTORIES = ["/", "/x", "..", "../x", "a/..", "a/../b", ".", "./a", ".hidden", "a/.hidden"]
+BAD_DIRECTORIES += [
+    "a//b",
+    "a/",
+    "a\\b",
+    "C:x",
+    "a\x00b",
+    "a\nb",
+    "\u202ea",
+    "-x",
+    " a",
+    "a/ ",
+    "\ud800",
+]
+BAD_DIRECTORIES += ["x" * 256, "é" * 128, "/".join(["x"] * 1000)]
+
+
+@pytest.mark.parametrize("directory", GOOD_DIRECTORIES, ids=short)
+def test_a_directory_below_the_output_is_taken(directory: str) -> None:
+    """Relative, plain, as deep as wanted."""
+    assert replace(USERS["user"], directory=directory).directory == directory
+
+
+@pytest.mark.parametrize("directory", BAD_DIRECTORIES, ids=short)
+def test_a_directory_that_leads_elsewhere_or_hides_is_refused(directory: str) -> None:
+    """FAULTS 8, for what an administrator may type."""
+    with pytest.raises(ValueError, match="directory must be"):
+        replace(USERS["user"], directory=directory)
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [("pdf",), (".PDF",), (".",), ("..a",), (".a.",), (".a b",), (".a/b",), (".a,b",), ("",),
+     [".a"], (".\x1b",), (1,), (".x" * 20,), (".a",) * 65, None, ".a"],
+    ids=short,
+)  # fmt: skip
+def test_extensions_that_no_name_can_end_with_are_refused(extensions: Any) -> None:
+    """A dot and something in lower case, once or more."""
+    with pytest.raises(ValueError, match="allow_ext must be"):
+        replace(USERS["user"], allow_ext=extensions)
 
 
 MALFORMED_FILES = {
@@ -795,6 +1227,19 @@ def test_saving_leaves_nothing_but_the_file(full: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [full]
 
 
+def test_what_was_saved_survives_a_power_cut(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the content, then the name: the directory is flushed once the new file is in it."""
+    flushed: list[tuple[bool, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        flushed.append((folder, b"alice" in full.read_bytes()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save_credentials(full, {"alice": USERS["user"]})
+    assert flushed == [(False, False), (True, True)]
+
+
 def test_saving_where_no_file_can_stand_leaves_nothing(tmp_path: Path) -> None:
     """The target is a directory: an error in one line, and no temporary file."""
     target = tmp_path / "target"
@@ -825,6 +1270,786 @@ def test_a_symlink_is_replaced_and_not_written_through(full: Path, tmp_path: Pat
     assert load_credentials(full) == USERS
 
 
+def test_of_two_changes_at_once_one_waits_for_the_other(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was changed while it waited is still there afterwards."""
+    real, waiting = fcntl.flock, threading.Event()
+
+    def flock(descriptor: int, how: int) -> None:
+        waiting.set()
+        real(descriptor, how)
+
+    with auth._locked(full):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        change = ["add", "user", "--keep-password", "--quota", "5K", "--credentials", str(full)]
+        other = threading.Thread(target=auth.main, args=(change,))
+        other.start()
+        assert waiting.wait(PATIENCE)
+        save_credentials(full, {**USERS, "alice": USERS["user"]})
+    other.join(PATIENCE)
+    assert not other.is_alive()
+    loaded = load_credentials(full)
+    assert loaded["user"].quota == 5 * 1024
+    assert "alice" in loaded
+
+
+def test_processes_that_add_at_the_same_time_lose_no_user(file: Path) -> None:
+    """Real processes, a new file, one user each."""
+    variables = {**environment(), PASSWORD_VARIABLE: "pw"}
+    command = [sys.executable, str(auth.__file__), "add", "--credentials", str(file)]
+    crowd = [subprocess.Popen([*command, f"user{i}"], env=variables) for i in range(3)]
+    assert [one.wait(PATIENCE) for one in crowd] == [0] * 3
+    assert sorted(load_credentials(file)) == [f"user{i}" for i in range(3)]
+
+
+def test_the_lock_is_for_its_owner_only_and_never_a_link(full: Path, tmp_path: Path) -> None:
+    """Nobody else can hold us up, or have us make a file elsewhere."""
+    with auth._locked(full):
+        lock = tmp_path / ".credentials.json.lock"
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    lock.unlink()
+    lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="symbolic link"), auth._locked(full):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# --- the credential file, as a running server sees it -------------------------------------------
+
+
+def test_a_store_is_a_mapping_that_a_login_can_use(full: Path) -> None:
+    """The server passes it where it passed the dictionary."""
+    store = CredentialStore(full)
+    assert (list(store), len(store), store["user"]) == (["user"], 1, USERS["user"])
+    assert "ghost" not in store
+    assert log_in(rfc_client(), ScramServer(store, b"secret")) == "user"
+
+
+def test_a_store_sees_what_was_changed(full: Path) -> None:
+    """Added, changed, removed: without a restart."""
+    store = CredentialStore(full)
+    save_credentials(full, {**USERS, "alice": USERS["user"]})
+    assert sorted(store) == ["alice", "user"]
+    save_credentials(full, {"user": replace(USERS["user"], disabled=True)})
+    assert store.current()["user"].disabled
+    assert list(store) == ["user"]
+
+
+def test_a_store_reads_a_file_that_has_not_changed_once(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login costs a stat call."""
+    store = CredentialStore(full)
+    monkeypatch.setattr(auth, "load_credentials", lambda _: pytest.fail("read again"))
+    assert store.current() is store.current()
+
+
+def test_a_store_does_not_start_with_a_bad_file(file: Path) -> None:
+    """FAULTS 25: the server does not start, and says why."""
+    with pytest.raises(UsageError, match="No such file"):
+        CredentialStore(file)
+
+
+def spoil(file: Path) -> None:
+    """Write what is no credential file."""
+    file.write_bytes(b"s3cret")
+
+
+SPOILT: dict[str, Callable[[Path], Any]] = {
+    "damaged": spoil,
+    "gone": Path.unlink,
+    "open to others": lambda file: file.chmod(0o644),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_store_keeps_what_it_had_when_the_file_goes_bad(full: Path, how: str) -> None:
+    """One warning, however many logins there are; then the repaired file counts again."""
+    warnings: list[str] = []
+    store = CredentialStore(full, warnings.append)
+    SPOILT[how](full)
+    assert [dict(store.current()) for _ in range(3)] == [USERS] * 3
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"credential file {full}: ")
+    assert "s3cret" not in warnings[0]
+    save_credentials(full, {"alice": USERS["user"]})
+    assert list(store) == ["alice"]
+    assert len(warnings) == 1
+
+
+def test_a_file_that_could_not_be_read_is_tried_again_although_it_has_not_changed(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trouble may have been ours; the warning still comes once, and again after a success."""
+    warnings: list[str] = []
+    store = CredentialStore(full, warnings.append)
+
+    def no_descriptor(_: Path) -> Accounts:
+        raise UsageError("Too many open files")
+
+    for round_ in (1, 2):
+        save_credentials(full, {f"user{round_}": USERS["user"]})
+        monkeypatch.setattr(auth, "READ_AGAIN_AFTER", 0.0)
+        monkeypatch.setattr(auth, "load_credentials", no_descriptor)
+        before = list(store)
+        assert list(store) == before != [f"user{round_}"]
+        assert len(warnings) == round_
+        monkeypatch.setattr(auth, "load_credentials", load_credentials)
+        assert list(store) == [f"user{round_}"]
+
+
+def test_a_bad_file_is_not_read_for_each_login(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a large one, and anybody can try to log in."""
+    store = CredentialStore(full)
+    spoil(full)
+    assert list(store) == ["user"]
+    monkeypatch.setattr(auth, "load_credentials", lambda _: pytest.fail("read again"))
+    assert list(store) == ["user"]
+
+
+def test_a_slow_reader_of_an_old_file_does_not_undo_a_newer_one(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one thread reads, others are answered; what it has read in the end is out of date."""
+    store, real = CredentialStore(full), load_credentials
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> Accounts:
+        accounts = real(path)
+        reading.set()
+        assert go_on.wait(PATIENCE)
+        return accounts
+
+    save_credentials(full, {"old": USERS["user"]})
+    monkeypatch.setattr(auth, "load_credentials", slow)
+    reader = threading.Thread(target=store.current)
+    reader.start()
+    assert reading.wait(PATIENCE)
+    assert list(store) == ["user"]
+    monkeypatch.setattr(auth, "load_credentials", real)
+    save_credentials(full, {"new": USERS["user"]})
+    assert list(store) == ["new"]
+    go_on.set()
+    reader.join(PATIENCE)
+    assert list(store) == ["new"]
+
+
+def test_what_a_store_gave_does_not_change_under_ones_feet(full: Path) -> None:
+    """A login works with one version from beginning to end."""
+    store = CredentialStore(full)
+    before = store.current()
+    save_credentials(full, {})
+    assert list(store) == []
+    assert list(before) == ["user"]
+
+
+# --- tokens -------------------------------------------------------------------------------------
+
+TOKEN_KEY = bytes(range(32))
+NOW = 1_700_000_000
+HOLDERS = Accounts(
+    {
+        "ann": verifier(b"pw"),
+        "off": replace(verifier(b"pw"), disabled=True),
+        "late": replace(verifier(b"pw"), expires=NOW),
+    },
+    token_key=TOKEN_KEY,
+)
+CLAIMS = {"sub": "ann", "iat": NOW, "exp": NOW + 60, "jti": "1"}
+HEADER = {"alg": "HS256", "typ": "JWT"}
+
+
+def b64(data: bytes) -> str:
+    """Encode as RFC 7515 does."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def forged(
+    header: object = HEADER,
+    claims: object = CLAIMS,
+    key: bytes | None = None,
+    digest: str = "sha256",
+) -> str:
+    """Make a token by hand, with the right key unless another is given. ``bytes`` are not JSON."""
+    user = claims["sub"] if isinstance(claims, dict) and "sub" in claims else "ann"
+    owner = HOLDERS.get(user) if isinstance(user, str) else None
+    key = signing_key(TOKEN_KEY, owner or HOLDERS["ann"]) if key is None else key
+    parts = [p if isinstance(p, bytes) else json.dumps(p).encode() for p in (header, claims)]
+    signed = ".".join(map(b64, parts))
+    return f"{signed}.{b64(hmac.new(key, signed.encode(), digest).digest())}"
+
+
+def claims_with(without: str = "", **changes: object) -> dict[str, object]:
+    """Return claims that are right, but for the changes."""
+    return {key: value for key, value in {**CLAIMS, **changes}.items() if key != without}
+
+
+def test_a_token_lets_its_user_in() -> None:
+    """With the account and its limits."""
+    token = make_token(HOLDERS, "ann", 60, NOW)
+    assert verify_token(token, HOLDERS, NOW) == ("ann", HOLDERS["ann"])
+
+
+def test_a_token_is_one_for_pyjwt() -> None:
+    """RFC 7519, as somebody else reads it."""
+    token = make_token(HOLDERS, "ann", 60)
+    claims = jwt.decode(
+        token,
+        signing_key(TOKEN_KEY, HOLDERS["ann"]),
+        algorithms=["HS256"],
+        options={"require": ["sub", "iat", "exp", "jti"]},
+    )
+    assert claims["sub"] == "ann"
+    assert claims["exp"] - claims["iat"] == 60
+    assert jwt.get_unverified_header(token) == HEADER
+
+
+def test_a_token_that_pyjwt_has_made_lets_its_user_in() -> None:
+    """RFC 7519, as somebody else writes it, with and without the optional parts."""
+    key = signing_key(TOKEN_KEY, HOLDERS["ann"])
+    for claims in (CLAIMS, claims_with(nbf=NOW)):
+        token = jwt.encode(claims, key, algorithm="HS256")
+        assert verify_token(token, HOLDERS, NOW).user == "ann"
+
+
+def test_the_token_of_the_standard_is_computed_alike() -> None:
+    """RFC 7515, appendix A.1: HS256 over the very bytes."""
+    key = base64.urlsafe_b64decode(
+        "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow=="
+    )
+    header = b'{"typ":"JWT",\r\n "alg":"HS256"}'
+    claims = b'{"iss":"joe",\r\n "exp":1300819380,\r\n "http://example.com/is_root":true}'
+    signature = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+    assert forged(header, claims, key).endswith(f".{signature}")
+    assert auth._base64url(auth._hmac(key, f"{b64(header)}.{b64(claims)}".encode())) == signature
+
+
+def test_each_token_has_a_number_of_its_own() -> None:
+    """Two made in one second differ."""
+    assert make_token(HOLDERS, "ann", 60, NOW) != make_token(HOLDERS, "ann", 60, NOW)
+
+
+def test_a_token_made_by_hand_as_the_others_are_is_right() -> None:
+    """What the cases below change is right without the change."""
+    assert verify_token(forged(), HOLDERS, NOW).user == "ann"
+    assert verify_token(forged({"alg": "HS256"}), HOLDERS, NOW).user == "ann"
+
+
+GOOD = forged()
+SIGNED = GOOD.rpartition(".")[0]
+ALIKE = b64(b"\x00").replace("AA", "AB")  # decodes to the same byte
+BAD_TOKENS = {
+    "empty": "",
+    "dots": "..",
+    "one part": "x",
+    "four parts": GOOD + ".x",
+    "unsigned": SIGNED + ".",
+    "alg none": forged({"alg": "none", "typ": "JWT"}),
+    "alg none, unsigned": forged({"alg": "none"}).rpartition(".")[0] + ".",
+    "alg None": forged({"alg": None}),
+    "alg in small letters": forged({"alg": "hs256"}),
+    "alg HS512": forged({"alg": "HS512"}, digest="sha512"),
+    "alg RS256": forged({"alg": "RS256"}),
+    "alg list": forged({"alg": ["HS256"]}),
+    "no alg": forged({"typ": "JWT"}),
+    "signed with SHA-512": forged(digest="sha512"),
+    "other type": forged({**HEADER, "typ": "JWE"}),
+    "critical header": forged({**HEADER, "crit": ["exp"]}),
+    "key in the header": forged({**HEADER, "jwk": {"kty": "oct", "k": b64(b"k")}, "kid": "../x"}),
+    "header list": forged([]),
+    "header twice": forged(b'{"alg":"none","alg":"HS256"}'),
+    "other key": forged(key=bytes(32)),
+    "the file's key": forged(key=TOKEN_KEY),
+    "no key": forged(key=b""),
+    "stored key": forged(key=HOLDERS["ann"].stored_key),
+    "key of nobody": forged(claims=claims_with(sub="ghost"), key=signing_key(TOKEN_KEY, None)),
+    "cut": GOOD[:-1],
+    "something behind": GOOD + "A",
+    "line behind": GOOD + "\n",
+    "padding": GOOD + "=",
+    "space before": " " + GOOD,
+    "other alphabet": GOOD.replace(
+        GOOD[-43:], GOOD[-43:].replace("-", "+").replace("_", "/") + "+"
+    ),
+    "not canonical": GOOD[:-1] + chr(ord(GOOD[-1]) + 1),
+    "not ASCII": GOOD + "é",
+    "half a character": GOOD + "\ud800",
+    "unknown user": forged(claims=claims_with(sub="ghost")),
+    "disabled user": forged(claims=claims_with(sub="off")),
+    "expired user": forged(claims=claims_with(sub="late")),
+    "user of another key": forged(
+        claims=claims_with(sub="off"), key=signing_key(TOKEN_KEY, HOLDERS["ann"])
+    ),
+    "expired": forged(claims=claims_with(iat=NOW - 60, exp=NOW)),
+    "issued in the future": forged(claims=claims_with(iat=NOW + 61, exp=NOW + 99)),
+    "not yet": forged(claims=claims_with(nbf=NOW + 61, exp=NOW + 99)),
+    "ends before it starts": forged(claims=claims_with(iat=NOW + 30, exp=NOW + 30)),
+    "year 10000": forged(claims=claims_with(exp=auth.MAX_TIME + 1)),
+    "negative": forged(claims=claims_with(iat=-1)),
+    "exp text": forged(claims=claims_with(exp=str(NOW + 60))),
+    "exp fraction": forged(claims=claims_with(exp=NOW + 60.5)),
+    "exp true": forged(claims=claims_with(exp=True)),
+    "exp null": forged(claims=claims_with(exp=None)),
+    "exp infinite": forged(claims=json.dumps(claims_with(exp=float("inf"))).encode()),
+    "iat text": forged(claims=claims_with(iat="now")),
+    "nbf null": forged(claims=claims_with(nbf=None)),
+    "sub number": forged(claims=claims_with(sub=1)),
+    "sub list": forged(claims=claims_with(sub=["ann"])),
+    "sub empty": forged(claims=claims_with(sub="")),
+    "sub half a character": forged(claims=claims_with(sub="\ud800")),
+    "jti number": forged(claims=claims_with(jti=1)),
+    "jti empty": forged(claims=claims_with(jti="")),
+    "for another service": forged(claims=claims_with(aud="other")),
+    "claim twice": forged(claims=json.dumps(CLAIMS).replace("{", '{"sub":"bob",').encode()),
+    "claims list": forged(claims=[]),
+    "claims text": forged(claims="x"),
+    "claims behind": forged(claims=json.dumps(CLAIMS).encode() + b"{}"),
+    "claims not UTF-8": forged(claims=b'{"sub":"\xff"}'),
+    "claims in UTF-16": forged(claims=json.dumps(CLAIMS).encode("utf-16")),
+    "claims nested": forged(claims=b"[" * 600),
+    "long number": forged(claims=b'{"exp":' + b"9" * 600 + b"}"),
+    "10 MB": "x" * 10_000_000,
+    **{f"no {claim}": forged(claims=claims_with(claim)) for claim in CLAIMS},
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TOKENS)
+def test_a_token_that_is_not_valid_is_refused_in_the_same_words(kind: str) -> None:
+    """FAULTS 24: the peer learns nothing but that."""
+    with pytest.raises(AuthenticationError) as caught:
+        verify_token(BAD_TOKENS[kind], HOLDERS, NOW)
+    assert str(caught.value) == "the token is not valid"
+    assert caught.value.__suppress_context__
+
+
+@quick
+@given(st.data())
+def test_no_token_but_the_right_one_is_accepted(data: st.DataObject) -> None:
+    """A stretch of it replaced by anything."""
+    start = data.draw(st.integers(0, len(GOOD)))
+    end = data.draw(st.integers(start, min(start + 5, len(GOOD))))
+    token = GOOD[:start] + data.draw(wire_text)[:5] + GOOD[end:]
+    assume(token != GOOD)
+    with pytest.raises(AuthenticationError):
+        verify_token(token, HOLDERS, NOW)
+
+
+def test_a_clock_that_is_a_little_ahead_is_forgiven() -> None:
+    """A token that was made a minute in the future works; one that has ended does not."""
+    token = forged(claims=claims_with(nbf=NOW + 60, iat=NOW + 60, exp=NOW + 61))
+    assert verify_token(token, HOLDERS, NOW).user == "ann"
+    assert verify_token(GOOD, HOLDERS, NOW + 59.9).user == "ann"
+    with pytest.raises(AuthenticationError):
+        verify_token(GOOD, HOLDERS, NOW + 60)
+
+
+def test_a_renewed_key_ends_all_tokens() -> None:
+    """And nothing else does when the key is asked for again."""
+    renewed = HOLDERS.with_token_key(renew=True)
+    assert renewed.token_key != TOKEN_KEY
+    with pytest.raises(AuthenticationError):
+        verify_token(GOOD, renewed, NOW)
+    assert HOLDERS.with_token_key(renew=False) is HOLDERS
+
+
+def test_a_new_password_ends_the_users_tokens() -> None:
+    """So a name that was given to somebody else does not come with the old owner's tokens."""
+    renamed = HOLDERS.with_users({"ann": verifier(b"other")})
+    with pytest.raises(AuthenticationError):
+        verify_token(GOOD, renamed, NOW)
+
+
+def test_without_a_key_no_token_is_made_or_accepted() -> None:
+    """An empty key is none: everybody knows it."""
+    accounts = Accounts({"ann": HOLDERS["ann"]})
+    with pytest.raises(UsageError, match="no key"):
+        make_token(accounts, "ann", 60)
+    token = forged(key=signing_key(b"", HOLDERS["ann"]))
+    with pytest.raises(AuthenticationError):
+        verify_token(token, accounts, NOW)
+
+
+@pytest.mark.parametrize(("user", "why"), [("ghost", "no user"), ("off", "is disabled")])
+def test_no_token_is_made_for_who_could_not_use_it(user: str, why: str) -> None:
+    """The error is for the administrator, and may say so."""
+    with pytest.raises(UsageError, match=why):
+        make_token(HOLDERS, user, 60, NOW)
+
+
+def test_a_name_too_long_for_a_token_is_refused_when_it_is_made() -> None:
+    """A token must fit a message; every name of a sane length does."""
+    accounts = Accounts({"語" * n: verifier(b"pw") for n in (150, 255)}, token_key=TOKEN_KEY)
+    assert len(make_token(accounts, "語" * 150, 60, NOW)) <= MAX_TOKEN
+    with pytest.raises(UsageError, match="too long"):
+        make_token(accounts, "語" * 255, 60, NOW)
+
+
+def test_a_store_ends_tokens_without_a_restart(full: Path) -> None:
+    """The server passes its store."""
+    accounts = Accounts({"ann": HOLDERS["ann"]}, token_key=TOKEN_KEY)
+    save_credentials(full, accounts)
+    store = CredentialStore(full)
+    assert verify_token(GOOD, store, NOW).user == "ann"
+    save_credentials(full, accounts.with_token_key(renew=True))
+    with pytest.raises(AuthenticationError):
+        verify_token(GOOD, store, NOW)
+
+
+@pytest.mark.parametrize(
+    "content", [GOOD, GOOD + "\n", GOOD + "\r\n", f" {GOOD} \nmore"], ids=short
+)
+def test_a_token_is_the_first_line_of_its_file(tmp_path: Path, content: str) -> None:
+    """Without what editors and shells add."""
+    path = tmp_path / "token"
+    path.write_bytes(content.encode())
+    assert read_token(path) == GOOD
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n" + GOOD.encode(), b"a.b", b"a.b.c.d", b"a..c", b"\xff.b.c", b"a.b.c d", b"x" * 10**6,
+     b"a.b." + b"c" * MAX_TOKEN],
+    ids=short,
+)  # fmt: skip
+def test_a_file_without_a_token_is_an_error_that_does_not_quote_it(
+    tmp_path: Path, content: bytes
+) -> None:
+    """It may be a password, or a key."""
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"^token file {re.escape(str(path))}: ") as caught:
+        read_token(path)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_token_file_without_end_is_not_read_to_its_end() -> None:
+    """``/dev/zero`` has none."""
+    with pytest.raises(UsageError, match="no token"):
+        read_token(Path("/dev/zero"))
+
+
+def test_a_missing_token_file_is_named(tmp_path: Path) -> None:
+    """With the reason."""
+    with pytest.raises(UsageError, match="missing: No such file"):
+        read_token(tmp_path / "missing")
+
+
+# --- guessing -----------------------------------------------------------------------------------
+
+
+class Guesser:
+    """Tries to log in, at times that the test sets."""
+
+    def __init__(self, capacity: int = 1000) -> None:
+        self.now = 0.0
+        self.delay = LoginDelay(lambda: self.now, capacity)
+
+    def __call__(self, times: int, user: str = "ann", address: str = "192.0.2.1") -> list[float]:
+        """Fail ``times`` times; return the delays."""
+        return [self.delay.attempt(user, address) for _ in range(times)]
+
+
+def test_the_delay_grows_with_each_failure() -> None:
+    """FAULTS 23: two slips are free, then it doubles to its limit and stays there."""
+    assert Guesser()(10) == [0, 0, 0.5, 1, 2, 4, 8, 15, 15, 15]
+
+
+def test_the_longest_delay_fits_into_the_time_for_a_login() -> None:
+    """Or the right password would come too late behind wrong ones."""
+    assert auth.LONGEST_DELAY < LOGIN_TIMEOUT
+
+
+def test_the_delay_is_forgotten_after_a_while() -> None:
+    """Counted from the last attempt, not the first."""
+    guess = Guesser()
+    for _ in range(5):
+        guess(1)
+        guess.now += auth.FORGET_AFTER - 1
+    assert guess(1) == [4]
+    guess.now += auth.FORGET_AFTER
+    assert guess(3) == [0, 0, 0.5]
+
+
+def test_success_starts_this_user_at_this_address_anew() -> None:
+    """The attempt itself is not held against anybody."""
+    guess = Guesser()
+    assert guess(4)[-1] > 0
+    guess.delay.succeeded("ann", "192.0.2.1")
+    assert guess(2) == [0, 0]
+
+
+def test_success_of_one_user_does_not_help_to_guess_another_from_the_same_address() -> None:
+    """Who has an account cannot use it to wash his address clean."""
+    guess = Guesser()
+    for number in range(30):
+        guess(1, f"victim{number}")
+        guess(1, "own")
+        guess.delay.succeeded("own", "192.0.2.1")
+    assert guess(1, "victim") == [auth.LONGEST_DELAY]
+
+
+def test_thousands_of_good_logins_cost_nothing() -> None:
+    """A script that sends a file each minute is no guesser."""
+    guess = Guesser()
+    for _ in range(2000):
+        assert guess(1) == [0]
+        guess.delay.succeeded("ann", "192.0.2.1")
+
+
+def test_many_users_from_one_address_are_slow_as_well() -> None:
+    """One password tried on every user; a few people behind one address are not."""
+    guess = Guesser()
+    delays = [guess(1, f"user{i}")[0] for i in range(30)]
+    assert delays[: auth.FREE_ADDRESS] == [0] * auth.FREE_ADDRESS
+    assert delays[-1] == auth.LONGEST_DELAY
+
+
+def test_the_right_user_elsewhere_still_gets_in() -> None:
+    """FAULTS 23: 5,000 failures from 250 addresses cost the owner of the account 2 s."""
+    guess = Guesser()
+    for number in range(250):
+        guess(20, "ann", f"198.51.100.{number}")
+    assert guess(1, "ann", "192.0.2.1") == [auth.LONGEST_ACCOUNT_DELAY]
+    assert guess(1, "bob", "192.0.2.1") == [0]
+    guess.delay.succeeded("ann", "192.0.2.1")  # which does not make guessing elsewhere any faster
+    assert guess(1, "ann", "192.0.2.2") == [auth.LONGEST_ACCOUNT_DELAY]
+
+
+def test_an_address_of_many_is_one_person() -> None:
+    """Who has IPv6 has 2**64 addresses; an IPv4 address written as IPv6 is still one."""
+    guess = Guesser()
+    assert [guess(1, address=f"2001:db8:0:1::{i}")[0] for i in range(4)][-1] == 1
+    assert guess(1, "bob", "2001:db8:0:2::1") == [0]
+    assert guess(3, "eve", "::ffff:192.0.2.7")[-1] == 0.5
+    assert guess(1, "eve", "192.0.2.7") == [1]
+    assert guess(1, "dan", "::ffff:192.0.2.8") == [0]
+    assert guess(3, "zoe", "fe80::1%eth0")[-1] == 0.5
+    assert guess(3, "kim", "not an address")[-1] == 0.5
+
+
+def test_memory_is_bounded_and_the_busiest_are_remembered() -> None:
+    """A flood of names drops what nobody has touched for longest."""
+    guess = Guesser(capacity=10)
+    for number in range(1000):
+        guess(1, f"user{number}")
+        guess(1, "ann", "192.0.2.2")
+    tables = (guess.delay._pairs, guess.delay._addresses, guess.delay._users)
+    assert max(len(table._entries) for table in tables) == 10
+    assert guess(1, "ann", "192.0.2.2") == [auth.LONGEST_DELAY]
+    assert guess(3, "late", "192.0.2.3")[-1] == 0.5
+
+
+def test_counting_by_many_threads_loses_nothing() -> None:
+    """Eight threads, one account."""
+    delay = LoginDelay(lambda: 0.0)
+
+    def fail() -> None:
+        for _ in range(500):
+            delay.attempt("ann", "192.0.2.1")
+
+    crowd = [threading.Thread(target=fail) for _ in range(8)]
+    for one in crowd:
+        one.start()
+    for one in crowd:
+        one.join(PATIENCE)
+    assert delay._users._entries["ann"][0] == 4000
+
+
+# --- TLS ----------------------------------------------------------------------------------------
+
+
+class Identities:
+    """An authority and what it has signed, as files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+        self.ca = folder / "ca.pem"
+        self._authority.cert_pem.write_to_path(str(self.ca))
+
+    def issue(self, name: str = "localhost", **options: Any) -> tuple[Path, Path]:
+        """Return certificate and key of a server."""
+        cert, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        signed = self._authority.issue_cert(name, key_type=trustme.KeyType.ECDSA, **options)
+        cert.write_bytes(b"".join(part.bytes() for part in signed.cert_chain_pems))
+        signed.private_key_pem.write_to_path(str(key))
+        return cert, key
+
+
+@pytest.fixture(scope="session")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
+    """Return one authority for all tests."""
+    return Identities(tmp_path_factory.mktemp("tls"))
+
+
+def shake_hands(
+    server: ssl.SSLContext, client: ssl.SSLContext, name: str = "localhost"
+) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """Let the two agree in memory. Raises what one of them raises."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        client.wrap_bio(down, up, server_hostname=name),
+        server.wrap_bio(up, down, server_side=True),
+    )
+    for _ in range(5):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    return ends[1], ends[0]
+
+
+def test_client_and_server_agree_on_tls_1_3(identities: Identities) -> None:
+    """No compression, and the name and the chain were checked."""
+    context = client_tls(identities.ca)
+    assert context.check_hostname
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    server, client = shake_hands(server_tls(*identities.issue()), context)
+    assert server.version() == client.version() == "TLSv1.3"
+    assert client.compression() is None
+
+
+def test_both_ends_know_the_same_end_point(identities: Identities) -> None:
+    """What the server computes from its file is what the client computes from the connection."""
+    cert, key = identities.issue()
+    _, client = shake_hands(server_tls(cert, key), client_tls(identities.ca))
+    der = client.getpeercert(binary_form=True)
+    assert der is not None
+    assert server_end_point(der) == certificate_binding(cert) == hashlib.sha256(der).digest()
+
+
+def test_old_tls_is_refused_on_both_sides(identities: Identities) -> None:
+    """FAULTS 27: whoever offers at most TLS 1.2."""
+    for side in ("server", "client"):
+        contexts = {"server": server_tls(*identities.issue()), "client": client_tls(identities.ca)}
+        contexts[side].minimum_version = ssl.TLSVersion.TLSv1_2
+        contexts[side].maximum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises(ssl.SSLError):
+            shake_hands(contexts["server"], contexts["client"])
+
+
+def test_where_there_is_no_tls_1_3_it_is_1_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.7 with an old OpenSSL."""
+    monkeypatch.setattr(ssl, "HAS_TLSv1_3", False)
+    assert client_tls().minimum_version is ssl.TLSVersion.TLSv1_2
+    assert client_tls().options & ssl.OP_NO_RENEGOTIATION
+
+
+def test_an_openssl_that_knows_no_minimum_is_told_what_not_to_do() -> None:
+    """Older still: a context with nothing but options."""
+    context: Any = SimpleNamespace(options=0)
+    auth._hardened(context)
+    assert context.options & ssl.OP_NO_TLSv1_1
+
+
+@pytest.mark.parametrize("name", ["localhost.example", "127.0.0.1"])
+def test_a_certificate_of_another_host_is_refused(identities: Identities, name: str) -> None:
+    """FAULTS 27."""
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(server_tls(*identities.issue()), client_tls(identities.ca), name)
+
+
+def test_a_certificate_for_an_address_is_good_for_the_address(identities: Identities) -> None:
+    """Servers without a name."""
+    server = server_tls(*identities.issue("127.0.0.1"))
+    shake_hands(server, client_tls(identities.ca), "127.0.0.1")
+
+
+def test_an_expired_certificate_is_refused(identities: Identities) -> None:
+    """FAULTS 27."""
+    old = dt.datetime(2020, 1, 1)
+    server = server_tls(*identities.issue("localhost", not_after=old))
+    with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+        shake_hands(server, client_tls(identities.ca))
+
+
+def test_a_given_authority_replaces_those_of_the_system(
+    identities: Identities, tmp_path: Path
+) -> None:
+    """Who says whom to trust trusts nobody else; and without saying so, ours is not trusted."""
+    assert len(client_tls(identities.ca).get_ca_certs()) == 1
+    server = server_tls(*identities.issue())
+    for context in (client_tls(), client_tls(Identities(tmp_path).ca)):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            shake_hands(server, context)
+
+
+def test_missing_tls_files_are_named(identities: Identities, tmp_path: Path) -> None:
+    """Which one, and why."""
+    cert, key = identities.issue()
+    missing = tmp_path / "missing"
+    with pytest.raises(UsageError, match=f"^TLS certificate {missing}: No such file"):
+        server_tls(missing, key)
+    with pytest.raises(UsageError, match=f"^TLS key {missing}: No such file"):
+        server_tls(cert, missing)
+    with pytest.raises(UsageError, match=f"^CA file {missing}: No such file"):
+        client_tls(missing)
+    with pytest.raises(UsageError, match="Is a directory"):
+        server_tls(tmp_path, key)
+
+
+def test_a_key_of_another_certificate_is_refused(identities: Identities) -> None:
+    """FAULTS 27: said as that."""
+    with pytest.raises(UsageError, match=r"do not belong together$"):
+        server_tls(identities.issue("localhost")[0], identities.issue("other")[1])
+
+
+def test_a_key_of_another_kind_is_refused(identities: Identities, tmp_path: Path) -> None:
+    """RSA key, ECDSA certificate."""
+    key = write_key(tmp_path, serialization.NoEncryption())
+    with pytest.raises(UsageError, match=r"do not belong together$"):
+        server_tls(identities.issue()[0], key)
+
+
+def write_key(folder: Path, encryption: serialization.KeySerializationEncryption) -> Path:
+    """Write an RSA key as OpenSSL's old form has it."""
+    path = folder / "key.pem"
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    path.write_bytes(RSA.private_bytes(serialization.Encoding.PEM, form, encryption))
+    return path
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked(
+    identities: Identities, tmp_path: Path
+) -> None:
+    """A server that waits for a password at a terminal that is not there never starts."""
+    key = write_key(tmp_path, serialization.BestAvailableEncryption(b"s3cret"))
+    with pytest.raises(UsageError, match=f"^TLS key {key}: it is encrypted"):
+        server_tls(identities.issue()[0], key)
+
+
+PEM = "-----BEGIN {0}-----\n{1}\n-----END {0}-----\n"
+NOT_PEM = ["", "garbage", "-----BEGIN CERTIFICATE-----", "\x00" * 100]
+DAMAGED_PEM = [PEM.format("CERTIFICATE", body) for body in ("", "AAAA", "!!!!", "MIIB")]
+
+
+@pytest.mark.parametrize("content", NOT_PEM + DAMAGED_PEM, ids=short)
+def test_what_is_no_certificate_is_refused_in_one_line(
+    identities: Identities, tmp_path: Path, content: str
+) -> None:
+    """As a certificate, as a key, as an authority, and for the end point."""
+    path, (cert, key) = tmp_path / "bad.pem", identities.issue()
+    path.write_text(content)
+    attempts: list[Callable[[], object]] = [
+        lambda: server_tls(path, key),
+        lambda: server_tls(cert, path),
+        lambda: client_tls(path),
+        lambda: certificate_binding(path),
+    ]
+    for attempt in attempts:
+        with pytest.raises(UsageError, match=re.escape(str(path))) as caught:
+            attempt()
+        assert str(caught.value).isprintable()
+
+
+def test_a_damaged_key_is_refused(identities: Identities, tmp_path: Path) -> None:
+    """The right headers around nonsense."""
+    path = tmp_path / "bad.key"
+    path.write_text(PEM.format("PRIVATE KEY", "AAAA"))
+    with pytest.raises(UsageError, match=re.escape(str(path))):
+        server_tls(identities.issue()[0], path)
+
+
 # --- secrets stay secret ------------------------------------------------------------------------
 
 
@@ -841,6 +2066,13 @@ def test_a_login_does_not_show_what_it_knows() -> None:
     client, server = rfc_client("s3cret"), ScramServer(USERS, b"s3cret")
     client.respond(server.challenge(CLIENT_FIRST))
     assert "s3cret" not in repr(client) + repr(server)
+
+
+def test_accounts_and_stores_do_not_show_their_keys(full: Path) -> None:
+    """The key that signs tokens is the worst of them."""
+    save_credentials(full, Accounts(USERS, token_key=b"s3cret" * 5 + b"xx"))
+    shown = repr(load_credentials(full)) + repr(CredentialStore(full))
+    assert "s3cret" not in shown
 
 
 def test_the_demo_accounts_are_verifiers_too() -> None:
@@ -1116,12 +2348,194 @@ def test_removing_an_unknown_user_fails_in_one_line(cli: Cli, full: Path) -> Non
 def test_list_shows_names_and_priorities_in_order(cli: Cli, file: Path) -> None:
     """One line for each user, and nothing of a key."""
     one = USERS["user"]
-    save_credentials(file, {"zoe": one, "bob": Credential(-5, 4096, SALT, *[bytes(32)] * 2)})
+    save_credentials(file, {"zoe": one, "bob": replace(one, priority=-5)})
     assert cli("list") == 0
     assert cli.out == "bob\tpriority -5\nzoe\tpriority 0\n"
 
 
-@pytest.mark.parametrize("command", [("list",), ("remove", "alice")])
+LIMITS = ["--directory", "team/alice/", "--max-file-size", "2G", "--quota", "10G", "--limit", "5M"]
+LIMITS += ["--allow-ext", "PDF,.tar.gz", "--expires", "30d", "--disabled", "--priority", "2"]
+
+
+def test_add_sets_every_limit(cli: Cli, file: Path) -> None:
+    """Sizes in 1024s, extensions in lower case, expiry as an instant."""
+    before = int(time.time())
+    assert cli("add", "alice", *LIMITS) == 0
+    account = load_credentials(file)["alice"]
+    assert account.expires is not None
+    assert 0 <= account.expires - before - 30 * 86400 <= PATIENCE
+    assert (account.priority, account.directory) == (2, "team/alice")
+    assert (account.max_file_size, account.quota, account.limit) == (2 << 30, 10 << 30, 5 << 20)
+    assert (account.allow_ext, account.disabled) == ((".pdf", ".tar.gz"), True)
+
+
+def test_list_shows_every_limit(cli: Cli, full: Path) -> None:
+    """Expiry in UTC, and whether it has come."""
+    limits = replace(
+        USERS["user"], directory="d", max_file_size=2 << 30, quota=10 << 30, limit=5 << 20,
+        allow_ext=(".pdf", ".txt"), expires=1, disabled=True
+    )  # fmt: skip
+    save_credentials(full, {"a": limits, "b": replace(USERS["user"], expires=auth.MAX_TIME)})
+    assert cli("list") == 0
+    assert cli.out == (
+        "a\tpriority 0\tdirectory d\tmax-file-size 2.0 GB\tquota 10.0 GB\tlimit 5.0 MB/s"
+        "\tallow-ext .pdf,.txt\texpired 1970-01-01T00:00:01Z\tdisabled\n"
+        "b\tpriority 0\texpires 9999-12-31T23:59:59Z\n"
+    )
+
+
+def test_a_new_password_changes_no_limit(cli: Cli, file: Path) -> None:
+    """Or a user could be let out of the quota, or in again, by mistake."""
+    assert cli("add", "alice", *LIMITS) == 0
+    before = load_credentials(file)["alice"]
+    assert cli("add", "alice") == 0
+    after = load_credentials(file)["alice"]
+    assert after.stored_key != before.stored_key
+    verifiers = ("iterations", "salt", "stored_key", "server_key")
+    assert replace(after, **{name: getattr(before, name) for name in verifiers}) == before
+
+
+def test_limits_can_be_changed_without_a_new_password(
+    cli: Cli, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator disables an account without knowing its password."""
+    monkeypatch.delenv(PASSWORD_VARIABLE)
+    save_credentials(file, {"user": replace(USERS["user"], quota=5)})
+    assert cli("add", "user", "--keep-password", "--disabled") == 0
+    assert load_credentials(file)["user"] == replace(USERS["user"], quota=5, disabled=True)
+    assert cli("add", "user", "--keep-password", "--enabled") == 0
+    assert load_credentials(file)["user"] == replace(USERS["user"], quota=5)
+
+
+def test_an_empty_value_takes_a_limit_away(cli: Cli, file: Path) -> None:
+    """Each of them."""
+    assert cli("add", "alice", *LIMITS) == 0
+    options = ["--directory", "--max-file-size", "--quota", "--limit", "--allow-ext", "--expires"]
+    empty = [word for option in options for word in (option, "")]
+    assert cli("add", "alice", "--keep-password", "--enabled", *empty) == 0
+    account = load_credentials(file)["alice"]
+    optional = [item for item in fields(account) if item.name in auth._OPTIONAL]
+    assert all(getattr(account, item.name) == item.default for item in optional)
+
+
+def test_a_user_who_is_not_there_has_no_password_to_keep(cli: Cli, file: Path) -> None:
+    """No file is made, either."""
+    assert cli.fails_in_one_line("add", "alice", "--keep-password")
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--quota", "0"), ("--quota", "much"), ("--limit", "-1"), ("--max-file-size", "5X"),
+     ("--allow-ext", ".a b"), ("--expires", "soon"), ("--expires", "0d"), ("--expires", "30"),
+     ("--disabled", "--enabled")],
+    ids=short,
+)  # fmt: skip
+def test_add_refuses_limits_that_cannot_be_read(
+    cli: Cli, file: Path, options: tuple[str, ...]
+) -> None:
+    """A wrong command line, and it says what would be right."""
+    assert cli("add", "alice", *options) == 2
+    assert "usage:" in cli.err
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("directory", ["../x", "/x", ".x", "a/../b"])
+def test_add_refuses_a_directory_elsewhere(cli: Cli, file: Path, directory: str) -> None:
+    """And says what one looks like."""
+    assert cli.fails_in_one_line("add", "alice", "--directory", directory)
+    assert "relative path" in cli.err
+    assert not file.exists()
+
+
+def test_the_first_user_of_a_file_brings_the_key_for_salts(cli: Cli, file: Path) -> None:
+    """It stays the same from then on; there is none for tokens before there are any."""
+    cli("add", "alice")
+    first = load_credentials(file)
+    cli("add", "bob")
+    second = load_credentials(file)
+    assert len(first.salt_key) == 32
+    assert first.salt_key == second.salt_key
+    assert first.token_key == b""
+
+
+def test_token_prints_a_token_with_which_the_user_gets_in(cli: Cli, full: Path) -> None:
+    """The first one makes the key, the others use it; nothing else is printed."""
+    tokens = []
+    for _ in range(2):
+        assert cli("token", "user", "--expires", "12h") == 0
+        assert cli.err == ""
+        tokens.append(cli.out.rstrip("\n"))
+    accounts = load_credentials(full)
+    assert [verify_token(token, accounts).user for token in tokens] == ["user", "user"]
+    with pytest.raises(AuthenticationError):
+        verify_token(tokens[0], accounts, time.time() + 12 * 3600)
+    assert stat.S_IMODE(full.stat().st_mode) == 0o600
+
+
+def test_a_token_is_good_for_30_days_if_nothing_is_said(cli: Cli, full: Path) -> None:
+    """Long enough to be of use, short enough to be forgotten."""
+    assert cli("token", "user") == 0
+    claims = jwt.decode(cli.out.strip(), options={"verify_signature": False})
+    assert claims["exp"] - claims["iat"] == 30 * 86400
+
+
+def test_renewing_the_key_ends_the_tokens(cli: Cli, full: Path) -> None:
+    """Alone it prints nothing; with a name it prints the first token of the new key."""
+    cli("token", "user")
+    old = cli.out.strip()
+    assert cli("token", "--renew-key") == 0
+    assert cli.out == ""
+    with pytest.raises(AuthenticationError):
+        verify_token(old, load_credentials(full))
+    assert cli("token", "user", "--renew-key") == 0
+    assert verify_token(cli.out.strip(), load_credentials(full)).user == "user"
+    assert load_credentials(full)["user"] == USERS["user"]
+
+
+def test_no_token_for_an_unknown_or_disabled_user(cli: Cli, file: Path) -> None:
+    """In one line, and a key is not made for it."""
+    save_credentials(file, {"off": replace(USERS["user"], disabled=True)})
+    assert cli.fails_in_one_line("token", "ghost")
+    assert cli.fails_in_one_line("token", "")
+    assert cli.fails_in_one_line("token", "off")
+    assert load_credentials(file).token_key == b""
+
+
+@pytest.mark.parametrize("command", [("token",), ("token", "user", "--expires", "")])
+def test_token_wants_a_name_and_a_time(cli: Cli, full: Path, command: tuple[str, ...]) -> None:
+    """A wrong command line."""
+    assert cli(*command) == 2
+    assert "usage:" in cli.err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("45s", 45), ("90m", 5400), ("12h", 43200), ("30d", 2592000), ("1D", 86400), (" 5 m ", 300)],
+)
+def test_a_duration_is_a_number_and_a_unit(text: str, seconds: int) -> None:
+    """Seconds, minutes, hours, days."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "d", "0s", "-1d", "1.5h", "1w", "1d2h", "9999999d", "٣d"]
+)
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    """With an example of what would be one."""
+    with pytest.raises(ValueError, match="try 30d"):
+        parse_duration(text)
+
+
+def test_extensions_may_be_written_with_and_without_a_dot() -> None:
+    """And in any case, with spaces."""
+    assert parse_extensions("pdf, .TXT,tar.gz") == (".pdf", ".txt", ".tar.gz")
+    for text in ("", ",", "a,,b", ".", "a/b", "a b"):
+        with pytest.raises(ValueError, match="not extensions"):
+            parse_extensions(text)
+
+
+@pytest.mark.parametrize("command", [("list",), ("remove", "alice"), ("token", "alice")])
 def test_a_missing_file_fails_in_one_line(cli: Cli, command: tuple[str, ...]) -> None:
     """Only ``add`` makes a file."""
     assert cli.fails_in_one_line(*command)
@@ -1145,7 +2559,7 @@ def test_no_command_at_all_ends_with_exit_code_2(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as caught:
         auth.main([])
     assert caught.value.code == 2
-    assert "say add, remove or list" in capsys.readouterr().err
+    assert "say add, remove, list or token" in capsys.readouterr().err
 
 
 def test_a_password_is_never_taken_from_an_argument(cli: Cli, file: Path) -> None:
