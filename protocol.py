@@ -68,6 +68,7 @@ block: one hash pass serves as the checksum of each block and as the verdict on 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import ipaddress
@@ -78,6 +79,7 @@ import os
 import re
 import select
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -841,6 +843,7 @@ class Waker:
 
 
 _Buffer = Union[bytes, bytearray, memoryview]
+TLS_READ = 256 * 1024  # bytes one call may take from a socket that speaks TLS
 _MOST_PARTS = 64  # handed to the system in one call; it takes 1024 at most
 
 
@@ -859,6 +862,92 @@ def wait(
     return any(descriptor == sock.fileno() for descriptor, _ in ready)
 
 
+class TlsLayer:
+    """Turns what we say into TLS records and back; knows no socket (RFC 8446).
+
+    ``ssl.MemoryBIO`` and not a wrapped socket: a block leaves in one call instead of one for each
+    record of 16 KB, and what is still to be read never hides where ``poll`` cannot see it.
+    """
+
+    def __init__(self, context: ssl.SSLContext, side: Side, host: str | None) -> None:
+        """``host`` is the name that the server's certificate must be for; the client's only."""
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = side is Side.SERVER
+        self._tls = context.wrap_bio(self._in, self._out, server_side=server, server_hostname=host)
+        self.ready = False
+
+    def shake_hands(self) -> None:
+        """Go on with the handshake as far as what has come allows. Raises ``TransferError``."""
+        try:
+            self._tls.do_handshake()
+            self.ready = True
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLError as error:
+            raise _tls_error(error) from error
+
+    def feed(self, data: Any) -> None:
+        """Take what came from the peer's socket, in any buffer."""
+        self._in.write(data)
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to read that the socket will not tell of."""
+        return self._in.pending > 0 or self._tls.pending() > 0
+
+    def read_into(self, view: memoryview) -> int:
+        """Fill ``view`` with what was in complete records; return the bytes, 0 if there are none.
+
+        Raises ``ConnectionLostError`` when the peer has said that it is done.
+        """
+        filled = 0
+        try:
+            while filled < len(view):
+                room: Any = view[filled:]  # to the annotations only a bytearray is a buffer
+                filled += int(self._tls.read(len(room), room))
+        except ssl.SSLWantReadError:
+            return filled
+        except ssl.SSLZeroReturnError:
+            if filled:
+                return filled
+            raise ConnectionLostError("the peer closed the connection") from None
+        except ssl.SSLError as error:
+            raise _tls_error(error) from error
+        return filled
+
+    def write(self, parts: Iterable[_Buffer]) -> None:
+        """Put ``parts`` into records."""
+        for part in parts:
+            data: Any = part  # as above
+            self._tls.write(data)
+
+    def outgoing(self) -> bytes:
+        """Return the records that the socket has not got yet."""
+        return self._out.read() if self._out.pending else b""
+
+    def say_goodbye(self) -> None:
+        """Tell the peer that nothing more will come: else it could not tell that from a cut."""
+        with contextlib.suppress(ssl.SSLError):  # it wants to hear the peer's own: nobody waits
+            self._tls.unwrap()
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The peer's certificate in DER form."""
+        return self._tls.getpeercert(binary_form=True)
+
+
+def _tls_error(error: ssl.SSLError) -> TransferError:
+    """Say in our own terms what OpenSSL says."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message.rstrip(".")
+        return AuthenticationError(f"the server's certificate is not to be trusted: {why}")
+    reason = (error.reason or "broken").replace("_", " ").lower()
+    strange = {"wrong version number", "http request", "unknown protocol", "https proxy request"}
+    if reason in strange or "packet length" in reason:
+        return RemoteProtocolError("the peer does not speak TLS", "tls")
+    return RemoteProtocolError(f"TLS: {reason}", "tls")
+
+
 class Connection:
     """One socket, the dialogue on it, and the bytes on their way out.
 
@@ -866,8 +955,16 @@ class Connection:
     is no lock, and only ``cut`` may be called by a thread that is not the owner.
     """
 
-    def __init__(self, sock: socket.socket, side: Side) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        side: Side,
+        tls: ssl.SSLContext | None = None,
+        host: str | None = None,
+    ) -> None:
         self._socket = sock
+        self._tls = TlsLayer(tls, side, host) if tls else None
+        self._room = bytearray(TLS_READ if tls else 0)  # for what comes, before it is opened
         self._frames = FrameReader()
         self._out: deque[memoryview] = deque()
         self.unsent = 0  # bytes in _out
@@ -894,6 +991,21 @@ class Connection:
         """Whether part of a control frame has arrived."""
         return len(self._frames) > 0
 
+    @property
+    def secure(self) -> bool:
+        """Whether nobody on the way can read or change what is said."""
+        return self._tls is not None
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The peer's certificate in DER form, where there is one."""
+        return self._tls.certificate if self._tls else None
+
+    @property
+    def pending(self) -> bool:
+        """Whether something can be received that the socket will not tell of."""
+        return self._tls is not None and self._tls.pending
+
     # -- out
 
     def send(self, message: Message) -> None:
@@ -903,6 +1015,14 @@ class Connection:
 
     def push(self, *parts: _Buffer) -> None:
         """Add bytes to what is on its way out and send what the socket takes now."""
+        if self._tls:
+            if not self._tls.ready:
+                return  # last words to somebody who has not shaken hands: they cannot be said
+            self._tls.write(part for part in parts if part)
+            parts = (self._tls.outgoing(),)
+        self._push_raw(*parts)
+
+    def _push_raw(self, *parts: _Buffer) -> None:
         size = sum(map(len, parts))
         sent = 0 if self._out else self._send_some(parts)
         if sent < size:
@@ -975,6 +1095,10 @@ class Connection:
         return frame
 
     def _receive_some(self) -> bytes | None:
+        if self._tls:
+            view = memoryview(bytearray(16 * 1024))
+            size = self.receive_into(view)
+            return bytes(view[:size]) if size else None
         try:
             data = self._socket.recv(16 * 1024)
         except (BlockingIOError, InterruptedError):
@@ -988,8 +1112,49 @@ class Connection:
     def receive_into(self, view: memoryview) -> int:
         """Fill ``view`` with what is here; return the bytes, 0 when it would have to wait.
 
-        Raises ``ConnectionLostError`` at the end of the stream.
+        Raises ``ConnectionLostError`` at the end of the stream. Less than the view has room for
+        means that there was no more.
         """
+        return self._open_into(self._tls, view) if self._tls else self._raw_into(view)
+
+    def _open_into(self, tls: TlsLayer, view: memoryview) -> int:
+        """Fill ``view`` from what the TLS layer has, and that from the socket."""
+        room = memoryview(self._room)
+        filled = tls.read_into(view) if tls.ready else 0
+        while filled < len(view):
+            came = self._raw_into(room)
+            if not came:
+                break
+            tls.feed(room[:came])
+            if not tls.ready:
+                self._shake_hands(tls)
+            if tls.ready:
+                filled += tls.read_into(view[filled:])
+        return filled
+
+    def _shake_hands(self, tls: TlsLayer) -> None:
+        try:
+            tls.shake_hands()
+        finally:  # an alert, too, should leave
+            self._push_raw(tls.outgoing())
+
+    def secure_channel(self, timeout: float) -> None:
+        """Shake hands, waiting for the server; for the client only. Without TLS there is nothing.
+
+        Raises ``AuthenticationError`` for a certificate that is not to be trusted.
+        """
+        deadline = Deadline(timeout)
+        if self._tls:
+            self._shake_hands(self._tls)
+        while self._tls and not self._tls.ready:
+            if deadline.passed:
+                raise ConnectionLostError(f"{self.peer} did not answer for {timeout:g} s")
+            self.wait(deadline.left(), write=not self.flush())
+            came = self._raw_into(memoryview(self._room))
+            self._tls.feed(self._room[:came])
+            self._shake_hands(self._tls)
+
+    def _raw_into(self, view: memoryview) -> int:
         try:
             size = self._socket.recv_into(view)
         except (BlockingIOError, InterruptedError):
@@ -1007,7 +1172,7 @@ class Connection:
 
         Takes seconds; returns whether the socket is ready. May block: never call it under a lock.
         """
-        return wait(self._socket, timeout, write=write, waker=waker)
+        return self.pending or wait(self._socket, timeout, write=write, waker=waker)
 
     def call(self, message: Message, timeout: float) -> Message:
         """Send ``message``, wait for the answer. Takes seconds; for the client only."""
@@ -1028,6 +1193,10 @@ class Connection:
 
     def finish(self) -> None:
         """Say that nothing more will come from us; the peer can still be heard."""
+        if self._tls and self._tls.ready:
+            self._tls.say_goodbye()
+            with contextlib.suppress(ConnectionLostError):
+                self._push_raw(self._tls.outgoing())
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
