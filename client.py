@@ -32,6 +32,7 @@ import os
 import queue
 import random
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -51,10 +52,11 @@ from protocol import (
     CODEC_RAW,
     DIGEST_SIZES,
     FEATURES,
-    SCRAM,
+    TOKEN,
     VERSION,
     Attach,
     AuthChallenge,
+    AuthenticationError,
     AuthOk,
     AuthResponse,
     AuthStart,
@@ -91,6 +93,7 @@ from protocol import (
     Waker,
     Why,
     encode_header,
+    is_loopback,
     lost,
     raise_error,
     wait,
@@ -595,16 +598,28 @@ def _open_socket(
     return sock
 
 
-def _connect(settings: ClientSettings, timeout: float) -> Connection:
+def _connect(settings: ClientSettings, timeout: float, tls: ssl.SSLContext | None) -> Connection:
     """Connect to the first address of the server that answers."""
     host, port = settings.server, settings.port
     problem = OSError(0, "no address")
     for family, _, _, _, address in _resolve(host, port):
         try:
-            return Connection(_open_socket(family, address, timeout), Side.CLIENT)
+            sock = _open_socket(family, address, timeout)
         except OSError as error:
             problem = error
+        else:
+            return _secured(Connection(sock, Side.CLIENT, tls, host), timeout)
     raise lost(f"{printable(host)}:{port}", problem)
+
+
+def _secured(connection: Connection, timeout: float) -> Connection:
+    """Let TLS shake hands, where there is TLS; close what cannot be trusted."""
+    try:
+        connection.secure_channel(timeout)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _jittered(pause: float) -> float:
@@ -620,11 +635,25 @@ def _greet(connection: Connection, timeout: float) -> Hello:
     return hello
 
 
-def _log_in(connection: Connection, settings: ClientSettings, password: str) -> AuthOk:
+def _show_token(connection: Connection, token: str, timeout: float) -> AuthOk:
+    """Log in with a token. Who reads it on the way can use it: only where nobody can."""
+    if not connection.secure and not is_loopback(str(connection.address[1][0])):
+        raise UsageError("a token is shown to the server only over TLS: add --tls")
+    welcome = connection.call(AuthStart(TOKEN, token), timeout)
+    if not isinstance(welcome, AuthOk):
+        raise AuthenticationError("the server does not take tokens")
+    return welcome
+
+
+def _log_in(
+    connection: Connection, settings: ClientSettings, password: str, *, plus: bool
+) -> AuthOk:
     """Prove that we know the password and let the server prove that it knows us (RFC 5802)."""
-    login = auth.ScramClient(settings.user, password)
-    challenge = connection.call(AuthStart(SCRAM, login.first()), settings.timeout)
-    assert isinstance(challenge, AuthChallenge)  # the dialogue allows nothing else
+    binding = auth.server_end_point(connection.certificate) if connection.certificate else None
+    login = auth.ScramClient(settings.user, password, binding=binding, plus=plus)
+    challenge = connection.call(AuthStart(login.mechanism, login.first()), settings.timeout)
+    if not isinstance(challenge, AuthChallenge):
+        raise AuthenticationError("the server let us in without a proof of its own")
     welcome = connection.call(AuthResponse(login.respond(challenge.data)), settings.timeout)
     assert isinstance(welcome, AuthOk)
     login.check_server(welcome.data)
@@ -680,8 +709,9 @@ class Sender:
             sock = _open_socket(family, address, timeout, self._waker)
         except OSError as error:
             raise lost(f"{address[0]}:{address[1]}", error) from error
-        self._connection = Connection(sock, Side.CLIENT)
+        self._connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
         try:
+            self._connection.secure_channel(timeout)
             _greet(self._connection, timeout)
             self._connection.call(Attach(self._session.token), timeout)
             self._send_blocks(self._connection)
@@ -817,6 +847,7 @@ class Session:
         self.ending = threading.Event()
         self.token = ""
         self.address: tuple[int, Any] = (0, None)  # family and address of the server
+        self.tls = auth.client_tls(settings.ca) if settings.tls or settings.ca else None
         self._coordinator: Connection | None = None
         self._free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
         self._waker = Waker()
@@ -858,19 +889,27 @@ class Session:
 
     def _log_in(self) -> None:
         settings = self.settings
-        password = settings.password
-        if password is None:
-            password = auth.read_password(settings.user, None, settings.server)
         self.progress.phase("connecting")
-        coordinator = self._coordinator = _connect(settings, self._patience.left())
+        coordinator = self._coordinator = _connect(settings, self._patience.left(), self.tls)
         hello = _greet(coordinator, settings.timeout)
         if settings.digest not in hello.features:
             raise RemoteProtocolError(f"the server does not know {settings.digest}")
-        welcome = _log_in(coordinator, settings, password)
+        welcome = self._identify(coordinator, auth.SCRAM_PLUS in hello.features)
         self.token, self.address = welcome.token, coordinator.address
         self._patience.stood()
-        coordinator_log.info("logged in at %s as %s (priority %d)",
-                             coordinator.peer, settings.user, welcome.priority)  # fmt: skip
+        who = "by token" if settings.token else f"as {settings.user}"
+        how = " over TLS" if coordinator.secure else ""
+        coordinator_log.info("logged in at %s%s %s (priority %d)",
+                             coordinator.peer, how, who, welcome.priority)  # fmt: skip
+
+    def _identify(self, coordinator: Connection, plus: bool) -> AuthOk:
+        """Log in with a token if there is one, else with the password."""
+        settings, password = self.settings, self.settings.password
+        if settings.token is not None:
+            return _show_token(coordinator, settings.token, settings.timeout)
+        if password is None:
+            password = auth.read_password(settings.user, None, settings.server)
+        return _log_in(coordinator, settings, password, plus=plus)
 
     def _start_senders(self) -> None:
         for _ in range(self.settings.streams * config.BUFFERS_PER_STREAM):
@@ -1225,6 +1264,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--user", default="user1", metavar="NAME", help="who we are (user1)")
     add("--password-file", type=Path, metavar="FILE",
         help=f"holds the password; else it comes from {auth.PASSWORD_VARIABLE} or a prompt")
+    add("--token-file", type=Path, metavar="FILE",
+        help="holds a token made with auth.py token, instead of user and password")
+    add("--tls", action="store_true", help="encrypt, and check the server's certificate")
+    add("--ca", type=Path, metavar="FILE",
+        help="trust these certificates instead of the system's; implies --tls")
     add("--streams", type=streams, default=config.STREAMS, metavar="N", help="data connections (4)")
     add("--block-size", type=blocks, default=config.BLOCK_SIZE, metavar="SIZE",
         help="bytes that are sent, checked and repaired together (200K)")
@@ -1243,11 +1287,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(arguments: argparse.Namespace, password: str) -> ClientSettings:
-    """Make the settings of a command line."""
+def _settings(arguments: argparse.Namespace) -> ClientSettings:
+    """Make the settings of a command line, but for what proves who we are."""
     given = vars(arguments)
-    names = {item.name for item in dataclasses.fields(ClientSettings)} - {"password"}
-    return ClientSettings(password=password, **{name: given[name] for name in names})
+    names = {item.name for item in dataclasses.fields(ClientSettings)} - {"password", "token"}
+    return ClientSettings(**{name: given[name] for name in names})
+
+
+def _with_proof(settings: ClientSettings, arguments: argparse.Namespace) -> ClientSettings:
+    """Add the token or the password. Raises ``UsageError`` where there is none to be had."""
+    if arguments.token_file:
+        return dataclasses.replace(settings, token=auth.read_token(arguments.token_file))
+    password = auth.read_password(arguments.user, arguments.password_file, arguments.server)
+    return dataclasses.replace(settings, password=password)
 
 
 def _print_receipt(receipt: Receipt, *, as_json: bool) -> None:
@@ -1289,14 +1341,15 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> int:
     if arguments.demo:
         arguments.user = "user1"
         password, _priority = auth.DEMO_ACCOUNTS[arguments.user]
-        _demo(files[0], _settings(arguments, password), progress)
+        settings = dataclasses.replace(_settings(arguments), password=password, tls=False, ca=None)
+        _demo(files[0], settings, progress)
         return 0
     if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
         raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
-    password = auth.read_password(arguments.user, arguments.password_file, arguments.server)
+    settings = _with_proof(_settings(arguments), arguments)
     reporter = Reporter(as_json=arguments.json)
     try:
-        send_files(files, _settings(arguments, password), progress, reporter.report)
+        send_files(files, settings, progress, reporter.report)
     except TransferError as error:
         if error not in reporter.told:
             raise

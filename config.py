@@ -101,7 +101,8 @@ PROGRESS_LINES = 10  # log lines for one transfer, whatever its size
 class ClientSettings:
     """How to send: see ``python client.py --help`` for the meaning of each field.
 
-    ``password`` of ``None`` means the demo account's own, if it is one.
+    ``password`` of ``None`` means the demo account's own, if it is one; with a ``token`` none is
+    needed. A ``ca`` implies ``tls``.
     """
 
     server: str = DEFAULT_HOST
@@ -114,6 +115,9 @@ class ClientSettings:
     digest: str = "md5"
     timeout: float = TIMEOUT
     resume: bool = True
+    token: str | None = field(default=None, repr=False)
+    tls: bool = False
+    ca: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,10 @@ class ServerSettings:
     output: Path = Path("output")
     workers: int = WORKERS
     credentials: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    max_file_size: int | None = None
+    allow_ext: tuple[str, ...] = ()
     grace: float = GRACE
     max_active: int = MAX_ACTIVE_TRANSFERS
     login_timeout: float = LOGIN_TIMEOUT

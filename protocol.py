@@ -14,6 +14,7 @@ A *session* is one coordinator connection and its data connections. The coordina
                                      <--  AUTH_CHALLENGE  server-first
     AUTH_RESPONSE  client-final      -->
                                      <--  AUTH_OK  server-final, session token, priority
+                                          (at once, where AUTH_START shows a token)
 
     FILE_START name, size, head ...  -->                        (once for each file)
                                      <--  QUEUED position       (while others are before us)
@@ -116,6 +117,7 @@ MAX_SPANS = 2000  # of one MISSING or FILE_READY: they fit a frame
 DIGEST_SIZES = {"md5": 16, "sha256": 32}  # what --digest may name, and the bytes it takes
 FEATURES = tuple(DIGEST_SIZES)
 SCRAM = "SCRAM-SHA-256"
+TOKEN = "TOKEN"  # noqa: S105  (the mechanism of who shows a token instead of a password)
 
 Spans = Tuple[Tuple[int, int], ...]  # half-open ranges of block indexes, in order, not touching
 
@@ -492,7 +494,7 @@ DIALOGUE: dict[State, _Moves] = {
     State.NEW: {(_C, Hello): State.GREETED},
     State.GREETED: {(_S, Hello): State.OPEN},
     State.OPEN: {(_C, AuthStart): State.LOGIN, (_C, Attach): State.ATTACHING},
-    State.LOGIN: {(_S, AuthChallenge): State.CHALLENGED},
+    State.LOGIN: {(_S, AuthChallenge): State.CHALLENGED, (_S, AuthOk): State.READY},
     State.CHALLENGED: {(_C, AuthResponse): State.PROVING},
     State.PROVING: {(_S, AuthOk): State.READY},
     State.READY: {
