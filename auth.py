@@ -39,7 +39,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Tuple
 
-from config import format_size, make_output_safe, parse_size, printable
+from config import checked, format_size, make_output_safe, parse_size, printable
 from protocol import (
     MAX_FILE_SIZE,
     MAX_TEXT,
@@ -1220,21 +1220,9 @@ def _expiry(text: str) -> int:
     return int(time.time()) + parse_duration(text)
 
 
-def _told_why(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Make an argparse type whose error says what ``parse`` says."""
-
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
-
-
 def _or_nothing(parse: Callable[[str], Any], nothing: object = None) -> Callable[[str], Any]:
     """Make an argparse type that takes an empty text for ``nothing``."""
-    return _told_why(lambda text: parse(text) if text else nothing)
+    return checked(lambda text: parse(text) if text else nothing)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -1292,7 +1280,7 @@ def _add_token_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?")
     parser.add_argument(
         "--expires",
-        type=_told_why(parse_duration),
+        type=checked(parse_duration),
         default=TOKEN_LIFETIME,
         metavar="TIME",
         help=f"good for 30d, 12h, 90m ({TOKEN_LIFETIME})",

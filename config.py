@@ -17,7 +17,7 @@ import unicodedata
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, TextIO
+from typing import Any, Callable, TextIO
 
 KB = 1024
 MB = 1024 * KB
@@ -62,6 +62,10 @@ WORKERS = 10  # threads that do all work; the main thread only watches
 MAX_ACTIVE_TRANSFERS = 16  # receiving at once: 64 connections' buffers, and disks dislike more
 MAX_WAITING_TRANSFERS = 1000  # asked for but not yet admitted
 MAX_CONNECTIONS = 4096  # of all kinds; further ones are closed at once
+MAX_OF_ADDRESS = 2048  # connections of one address: a company with 400 clients may sit behind it
+MAX_STRANGERS = 1024  # connections that have not logged in; for each one more the oldest one goes
+MAX_TRANSFERS_OF_USER = 64  # receiving or waiting, so that one user cannot fill the queue
+MAX_PARTS_OF_USER = 64  # unfinished files kept for one user; for each one more the oldest one goes
 LISTEN_BACKLOG = 512  # connections the system may hold until they are accepted
 GRACE = 10.0  # seconds for running transfers to end after a stop signal
 EXIT_TIMEOUT = 10.0  # seconds for the workers to end after that; a stuck disk must not hold us here
@@ -178,6 +182,18 @@ def argument(parse: Callable[[str], int], low: int, high: int, what: str) -> Cal
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{what}, not {printable(text)!r}")
         return value
+
+    return convert
+
+
+def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Make an argparse type of ``parse`` whose error says what its ``ValueError`` says."""
+
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert
 

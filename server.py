@@ -39,17 +39,18 @@ import re
 import secrets
 import selectors
 import socket
+import ssl
 import stat
 import struct
 import sys
 import threading
 import time
 import unicodedata
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple
 
 import auth
 import config
@@ -58,8 +59,9 @@ from protocol import (
     CODEC_HELD,
     DIGEST_SIZES,
     FEATURES,
+    MAX_FILE_SIZE,
     MAX_SPANS,
-    SCRAM,
+    TOKEN,
     VERSION,
     Attach,
     Attached,
@@ -206,6 +208,12 @@ class Facts(NamedTuple):
     block_size: int
     digest: str  # the algorithm
     saved_as: str  # the name it gets when it is whole
+    directory: str = ""  # where, below the output directory
+
+    @property
+    def place(self) -> str:
+        """The final name with its directory, as the client is told."""
+        return f"{self.directory}/{self.saved_as}" if self.directory else self.saved_as
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -314,7 +322,8 @@ class Journal:
             raise ValueError("not a journal of ours")
         facts = Facts(**values)
         sane = facts.digest in DIGEST_SIZES and facts.size >= 0 and facts.block_size > 0
-        if not sane or not _OUR_NAME.fullmatch(facts.saved_as):
+        plain = not any(part in ("", ".", "..") for part in facts.place.split("/"))
+        if not sane or not plain or not _OUR_NAME.fullmatch(facts.saved_as):
             raise ValueError("not a journal of ours")
         return facts
 
@@ -326,7 +335,7 @@ class Journal:
 
 
 _INDEX = struct.Struct("!I")
-_FACT_TYPES = [str, str, int, int, str, str]
+_FACT_TYPES = [str, str, int, int, str, str, str]
 _OUR_NAME = re.compile(r"server_received_[^/\0]+")
 
 
@@ -360,6 +369,7 @@ class PartFile:
         self.stem = stem
         self.published = False
         self.trusted = True  # whether the disk has taken what it was given
+        self.rested_at = 0.0  # when it was let go
         self._claims_some = False
         self._output = output
         self._path = output / PARTIAL / f"{stem}.part"
@@ -391,6 +401,8 @@ class PartFile:
         """
         self._fd = self._open()
         facts = facts._replace(saved_as=self.facts.saved_as)
+        if self.published:
+            facts = facts._replace(directory=self.facts.directory)
         claims = self._journal.load(facts)
         if facts.size and claims.digest_of(0).hex() != head:
             return None
@@ -407,21 +419,24 @@ class PartFile:
         """Open the file. Raises ``OSError``, ``ValueError`` for one that is not ours any more."""
         self.look()
         if self.published:
-            return _careful(str(self._output / self.facts.saved_as), os.O_RDONLY)
+            return _careful(str(self._final), os.O_RDONLY)
         return _careful(str(self._path), os.O_RDWR)
 
     def look(self) -> None:
         """Find out whether it has its final name already. Raises as ``_open`` does."""
-        final = self._output / self.facts.saved_as
         try:
             facts = os.lstat(self._path)
         except FileNotFoundError:  # published by renaming
-            facts = os.lstat(final)
+            facts = os.lstat(self._final)
         if not stat.S_ISREG(facts.st_mode):
             raise ValueError("not a regular file")
-        self.published = _same_file(final, facts)
+        self.published = _same_file(self._final, facts)
         if facts.st_nlink > 1 and not self.published:
             raise ValueError("published, and moved away since")  # not ours to write to
+
+    @property
+    def _final(self) -> Path:
+        return self._output / self.facts.place
 
     def _reserve(self, size: int | None = None) -> None:
         size = self.facts.size if size is None else size
@@ -478,28 +493,29 @@ class PartFile:
         keeps the name it got then.
         """
         if self.published:
-            _flush_directory(self._output)
-            return self.facts.saved_as
+            _flush_directory(self._final.parent)
+            return self.facts.place
+        make_directory(self._output, self.facts.directory)
         while not self.published:
             try:
-                self._link(self._output / self.facts.saved_as)
+                self._link(self._final)
                 self.published = True
             except FileExistsError:  # somebody else's: the journal must know the other name first
                 name = output_name(self.facts.name, _unique())
                 self.facts = self.facts._replace(saved_as=name)
                 self._journal.begin(self.facts, self._journal.load(self.facts))
         try:
-            _flush_directory(self._output)
+            _flush_directory(self._final.parent)
         except OSError:
             self._unpublish()
             raise
-        return self.facts.saved_as
+        return self.facts.place
 
     def _unpublish(self) -> None:
         """Take back a name that the disk may not have: the client will hear of no success."""
         self.published = self.trusted = False
         with contextlib.suppress(OSError):
-            os.unlink(self._output / self.facts.saved_as)
+            os.unlink(self._final)
 
     def _link(self, path: Path) -> None:
         try:
@@ -541,6 +557,33 @@ def _same_file(path: Path, facts: os.stat_result) -> bool:
         return False
 
 
+def make_directory(output: Path, relative: str) -> Path:
+    """Make the directory of a user below ``output``; return it. Any worker.
+
+    Raises ``OSError``, also where a symlink would lead somewhere else.
+    """
+    path = output
+    for part in relative.split("/") if relative else ():
+        parent, path = path, path / part
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            _flush_directory(parent)
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    return path
+
+
+def used_bytes(directory: Path) -> int:
+    """Return the bytes of the files that users have in ``directory``. Any worker."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_file(follow_symlinks=False):
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
 def _flush_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -580,8 +623,34 @@ class PartStore:
             log.info("unfinished files kept for their clients to go on: %d", kept)
 
     def _put(self, part: PartFile) -> None:
+        """Let ``part`` rest; of too many of one user the oldest goes."""
+        oldest = None
+        part.rested_at = time.monotonic()
         with self._lock:
             self._resting.setdefault(part.facts.key, []).append(part)
+            own = [p for p in self._all_resting() if p.facts.user == part.facts.user]
+            if len(own) > config.MAX_PARTS_OF_USER:
+                oldest = min(own, key=lambda p: p.rested_at)
+                self._take_out(oldest)
+        if oldest:
+            log.warning("removing %s of %s: too many unfinished files of this user",
+                        oldest.facts.name, oldest.facts.user)  # fmt: skip
+            oldest.remove()
+
+    def _all_resting(self) -> Iterator[PartFile]:
+        return itertools.chain.from_iterable(self._resting.values())
+
+    def _take_out(self, part: PartFile) -> None:
+        parts = self._resting[part.facts.key]
+        parts.remove(part)
+        if not parts:
+            del self._resting[part.facts.key]
+
+    def resting_bytes(self, facts: Facts) -> int:
+        """Return the bytes that unfinished files for the same directory reserve, but for this."""
+        with self._lock:
+            others = [part.facts for part in self._all_resting() if not part.published]
+        return sum(o.size for o in others if o.directory == facts.directory and o.key != facts.key)
 
     def _pop(self, key: tuple[object, ...]) -> PartFile | None:
         with self._lock:
@@ -674,7 +743,7 @@ class PartStore:
     def expire(self) -> None:
         """Remove what nobody came back for."""
         with self._lock:
-            resting = [part for parts in self._resting.values() for part in parts]
+            resting = list(self._all_resting())
         for part in resting:
             self._expire(part)
 
@@ -686,10 +755,9 @@ class PartStore:
         except OSError as error:
             log.debug("%s: %s", part.stem, error)  # gone already: forget it
         with self._lock:
-            parts = self._resting.get(part.facts.key, [])
-            if part not in parts:
+            if part not in self._resting.get(part.facts.key, []):
                 return  # somebody goes on with it
-            parts.remove(part)
+            self._take_out(part)
         log.warning("removing %s of %s, left for too long", part.facts.name, part.facts.user)
         part.remove()
 
@@ -809,7 +877,10 @@ class Transfer:
         self.head = start.head
         self.blocks = Blocks(start.size, start.block_size)
         saved_as = output_name(name, _unique())
-        self.facts = Facts(session.user, name, start.size, start.block_size, start.digest, saved_as)
+        self.facts = Facts(
+            session.user, name, start.size, start.block_size, start.digest, saved_as,
+            session.rights.directory,
+        )  # fmt: skip
         self._digest_size = DIGEST_SIZES[start.digest]
         self.asked_at = time.monotonic()
         self.probed_at = 0.0  # when it began to look whether the owner of its part file lives
@@ -838,9 +909,15 @@ class Transfer:
         self._publishing = False
         self._ended = False
         self._hash = hashlib.new(start.digest)
+        self._looked_at = False  # whether the content fits the name
 
     def __repr__(self) -> str:
         return f"<Transfer {self.number}: {self._verified} of {self.blocks.count} blocks verified>"
+
+    @property
+    def user(self) -> str:
+        """Whose it is."""
+        return self.session.user
 
     @property
     def priority(self) -> int:
@@ -1193,6 +1270,13 @@ class Transfer:
         why = Why.DAMAGED if item.state == Block.WRITTEN else Why.ALTERED
         return Stretch(True, missing, why)
 
+    def content_due(self) -> bool:
+        """Whether the beginning is here and nobody has looked at it; said once."""
+        beginning = min(LONGEST_BEGINNING, self.blocks.size)
+        due = not self._looked_at and self.verified_bytes >= beginning
+        self._looked_at |= due  # only the one who hashes asks
+        return due
+
     @property
     def hopeless(self) -> bool:
         """Whether repair was tried too often without progress."""
@@ -1306,6 +1390,73 @@ class WorkQueue:
         self._pressure.close()
 
 
+# --- what a user may send -----------------------------------------------------------------------
+
+
+class Rights(NamedTuple):
+    """What one user may do here, of the server's own limits and the account's the stricter ones."""
+
+    directory: str = ""  # below the output directory; "" is that itself
+    max_file_size: int | None = None
+    quota: int | None = None  # bytes in that directory, finished or not
+    allow_ext: tuple[tuple[str, ...], ...] = ()  # a name must have one of each; none: all
+
+    @classmethod
+    def of(cls, credential: auth.Credential, settings: ServerSettings) -> Rights:
+        """Return those of an account on a server."""
+        sizes = [size for size in (credential.max_file_size, settings.max_file_size) if size]
+        allowed = tuple(one for one in (credential.allow_ext, settings.allow_ext) if one)
+        return cls(credential.directory, min(sizes, default=None), credential.quota, allowed)
+
+    def check(self, name: str, size: int) -> None:
+        """Raise ``RejectedError`` for a file that may not be sent."""
+        for extensions in self.allow_ext:
+            if not name.lower().endswith(extensions):
+                raise RejectedError("extension", f"only {', '.join(extensions)} may be sent here")
+        if self.max_file_size is not None and size > self.max_file_size:
+            most = format_size(self.max_file_size)
+            raise RejectedError("size", f"{format_size(size)} is more than {most}, the most here")
+
+
+# How common kinds of file begin: (offset, bytes), any of them. From the specifications of each.
+_BEGINNINGS: dict[str, tuple[tuple[int, bytes], ...]] = {
+    ".7z": ((0, b"7z\xbc\xaf\x27\x1c"),),
+    ".bmp": ((0, b"BM"),),
+    ".bz2": ((0, b"BZh"),),
+    ".docx": ((0, b"PK\3\4"),),
+    ".flac": ((0, b"fLaC"),),
+    ".gif": ((0, b"GIF87a"), (0, b"GIF89a")),
+    ".gz": ((0, b"\x1f\x8b"),),
+    ".iso": ((32769, b"CD001"),),
+    ".jpeg": ((0, b"\xff\xd8\xff"),),
+    ".jpg": ((0, b"\xff\xd8\xff"),),
+    ".mkv": ((0, b"\x1a\x45\xdf\xa3"),),
+    ".mov": ((4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"wide"), (4, b"free")),
+    ".mp4": ((4, b"ftyp"),),
+    ".pdf": ((0, b"%PDF-"),),
+    ".png": ((0, b"\x89PNG\r\n\x1a\n"),),
+    ".pptx": ((0, b"PK\3\4"),),
+    ".tar": ((257, b"ustar"),),
+    ".tgz": ((0, b"\x1f\x8b"),),
+    ".tif": ((0, b"II*\0"), (0, b"MM\0*")),
+    ".tiff": ((0, b"II*\0"), (0, b"MM\0*")),
+    ".wav": ((0, b"RIFF"),),
+    ".webp": ((8, b"WEBP"),),
+    ".xlsx": ((0, b"PK\3\4"),),
+    ".xz": ((0, b"\xfd7zXZ\0"),),
+    ".zip": ((0, b"PK\3\4"), (0, b"PK\5\6")),
+    ".zst": ((0, b"\x28\xb5\x2f\xfd"),),
+}
+LONGEST_BEGINNING = 33 * 1024  # bytes of a file in which its kind shows
+
+
+def looks_like(name: str, head: bytes) -> bool:
+    """Whether a file that begins with ``head`` is what its extension says; unknown kinds are."""
+    extension = os.path.splitext(name.lower())[1]
+    known = _BEGINNINGS.get(extension)
+    return known is None or any(head.startswith(part, offset) for offset, part in known)
+
+
 # --- sessions -----------------------------------------------------------------------------------
 
 
@@ -1320,6 +1471,9 @@ class Peer:
         self.connection = connection
         self.session: Session | None = None
         self.login: auth.ScramServer | None = None
+        self.binding: bytes | None = None  # of our certificate, where there is TLS
+        self.proof: AuthStart | AuthResponse | None = None  # to be judged ...
+        self.proof_due = 0.0  # ... not before this
         self.blocks: BlockReader | None = None  # a data connection has one
         self.incoming: Transfer | None = None  # what the block on its way is for
         self.acks = bytearray()  # not sent yet
@@ -1333,6 +1487,12 @@ class Peer:
 
     def __repr__(self) -> str:
         return f"<Peer {self.connection!r}>"
+
+    @property
+    def address(self) -> str:
+        """The machine it comes from."""
+        address = self.connection.address[1]
+        return str(address[0]) if isinstance(address, tuple) else ""
 
     @property
     def priority(self) -> int:
@@ -1352,8 +1512,11 @@ class Session:
     transfer; others read them once and look again.
     """
 
-    def __init__(self, user: str, priority: int, coordinator: Peer) -> None:
+    def __init__(
+        self, user: str, priority: int, coordinator: Peer, rights: Rights | None = None
+    ) -> None:
         self.user = user
+        self.rights = rights or Rights()
         self.priority = priority
         self.coordinator = coordinator
         self.token = secrets.token_urlsafe(32)
@@ -1423,6 +1586,9 @@ class Registry:
         Raises ``RejectedError`` when too many wait already.
         """
         with self._lock:
+            own = [one for one in self._active + self._waiting if one.user == transfer.user]
+            if len(own) >= config.MAX_TRANSFERS_OF_USER:
+                raise RejectedError("busy", "too many transfers of this user; try again later")
             if len(self._active) < self._max_active:
                 self._active.append(transfer)
                 return 0
@@ -1442,6 +1608,16 @@ class Registry:
             admitted, self._waiting = self._waiting[:room], self._waiting[room:]
             self._active += admitted
             return admitted
+
+    def reserved(self, transfer: Transfer) -> int:
+        """Return the bytes of those before ``transfer`` that go to the same directory (any).
+
+        Of two that race for the last bytes of a quota, one sees the other.
+        """
+        with self._lock:
+            others = [one for one in self._active + self._waiting if one.number < transfer.number]
+        place = transfer.facts.directory
+        return sum(o.blocks.size for o in others if not o.ended and o.facts.directory == place)
 
     def active(self) -> list[Transfer]:
         """Return the transfers that receive or are verified (any)."""
@@ -1475,10 +1651,11 @@ class Service:
     def __init__(
         self,
         settings: ServerSettings,
-        credentials: Mapping[str, auth.Credential],
+        credentials: auth.Credentials,
         post: Callable[[Peer, Message], None],
     ) -> None:
         self.settings = settings
+        self.delays = auth.LoginDelay()
         self.work = WorkQueue(settings.workers)
         self.registry = Registry(settings.max_active)
         self.stopping = False  # set by main: nothing new begins
@@ -1533,6 +1710,8 @@ class Service:
     def handle_file_coordinator(self, peer: Peer) -> None:
         """Send what others want said, then read and answer a few messages."""
         moved = self._send_mail(peer)
+        if peer.proof and time.monotonic() >= peer.proof_due:
+            self._judge_proof(peer)
         for _ in range(MESSAGES_PER_UNIT):
             message = peer.connection.receive()
             if message is None:
@@ -1575,24 +1754,63 @@ class Service:
         if message.version != VERSION:
             reason = f"this server speaks version {VERSION}, the client {message.version}"
             raise RemoteProtocolError(reason, "version")
-        peer.connection.send(Hello(VERSION, FEATURES))
+        bound = () if peer.binding is None else (auth.SCRAM_PLUS,)
+        peer.connection.send(Hello(VERSION, FEATURES + bound))
 
     def _on_auth_start(self, peer: Peer, message: AuthStart) -> None:
-        if message.mechanism != SCRAM:
-            raise RemoteProtocolError(f"this server wants {SCRAM}", "authentication")
-        peer.login = auth.ScramServer(self._credentials, self._secret)
-        peer.connection.send(AuthChallenge(peer.login.challenge(message.data)))
+        if message.mechanism == TOKEN:
+            self._expect_proof(peer, message, "")  # whose it is shows when it has been checked
+            return
+        login = auth.ScramServer(self._credentials, self._secret, binding=peer.binding)
+        if message.mechanism != login.mechanism:
+            raise RemoteProtocolError(f"this server wants {login.mechanism}", "authentication")
+        peer.login = login
+        peer.connection.send(AuthChallenge(login.challenge(message.data)))
 
     def _on_auth_response(self, peer: Peer, message: AuthResponse) -> None:
-        assert peer.login is not None
-        final = peer.login.verify(message.data)
-        session = Session(peer.login.user, peer.login.priority, peer)
+        assert peer.login is not None  # the dialogue sees to it
+        self._expect_proof(peer, message, peer.login.user)
+
+    def _expect_proof(self, peer: Peer, proof: AuthStart | AuthResponse, user: str) -> None:
+        """Judge a proof now, or later where there were wrong ones: main looks at the clock."""
+        delay = self.delays.attempt(user, peer.address)
+        peer.proof, peer.proof_due = proof, time.monotonic() + delay
+        if delay:
+            log.warning("%s: wrong passwords before: its login waits %.1f s",
+                        peer.connection.peer, delay)  # fmt: skip
+        else:
+            self._judge_proof(peer)
+
+    def _judge_proof(self, peer: Peer) -> None:
+        """Let the client in, or raise ``AuthenticationError``."""
+        proof, peer.proof = peer.proof, None
+        if isinstance(proof, AuthResponse):
+            assert peer.login is not None
+            final = peer.login.verify(proof.data)
+            user, credential = peer.login.user, peer.login.credential
+            counted = user
+        else:
+            assert proof is not None
+            self._check_channel(peer)
+            user, credential = auth.verify_token(proof.data, self._credentials)
+            final, counted = "", ""
+        self.delays.succeeded(counted, peer.address)
+        self._let_in(peer, user, credential, final)
+
+    @staticmethod
+    def _check_channel(peer: Peer) -> None:
+        """Refuse a token that everybody on the way could read: it would be theirs as well."""
+        if not peer.connection.secure and not is_loopback(peer.address):
+            raise AuthenticationError("a token may be shown over TLS only")
+
+    def _let_in(self, peer: Peer, user: str, credential: auth.Credential, final: str) -> None:
+        rights = Rights.of(credential, self.settings)
+        session = Session(user, credential.priority, peer, rights)
         peer.session, peer.login = session, None
         self.registry.add(session)
         coordinator_log.info(
-            "%s logged in as %s (priority %d)",
-            peer.connection.peer, session.user, session.priority,
-        )  # fmt: skip
+            "%s logged in as %s (priority %d)", peer.connection.peer, user, session.priority
+        )
         peer.connection.send(AuthOk(final, session.token, session.priority))
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:
@@ -1627,9 +1845,10 @@ class Service:
         try:
             transfer = peer.session.transfer = self._accept(peer.session, message)
             position = self.registry.enter(transfer)
+            self._check_quota(transfer)
         except RejectedError as error:
-            peer.session.transfer = None
             coordinator_log.warning("rejected %s: %s", message.name, error)
+            self._withdraw(peer.session)
             peer.connection.send(Rejected(error.code, str(error)))
             return
         if position:
@@ -1637,6 +1856,28 @@ class Service:
             peer.connection.send(Queued(position))
         else:
             self._run(self._open, transfer)
+
+    def _withdraw(self, session: Session) -> None:
+        """Take a transfer back that was rejected at once, if it came as far as to be one."""
+        transfer, session.transfer = session.transfer, None
+        if transfer and transfer.end():
+            for admitted in self.registry.leave(transfer):
+                self._start(self._open, admitted)
+
+    def _check_quota(self, transfer: Transfer) -> None:
+        """Raise ``RejectedError`` if the directory has no room for it, reserved room counted.
+
+        What is reserved is counted before what is there: a file that is published meanwhile may
+        count twice, but never not at all.
+        """
+        quota = transfer.session.rights.quota
+        if quota is None:
+            return
+        used = self.registry.reserved(transfer) + self.parts.resting_bytes(transfer.facts)
+        used += used_bytes(self.settings.output / transfer.facts.directory)
+        if used + transfer.blocks.size > quota:
+            left, size = format_size(max(0, quota - used)), format_size(transfer.blocks.size)
+            raise RejectedError("quota", f"{size} is more than the {left} left of the quota")
 
     def _accept(self, session: Session, start: FileStart) -> Transfer:
         """Look at the metadata before anything is reserved. Raises ``RejectedError``."""
@@ -1650,6 +1891,7 @@ class Service:
         if Blocks(start.size, start.block_size).count > config.MAX_BLOCKS:
             raise RejectedError("size", "too many blocks; use larger ones")
         name, number = safe_name(start.name), self.registry.next_number()
+        session.rights.check(name, start.size)
         return Transfer(number, session, start, name, self._buffers, self._let_go)
 
     def _start(self, unit: Callable[[Transfer], None], transfer: Transfer) -> None:
@@ -1899,6 +2141,7 @@ class Service:
         """Hash what has come, in file order; ask for what is damaged; judge when all is there."""
         while True:
             stretch = transfer.hash_stretch()
+            self._check_content(transfer)
             if stretch.missing:
                 self._repair(transfer, stretch)
             if stretch.judged:
@@ -1908,6 +2151,19 @@ class Service:
             if self.work.pressed:
                 self._start(self.verify_blocks, transfer)
                 return
+
+    def _check_content(self, transfer: Transfer) -> None:
+        """Once its first block is verified, see that a file is what its extension says."""
+        if not transfer.session.rights.allow_ext or not transfer.content_due():
+            return
+        view = memoryview(bytearray(min(LONGEST_BEGINNING, transfer.blocks.size)))
+        with transfer.part() as part:
+            part.read(view, 0)
+        if not looks_like(transfer.name, bytes(view)):
+            transfer.spoil()
+            reason = "the content is not what the extension says"
+            self._finish(transfer, Rejected("content", reason))
+            raise TransferEndedError
 
     def _repair(self, transfer: Transfer, stretch: Stretch) -> None:
         block = stretch.missing[0][0]
@@ -1964,17 +2220,33 @@ def _disk_rejection(error: OSError) -> Rejected:
 # --- the main loop ------------------------------------------------------------------------------
 
 
+class Tls(NamedTuple):
+    """What the server shows to clients that speak TLS."""
+
+    context: ssl.SSLContext
+    binding: bytes  # what a login is bound to (RFC 5929)
+
+    @classmethod
+    def load(cls, settings: ServerSettings) -> Tls | None:
+        """Read certificate and key, if the settings name any (main). Raises ``UsageError``."""
+        cert, key = settings.tls_cert, settings.tls_key
+        if cert is None and key is None:
+            return None
+        if cert is None or key is None:
+            raise UsageError("--tls-cert and --tls-key go together")
+        return cls(auth.server_tls(cert, key), auth.certificate_binding(cert))
+
+
 class Server:
     """The main thread: listener, selector, idle connections, clocks, shutdown.
 
     Everything runs on main but ``stop``, ``_post`` and ``_call`` (any) and ``_serve`` (a worker).
     """
 
-    def __init__(
-        self, settings: ServerSettings, credentials: Mapping[str, auth.Credential]
-    ) -> None:
+    def __init__(self, settings: ServerSettings, credentials: auth.Credentials) -> None:
         """Take the output directory and the port. Raises ``UsageError`` if that cannot be."""
         self._settings = settings
+        self._tls = Tls.load(settings)
         self._output = OutputDirectory(settings.output)
         try:
             self._listener = _listen(settings.host, settings.port)
@@ -1985,10 +2257,13 @@ class Server:
         self._service.parts.scan()
         self._selector = selectors.DefaultSelector()
         self._peers: set[Peer] = set()
+        self._neighbours: Counter[str] = Counter()  # connections of each address
+        self._strangers: deque[Peer] = deque()  # most of whom have not logged in
         self._waker = Waker()
         self._calls: deque[Callable[[], None]] = deque()
         self._rung = False
         self._stops = 0
+        self._reload = False
         self._grace_ends = self._confirm_by = float("inf")
         self._next_tick = self._next_verifying = self._next_queued = self._next_expiry = 0.0
 
@@ -2001,6 +2276,23 @@ class Server:
         """Ask the loop to end (any, also a signal handler); the second time at once."""
         self._stops += 1
         self._waker.ring()
+
+    def reload(self) -> None:
+        """Ask the loop to read the certificate again (any, also a signal handler)."""
+        self._reload = True
+        self._waker.ring()
+
+    def _read_certificate(self) -> None:
+        """Take a renewed certificate for new connections; a bad one changes nothing."""
+        self._reload = False
+        if self._tls is None:
+            return
+        try:
+            self._tls = Tls.load(self._settings)
+        except UsageError as error:
+            log.error("the old certificate stays in use: %s", error)
+        else:
+            log.info("the certificate has been read again")
 
     def run(self) -> None:
         """Serve until ``stop``; then let running transfers end within the grace period."""
@@ -2064,6 +2356,8 @@ class Server:
     def _on_ring(self) -> None:
         self._waker.quiet()
         self._rung = False
+        if self._reload:
+            self._read_certificate()
         while self._calls:
             self._safely(self._calls.popleft())
 
@@ -2090,26 +2384,57 @@ class Server:
         """Take new connections, not too many at a time."""
         for _ in range(64):
             try:
-                sock, _address = self._listener.accept()
+                sock, address = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return
             except OSError as error:  # out of descriptors: leave them in the backlog for a while
                 log.error("cannot accept connections: %s", error.strerror)
                 self._unwatch_listener()
                 return
-            self._welcome(sock)
+            self._welcome(sock, str(address[0]))
 
-    def _welcome(self, sock: socket.socket) -> None:
-        if len(self._peers) >= config.MAX_CONNECTIONS:
+    def _welcome(self, sock: socket.socket, address: str = "") -> None:
+        if not self._room_for(address):
             sock.close()
             return
+        tls = self._tls
         try:
-            peer = Peer(Connection(sock, Side.SERVER), self._settings.login_timeout)
+            connection = Connection(sock, Side.SERVER, tls.context if tls else None)
         except OSError:  # it has gone already
             sock.close()
             return
+        peer = Peer(connection, self._settings.login_timeout)
+        peer.binding = tls.binding if tls else None
         self._peers.add(peer)
+        self._strangers.append(peer)
+        self._neighbours[peer.address] += 1
         self._watch(peer)
+
+    def _room_for(self, address: str) -> bool:
+        """Whether one more connection may come; those that have not logged in make way for it.
+
+        A newcomer is more likely to be somebody who wants to send a file than the one that has said
+        nothing for the longest time.
+        """
+        if self._neighbours[address] >= config.MAX_OF_ADDRESS:
+            return self._make_room([peer for peer in self._unknown() if peer.address == address])
+        if len(self._peers) >= config.MAX_CONNECTIONS:
+            return self._make_room(self._unknown())
+        if len(self._strangers) < config.MAX_STRANGERS:
+            return True
+        strangers = self._unknown()
+        return len(strangers) < config.MAX_STRANGERS or self._make_room(strangers)
+
+    def _unknown(self) -> list[Peer]:
+        """Return those that have not logged in, the oldest first."""
+        found = [p for p in self._strangers if p in self._peers and not (p.session or p.leaving)]
+        self._strangers = deque(found)
+        return found
+
+    def _make_room(self, strangers: list[Peer]) -> bool:
+        if strangers:
+            self._drop(strangers[0])
+        return bool(strangers)
 
     def _watch(self, peer: Peer) -> None:
         """Own ``peer`` until something comes."""
@@ -2150,7 +2475,7 @@ class Server:
             self._forget(peer)
         elif peer.leaving:
             self._see_off(peer)
-        elif peer.hurried or peer.mailbox:
+        elif peer.hurried or peer.mailbox or peer.connection.pending:
             self._hand_over(peer)
         else:
             self._watch(peer)
@@ -2184,7 +2509,9 @@ class Server:
         """Close a connection and what depends on it."""
         self._unwatch(peer)
         self._end_session(peer)
-        self._peers.discard(peer)
+        if peer in self._peers:
+            self._peers.remove(peer)
+            self._neighbours[peer.address] -= 1
         peer.connection.close()
 
     def _end_session(self, peer: Peer) -> None:
@@ -2216,6 +2543,9 @@ class Server:
         self._next_tick = now + config.TICK
         for peer in [peer for peer in self._peers if peer.idle and now >= peer.deadline]:
             self._time_out(peer)
+        for peer in [peer for peer in self._peers if peer.idle and peer.proof]:
+            if now >= peer.proof_due:
+                self._hand_over(peer)
         for transfer in self._service.registry.active():
             if transfer.stalled_for() > self._settings.stall_timeout:
                 self._service.work.put(partial(self._service.expire, transfer), transfer.priority)
@@ -2327,6 +2657,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _parser() -> argparse.ArgumentParser:
     workers = config.argument(int, 1, 256, "a number of workers from 1 to 256")
+    size = config.argument(config.parse_size, 1, MAX_FILE_SIZE, "a size such as 200K, 1.5M, 2G")
+    extensions = config.checked(auth.parse_extensions)
     parser = argparse.ArgumentParser(description="Receive files and prove that they arrived.")
     add = parser.add_argument
     # fmt: off
@@ -2339,6 +2671,12 @@ def _parser() -> argparse.ArgumentParser:
         help="threads that do the work (10)")
     add("--credentials", type=Path, metavar="FILE",
         help="users, made with auth.py; without it there are demo accounts, on loopback only")
+    add("--tls-cert", type=Path, metavar="FILE", help="certificate (and chain) for TLS, PEM; "
+        "read again on SIGHUP")
+    add("--tls-key", type=Path, metavar="FILE", help="its key")
+    add("--max-file-size", type=size, metavar="SIZE", help="take no larger files (no limit)")
+    add("--allow-ext", type=extensions, default=(), metavar=".a,.b",
+        help="take only files with such names, whose content is what they say (all)")
     add("--grace", type=config.seconds_argument(0), default=config.GRACE, metavar="SECONDS",
         help="how long running transfers may go on at shutdown (10)")
     # fmt: on
@@ -2349,7 +2687,7 @@ def _parser() -> argparse.ArgumentParser:
 def _credentials(settings: ServerSettings) -> auth.Credentials:
     """Load the accounts; the demo ones only where nobody else can reach them."""
     if settings.credentials is not None:
-        return auth.load_credentials(settings.credentials)
+        return auth.CredentialStore(settings.credentials, lambda text: log.warning("%s", text))
     if not is_loopback(settings.host):
         raise UsageError(
             f"the demo accounts work on loopback only, not on {printable(settings.host)}: "
@@ -2362,6 +2700,7 @@ def _serve(settings: ServerSettings) -> None:
     server = Server(settings, _credentials(settings))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
+    signal.signal(signal.SIGHUP, lambda *_: server.reload())
     host, port = server.address
     print(f"Listening on {host}:{port}", flush=True)
     try:
