@@ -104,17 +104,27 @@ coordinator_log = logging.getLogger("coordinator")
 block_log = logging.getLogger("block")
 
 DEFAULT_FILE = Path("input") / "big_file.txt"
-PASSING = ("shutdown", "timeout", "taken", "stale")  # rejections after which one should come again
+PASSING = (
+    "shutdown",
+    "timeout",
+    "taken",
+    "stale",
+    "busy",
+)  # rejections after which one should come again
 GO_ON = "; the same command goes on where this one stopped"
 MOST_OWED = 16  # acknowledgements of one block: a few more than the server's rounds of repair
-FOREVER = 3600.0  # seconds; a wait that only a waker or the peer should end
+FOREVER = 5.0  # seconds; a wait that only a waker or the peer should end, and a late Ctrl-C must
 
 # --- what callers get ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of one file; the fields of ``--json``. ``seconds`` from FILE_START to verdict."""
+    """What became of one file; the fields of ``--json``.
+
+    ``seconds`` go from its first FILE_START to the verdict. After a lost session the counts are
+    those of the last one: what an earlier one had sent is among the ``resumed_bytes``.
+    """
 
     verdict: str
     name: str
@@ -205,8 +215,8 @@ class Patience:
     """How long to try again, and what one file has achieved over several attempts. Main's own.
 
     A server that cannot be reached at the start is tried for ``timeout``; once a session stood, a
-    lost one is replaced for ``PATIENCE`` times as long without progress: more bytes acknowledged,
-    or verified, than ever before.
+    lost one is replaced for ``PATIENCE`` times as long after the last movement, but for no more
+    than ``RETRY_MOST`` sessions that moved and got no further than one before.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -219,24 +229,26 @@ class Patience:
 
     def next_file(self) -> None:
         """Begin to count for another file."""
-        self.began = time.monotonic()
+        self.began: float | None = None  # when its first attempt did
         self._acknowledged = self._verified = 0  # bytes, the most so far
+        self._fruitless = 0  # sessions without more than that
         self._deadline.put_off()
 
     def stood(self) -> None:
         """Note that a session stands."""
         self._told = ""
+        self._fruitless += 1
         if not self._stood:
             self._stood = True
             self._deadline = Deadline(config.PATIENCE * self._timeout)
 
-    def moved(self, acknowledged: int, verified: int) -> None:
+    def moved(self, acknowledged: int = 0, verified: int = 0) -> None:
         """Note how many bytes of the file the server has, and how many it has verified."""
+        self._deadline.put_off()
         if acknowledged > self._acknowledged or verified > self._verified:
             self._acknowledged = max(acknowledged, self._acknowledged)
             self._verified = max(verified, self._verified)
-            self._deadline.put_off()
-            self._pause = config.RETRY_FIRST
+            self._fruitless, self._pause = -1, config.RETRY_FIRST  # this one is not
 
     @property
     def achieved(self) -> bool:
@@ -245,12 +257,13 @@ class Patience:
 
     def left(self) -> float:
         """Return the seconds left for one attempt to connect."""
-        return max(0.1, min(self._timeout, self._deadline.left()))
+        least = 5.0 if self._stood else 0.1  # a last attempt should be a fair one
+        return min(self._timeout, max(least, self._deadline.left()))
 
     def wait(self, error: ConnectionLostError) -> None:
         """Pause before the next attempt, or raise ``error`` when there should be none."""
         hopeless = isinstance(error, UnknownHostError) and not self._stood
-        if hopeless or self._deadline.passed:
+        if hopeless or self._deadline.passed or self._fruitless > config.RETRY_MOST:
             raise error
         pause = min(_jittered(self._pause), self._deadline.left())
         self._pause = min(2 * self._pause, config.RETRY_LONGEST)
@@ -347,7 +360,8 @@ class Upload:
         self.number = ready.transfer
         self.blocks = Blocks(source.size, settings.block_size)
         self.over = False  # set by main: whoever still works for it stops
-        self.repaired: list[str] = []  # what to tell about each repair, main's own
+        self.repairs = 0  # main's own, like the next
+        self.repaired: list[str] = []  # what to tell about the first of them
         self.digests = bytearray()  # running digest of each block, one behind the other
         self._digest_size = DIGEST_SIZES[settings.digest]
         self._hash = hashlib.new(settings.digest)
@@ -939,6 +953,7 @@ class Session:
     def send(self, path: Path) -> Receipt:
         """Send one file and return its receipt. Raises below ``TransferError``."""
         source = Source(path)
+        began = self._patience.began = self._patience.began or time.monotonic()
         try:
             self.progress.begin(source.name, source.size)
             upload = self._start(source)
@@ -951,7 +966,7 @@ class Session:
         finally:
             source.close()
         self.progress.end()
-        seconds = time.monotonic() - self._patience.began
+        seconds = time.monotonic() - began
         return self._finished(dataclasses.replace(receipt, seconds=seconds))
 
     def _finished(self, receipt: Receipt) -> Receipt:
@@ -968,13 +983,14 @@ class Session:
         self.progress.phase("waiting")
         size, algorithm = settings.block_size, settings.digest
         resume = settings.resume or self._patience.achieved  # at least what we sent ourselves
-        head = source.head(size, algorithm) if resume else ""
-        self._control.send(FileStart(source.name, source.size, size, algorithm, head))
+        head = source.head(size, algorithm)
+        self._control.send(FileStart(source.name, source.size, size, algorithm, head, resume))
         position = 0
         while True:
             message = self._control.answer(settings.timeout)
             if isinstance(message, FileReady):
                 return self._ready(source, message)
+            self._patience.moved()
             if isinstance(message, Queued) and message.position != position:
                 position = message.position
                 coordinator_log.info("waiting for our turn: position %d", position)
@@ -1066,8 +1082,9 @@ class Session:
             if end > upload.blocks.count:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
             what = _what_happened(upload.blocks, first, end, message.reason)
-            upload.repaired.append(what)
-            if len(upload.repaired) <= config.REPAIRS_TOLD:
+            upload.repairs += 1
+            upload.repaired += [what] if upload.repairs <= config.REPAIRS_TOLD else []
+            if upload.repairs <= config.REPAIRS_TOLD:
                 log.warning("%s: sent again", what)
             for index in range(first, end):
                 if upload.ask_again(index):
@@ -1076,9 +1093,9 @@ class Session:
     @staticmethod
     def _tell_repairs(upload: Upload) -> None:
         """Say that what was repaired is right now."""
-        for what in upload.repaired[: config.REPAIRS_TOLD]:
+        for what in upload.repaired:
             log.info("%s: sent again, ok", what, extra=SUCCESS)
-        more = len(upload.repaired) - config.REPAIRS_TOLD
+        more = upload.repairs - len(upload.repaired)
         if more > 0:
             log.info("and %d more, all ok", more, extra=SUCCESS)
 

@@ -48,6 +48,7 @@ TIMEOUT = 30.0  # seconds without progress before an attempt counts as dead
 PATIENCE = 10  # times TIMEOUT: how long a lost connection is tried again without progress
 RETRY_FIRST = 0.5  # seconds before the second attempt, doubled each time ...
 RETRY_LONGEST = 30.0  # ... up to this
+RETRY_MOST = 6  # sessions in a row that stood and brought the file no further than one before
 BAD_FRAMES = 3  # data connections in a row that may bring nonsense: a bit flipped where no digest
 # looks is mended by another connection, a server that talks nonsense is not
 REPAIRS_TOLD = 5  # repaired blocks named in the log, for one file; of the others their number

@@ -44,10 +44,10 @@ A data connection starts alike and then carries blocks, one way, without waiting
 Every MISSING is followed by a TRANSFER_COMPLETE that the client sends when the blocks have been
 acknowledged again. The two may cross on the way; then the server waits for the next one.
 
-Resume: ``head`` in FILE_START is the digest of the first block; empty, it says to begin anew. By
-user, name, block size, algorithm and head the server finds what an interrupted attempt left, and
-claims those blocks in FILE_READY. For each of them the client sends a block frame of the codec
-*held*: the running digest and no payload. Where it does not agree, MISSING asks for the bytes.
+Resume: ``head`` in FILE_START is the digest of the first block. By it and by user, name, block size
+and algorithm the server finds what an interrupted attempt left, and claims those blocks in
+FILE_READY. For each of them the client sends a block frame of the codec *held*: the running
+digest and no payload. Where it does not agree, MISSING asks for the bytes.
 
 The frames
 ----------
@@ -215,13 +215,6 @@ def _digest() -> Any:
     )
 
 
-def _head() -> Any:
-    return _checked(
-        lambda v: isinstance(v, str) and re.fullmatch("(?:[0-9a-f]{32}){0,2}", v) is not None,
-        "a digest in hexadecimal, or nothing",
-    )
-
-
 def _flag() -> Any:
     return _checked(lambda v: isinstance(v, bool), "true or false")
 
@@ -334,14 +327,16 @@ class Attached(Message, verb="ATTACHED"):
 class FileStart(Message, verb="FILE_START"):
     """Metadata of the file to come: the name without folders, sizes in bytes, the digest's name.
 
-    ``head`` is the digest of the first block (of nothing, for an empty file); empty: do not resume.
+    ``head`` is the digest of the first block (of nothing, for an empty file); ``resume`` says
+    whether to go on with what an earlier attempt left.
     """
 
     name: str = _text()
     size: int = _whole(0, MAX_FILE_SIZE)
     block_size: int = _whole(1, MAX_FILE_SIZE)
     digest: str = _text(1, 16)
-    head: str = _head()
+    head: str = _digest()
+    resume: bool = _flag()
 
 
 @dataclass(frozen=True)

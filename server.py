@@ -113,6 +113,7 @@ PARTIAL = ".partial"  # the folder below the output directory for what is not fi
 MAX_NAME_BYTES = 255  # of a file name, on every common file system
 ACKS_TOGETHER = 4 * len(encode_ack(0, 0))  # bytes: one call and one wake-up for four blocks
 ACK_PAUSE = 0.005  # seconds without another block after which they are sent all the same
+MAX_FIRST_LINE = 16 * 1024  # bytes of a journal's first line: names of 1024 and 255 characters
 MESSAGES_PER_UNIT = 16  # of one coordinator before others get their turn
 
 # --- names --------------------------------------------------------------------------------------
@@ -209,6 +210,7 @@ class Facts(NamedTuple):
     digest: str  # the algorithm
     saved_as: str  # the name it gets when it is whole
     directory: str = ""  # where, below the output directory
+    head: str = ""  # the digest of its first block
 
     @property
     def place(self) -> str:
@@ -218,7 +220,7 @@ class Facts(NamedTuple):
     @property
     def key(self) -> tuple[object, ...]:
         """What two attempts at the same file have in common; the size may have grown."""
-        return self.user, self.name, self.block_size, self.digest
+        return self.user, self.name, self.block_size, self.digest, self.head
 
     @property
     def blocks(self) -> Blocks:
@@ -290,9 +292,24 @@ class Journal:
         os.replace(fresh, self._path)
 
     def append(self, records: bytes) -> None:
-        """Add ``records``. A torn one is noticed when it is read, if nothing came after it."""
-        if os.write(self._fd, records) < len(records):
+        """Add ``records``, or nothing. One thread at a time. Raises ``OSError``."""
+        written = os.write(self._fd, records)
+        if written < len(records):
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def go_on(self, facts: Facts) -> None:
+        """Open the one that is there for ``append``, without a torn end. Raises ``OSError``."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.close()
+        self._fd = os.open(self._path, flags)
+        first = os.pread(self._fd, MAX_FIRST_LINE, 0).index(b"\n") + 1
+        torn = (os.fstat(self._fd).st_size - first) % (_INDEX.size + DIGEST_SIZES[facts.digest])
+        os.ftruncate(self._fd, os.fstat(self._fd).st_size - torn)
+
+    def touch(self) -> None:
+        """Let its age count from now."""
+        os.utime(self._fd)
 
     def facts(self) -> Facts:
         """Read what it is for. Raises ``ValueError`` for a journal that is not one of ours."""
@@ -315,11 +332,16 @@ class Journal:
         return claims
 
     def _parse(self, line: bytes) -> Facts:
-        values = json.loads(line)
+        try:
+            values = json.loads(line)
+        except RecursionError:
+            raise ValueError("not a journal of ours") from None
         if not isinstance(values, dict) or values.pop("journal", None) != self.VERSION:
             raise ValueError("not a journal of this version")
         if [type(values.get(key)) for key in Facts._fields] != _FACT_TYPES:
             raise ValueError("not a journal of ours")
+        if len(values) != len(Facts._fields):
+            raise ValueError("a journal of another version")
         facts = Facts(**values)
         sane = facts.digest in DIGEST_SIZES and facts.size >= 0 and facts.block_size > 0
         plain = not any(part in ("", ".", "..") for part in facts.place.split("/"))
@@ -335,7 +357,8 @@ class Journal:
 
 
 _INDEX = struct.Struct("!I")
-_FACT_TYPES = [str, str, int, int, str, str, str]
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_FACT_TYPES = [str, str, int, int, str, str, str, str]
 _OUR_NAME = re.compile(r"server_received_[^/\0]+")
 
 
@@ -393,27 +416,34 @@ class PartFile:
             raise
         return part
 
-    def reopen(self, facts: Facts, head: str) -> Claims | None:
+    def reopen(self, facts: Facts) -> Claims:
         """Open one that an earlier attempt left, for ``facts``; return what its journal claims.
 
-        ``None`` if it is for a file with another first block than ``head``. Raises ``OSError``, and
-        ``ValueError`` when it cannot be used.
+        Raises ``OSError``, and ``ValueError`` when it cannot be used.
         """
+        self._claims_some = True  # till we know better
         self._fd = self._open()
         facts = facts._replace(saved_as=self.facts.saved_as)
         if self.published:
             facts = facts._replace(directory=self.facts.directory)
         claims = self._journal.load(facts)
-        if facts.size and claims.digest_of(0).hex() != head:
-            return None
         if self.published and facts.size != self.facts.size:
             raise ValueError("it was published, and the file has another size by now")
         if not self.published:
             self._reserve(facts.size)
-        self._journal.begin(facts, claims)
+        self._renew_journal(facts, claims)
         self.facts = facts
         self._claims_some = any(claims.flags)
         return claims
+
+    def _renew_journal(self, facts: Facts, claims: Claims) -> None:
+        """Write the journal anew; on a full disk the old one has to do, if it is for this size."""
+        try:
+            self._journal.begin(facts, claims)
+        except OSError as error:
+            if error.errno not in _NO_SPACE or facts != self.facts:
+                raise
+            self._journal.go_on(facts)
 
     def _open(self) -> int:
         """Open the file. Raises ``OSError``, ``ValueError`` for one that is not ours any more."""
@@ -457,11 +487,15 @@ class PartFile:
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``. Raises ``OSError`` if somebody cut the file short."""
-        while view:
-            size = os.preadv(self._fd, [view], offset)
-            if not size:
-                raise OSError(errno.EIO, "the part file was truncated by somebody else")
-            view, offset = view[size:], offset + size
+        try:
+            while view:
+                size = os.preadv(self._fd, [view], offset)
+                if not size:
+                    raise OSError(errno.EIO, "the part file was truncated by somebody else")
+                view, offset = view[size:], offset + size
+        except OSError:
+            self.trusted = False  # or every attempt to resume it would end here
+            raise
 
     @property
     def worth_keeping(self) -> bool:
@@ -492,9 +526,10 @@ class PartFile:
         Returns only after the name, too, is on the disk. A file that was published before a kill
         keeps the name it got then.
         """
-        if self.published:
+        if self.published and _same_file(self._final, os.fstat(self._fd)):
             _flush_directory(self._final.parent)
             return self.facts.place
+        self.published = False
         make_directory(self._output, self.facts.directory)
         while not self.published:
             try:
@@ -506,6 +541,7 @@ class PartFile:
                 self._journal.begin(self.facts, self._journal.load(self.facts))
         try:
             _flush_directory(self._final.parent)
+            self._journal.touch()  # the answer is kept from now on
         except OSError:
             self._unpublish()
             raise
@@ -537,7 +573,7 @@ class PartFile:
     def remove(self) -> None:
         """Close it and remove the unfinished name; a published file keeps its final one."""
         self.close()
-        for suffix in (".part", ".journal", ".new"):
+        for suffix in (".journal", ".new", ".part"):  # without its journal a part file is nothing
             try:
                 self._path.with_suffix(suffix).unlink()
             except FileNotFoundError:
@@ -613,9 +649,11 @@ class PartStore:
             try:
                 part = PartFile(self._output, stem, Journal(folder / f"{stem}.journal").facts())
                 part.look()
-            except (OSError, ValueError) as error:
+            except (FileNotFoundError, ValueError) as error:
                 log.warning("removing %s: nobody can go on with it (%s)", stem, _reason(error))
                 PartFile(self._output, stem, _NO_FACTS).remove()
+            except OSError as error:  # no fault of the file's: it may go at the next start
+                log.warning("leaving %s alone: %s", stem, _reason(error))
             else:
                 self._put(part)
                 kept += 1
@@ -661,46 +699,47 @@ class PartStore:
             return part
 
     def create(self, transfer: Transfer) -> PartFile:
-        """Return a new part file for ``transfer``. Raises ``OSError``."""
-        part = PartFile.create(self._output, transfer.facts)
-        self._use(part, transfer)
-        return part
+        """Return a new part file for ``transfer``. Raises ``OSError``.
+
+        Where there is no room, older attempts at the same file make some.
+        """
+        while True:
+            try:
+                part = PartFile.create(self._output, transfer.facts)
+            except OSError as error:
+                older = self._pop(transfer.facts.key) if error.errno in _NO_SPACE else None
+                if older is None:
+                    raise
+                older.remove()
+            else:
+                self._use(part, transfer)
+                return part
 
     def resume(self, transfer: Transfer) -> tuple[PartFile, Claims] | None:
-        """Return one that rests and was for the same file, with what it claims to have.
-
-        One of the same name that begins with another first block is for another file: it rests on.
-        """
-        others: list[PartFile] = []
-        try:
+        """Return one that rests and was for the same file, with what it claims to have."""
+        part = self._pop(transfer.facts.key)
+        while part is not None:
+            self._use(part, transfer)  # from now on somebody who comes for it has to wait
+            claims = self._reopen(part, transfer)
+            if claims is not None:
+                return part, claims
             part = self._pop(transfer.facts.key)
-            while part is not None:
-                claims = self._reopen(part, transfer, others)
-                if claims is not None:
-                    self._use(part, transfer)
-                    return part, claims
-                part = self._pop(transfer.facts.key)
-            return None
-        finally:
-            for other in others:
-                self._put(other)
+        return None
 
-    def _reopen(self, part: PartFile, transfer: Transfer, others: list[PartFile]) -> Claims | None:
-        """Open ``part`` for ``transfer``; one for another file joins ``others``, a bad one goes."""
+    def _reopen(self, part: PartFile, transfer: Transfer) -> Claims | None:
+        """Open ``part`` for ``transfer``, or set it aside; a bad one goes. Raises ``OSError``."""
         try:
-            claims = part.reopen(transfer.facts, transfer.head)
+            return part.reopen(transfer.facts)
         except (FileNotFoundError, ValueError) as error:
             log.warning("removing %s: it cannot be resumed (%s)", part.stem, _reason(error))
-            part.remove()
-            return None
-        except OSError:  # no fault of the file's: it may go another time
-            part.close()
-            others.append(part)
-            raise
-        if claims is None:
-            part.close()
-            others.append(part)
-        return claims
+            self.drop(part)
+        except OSError as error:
+            if error.errno in _OURS:  # a new one would not go better
+                self.rest(part)
+                raise
+            log.warning("%s cannot be resumed: %s", part.stem, _reason(error))
+            self.drop(part)
+        return None
 
     def _use(self, part: PartFile, transfer: Transfer) -> None:
         with self._lock:
@@ -737,8 +776,9 @@ class PartStore:
 
     def close(self) -> None:
         """Let go what is still in use, verdicts that nobody has confirmed (main, at the end)."""
-        for part in list(self._in_use):
-            self.rest(part)
+        for transfer in list(self._in_use.values()):
+            transfer.end()
+            transfer.settle(confirmed=False)
 
     def expire(self) -> None:
         """Remove what nobody came back for."""
@@ -766,6 +806,7 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+_OURS = (*_NO_SPACE, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ENOMEM)
 _NO_FACTS = Facts("", "", 0, 1, "md5", "none")
 
 
@@ -874,16 +915,16 @@ class Transfer:
         self.session = session
         self.name = name
         self.algorithm = start.digest
-        self.head = start.head
+        self.resumes = start.resume
         self.blocks = Blocks(start.size, start.block_size)
         saved_as = output_name(name, _unique())
         self.facts = Facts(
             session.user, name, start.size, start.block_size, start.digest, saved_as,
-            session.rights.directory,
+            session.rights.directory, start.head,
         )  # fmt: skip
         self._digest_size = DIGEST_SIZES[start.digest]
         self.asked_at = time.monotonic()
-        self.probed_at = 0.0  # when it began to look whether the owner of its part file lives
+        self.probes: dict[Transfer, float] = {}  # owners of its part file, and since when asked
         self._buffers = buffers
         self._let_go = let_go
         self._lock = threading.Lock()
@@ -907,6 +948,10 @@ class Transfer:
         self._moved_at = self.asked_at
         self._users = 0  # workers that use the part file right now
         self._publishing = False
+        self._publish_next = False  # the flush that runs now has to call the publisher
+        self._awaits_confirmation = False
+        self.needed = True  # whether anybody may come back for the part file
+        self._noting = False
         self._ended = False
         self._hash = hashlib.new(start.digest)
         self._looked_at = False  # whether the content fits the name
@@ -926,8 +971,7 @@ class Transfer:
 
     def same_file(self, other: Transfer) -> bool:
         """Whether ``other`` could go on with what this one has received."""
-        same = self.facts.key == other.facts.key and self.head == other.head
-        return same and self.head != ""
+        return self.facts.key == other.facts.key
 
     # -- its life: any worker
 
@@ -963,8 +1007,11 @@ class Transfer:
         self._release(part)
 
     def _last_look(self) -> PartFile | None:
-        """Return the part file to let go, once, when the transfer has ended and nobody uses it."""
-        if not self._ended or self._users:
+        """Return the part file to let go, once, when the transfer has ended and nobody uses it.
+
+        That of a published one stays until its verdict has been confirmed, or will not be.
+        """
+        if not self._ended or self._users or self._awaits_confirmation:
             return None
         self._buffers.settle(self._kept)
         self._kept = 0
@@ -988,15 +1035,24 @@ class Transfer:
                 self._part.trusted = False
 
     def note_blocks(self) -> None:
-        """Have the journal claim what was written since the last time. Raises ``OSError``."""
+        """Have the journal claim what was written since the last time. Raises ``OSError``.
+
+        One worker at a time: what another brings meanwhile goes along the next time.
+        """
         with self._lock:
             if self._ended or self._part is None:
                 raise TransferEndedError
+            if self._noting or not self._records:
+                return
+            self._noting = True
             self._users += 1
-            part, records, self._records = self._part, self._records, bytearray()
+            part, records = self._part, bytes(self._records)
+            self._records.clear()
         try:
-            part.note(bytes(records))
+            part.note(records)
         finally:
+            with self._lock:
+                self._noting = False
             self._leave()
 
     def end(self, *, by_publisher: bool = False) -> bool:
@@ -1011,6 +1067,19 @@ class Transfer:
             part = self._last_look()
         self._release(part)
         return ends
+
+    def await_confirmation(self) -> None:
+        """Keep the part file after the end, until ``settle`` (publisher)."""
+        with self._lock:
+            self._awaits_confirmation = True
+
+    def settle(self, *, confirmed: bool) -> None:
+        """The client has read the verdict, or is gone: then somebody may ask for it again."""
+        with self._lock:
+            self._awaits_confirmation = False
+            self.needed = not confirmed
+            part = self._last_look()
+        self._release(part)
 
     def begin_publishing(self) -> None:
         """Pass the point of no return. Raises ``TransferEndedError`` if somebody was faster."""
@@ -1036,6 +1105,11 @@ class Transfer:
     def ended(self) -> bool:
         """Whether it is over; its part file may still be in use for a moment."""
         return self._ended  # one read: no lock needed
+
+    @property
+    def alive_at(self) -> float:
+        """When its client was last heard of, on any connection."""
+        return max(self.session.heard_at, self._moved_at)  # one read each: no lock needed
 
     @property
     def claimed(self) -> Spans:
@@ -1150,10 +1224,23 @@ class Transfer:
             self._flushing, self._unflushed = True, 0
         return due
 
-    def end_flush(self) -> None:
-        """Let the next flush begin."""
+    def end_flush(self, *, done: bool) -> bool:
+        """Let the next flush begin; whether the caller has to call the publisher now."""
         with self._lock:
             self._flushing = False
+            if not done:  # try again after some more blocks
+                self._unflushed += config.FLUSH_EVERY - config.FLUSH_EVERY // 8
+            publish, self._publish_next = self._publish_next, False
+            return publish
+
+    def begin_last_flush(self) -> bool:
+        """Whether the publisher may go on; else the flush that runs calls it when it has ended.
+
+        The system tells of a write that failed only once: to one of two flushes at the same time.
+        """
+        with self._lock:
+            self._publish_next = self._flushing
+            return not self._flushing
 
     # -- hashing: one worker at a time
 
@@ -1521,7 +1608,7 @@ class Session:
         self.coordinator = coordinator
         self.token = secrets.token_urlsafe(32)
         self.transfer: Transfer | None = None
-        self.unconfirmed: PartFile | None = None  # published; its verdict may not have arrived
+        self.unconfirmed: Transfer | None = None  # published; its verdict may not have arrived
         self.heard_at = time.monotonic()  # when the coordinator said something last
         self.closed = False  # set by main: the coordinator is gone
         self.streams: set[Peer] = set()  # the registry's lock protects it
@@ -1735,7 +1822,7 @@ class Service:
         sent = False
         while peer.mailbox:
             message = peer.mailbox.popleft()
-            if peer.connection.dialogue.allows(message):
+            if peer.connection.dialogue.allows(message) and not _late(peer, message):
                 peer.connection.send(message)
                 sent = True
         return sent
@@ -1833,9 +1920,15 @@ class Service:
 
     def _confirm(self, session: Session | None) -> None:
         """The client has read its last verdict: nobody will ask for it again."""
-        if session and session.unconfirmed:
-            self.parts.drop(session.unconfirmed)
-            session.unconfirmed = None
+        if session:
+            self._settle(session, confirmed=True)
+
+    @staticmethod
+    def _settle(session: Session, *, confirmed: bool) -> None:
+        """Let go the part file of the session's last verdict (any)."""
+        transfer, session.unconfirmed = session.unconfirmed, None
+        if transfer:
+            transfer.settle(confirmed=confirmed)
 
     # -- a transfer's beginning and end
 
@@ -1855,7 +1948,7 @@ class Service:
             coordinator_log.info("%s waits at position %d", transfer.name, position)
             peer.connection.send(Queued(position))
         else:
-            self._run(self._open, transfer)
+            self._start(self._open, transfer)
 
     def _withdraw(self, session: Session) -> None:
         """Take a transfer back that was rejected at once, if it came as far as to be one."""
@@ -1917,8 +2010,8 @@ class Service:
         """Find or make the part file of an admitted transfer and let the client send."""
         if transfer.ended:
             return
-        kept = self.parts.resume(transfer) if transfer.head else None
-        if kept is None and self._must_wait(transfer):
+        kept = self.parts.resume(transfer) if transfer.resumes else None
+        if kept is None and transfer.resumes and self._must_wait(transfer):
             self._seeking.append(transfer)
             return
         part, claims = kept or (self.parts.create(transfer), None)
@@ -1945,40 +2038,37 @@ class Service:
         session still stands. So who does not answer in ``PROBE_TIMEOUT`` seconds loses the file.
         """
         now = time.monotonic()
-        rivals = self.parts.rivals(transfer)
-        if not transfer.probed_at:
-            transfer.probed_at = now
-            for rival in rivals:
+        silent = False
+        for rival in self.parts.rivals(transfer):
+            asked_at = transfer.probes.setdefault(rival, now)
+            if not rival.ended and (rival.alive_at >= asked_at or not rival.receiving):
+                continue  # it lives, or is about to begin
+            silent |= now < asked_at + self.settings.stall_timeout  # else a disk is stuck
+            if now < asked_at + config.PROBE_TIMEOUT:
                 self._post(rival.session.coordinator, Ping())
-        silent = [rival for rival in rivals if rival.session.heard_at < transfer.probed_at]
-        if now >= transfer.probed_at + config.PROBE_TIMEOUT:
-            for rival in silent:
+            else:
                 self._take_from(rival)
-        return bool(silent) and now < transfer.probed_at + 2 * config.PROBE_TIMEOUT
+        return silent
 
     def _take_from(self, rival: Transfer) -> None:
         """Let the part file of a dead session rest, so that its successor finds it."""
-        coordinator_log.warning("%s: its client is silent, another one goes on", rival.name)
+        if not rival.ended:
+            coordinator_log.warning("%s: its client is silent, another goes on", rival.name)
         self._finish(rival, Rejected("taken", "another client goes on with this file"))
-        self._forget_answer(rival.session)
+        if rival.session.unconfirmed is rival:
+            self._settle(rival.session, confirmed=False)
 
     def look_again(self) -> None:
         """Start the search of those who wait for a part file again (main)."""
         for _ in range(len(self._seeking)):
-            transfer = self._seeking.popleft()
-            self._post(transfer.session.coordinator, Queued(1))  # so that it knows we live
-            self._start(self._open, transfer)
+            self._start(self._open, self._seeking.popleft())
 
     def _let_go(self, transfer: Transfer, part: PartFile) -> None:
-        """Take back the part file of a transfer that has ended (any)."""
-        if transfer.session.unconfirmed is not part:
+        """Take back the part file of a transfer that has ended, from its last user (any)."""
+        if transfer.needed:
             self.parts.rest(part)
-
-    def _forget_answer(self, session: Session) -> None:
-        """Keep an answer that nobody confirmed for the next one who asks (any)."""
-        part, session.unconfirmed = session.unconfirmed, None
-        if part:
-            self.parts.rest(part)
+        else:
+            self.parts.drop(part)
 
     def _finish(
         self, transfer: Transfer, answer: Message | None, *, by_publisher: bool = False
@@ -2000,7 +2090,7 @@ class Service:
         if transfer:
             coordinator_log.warning("%s: the client went away; it can go on later", transfer.name)
             self._finish(transfer, None)
-        self._forget_answer(session)
+        self._settle(session, confirmed=False)
 
     def turn_away(self, transfer: Transfer) -> None:
         """End a transfer that has not begun, because the server stops."""
@@ -2072,7 +2162,7 @@ class Service:
             raise RemoteProtocolError("a block of the wrong length")
         if length and transfer.full:
             raise RemoteProtocolError("too many blocks wait for one that is missing", "busy")
-        return self._buffers.take(length)
+        return self._buffers.take(length) if length else memoryview(b"")
 
     def _store_block(
         self, peer: Peer, header: BlockHeader, payload: memoryview, transfer: Transfer
@@ -2129,13 +2219,15 @@ class Service:
 
     def flush_part(self, transfer: Transfer) -> None:
         """Bring what was written to the disk, in the background, unless enough flushes run."""
-        if self._flushes.acquire(blocking=False):
+        done = self._flushes.acquire(blocking=False)
+        if done:
             try:
                 with transfer.part() as part:
                     part.flush()
             finally:
                 self._flushes.release()
-        transfer.end_flush()
+        if transfer.end_flush(done=done):
+            self.assemble_file_from_blocks(transfer)
 
     def verify_blocks(self, transfer: Transfer) -> None:
         """Hash what has come, in file order; ask for what is damaged; judge when all is there."""
@@ -2182,15 +2274,18 @@ class Service:
         if transfer.claimed_digest != transfer.digest:
             self._fail(transfer, "the digest of the file is not the one the client computed")
             return
+        if not transfer.begin_last_flush():
+            return  # flush_part calls us again
         with transfer.part() as part:
             part.flush()
             name = self._publish(transfer, part)
-            transfer.session.unconfirmed = part  # before the client can confirm it
+            transfer.await_confirmation()  # both before the client can confirm it
+            transfer.session.unconfirmed = transfer
             size, digest = transfer.blocks.size, transfer.digest
             receipt = IntegrityOk(name, size, digest, transfer.resent, durable=True)
             self._finish(transfer, receipt, by_publisher=True)
         if transfer.session.closed:  # while we published
-            self._forget_answer(transfer.session)
+            self._settle(transfer.session, confirmed=False)
         facts = f"{format_size(size)}, {transfer.algorithm} {digest}"
         log.info("saved %s (%s)", name, facts, extra=SUCCESS)
 
@@ -2202,6 +2297,14 @@ class Service:
         except BaseException:
             transfer.stop_publishing()
             raise
+
+
+def _late(peer: Peer, message: Message) -> bool:
+    """Whether this is about a transfer that has ended meanwhile (any)."""
+    current = _transfer_of(peer)
+    return isinstance(message, FileReady) and (
+        current is None or current.number != message.transfer
+    )
 
 
 def _transfer_of(peer: Peer) -> Transfer | None:
@@ -2574,7 +2677,9 @@ class Server:
         if now >= self._next_verifying:
             self._next_verifying = now + config.VERIFYING_EVERY
             for transfer in self._service.registry.active():
-                if transfer.receiving:
+                if not transfer.receiving:  # its part file is looked for, or made
+                    self._post(transfer.session.coordinator, Queued(1))
+                else:
                     self._post(transfer.session.coordinator, Verifying(transfer.verified_bytes))
         if now >= self._next_queued:
             self._next_queued = now + config.QUEUED_EVERY

@@ -341,7 +341,9 @@ class RawClient:
 
     def start(self, name: str, data: bytes, block_size: int = 200 * 1024) -> RawUpload:
         """Announce a file; the server must be ready for it."""
-        ready = self.control.call(FileStart(name, len(data), block_size, "md5", ""), PATIENCE)
+        head = hashlib.md5(data[:block_size]).hexdigest()
+        self.control.send(FileStart(name, len(data), block_size, "md5", head, resume=False))
+        ready = self.answer()
         assert isinstance(ready, FileReady), ready
         return RawUpload(self, ready.transfer, data, block_size)
 

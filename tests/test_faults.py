@@ -58,6 +58,7 @@ from protocol import (
 )
 
 HELLO = encode(Hello(VERSION, FEATURES))
+MD5 = "0" * 32
 
 # --- framing ------------------------------------------------------------------------------------
 
@@ -202,7 +203,7 @@ def test_a_malformed_message_gets_a_coded_error(
 
 def test_a_valid_message_in_the_wrong_state_names_the_offender(local: ServerThread) -> None:
     """7: the peer is told that it was the client."""
-    with raw_socket(local.port, encode(FileStart("x", 1, 4096, "md5", ""))) as sock:
+    with raw_socket(local.port, encode(FileStart("x", 1, 4096, "md5", MD5, False))) as sock:
         assert b"the client sent FILE_START in state new" in last_words(sock)
 
 
@@ -223,7 +224,7 @@ def test_sizes_that_cannot_be_are_rejected_and_leave_nothing(
 ) -> None:
     """12: larger than the disk, blocks too small, too large, too many; the session goes on."""
     with RawClient(local.port).log_in() as client:
-        answer = client.control.call(FileStart("x", size, block_size, "md5", ""), PATIENCE)
+        answer = client.control.call(FileStart("x", size, block_size, "md5", MD5, False), PATIENCE)
         assert isinstance(answer, Rejected)
         assert part_files(local.output) == []
         client.start("x", b"fine")
@@ -233,7 +234,7 @@ def test_sizes_that_cannot_be_are_rejected_and_leave_nothing(
 def test_sizes_that_are_no_sizes_are_protocol_errors(local: ServerThread, field: bytes) -> None:
     """12: refused before anything else is looked at."""
     with RawClient(local.port).log_in() as client:
-        good = encode(FileStart("x", 1, 4096, "md5", ""))[4:]
+        good = encode(FileStart("x", 1, 4096, "md5", MD5, False))[4:]
         bad = good.replace(b'"size": 1', field)
         client.control.push(struct.pack("!I", len(bad)) + bad)
         with pytest.raises(RemoteProtocolError):
@@ -446,7 +447,7 @@ def test_a_stopping_server_turns_waiting_transfers_away(start_local: StartLocal)
     with RawClient(local.port).log_in() as client, RawClient(local.port).log_in() as waiting:
         upload = client.start("x", b"x" * 10)
         assert isinstance(
-            waiting.control.call(FileStart("y", 1, 4096, "md5", ""), PATIENCE), Queued
+            waiting.control.call(FileStart("y", 1, 4096, "md5", MD5, False), PATIENCE), Queued
         )
         local.server.stop()
         answer = waiting.answer()

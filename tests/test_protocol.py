@@ -134,7 +134,7 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Attach: st.builds(Attach, text(1)),
     Attached: st.just(Attached()),
     FileStart: st.builds(
-        FileStart, text(), sizes, st.integers(1, MAX_FILE_SIZE), text(1, 16), digests | st.just("")
+        FileStart, text(), sizes, st.integers(1, MAX_FILE_SIZE), text(1, 16), digests, st.booleans()
     ),
     Queued: st.builds(Queued, st.integers(1, 2**31)),
     FileReady: st.builds(FileReady, transfers, ranges),
@@ -159,7 +159,7 @@ EXAMPLES: dict[type[Message], Message] = {
     AuthOk: AuthOk("v=c2lnbmF0dXJl", "0123456789abcdef", 1),
     Attach: Attach("0123456789abcdef"),
     Attached: Attached(),
-    FileStart: FileStart('große@Datei "1".bin', 1 << 40, 204800, "md5", "0" * 32),
+    FileStart: FileStart('große@Datei "1".bin', 1 << 40, 204800, "md5", "0" * 32, True),
     Queued: Queued(3),
     FileReady: FileReady(7, ((0, 5), (6, 4294967296))),
     Rejected: Rejected("space", "not enough space"),
@@ -181,7 +181,7 @@ LARGEST = [
     Hello(2**16, (EMOJI * 64,) * 64),
     AuthStart(EMOJI * 64, EMOJI * MAX_TEXT),
     AuthOk(EMOJI * MAX_TEXT, EMOJI * 128, -1000),
-    FileStart(EMOJI * MAX_TEXT, MAX_FILE_SIZE, MAX_FILE_SIZE, EMOJI * 16, "f" * 64),
+    FileStart(EMOJI * MAX_TEXT, MAX_FILE_SIZE, MAX_FILE_SIZE, EMOJI * 16, "f" * 64, False),
     FileReady(2**32 - 1, MANY_SPANS),
     Missing(2**32 - 1, MANY_SPANS, EMOJI * 32),
     IntegrityOk(EMOJI * MAX_TEXT, MAX_FILE_SIZE, "f" * 64, MAX_FILE_SIZE, False),
@@ -702,6 +702,7 @@ RULES = """
     greeted     server  HELLO              open
     open        client  AUTH_START         login
     login       server  AUTH_CHALLENGE     challenged
+    login       server  AUTH_OK            ready
     challenged  client  AUTH_RESPONSE      proving
     proving     server  AUTH_OK            ready
     ready       client  FILE_START         asked

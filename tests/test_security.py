@@ -194,7 +194,9 @@ def test_what_a_client_sends_reaches_the_log_escaped(start_server: StartServer) 
     with RawClient(server.port).log_in() as client:
         client.start("\x1b[31mred\r\n12:00:00 ERROR forged", b"x")
         client.control.call(Cancel(), PATIENCE)
-        answer = client.control.call(FileStart("\x1b[31m..", 1, 1, "md5", ""), PATIENCE)
+        answer = client.control.call(
+            FileStart("\x1b[31m..", 1, 1, "md5", "0" * 32, False), PATIENCE
+        )
         assert isinstance(answer, Rejected)
     server.stop()
     assert "\x1b" not in server.log

@@ -203,7 +203,7 @@ class Sample:
         self.judged = 0  # how often somebody was told to publish
         self.buffers = BufferPool(8 * BLOCK, lend)
         head = hashlib.md5(self.data[:BLOCK]).hexdigest()
-        start = FileStart("x", len(self.data), BLOCK, "md5", head)
+        start = FileStart("x", len(self.data), BLOCK, "md5", head, True)
         session = Session("u", 0, _peer())
         self.store_of_parts = PartStore(output)
         self.transfer = Transfer(1, session, start, "x", self.buffers, self.let_go)
@@ -580,7 +580,7 @@ def test_a_connection_is_never_given_to_two_workers(
 
 def _transfer(priority: int = 0) -> Transfer:
     session = Session("u", priority, _peer())
-    start = FileStart("x", 1, BLOCK, "md5", "")
+    start = FileStart("x", 1, BLOCK, "md5", "0" * 32, False)
     return Transfer(0, session, start, "x", BufferPool(BLOCK), lambda _transfer, _part: None)
 
 
