@@ -289,11 +289,16 @@ class Ours(Tool):
         Row("ours-sha256", "SHA-256 end to end, durable", ("--digest", "sha256")),
     )
     resent = 0  # blocks, which on loopback should stay 0
+    client_options: tuple[str, ...] = ()
+
+    def server_options(self) -> list[str]:
+        """Return what this kind of server needs, and make it."""
+        return []
 
     def start(self, stack: contextlib.ExitStack) -> None:
         """Start the server."""
         command = [sys.executable, str(ROOT / "server.py"), "--host", HOST, "--port", "0"]
-        command += ["--output", str(self.inbox), "--grace", "0"]
+        command += ["--output", str(self.inbox), "--grace", "0", *self.server_options()]
         server = stack.enter_context(logged(command, self.peer_log, stdout=subprocess.PIPE))
         assert server.stdout is not None
         first = server.stdout.readline().decode()
@@ -305,7 +310,7 @@ class Ours(Tool):
     def run(self, row: Row, source: Path) -> Run:
         """Run the client; its receipt must say that all is well."""
         command = [sys.executable, str(ROOT / "client.py"), str(source), "--quiet", "--json"]
-        command += ["--server", HOST, "--port", self.port, *row.options]
+        command += ["--server", HOST, "--port", self.port, *row.options, *self.client_options]
         run = timed(command, self.log, source.stat().st_size)
         receipt = self._receipt()
         if receipt["verdict"] != "INTEGRITY_OK" or not receipt["durable"]:
@@ -327,6 +332,24 @@ class Ours(Tool):
             return "memory and threads of the server are not told by this system"
         peak = format_size(int(fields["VmHWM"].split()[0]) * KB)
         return f"server: peak memory so far {peak}, {fields.get('Threads', '?')} threads"
+
+
+class OursTls(Ours):
+    """This pair over TLS, with a certificate of its own making: the one to put beside ``scp``."""
+
+    rows = (
+        Row("ours-tls", "MD5 end to end, TLS 1.3, durable"),
+        Row("ours-tls-sha256", "SHA-256 end to end, TLS 1.3, durable", ("--digest", "sha256")),
+    )
+
+    def server_options(self) -> list[str]:
+        """Make a certificate for this one run."""
+        key, cert = str(self.place / "key.pem"), str(self.place / "cert.pem")
+        command = [find("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+        command += ["-keyout", key, "-out", cert, "-subj", "/CN=localhost"]
+        quietly([*command, "-addext", f"subjectAltName=IP:{HOST}"])
+        self.client_options = ("--ca", cert)
+        return ["--tls-cert", cert, "--tls-key", key]
 
 
 class Rsync(Tool):
@@ -435,7 +458,7 @@ class Scp(Tool):
         return timed(command, self.log, source.stat().st_size)
 
 
-TOOLS = (Md5sum, Dd, Ours, Rsync, Netcat, Scp)
+TOOLS = (Md5sum, Dd, Ours, OursTls, Rsync, Netcat, Scp)
 NAMES = [row.name for tool in TOOLS for row in tool.rows]
 
 
