@@ -39,7 +39,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Tuple
 
-from config import checked, format_size, make_output_safe, parse_size, printable
+from config import (
+    LEAST_LIMIT,
+    checked,
+    format_size,
+    make_output_safe,
+    parse_size,
+    printable,
+    rate_argument,
+)
 from protocol import (
     MAX_FILE_SIZE,
     MAX_TEXT,
@@ -1252,13 +1260,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-password", action="store_true", help="of a user that exists: change the rest only"
     )
     size, expiry = _or_nothing(parse_size), _or_nothing(_expiry)
+    rate = _or_nothing(rate_argument(LEAST_LIMIT))
     # SUPPRESS: what is not said is not there, and the user keeps what he has
     for option, convert, metavar, explained in (
         ("--priority", int, "N", "higher goes first (0)"),
         ("--directory", _folder, "DIR", "where files go, below the server's output directory"),
         ("--max-file-size", size, "SIZE", "of one file, such as 2G"),
         ("--quota", size, "SIZE", "of all files together"),
-        ("--limit", size, "RATE", "bytes per second, such as 5M"),
+        ("--limit", rate, "RATE", "bytes per second, such as 5M"),
         ("--allow-ext", _or_nothing(parse_extensions, ()), ".a,.b", "take such files only"),
         ("--expires", expiry, "TIME", "close the account after 30d, 12h, 90m"),
     ):

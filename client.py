@@ -86,6 +86,7 @@ from protocol import (
     SourceError,
     Spans,
     State,
+    TokenBucket,
     TransferComplete,
     TransferError,
     UsageError,
@@ -354,17 +355,17 @@ class Upload:
     """
 
     def __init__(
-        self, source: Source, settings: ClientSettings, ready: FileReady, ring: Ring
+        self, source: Source, algorithm: str, block_size: int, ready: FileReady, ring: Ring
     ) -> None:
         self.source = source
         self.number = ready.transfer
-        self.blocks = Blocks(source.size, settings.block_size)
+        self.blocks = Blocks(source.size, block_size)
         self.over = False  # set by main: whoever still works for it stops
         self.repairs = 0  # main's own, like the next
         self.repaired: list[str] = []  # what to tell about the first of them
         self.digests = bytearray()  # running digest of each block, one behind the other
-        self._digest_size = DIGEST_SIZES[settings.digest]
-        self._hash = hashlib.new(settings.digest)
+        self._digest_size = DIGEST_SIZES[algorithm]
+        self._hash = hashlib.new(algorithm)
         self._ring = ring
         self._lock = threading.Lock()
         self._held = self._flags(ready.have)  # 1 for a block that the server claims to have
@@ -759,12 +760,26 @@ class Sender:
                 if not self._unacknowledged:
                     silence.put_off()
                 self.send_file_block(connection, block)
+                self._pace(connection, block, silence)
                 in_a_row += 1
                 if in_a_row < config.ACK_EVERY:
                     continue
             in_a_row = 0
             if block or self._wait(connection, silence):
                 self._hear_acks(connection, silence)
+
+    def _pace(self, connection: Connection, block: Block, silence: Deadline) -> None:
+        """Stay away for as long as the limit says, hearing acknowledgements."""
+        bucket = self._session.bucket
+        if bucket is None or block.held:
+            return
+        pause = Deadline(bucket.take(block.upload.blocks.length(block.index)))
+        while not pause.passed:
+            if connection.wait(pause.left(), waker=self._waker):
+                self._hear_acks(connection, silence)
+            elif self._waker.quiet() and self._session.ending.is_set():
+                raise Stop
+        silence.put_off()  # what was not asked for cannot have been answered
 
     def _next_block(self) -> Block | None:
         if len(self._unacknowledged) >= config.MAX_UNACKNOWLEDGED:
@@ -861,6 +876,11 @@ class Session:
         self.ending = threading.Event()
         self.token = ""
         self.address: tuple[int, Any] = (0, None)  # family and address of the server
+        self.block_size = settings.block_size
+        self.bucket = TokenBucket(settings.limit) if settings.limit else None
+        if settings.limit:  # each stream should have something to do in every second
+            share = settings.limit // settings.streams
+            self.block_size = min(self.block_size, max(config.MIN_BLOCK_SIZE, share))
         self.tls = auth.client_tls(settings.ca) if settings.tls or settings.ca else None
         self._coordinator: Connection | None = None
         self._free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
@@ -927,7 +947,7 @@ class Session:
 
     def _start_senders(self) -> None:
         for _ in range(self.settings.streams * config.BUFFERS_PER_STREAM):
-            self._free.put(bytearray(self.settings.block_size))
+            self._free.put(bytearray(self.block_size))
         for _ in range(self.settings.streams):
             sender = Sender(self)
             self._senders.append(sender)
@@ -981,7 +1001,7 @@ class Session:
         """Announce a file and wait until the server is ready for it."""
         settings = self.settings
         self.progress.phase("waiting")
-        size, algorithm = settings.block_size, settings.digest
+        size, algorithm = self.block_size, settings.digest
         resume = settings.resume or self._patience.achieved  # at least what we sent ourselves
         head = source.head(size, algorithm)
         self._control.send(FileStart(source.name, source.size, size, algorithm, head, resume))
@@ -997,7 +1017,7 @@ class Session:
             self._refuse_rejected(source.name, message)
 
     def _ready(self, source: Source, ready: FileReady) -> Upload:
-        upload = Upload(source, self.settings, ready, self._waker.ring)
+        upload = Upload(source, self.settings.digest, self.block_size, ready, self._waker.ring)
         if upload.resumed_bytes:
             had, size = format_size(upload.resumed_bytes), format_size(source.size)
             coordinator_log.info("going on with %s: the server has %s of %s",
@@ -1294,6 +1314,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--digest", choices=list(DIGEST_SIZES), default="md5", help="what proves the file (md5)")
     add("--no-resume", dest="resume", action="store_false",
         help="begin anew, whatever an interrupted attempt has left")
+    add("--limit", type=config.rate_argument(1024), metavar="RATE",
+        help="bytes a second, all streams together, such as 500K or 10M (no limit)")
     add("--timeout", type=config.seconds_argument(2), default=config.TIMEOUT, metavar="SECONDS",
         help="longest time without progress, at least 2 (30)")
     add("--quiet", action="store_true", help="no bar, and only what goes wrong in the log")

@@ -37,6 +37,12 @@ KEEPALIVE_PROBES = 3  # unanswered questions before the connection counts as los
 UNANSWERED_TIMEOUT = 120  # seconds the system goes on with bytes that the peer's system does not
 # acknowledge: an outage of a minute, with the pauses between attempts that TCP makes by then
 
+BURST = 0.1  # seconds of a rate limit that may be made up for at once after a pause
+LEAST_LIMIT = (
+    64 * KB
+)  # bytes a second, the least a server can be limited to: with 4 streams a block
+# then takes 12 s, after 30 s without an acknowledgement a client gives a connection up
+
 # --- the client ---------------------------------------------------------------------------------
 
 STREAMS = 4  # data connections, one sender thread each
@@ -123,6 +129,7 @@ class ClientSettings:
     token: str | None = field(default=None, repr=False)
     tls: bool = False
     ca: Path | None = None
+    limit: int | None = None  # bytes a second
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ class ServerSettings:
     tls_key: Path | None = None
     max_file_size: int | None = None
     allow_ext: tuple[str, ...] = ()
+    limit: int | None = None  # bytes a second, of all clients together
     grace: float = GRACE
     max_active: int = MAX_ACTIVE_TRANSFERS
     login_timeout: float = LOGIN_TIMEOUT
@@ -197,6 +205,12 @@ def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert
+
+
+def rate_argument(least: int) -> Callable[[str], int]:
+    """Make the argparse type of ``--limit``: bytes a second."""
+    what = f"a rate of at least {format_size(least)} a second, such as 500K or 10M"
+    return argument(parse_size, least, 2**62, what)
 
 
 def port_argument() -> Callable[[str], int]:

@@ -83,6 +83,7 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field, fields
@@ -101,6 +102,7 @@ from typing import (
 )
 
 from config import (
+    BURST,
     KEEPALIVE_IDLE,
     KEEPALIVE_INTERVAL,
     KEEPALIVE_PROBES,
@@ -797,6 +799,27 @@ class Deadline:
     def passed(self) -> bool:
         """Whether the time is up."""
         return time.monotonic() >= self._at
+
+
+class TokenBucket:
+    """Lets so many bytes pass in a second, whoever brings them. Any thread.
+
+    It never holds anybody up itself: it says for how long they should stay away. The lock protects
+    the instant at which what has passed is paid for.
+    """
+
+    def __init__(self, rate: int) -> None:
+        """Let ``rate`` bytes pass in a second, after a pause those of ``BURST`` seconds at once."""
+        self._rate = rate
+        self._paid_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> float:
+        """Let ``size`` bytes pass; return the seconds until the next may follow."""
+        with self._lock:
+            now = time.monotonic()
+            self._paid_at = max(self._paid_at, now - BURST) + size / self._rate
+            return max(0.0, self._paid_at - now)
 
 
 # --- sockets ------------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ from protocol import (
     Side,
     Spans,
     State,
+    TokenBucket,
     TransferComplete,
     TransferError,
     UsageError,
@@ -1486,6 +1487,7 @@ class Rights(NamedTuple):
     directory: str = ""  # below the output directory; "" is that itself
     max_file_size: int | None = None
     quota: int | None = None  # bytes in that directory, finished or not
+    limit: int | None = None  # bytes a second, of all sessions of the user together
     allow_ext: tuple[tuple[str, ...], ...] = ()  # a name must have one of each; none: all
 
     @classmethod
@@ -1493,7 +1495,8 @@ class Rights(NamedTuple):
         """Return those of an account on a server."""
         sizes = [size for size in (credential.max_file_size, settings.max_file_size) if size]
         allowed = tuple(one for one in (credential.allow_ext, settings.allow_ext) if one)
-        return cls(credential.directory, min(sizes, default=None), credential.quota, allowed)
+        most = min(sizes, default=None)
+        return cls(credential.directory, most, credential.quota, credential.limit, allowed)
 
     def check(self, name: str, size: int) -> None:
         """Raise ``RejectedError`` for a file that may not be sent."""
@@ -1565,6 +1568,7 @@ class Peer:
         self.incoming: Transfer | None = None  # what the block on its way is for
         self.acks = bytearray()  # not sent yet
         self.acks_due = 0.0
+        self.paused_until = 0.0  # a limit wants nothing to be received before
         self.mailbox: deque[Message] = deque()
         self.deadline = time.monotonic() + login_timeout
         self.idle = False
@@ -1604,6 +1608,7 @@ class Session:
     ) -> None:
         self.user = user
         self.rights = rights or Rights()
+        self.buckets: tuple[TokenBucket, ...] = ()  # what limits its bytes in a second
         self.priority = priority
         self.coordinator = coordinator
         self.token = secrets.token_urlsafe(32)
@@ -1748,6 +1753,8 @@ class Service:
         self.stopping = False  # set by main: nothing new begins
         self._credentials = credentials
         self._post = post
+        self._bucket = TokenBucket(settings.limit) if settings.limit else None
+        self._buckets_of: dict[str, tuple[int, TokenBucket]] = {}
         self._buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
         self._secret = secrets.token_bytes(32)
         self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
@@ -1893,12 +1900,22 @@ class Service:
     def _let_in(self, peer: Peer, user: str, credential: auth.Credential, final: str) -> None:
         rights = Rights.of(credential, self.settings)
         session = Session(user, credential.priority, peer, rights)
+        session.buckets = tuple(filter(None, (self._bucket, self._bucket_of(user, rights.limit))))
         peer.session, peer.login = session, None
         self.registry.add(session)
         coordinator_log.info(
             "%s logged in as %s (priority %d)", peer.connection.peer, user, session.priority
         )
         peer.connection.send(AuthOk(final, session.token, session.priority))
+
+    def _bucket_of(self, user: str, limit: int | None) -> TokenBucket | None:
+        """Return the one bucket of a user, whatever the number of sessions."""
+        if limit is None:
+            return None
+        known, bucket = self._buckets_of.get(user, (0, None))
+        if known != limit or bucket is None:  # two at once may make two: one of them is used
+            self._buckets_of[user] = limit, TokenBucket(limit)
+        return self._buckets_of[user][1]
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:
         session = self.registry.attach(message.token, peer)
@@ -2136,7 +2153,7 @@ class Service:
                 self._run(partial(self._store_block, peer, *found), peer.incoming)
                 if len(peer.acks) >= ACKS_TOGETHER or time.monotonic() >= peer.acks_due:
                     self._send_acks(peer)
-                if self.work.pressed:
+                if self._must_pause(peer, len(found[1])) or self.work.pressed:
                     break
             elif self.work.linger(peer.connection, ACK_PAUSE if peer.acks else config.LINGER):
                 continue
@@ -2146,6 +2163,14 @@ class Service:
                 break
         self._send_acks(peer)
         self._put_off_deadline(peer, moved)
+
+    @staticmethod
+    def _must_pause(peer: Peer, length: int) -> bool:
+        """Whether a limit wants this connection to rest: with main, and no worker waits with it."""
+        assert peer.session is not None  # it is attached
+        pause = max((bucket.take(length) for bucket in peer.session.buckets), default=0.0)
+        peer.paused_until = time.monotonic() + pause
+        return pause > 0
 
     def _room_for(self, peer: Peer, header: BlockHeader) -> memoryview:
         """Check a block's header before its payload; return the buffer for that.
@@ -2365,6 +2390,7 @@ class Server:
         self._waker = Waker()
         self._calls: deque[Callable[[], None]] = deque()
         self._rung = False
+        self._paused: list[tuple[float, int, Peer]] = []  # a heap; until when, and who
         self._stops = 0
         self._reload = False
         self._grace_ends = self._confirm_by = float("inf")
@@ -2405,6 +2431,7 @@ class Server:
             while not self._done():
                 for key, _ in self._selector.select(self._timeout()):
                     self._safely(key.data)
+                self._safely(self._end_pauses)
                 self._safely(self._tick)
         finally:
             self._close()
@@ -2418,7 +2445,8 @@ class Server:
             log.exception("internal error on the main thread")
 
     def _timeout(self) -> float:
-        return max(0.0, self._next_tick - time.monotonic())
+        first = self._paused[0][0] if self._paused else self._next_tick
+        return max(0.0, min(first, self._next_tick) - time.monotonic())
 
     def _done(self) -> bool:
         """Whether to leave the loop; begins the grace period when it is time."""
@@ -2578,6 +2606,8 @@ class Server:
             self._forget(peer)
         elif peer.leaving:
             self._see_off(peer)
+        elif peer.paused_until > time.monotonic():
+            heapq.heappush(self._paused, (peer.paused_until, id(peer), peer))
         elif peer.hurried or peer.mailbox or peer.connection.pending:
             self._hand_over(peer)
         else:
@@ -2637,6 +2667,11 @@ class Server:
             peer.connection.cut()  # its worker finds the end of the stream and gives it back
 
     # -- clocks
+
+    def _end_pauses(self) -> None:
+        """Let those go on whose pause is over."""
+        while self._paused and self._paused[0][0] <= time.monotonic():
+            self._hand_over(heapq.heappop(self._paused)[2])
 
     def _tick(self) -> None:
         """Look at every deadline, twice a second."""
@@ -2782,6 +2817,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-file-size", type=size, metavar="SIZE", help="take no larger files (no limit)")
     add("--allow-ext", type=extensions, default=(), metavar=".a,.b",
         help="take only files with such names, whose content is what they say (all)")
+    add("--limit", type=config.rate_argument(config.LEAST_LIMIT), metavar="RATE",
+        help="bytes a second, of all clients together, such as 10M (no limit)")
     add("--grace", type=config.seconds_argument(0), default=config.GRACE, metavar="SECONDS",
         help="how long running transfers may go on at shutdown (10)")
     # fmt: on

@@ -158,7 +158,7 @@ def test_a_name_that_is_not_utf_8_gets_a_form_that_is(tmp_path: Path) -> None:
 def upload(tmp_path: Path) -> Iterator[Upload]:
     """An upload of three blocks of 4 KB."""
     source = Source(random_file(tmp_path / "x", 3 * 4096))
-    yield Upload(source, ClientSettings(block_size=4096), FileReady(7, ()), lambda: None)
+    yield Upload(source, "md5", 4096, FileReady(7, ()), lambda: None)
     source.close()
 
 
@@ -208,7 +208,7 @@ def test_a_held_block_asked_for_before_it_was_read_is_sent_when_it_is(tmp_path: 
     """Its digest is not known yet; the reader comes to it in time."""
     source = Source(random_file(tmp_path / "x", 3 * 4096))
     ready = FileReady(7, ((0, 3),))
-    upload = Upload(source, ClientSettings(block_size=4096), ready, lambda: None)
+    upload = Upload(source, "md5", 4096, ready, lambda: None)
     assert upload.resumed_bytes == 3 * 4096
     assert not upload.ask_again(1)
     held = [upload.hash_block(index, memoryview(bytes(4096))) for index in range(3)]
