@@ -2489,6 +2489,9 @@ class Server:
         self._rung = False
         if self._reload:
             self._read_certificate()
+        self._run_calls()
+
+    def _run_calls(self) -> None:
         while self._calls:
             self._safely(self._calls.popleft())
 
@@ -2679,6 +2682,7 @@ class Server:
         if now < self._next_tick:
             return
         self._next_tick = now + config.TICK
+        self._run_calls()  # should ever a ring be lost
         for peer in [peer for peer in self._peers if peer.idle and now >= peer.deadline]:
             self._time_out(peer)
         for peer in [peer for peer in self._peers if peer.idle and peer.proof]:
