@@ -339,9 +339,13 @@ class RawClient:
         assert isinstance(answer, Attached)
         return connection
 
-    def start(self, name: str, data: bytes, block_size: int = 200 * 1024) -> RawUpload:
+    def start(
+        self, name: str, data: bytes, block_size: int = 200 * 1024, *, resume: bool = False
+    ) -> RawUpload:
         """Announce a file; the server must be ready for it."""
-        ready = self.control.call(FileStart(name, len(data), block_size, "md5", ""), PATIENCE)
+        head = hashlib.md5(data[:block_size]).hexdigest() if resume else ""
+        self.control.send(FileStart(name, len(data), block_size, "md5", head))
+        ready = self.answer()
         assert isinstance(ready, FileReady), ready
         return RawUpload(self, ready.transfer, data, block_size)
 
