@@ -1322,13 +1322,27 @@ def test_after_a_change_in_the_source_every_later_block_is_asked_for_once(
     resumed = Resumed(output, _changed(13))
     due = resumed.announce(*order)
     assert sorted(_asked(due)) == [3, 4, 5, 6, 7, 8, 9]
-    had = [resumed.store(block).received for block in range(3, 10)]
-    assert had[-1] == 39  # each block once, though some were announced before
+    for block in range(3, 10):
+        resumed.store(block)
     assert resumed.hash() == []
     resumed.transfer.complete(resumed.digest)
     resumed.hash()
     assert resumed.judged == 1
     assert part_files(output)[0].read_bytes() == _changed(13)
+    resumed.transfer.end()
+
+
+def test_announced_blocks_that_are_asked_for_after_all_count_once(output: Path) -> None:
+    """FAULTS 35: one wrong digest in a journal looks like a change; later blocks were right."""
+    part = PartFile.create(output, facts_of(39))
+    part.write(memoryview(DATA), 0)
+    part.note(claims_of(DATA, *range(10)).records() + record(3, bytes(16)))
+    part.close()
+    resumed = Resumed(output)
+    assert resumed.announce(9, 8, 7)[-1].received == 11
+    (due,) = resumed.announce(3)
+    assert _asked([due]) == [3, 4, 5, 6, 7, 8, 9]
+    assert due.received == 0
     resumed.transfer.end()
 
 
