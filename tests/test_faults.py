@@ -1190,3 +1190,16 @@ def test_a_worker_that_hangs_does_not_keep_the_server_from_ending(
     assert process.returncode == 0
     assert "a worker hangs" in errors
     assert "Traceback" not in errors
+
+
+def test_a_disk_that_hangs_at_the_very_end_does_not_keep_the_server_from_ending(
+    tmp_path: Path,
+) -> None:
+    """38: the main thread itself lets go of part files; nothing may hold it for ever either."""
+    what = "PartFile.remove"
+    with _stuck_server(tmp_path, what) as (process, port), RawClient(port).log_in() as client:
+        client.start("x", bytes(4096))
+        process.terminate()
+        _, errors = process.communicate(timeout=PATIENCE / 4)
+    assert process.returncode == 0
+    assert "Traceback" not in errors

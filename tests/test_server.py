@@ -729,6 +729,68 @@ def test_the_start_removes_what_nobody_can_go_on_with(
     assert store.resume(transfer_of(DATA, name="y")) is not None
 
 
+@pytest.mark.parametrize("how", ["a fact too many", "nested too deep"])
+def test_a_journal_of_any_other_form_does_not_stop_the_start(
+    output: Path, store: PartStore, how: str
+) -> None:
+    """FAULTS 35: it is removed as garbage is; the server starts."""
+    _left(output)
+    if how == "a fact too many":
+        _rewrite(output, more=1)
+    else:
+        journal_file(output).write_bytes(b"[" * 16_000 + b"\n")
+    store.scan()
+    assert list((output / module.PARTIAL).iterdir()) == []
+
+
+def test_a_part_file_whose_first_block_is_missing_is_resumed(
+    output: Path, store: PartStore
+) -> None:
+    """FAULTS 36: with four streams any block may be the last to come; the others are not lost."""
+    part = PartFile.create(output, facts_of(39))
+    part.note(claims_of(DATA, *range(1, 10)).records())
+    part.close()
+    store.scan()
+    found = store.resume(transfer_of(DATA))
+    assert found is not None
+    assert claimed(found[1]) == list(range(1, 10))
+
+
+def test_an_empty_file_takes_no_other_files_part_file(output: Path, store: PartStore) -> None:
+    """It has no first block in common with it; what rests there is somebody's gigabytes."""
+    _left(output)
+    store.scan()
+    assert store.resume(transfer_of(b"")) is None
+    found = store.resume(transfer_of(DATA))
+    assert found is not None
+    assert claimed(found[1]) == list(range(10))
+
+
+@pytest.mark.parametrize("length", [0, 38, 40, 5000])
+def test_a_published_file_of_another_length_is_not_answered_for(
+    output: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """FAULTS 37: who appended to it, or cut it, has made another file of it."""
+    part = _published(output, monkeypatch, "link")
+    os.truncate(received(output)[0], length)
+    with pytest.raises(ValueError, match="."):  # noqa: RUF043  (any reason will do)
+        part.reopen(facts_of(39), HEAD)
+    part.close()
+
+
+def test_a_resume_that_fails_leaves_no_half_journal(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: the disk is full just when the journal is written anew."""
+    _left(output)
+    store.scan()
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", _broken)
+        with pytest.raises(OSError, match="Input/output"):
+            store.resume(transfer_of(DATA))
+    assert strays(output) == []
+
+
 def test_the_start_removes_no_published_file(
     output: Path, monkeypatch: pytest.MonkeyPatch, store: PartStore
 ) -> None:
