@@ -287,10 +287,16 @@ class Journal:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self.close()
         self._fd = os.open(fresh, flags, 0o600)
-        self.append(first.encode() + b"\n")
-        if claims:
-            self.append(claims.records())
-        os.replace(fresh, self._path)
+        try:
+            self.append(first.encode() + b"\n")
+            if claims:
+                self.append(claims.records())
+            os.replace(fresh, self._path)
+        except OSError:
+            self.close()
+            with contextlib.suppress(OSError):
+                os.unlink(fresh)
+            raise
 
     def append(self, records: bytes) -> None:
         """Add ``records``, or nothing. One thread at a time. Raises ``OSError``."""
@@ -428,8 +434,8 @@ class PartFile:
         if self.published:
             facts = facts._replace(directory=self.facts.directory)
         claims = self._journal.load(facts)
-        if self.published and facts.size != self.facts.size:
-            raise ValueError("it was published, and the file has another size by now")
+        if self.published and not facts.size == self.facts.size == os.fstat(self._fd).st_size:
+            raise ValueError("it was published, and there is another size by now")
         if not self.published:
             self._reserve(facts.size)
         self._renew_journal(facts, claims)
@@ -707,6 +713,8 @@ class PartStore:
         while True:
             try:
                 part = PartFile.create(self._output, transfer.facts)
+            except FileNotFoundError:  # somebody has tidied up
+                (self._output / PARTIAL).mkdir()
             except OSError as error:
                 older = self._pop(transfer.facts.key) if error.errno in _NO_SPACE else None
                 if older is None:
@@ -718,16 +726,21 @@ class PartStore:
 
     def resume(self, transfer: Transfer) -> tuple[PartFile, Claims] | None:
         """Return one that rests and was for the same file, with what it claims to have."""
-        part = self._pop(transfer.facts.key)
-        while part is not None:
-            self._use(part, transfer)  # from now on somebody who comes for it has to wait
-            claims = self._reopen(part, transfer)
-            if claims is not None:
-                return part, claims
+        aside: list[PartFile] = []  # cannot be read just now: somebody may look after the disk
+        try:
             part = self._pop(transfer.facts.key)
-        return None
+            while part is not None:
+                self._use(part, transfer)  # from now on somebody who comes for it has to wait
+                claims = self._reopen(part, transfer, aside)
+                if claims is not None:
+                    return part, claims
+                part = self._pop(transfer.facts.key)
+            return None
+        finally:
+            for part in aside:
+                self.rest(part)
 
-    def _reopen(self, part: PartFile, transfer: Transfer) -> Claims | None:
+    def _reopen(self, part: PartFile, transfer: Transfer, aside: list[PartFile]) -> Claims | None:
         """Open ``part`` for ``transfer``, or set it aside; a bad one goes. Raises ``OSError``."""
         try:
             return part.reopen(transfer.facts)
@@ -735,11 +748,10 @@ class PartStore:
             log.warning("removing %s: it cannot be resumed (%s)", part.stem, _reason(error))
             self.drop(part)
         except OSError as error:
-            if error.errno in _OURS:  # a new one would not go better
-                self.rest(part)
-                raise
             log.warning("%s cannot be resumed: %s", part.stem, _reason(error))
-            self.drop(part)
+            aside.append(part)
+            if error.errno in _OURS:  # a new one would not go better
+                raise
         return None
 
     def _use(self, part: PartFile, transfer: Transfer) -> None:
@@ -2734,11 +2746,11 @@ class Server:
         self._listener.close()
         for peer in list(self._peers):
             self._say_shutdown(peer)
-        for transfer in self._service.registry.active() + self._service.registry.waiting():
-            transfer.end()  # workers that are at it stop at the next block
         with self._watchdog():
+            for transfer in self._service.registry.active() + self._service.registry.waiting():
+                transfer.end()  # workers that are at it stop at the next block
             self._service.work.shutdown()
-        self._service.parts.close()
+            self._service.parts.close()
         for peer in self._peers:
             peer.connection.close()
         self._peers.clear()

@@ -339,10 +339,12 @@ class RawClient:
         assert isinstance(answer, Attached)
         return connection
 
-    def start(self, name: str, data: bytes, block_size: int = 200 * 1024) -> RawUpload:
+    def start(
+        self, name: str, data: bytes, block_size: int = 200 * 1024, *, resume: bool = False
+    ) -> RawUpload:
         """Announce a file; the server must be ready for it."""
         head = hashlib.md5(data[:block_size]).hexdigest()
-        self.control.send(FileStart(name, len(data), block_size, "md5", head, resume=False))
+        self.control.send(FileStart(name, len(data), block_size, "md5", head, resume))
         ready = self.answer()
         assert isinstance(ready, FileReady), ready
         return RawUpload(self, ready.transfer, data, block_size)

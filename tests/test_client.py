@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -24,13 +26,27 @@ from conftest import (
 
 import client as module
 import config
-from client import Block, BlockQueue, Receipt, Source, Upload, send_files
+from client import (
+    Block,
+    BlockQueue,
+    Patience,
+    Progress,
+    Receipt,
+    Source,
+    UnknownHostError,
+    Upload,
+    send_files,
+)
 from config import ClientSettings
 from protocol import (
     AuthenticationError,
+    Connection,
     ConnectionLostError,
+    Deadline,
     FileReady,
+    RejectedError,
     RemoteProtocolError,
+    Side,
     SourceError,
     TransferError,
     Waker,
@@ -255,6 +271,268 @@ def test_a_block_meant_for_a_leaving_sender_goes_to_another(upload: Upload) -> N
     assert other.quiet()
     leaving.close()
     other.close()
+
+
+# --- trying again -------------------------------------------------------------------------------
+
+
+class Clock:
+    """The time, as far as the client is concerned; sleeping makes it pass."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that nobody has to wait for."""
+    one = Clock()
+    monkeypatch.setattr(time, "monotonic", one.monotonic)
+    monkeypatch.setattr(time, "sleep", one.sleep)
+    return one
+
+
+LOST = ConnectionLostError("lost")
+
+
+def _attempts(
+    patience: Patience, clock: Clock, error: ConnectionLostError, each: float, again: int = 0
+) -> int:
+    """Have attempts fail that take ``each`` seconds; return how many were made.
+
+    Each of them brings ``again`` bytes across.
+    """
+    for attempt in itertools.count(1):
+        clock.now += each
+        if again:
+            patience.moved(again)
+        try:
+            patience.wait(error)
+        except ConnectionLostError:
+            return attempt
+    raise AssertionError
+
+
+def test_a_server_never_reached_is_tried_for_the_timeout_in_all(clock: Clock) -> None:
+    """DESIGN 9: pauses included, whatever one attempt takes."""
+    patience = Patience(ClientSettings(timeout=30))
+    _attempts(patience, clock, LOST, 0.0)
+    assert 1030 <= clock.now <= 1030 + config.RETRY_FIRST
+
+
+def test_once_a_session_stood_it_is_tried_for_ten_times_as_long(clock: Clock) -> None:
+    """DESIGN 9: an outage of minutes costs patience, not the transfer."""
+    patience = Patience(ClientSettings(timeout=30))
+    patience.stood()
+    _attempts(patience, clock, LOST, 0.0)
+    assert 1300 <= clock.now <= 1300 + config.RETRY_FIRST
+
+
+def test_progress_puts_the_end_of_patience_off(clock: Clock) -> None:
+    """FAULTS 40: outages without end are survived as long as something arrives in between."""
+    patience = Patience(ClientSettings(timeout=30))
+    patience.stood()
+    for more in range(1, 26):
+        clock.now += 299
+        patience.moved(more)
+        patience.wait(LOST)
+    began = clock.now
+    _attempts(patience, clock, LOST, 0.0)
+    assert clock.now >= began + 250
+
+
+def test_sessions_that_get_no_further_are_not_repeated_for_ever(clock: Clock) -> None:
+    """A server that loses us at the same place each time has what patience does not cure."""
+    patience = Patience(ClientSettings(timeout=30))
+
+    def session() -> None:
+        patience.stood()
+        patience.moved(50)
+        patience.wait(LOST)
+
+    for _ in range(config.RETRY_MOST + 2):  # the first one got further than none
+        session()
+    with pytest.raises(ConnectionLostError):
+        session()
+
+
+def test_waiting_in_the_queue_is_not_silence(clock: Clock) -> None:
+    """A server that says how many are before us is there: the patience begins anew."""
+    patience = Patience(ClientSettings(timeout=30))
+    patience.stood()
+    for _ in range(10):
+        clock.now += 299
+        patience.moved()
+    patience.wait(LOST)
+
+
+def test_a_first_attempt_that_takes_too_long_is_the_last(clock: Clock) -> None:
+    """As long as no session stood, the timeout is all there is."""
+    assert _attempts(Patience(ClientSettings(timeout=30)), clock, LOST, 31.0) == 1
+
+
+def test_an_unknown_host_is_final_at_the_start_only(clock: Clock) -> None:
+    """A typing error at first; later the name service is away with the rest of the network."""
+    patience, unknown = Patience(ClientSettings(timeout=30)), UnknownHostError("no such host")
+    assert _attempts(patience, clock, unknown, 0.0) == 1
+    patience.stood()
+    assert _attempts(patience, clock, unknown, 0.0) > 5
+
+
+def test_pauses_grow_up_to_a_limit_and_begin_anew_after_progress(clock: Clock) -> None:
+    """A server that is down is not asked all the time, one that is back is found soon."""
+    patience = Patience(ClientSettings(timeout=300))
+    patience.stood()
+    for _ in range(12):
+        patience.wait(LOST)
+    assert clock.slept[0] <= config.RETRY_FIRST
+    assert config.RETRY_LONGEST / 2 <= clock.slept[-1] <= config.RETRY_LONGEST
+    patience.moved(1)
+    patience.wait(LOST)
+    assert clock.slept[-1] <= config.RETRY_FIRST
+
+
+def test_a_reason_is_told_once_until_a_session_stands(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twenty equal lines help nobody; another reason is news."""
+    patience = Patience(ClientSettings(timeout=300))
+    for error in (LOST, LOST, ConnectionLostError("refused"), LOST):
+        patience.wait(error)
+    patience.stood()
+    patience.wait(LOST)
+    told = [record.getMessage().split(":")[0] for record in caplog.records]
+    assert told == ["lost", "refused", "lost", "lost"]
+
+
+def test_an_attempt_has_the_timeout_or_what_is_left(clock: Clock) -> None:
+    """The last attempt does not go beyond the end; a moment is always left to try."""
+    patience = Patience(ClientSettings(timeout=30))
+    assert patience.left() == 30
+    clock.now += 20
+    assert patience.left() == 10
+    clock.now += 20
+    assert patience.left() == 0.1
+    patience.stood()
+    assert patience.left() == 30
+
+
+@pytest.mark.parametrize(
+    "error", [AuthenticationError("no"), RejectedError("size", "no"), SourceError("no")]
+)
+def test_only_a_lost_connection_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: TransferError
+) -> None:
+    """A wrong password or a refusal would be the same the next time."""
+    entered = []
+
+    def enter(session: module.Session) -> None:
+        entered.append(session)
+        raise error
+
+    monkeypatch.setattr(module.Session, "_log_in", enter)
+    with pytest.raises(type(error)):
+        send_files([random_file(tmp_path / "x", 10)], ClientSettings())
+    assert len(entered) == 1
+
+
+@pytest.fixture
+def session(clock: Clock) -> Iterator[module.Session]:
+    """A session that is not connected, with a timeout of 30 s."""
+    settings = ClientSettings(timeout=30, streams=1)
+    one = module.Session(settings, Progress(), Patience(settings))
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def silent(session: module.Session, upload: Upload, clock: Clock) -> Iterator[Callable[[], bool]]:
+    """A sender that is owed an acknowledgement, on a connection on which nothing comes."""
+    ours, theirs = socket.socketpair()
+    connection, sender = Connection(ours, Side.CLIENT), module.Sender(session)
+    sender._unacknowledged[7, 0] = [Block(upload, 0)]
+    silence = Deadline(30)
+    sender._waker.ring()  # so that no time has to pass
+    clock.now += 31
+    yield lambda: sender._wait(connection, silence) or silence.left() == 30
+    connection.close()
+    theirs.close()
+    sender.close()
+
+
+def test_a_stream_without_a_sign_of_the_server_is_given_up(silent: Callable[[], bool]) -> None:
+    """FAULTS 40: half-open: nothing comes, neither here nor on the coordinator connection."""
+    with pytest.raises(ConnectionLostError, match="no sign of the server for 30 s"):
+        silent()
+
+
+# --- the bar ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bar(monkeypatch: pytest.MonkeyPatch) -> Iterator[module.Bar]:
+    """A bar that draws into nothing."""
+    with open(os.devnull, "w") as nowhere:
+        monkeypatch.setattr("sys.stderr", nowhere)
+        one = module.Bar(config.BarSafeHandler(nowhere))
+        yield one
+        one.end()
+
+
+def test_a_bar_goes_on_in_the_next_session(bar: module.Bar) -> None:
+    """The same file is not begun anew; a second bar would stay torn on the terminal."""
+    bar.begin("x", 100)
+    first = bar._bar
+    bar.move(60)
+    bar.phase("connecting")
+    bar.begin("x", 100)
+    bar.move(40)  # what the next server has to begin with
+    assert bar._bar is first
+    assert bar._bar.n == 40
+    assert bar._bar.desc == "connecting x: "
+
+
+@pytest.mark.parametrize(("name", "size"), [("y", 100), ("x", 101)])
+def test_another_file_gets_a_bar_of_its_own(bar: module.Bar, name: str, size: int) -> None:
+    """Also one that has grown between two sessions."""
+    bar.begin("x", 100)
+    first = bar._bar
+    bar.begin(name, size)
+    assert bar._bar is not first
+    assert first.disable
+
+
+def test_a_lost_session_leaves_the_bar_to_the_next(
+    start_local: StartLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ended once, when the file has arrived."""
+    local, told = start_local(), []
+    supervise = module.Session._supervise
+
+    class Recorder(Progress):
+        def begin(self, name: str, size: int) -> None:
+            told.append("begin")
+
+        def end(self) -> None:
+            told.append("end")
+
+    def once(session: module.Session, upload: Upload) -> Receipt:
+        monkeypatch.setattr(module.Session, "_supervise", supervise)
+        raise LOST
+
+    monkeypatch.setattr(module.Session, "_supervise", once)
+    send_files([random_file(tmp_path / "x", 10)], local.client(), Recorder())
+    assert told == ["begin", "begin", "end"]
 
 
 # --- as a library -------------------------------------------------------------------------------

@@ -6,8 +6,12 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,9 +21,13 @@ import pytest
 from conftest import (
     HEADER,
     PATIENCE,
+    ROOT,
     RawClient,
+    RawUpload,
     ServerThread,
     StartLocal,
+    client_command,
+    environment,
     eventually,
     last_words,
     md5,
@@ -34,18 +42,22 @@ from conftest import (
 
 import config
 import server as server_module
-from client import FailedIntegrityError, send_files
+from client import FailedIntegrityError, Receipt, send_files
+from config import ClientSettings
 from protocol import (
     FEATURES,
     VERSION,
     Cancel,
     Connection,
     ConnectionLostError,
+    FileReady,
     FileStart,
     Hello,
     IntegrityFailed,
     IntegrityOk,
     Missing,
+    Ping,
+    Pong,
     Queued,
     Rejected,
     RejectedError,
@@ -886,3 +898,315 @@ def test_hundreds_of_idle_connections_and_their_end(local: ServerThread, tmp_pat
     still_serves(local.port, tmp_path)
     for sock in sockets:
         sock.close()
+
+
+# --- who may go on with a part file -------------------------------------------------------------
+
+
+class Valve:
+    """Lets so many bytes of each data connection pass, then nothing, until it is opened."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.shut = threading.Event()  # set when the first connection has had its share
+        self.all_shut = False  # whether the coordinator is held, too
+        self.open = threading.Event()
+
+    def __call__(self, number: int, offset: int, data: bytes) -> bytes:
+        """Hold a piece of data, or not."""
+        if number > 0 and offset > self._most:
+            self.shut.set()
+        if (number > 0 and offset > self._most) or self.all_shut:
+            self.open.wait(3 * PATIENCE)
+        return data
+
+
+@pytest.fixture
+def valve() -> Iterator[Valve]:
+    """A valve that is open at the end, whatever happens."""
+    one = Valve(1_000_000)
+    yield one
+    one.open.set()
+
+
+class Background:
+    """A client in a thread; ``receipts`` is filled when it is done."""
+
+    def __init__(self, source: Path, settings: ClientSettings) -> None:
+        self.receipts: list[Receipt] = []
+        self._thread = threading.Thread(target=self._run, args=(source, settings))
+        self._thread.start()
+
+    def _run(self, source: Path, settings: ClientSettings) -> None:
+        self.receipts += send_files([source], settings)
+
+    def join(self) -> Receipt:
+        """Wait for its receipt."""
+        self._thread.join(2 * PATIENCE)
+        return self.receipts[0]
+
+
+def test_a_half_open_connection_keeps_nobody_from_going_on(
+    local: ServerThread, tmp_path: Path, start_proxy: StartProxy, valve: Valve
+) -> None:
+    """40: the client comes back before the server knows that its old connection is dead."""
+    proxy = start_proxy(local.port, valve)
+    source = random_file(tmp_path / "x", 10_000_000)
+    old = Background(source, local.client(port=proxy.port, timeout=30.0))
+    assert valve.shut.wait(PATIENCE)
+    valve.all_shut = True
+    began = time.monotonic()
+    (receipt,) = send_files([source], local.client())
+    assert time.monotonic() - began < 10
+    assert receipt.resumed_bytes > 0
+    assert [md5(path) for path in received(local.output)] == [md5(source)]
+    valve.all_shut = False
+    valve.open.set()  # the old client learns that it was robbed, and gets a file of its own
+    assert old.join().verdict == "INTEGRITY_OK"
+
+
+def test_a_stopped_client_keeps_nobody_from_going_on(
+    local: ServerThread, tmp_path: Path, start_proxy: StartProxy, valve: Valve
+) -> None:
+    """43: suspended with Ctrl-Z and forgotten; the same command in another window goes on."""
+    proxy = start_proxy(local.port, valve)
+    source = random_file(tmp_path / "x", 10_000_000)
+    command = client_command(proxy.port, source, "--quiet")
+    with subprocess.Popen(command, env=environment()) as stopped:
+        try:
+            assert valve.shut.wait(PATIENCE)
+            stopped.send_signal(signal.SIGSTOP)
+            began = time.monotonic()
+            (receipt,) = send_files([source], local.client())
+            assert time.monotonic() - began < 10
+        finally:
+            stopped.kill()
+    assert receipt.resumed_bytes > 0
+    assert [md5(path) for path in received(local.output)] == [md5(source)]
+
+
+def test_a_live_client_is_not_robbed_however_slow_it_is(
+    local: ServerThread,
+    tmp_path: Path,
+    start_proxy: StartProxy,
+    valve: Valve,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """43: it answers the question whether it lives; the other one gets a file of its own."""
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", 1.0)
+    proxy = start_proxy(local.port, valve)
+    source = random_file(tmp_path / "x", 10_000_000)
+    slow = Background(source, local.client(port=proxy.port, timeout=30.0))
+    assert valve.shut.wait(PATIENCE)
+    (receipt,) = send_files([source], local.client())
+    assert receipt.resumed_bytes == 0
+    valve.open.set()
+    assert slow.join().resumed_bytes == 0
+    assert [md5(path) for path in received(local.output)] == 2 * [md5(source)]
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_who_does_not_answer_ping_loses_its_part_file(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    """43: one that answers goes on undisturbed; one that does not is told that it was taken."""
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", 0.6)
+    content = os.urandom(10 * 4096)
+    with RawClient(local.port).log_in() as first, RawClient(local.port).log_in() as second:
+        upload = first.start("x", content, 4096, resume=True)
+        data = first.attach()
+        upload.send(data, *range(5))
+        second.control.send(FileStart("x", len(content), 4096, "md5", _head(content), resume=True))
+        assert isinstance(first.answer(), Ping)
+        if lives:
+            first.control.send(Pong())
+        ready = second.answer()
+        assert isinstance(ready, FileReady)
+        assert ready.have == (() if lives else ((0, 5),))
+        if lives:
+            upload.send(data, *range(5, 10))
+            assert isinstance(upload.complete(), IntegrityOk)
+        else:
+            answer = first.answer()
+            while isinstance(answer, Ping):  # it is asked more than once
+                answer = first.answer()
+            assert isinstance(answer, Rejected)
+            assert answer.code == "taken"
+
+
+def _head(content: bytes) -> str:
+    return hashlib.md5(content[:4096]).hexdigest()
+
+
+def test_two_that_resume_at_once_get_one_part_file_and_a_new_one(
+    local: ServerThread, tmp_path: Path
+) -> None:
+    """43: one goes on, the other starts anew, both are right."""
+    source = random_file(tmp_path / "x", 1_000_000)
+    _interrupted(local, source)
+    both = [Background(source, local.client()) for _ in range(2)]
+    assert sorted(one.join().resumed_bytes for one in both) == [0, 2 * 200 * 1024]
+    assert [md5(path) for path in received(local.output)] == 2 * [md5(source)]
+
+
+def _interrupted(local: ServerThread, source: Path) -> None:
+    """Leave a part file of ``source`` with its first two blocks."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start(source.name, source.read_bytes(), resume=True)
+        upload.send(client.attach(), 0, 1)
+    eventually(lambda: local.server._service.parts.in_use == 0)
+
+
+# --- the disk, when something rests on it -------------------------------------------------------
+
+
+def _quota(*_: object, **__: object) -> None:
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
+FAILURES = [(_full, "space"), (_quota, "space"), (_broken, "disk"), (_read_only, "disk")]
+
+
+@pytest.mark.parametrize(("failure", "code"), FAILURES)
+def test_a_journal_that_cannot_be_written_is_a_clean_rejection(
+    local: ServerThread,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Callable[..., None],
+    code: str,
+) -> None:
+    """33: at the first block; what was written before stays, and the same command goes on."""
+    source = random_file(tmp_path / "x", 1_000_000)
+    append = server_module.Journal.append
+
+    def fail(journal: server_module.Journal, records: bytes) -> None:
+        (append if records.endswith(b"}\n") else failure)(journal, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module.Journal, "append", fail)
+        with pytest.raises(RejectedError) as caught:
+            send_files([source], local.client())
+    assert caught.value.code == code
+    eventually(lambda: local.server._service.parts.in_use == 0)
+    (receipt,) = send_files([source], local.client())
+    assert [md5(path) for path in received(local.output)] == [receipt.digest]
+
+
+@pytest.mark.parametrize("call", ["_careful", "posix_fallocate"])
+@pytest.mark.parametrize(("failure", "code"), FAILURES)
+def test_a_part_file_that_cannot_be_opened_again_is_a_clean_rejection(
+    local: ServerThread,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    failure: Callable[..., None],
+    code: str,
+) -> None:
+    """33: what is there is kept; when the disk works again the same command goes on."""
+    source = random_file(tmp_path / "x", 1_000_000)
+    _interrupted(local, source)
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module if call == "_careful" else os, call, failure)
+        if (call, failure) == ("_careful", _broken):  # set aside: another one may go better
+            assert send_files([source], local.client())[0].resumed_bytes == 0
+            received(local.output)[0].unlink()
+        else:
+            with pytest.raises(RejectedError) as caught:
+                send_files([source], local.client())
+            assert caught.value.code == code
+    (receipt,) = send_files([source], local.client())
+    assert receipt.resumed_bytes == 2 * 200 * 1024
+    assert [md5(path) for path in received(local.output)] == [receipt.digest]
+
+
+def test_a_partial_folder_that_is_deleted_meanwhile_is_a_clean_rejection(
+    local: ServerThread, tmp_path: Path
+) -> None:
+    """33: the transfer that runs is not published; when the folder is back, all is well."""
+    partial = local.output / server_module.PARTIAL
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(300_000))
+        data = client.attach()
+        upload.send(data, 0)
+        shutil.rmtree(partial)
+        upload.send(data, 1)
+        answer = upload.complete()
+        assert isinstance(answer, Rejected)
+        assert answer.code == "disk"
+    assert received(local.output) == []
+    partial.mkdir()
+    still_serves(local.port, tmp_path)
+
+
+# --- a stuck disk -------------------------------------------------------------------------------
+
+STUCK = """
+import sys, threading
+import config, server
+
+config.EXIT_TIMEOUT = 0.3
+
+def hang(*_):
+    print("stuck", flush=True)
+    threading.Event().wait()
+
+server.{what} = hang
+sys.exit(server.main(["--port", "0", "--output", sys.argv[1], "--grace", "0"]))
+"""
+
+
+@contextlib.contextmanager
+def _stuck_server(folder: Path, what: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run a server in which one function never returns; give its process and port."""
+    script = folder / "stuck.py"
+    script.write_text(STUCK.format(what=what))
+    with subprocess.Popen(
+        [sys.executable, str(script), str(folder / "out")], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**environment(), "PYTHONPATH": str(ROOT)},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        try:
+            yield process, int(process.stdout.readline().rpartition(":")[2])
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "what", ["PartFile.write", "PartFile.flush", "PartFile.publish", "Journal.append"]
+)
+def test_a_worker_that_hangs_does_not_keep_the_server_from_ending(
+    tmp_path: Path, what: str
+) -> None:
+    """38: a dead disk holds a thread for ever; the process ends all the same, with exit 0."""
+    with _stuck_server(tmp_path, what) as (process, port), RawClient(port).log_in() as client:
+        client.control.send(FileStart("x", 4096, 4096, "md5", MD5, resume=False))
+        if what != "Journal.append":  # else creating the part file hangs
+            ready = client.answer()
+            assert isinstance(ready, FileReady)
+            upload = RawUpload(client, ready.transfer, bytes(4096), 4096)
+            data = client.attach()
+            push(data, upload.frame(0))
+            if what != "PartFile.write":  # else no acknowledgement comes
+                upload.await_acks(data, 1)
+                client.control.send(TransferComplete(upload.number, upload.digest))
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stuck\n"
+        process.terminate()
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert "a worker hangs" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_disk_that_hangs_at_the_very_end_does_not_keep_the_server_from_ending(
+    tmp_path: Path,
+) -> None:
+    """38: the main thread itself lets go of part files; nothing may hold it for ever either."""
+    what = "PartFile.remove"
+    with _stuck_server(tmp_path, what) as (process, port), RawClient(port).log_in() as client:
+        client.start("x", bytes(4096))
+        process.terminate()
+        _, errors = process.communicate(timeout=PATIENCE / 4)
+    assert process.returncode == 0
+    assert "Traceback" not in errors

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
 import socket
 import stat
@@ -13,18 +15,20 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
-from conftest import eventually, part_files
+from conftest import eventually, part_files, received, strays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import config
 import server as module
 from config import ServerSettings
-from protocol import Connection, FileStart, RejectedError, Side, UsageError
+from protocol import MAX_SPANS, Connection, FileStart, RejectedError, Side, UsageError, Why
 from server import (
     BufferPool,
     Claims,
+    Due,
     Facts,
+    Journal,
     OutputDirectory,
     PartFile,
     PartStore,
@@ -32,10 +36,12 @@ from server import (
     Registry,
     Server,
     Session,
+    StaleError,
     Transfer,
     TransferEndedError,
     WorkQueue,
     output_name,
+    record,
     safe_name,
 )
 
@@ -115,7 +121,7 @@ def output(tmp_path: Path) -> Path:
 
 def facts_of(size: int, name: str = "x", unique: str = "taken", block: int = 4) -> Facts:
     """Facts of a file of one user."""
-    return Facts("u", name, size, block, "md5", output_name(name, unique))
+    return Facts("u", name, size, block, "md5", output_name(name, unique), head=HEAD)
 
 
 def test_a_part_file_is_published_with_its_bytes(output: Path) -> None:
@@ -190,6 +196,773 @@ def test_part_files_without_a_journal_are_removed_at_the_start(
     assert "removing 0123" in caplog.text
 
 
+# --- the journal --------------------------------------------------------------------------------
+
+DATA = bytes(range(39))  # of ten blocks of four bytes; the last has three
+RECORD = 4 + 16  # bytes of a record with an MD5
+
+
+def running(data: bytes, block: int) -> bytes:
+    """Return the running digest of a block of ``data``."""
+    return hashlib.md5(data[: (block + 1) * 4]).digest()
+
+
+def claims_of(data: bytes, *blocks: int) -> Claims:
+    """Return a true claim of some blocks of ``data``."""
+    claims = Claims(-(-len(data) // 4), 16)
+    for block in blocks:
+        claims.add(block, running(data, block))
+    return claims
+
+
+def claimed(claims: Claims | None) -> list[int]:
+    """Return the blocks that are claimed."""
+    assert claims is not None
+    return [block for block, flag in enumerate(claims.flags) if flag]
+
+
+@pytest.fixture
+def journal(output: Path) -> Iterator[Journal]:
+    """A journal that claims the first three blocks of DATA."""
+    one = Journal(output / module.PARTIAL / "1.journal")
+    one.begin(facts_of(39), claims_of(DATA, 0, 1, 2))
+    one.close()
+    yield one
+    one.close()
+
+
+def journal_file(output: Path) -> Path:
+    """Return where the only journal of an output directory is."""
+    (path,) = (output / module.PARTIAL).glob("*.journal")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["x", "with space", "quo\"te's", "a\\b", "📦" * 1000, "u\u0308", "line\nfeed", "@{}"]
+)
+def test_a_journal_gives_its_facts_back(output: Path, name: str) -> None:
+    """Whatever the name of the file, the first line is read as it was written."""
+    facts = Facts("us@er", name, 2**62, 4096, "sha256", output_name("x", "1"))
+    journal = Journal(output / module.PARTIAL / "1.journal")
+    journal.begin(facts)
+    journal.close()
+    assert journal.facts() == facts
+
+
+def test_a_journal_gives_its_claims_back(journal: Journal) -> None:
+    """Blocks and digests are those that were claimed, and no others."""
+    claims = journal.load(facts_of(39))
+    assert claimed(claims) == [0, 1, 2]
+    assert [claims.digest_of(block) for block in range(3)] == [running(DATA, b) for b in range(3)]
+
+
+def test_what_is_appended_to_a_journal_is_claimed_too(output: Path) -> None:
+    """Records in any order; of two claims of one block the later one counts."""
+    journal = Journal(output / module.PARTIAL / "1.journal")
+    journal.begin(facts_of(39), claims_of(DATA, 5))
+    journal.append(record(7, bytes(16)) + record(3, running(DATA, 3)))
+    journal.append(record(7, running(DATA, 7)))
+    journal.close()
+    claims = journal.load(facts_of(39))
+    assert claimed(claims) == [3, 5, 7]
+    assert claims.digest_of(7) == running(DATA, 7)
+
+
+def test_a_new_journal_replaces_the_old_one_in_one_step(output: Path, journal: Journal) -> None:
+    """What the old one claimed is gone, and no half-written one lies about."""
+    journal.begin(facts_of(39), claims_of(DATA, 8))
+    assert claimed(journal.load(facts_of(39))) == [8]
+    assert [path.name for path in (output / module.PARTIAL).iterdir()] == ["1.journal"]
+
+
+@pytest.mark.parametrize("cut", range(1, RECORD + 1))
+def test_a_torn_tail_costs_the_last_record_only(output: Path, journal: Journal, cut: int) -> None:
+    """FAULTS 35: cut at any byte of the last record, the others still count."""
+    path = journal_file(output)
+    os.truncate(path, path.stat().st_size - cut)
+    assert claimed(journal.load(facts_of(39))) == [0, 1]
+
+
+def test_a_first_line_cut_anywhere_is_no_journal(output: Path, journal: Journal) -> None:
+    """FAULTS 35: half a line of facts is not believed."""
+    path = journal_file(output)
+    line = path.read_bytes().split(b"\n")[0]
+    for cut in range(len(line)):
+        path.write_bytes(line[:cut])
+        with pytest.raises(ValueError):  # noqa: PT011  (the reason is the JSON parser's)
+            journal.facts()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"\n", b"\xff\xfe\x00\n", b"null\n", b"[]\n", b"{}\n", b'"journal"\n', b"1\n", b"NaN\n",
+     bytes(4096), b"{" * 5000, b'{"journal": ' + b"9" * 5000 + b"}\n"],
+)  # fmt: skip
+def test_garbage_is_no_journal(output: Path, journal: Journal, garbage: bytes) -> None:
+    """FAULTS 35: said as such, whatever it is."""
+    journal_file(output).write_bytes(garbage)
+    for read in (journal.facts, lambda: journal.load(facts_of(39))):
+        with pytest.raises(ValueError):  # noqa: PT011  (the reason is the JSON parser's)
+            read()
+
+
+def _rewrite(output: Path, **changes: object) -> None:
+    """Change facts in a journal; ``None`` takes one out."""
+    path = journal_file(output)
+    line, _, records = path.read_bytes().partition(b"\n")
+    values = {**json.loads(line), **changes}
+    values = {key: value for key, value in values.items() if value is not None}
+    path.write_bytes(json.dumps(values).encode() + b"\n" + records)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+def test_a_journal_of_another_version_is_none_of_ours(
+    output: Path, journal: Journal, version: object
+) -> None:
+    """FAULTS 35: an older or newer server's records may mean something else."""
+    _rewrite(output, journal=version)
+    with pytest.raises(ValueError, match="version"):
+        journal.facts()
+
+
+@pytest.mark.parametrize("key", Facts._fields)
+def test_a_journal_that_lacks_a_fact_is_none_of_ours(
+    output: Path, journal: Journal, key: str
+) -> None:
+    """FAULTS 35: every fact is needed."""
+    _rewrite(output, **{key: None})
+    with pytest.raises(ValueError, match="not a journal"):
+        journal.facts()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"user": 1}, {"name": []}, {"size": "39"}, {"size": 39.0}, {"size": True}, {"size": -1},
+     {"block_size": "4"}, {"block_size": 0}, {"block_size": -4}, {"block_size": False},
+     {"digest": 5}, {"digest": "crc32"}, {"saved_as": 7}, {"saved_as": {}}],
+)  # fmt: skip
+def test_a_journal_with_a_fact_that_cannot_be_is_none_of_ours(
+    output: Path, journal: Journal, changes: dict[str, object]
+) -> None:
+    """FAULTS 35: types and ranges are looked at before anything is computed with them."""
+    _rewrite(output, **changes)
+    with pytest.raises(ValueError, match="not a journal"):
+        journal.facts()
+
+
+@pytest.mark.parametrize(
+    "saved_as",
+    ["", "x", "..", "../server_received_x", "/server_received_x", "server_received_",
+     "server_received_/x", "server_received_../../x",
+     "server_received_a\0b", "my_server_received_x"],
+)  # fmt: skip
+def test_a_journal_cannot_name_a_path(output: Path, journal: Journal, saved_as: str) -> None:
+    """FAULTS 8 and 35: only a plain name such as the server makes is published under."""
+    _rewrite(output, saved_as=saved_as)
+    with pytest.raises(ValueError, match="not a journal"):
+        journal.facts()
+
+
+@pytest.mark.parametrize("block", [10, 11, 2**31, 2**32 - 1])
+def test_a_claim_beyond_the_file_is_ignored(output: Path, journal: Journal, block: int) -> None:
+    """FAULTS 35: it neither costs memory nor the claims of others."""
+    with open(journal_file(output), "ab") as file:
+        file.write(record(block, bytes(16)) + record(9, running(DATA, 9)))
+    assert claimed(journal.load(facts_of(39))) == [0, 1, 2, 9]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [(39, 39, 10), (39, 40, 9), (39, 99, 9), (40, 41, 10), (40, 80, 10), (39, 38, 9), (39, 36, 9),
+     (39, 34, 8), (40, 1, 0), (40, 0, 0), (0, 39, 0), (3, 39, 0)],
+)  # fmt: skip
+def test_a_block_whose_length_changed_is_not_claimed(
+    output: Path, before: int, after: int, kept: int
+) -> None:
+    """The file has grown or shrunk since: of its last block we have too much or too little."""
+    journal = Journal(output / module.PARTIAL / "1.journal")
+    data = bytes(range(before))
+    journal.begin(facts_of(before), claims_of(data, *range(-(-before // 4))))
+    journal.close()
+    assert claimed(journal.load(facts_of(after))) == list(range(kept))
+
+
+@pytest.mark.parametrize("kind", ["symlink", "folder", "fifo"])
+def test_what_is_not_a_file_is_not_read_as_a_journal(
+    output: Path, journal: Journal, kind: str
+) -> None:
+    """FAULTS 11: a link is not followed, a FIFO without a writer does not hang."""
+    path = journal_file(output)
+    path.rename(output / "elsewhere")
+    make: dict[str, Callable[[], object]] = {
+        "symlink": lambda: path.symlink_to(output / "elsewhere"),
+        "folder": path.mkdir,
+        "fifo": lambda: os.mkfifo(path),
+    }
+    make[kind]()
+    with pytest.raises((OSError, ValueError)):
+        journal.facts()
+
+
+def test_a_write_that_is_cut_short_is_an_error(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: a full disk may take half a record; nobody must think it took all."""
+    journal.begin(facts_of(39))
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:-1]))
+    with pytest.raises(OSError, match="space"):
+        journal.append(record(0, running(DATA, 0)))
+
+
+def test_a_claim_is_the_blocks_that_were_added_and_not_dropped() -> None:
+    """The digest stays known: only the flag says what is claimed."""
+    claims = claims_of(DATA, 0, 4, 9)
+    claims.drop(4)
+    assert claimed(claims) == [0, 9]
+    assert claims.records() == record(0, running(DATA, 0)) + record(9, running(DATA, 9))
+    assert claims.digest_of(5) == bytes(16)
+
+
+def test_claims_are_told_as_ranges_in_order() -> None:
+    """Half-open, not touching, as a message wants them."""
+    assert claims_of(DATA).spans == ()
+    assert claims_of(DATA, 9, 2, 1, 5).spans == ((1, 3), (5, 6), (9, 10))
+    assert claims_of(DATA, *range(10)).spans == ((0, 10),)
+
+
+def test_only_as_many_ranges_are_told_as_fit_a_message() -> None:
+    """What is not told is sent: that costs time and no more."""
+    claims = Claims(4 * MAX_SPANS, 16)
+    for block in range(0, 4 * MAX_SPANS, 2):
+        claims.add(block, bytes(16))
+    assert len(claims.spans) == MAX_SPANS
+
+
+# --- a part file that is opened again -----------------------------------------------------------
+
+HEAD = running(DATA, 0).hex()
+
+
+def _left(output: Path, data: bytes = DATA, *, unique: str = "taken", name: str = "x") -> PartFile:
+    """Leave a part file as a server does that is killed when all of ``data`` is written."""
+    head = hashlib.md5(data[:4]).hexdigest()
+    part = PartFile.create(output, facts_of(len(data), name, unique)._replace(head=head))
+    part.write(memoryview(data), 0)
+    part.note(claims_of(data, *range(-(-len(data) // 4))).records())
+    part.close()
+    return part
+
+
+def _found(output: Path, part: PartFile) -> PartFile:
+    """Stand for ``part`` as the next server does, which knows only its journal."""
+    path = output / module.PARTIAL / f"{part.stem}.journal"
+    return PartFile(output, part.stem, Journal(path).facts())
+
+
+def _published(output: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> PartFile:
+    """Leave a part file whose server was killed between publishing and answering."""
+    part = _left(output)
+    part.reopen(facts_of(39))
+    with monkeypatch.context() as patch:
+        if how == "rename":
+            patch.setattr(os, "link", _no_links)
+        part.publish()
+    part.close()
+    return _found(output, part)
+
+
+def _no_links(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def test_a_part_file_is_opened_again_with_what_it_has(output: Path) -> None:
+    """Claims and bytes are those that were left, and more can be written."""
+    part = _found(output, _left(output))
+    assert claimed(part.reopen(facts_of(39))) == list(range(10))
+    view = memoryview(bytearray(39))
+    part.read(view, 0)
+    assert view == DATA
+    part.write(memoryview(b"xyz"), 36)
+    part.remove()
+    assert strays(output) == part_files(output) == []
+
+
+@pytest.mark.parametrize("how", ["link", "rename"])
+def test_a_published_file_is_recognised_and_keeps_its_name(
+    output: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """FAULTS 37: publishing it again gives the same answer and no second file."""
+    part = _published(output, monkeypatch, how)
+    assert claimed(part.reopen(facts_of(39, unique="other"))) == list(range(10))
+    assert part.published
+    assert part.publish() == "server_received_taken_x"
+    part.remove()
+    assert [path.read_bytes() for path in received(output)] == [DATA]
+
+
+@pytest.mark.parametrize("how", ["link", "rename"])
+def test_a_published_file_is_never_written_to(
+    output: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It is the user's; neither bytes nor claims change any more."""
+    part = _published(output, monkeypatch, how)
+    part.reopen(facts_of(39))
+    before = journal_file(output).read_bytes()
+    with pytest.raises(StaleError):
+        part.write(memoryview(b"xyz"), 0)
+    part.note(record(0, bytes(16)))
+    part.close()
+    assert journal_file(output).read_bytes() == before
+    assert [path.read_bytes() for path in received(output)] == [DATA]
+
+
+@pytest.mark.parametrize("how", ["link", "rename"])
+def test_a_published_file_that_was_moved_away_is_left_alone(
+    output: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """What the user has put elsewhere is not written to through its other name."""
+    part = _published(output, monkeypatch, how)
+    received(output)[0].rename(output / "elsewhere")
+    with pytest.raises((FileNotFoundError, ValueError)):
+        part.reopen(facts_of(39))
+    part.remove()
+    assert (output / "elsewhere").read_bytes() == DATA
+
+
+def test_a_published_file_that_was_deleted_is_published_again(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client has no verdict yet: as long as the bytes are there it shall get the file."""
+    part = _published(output, monkeypatch, "link")
+    received(output)[0].unlink()
+    part.reopen(facts_of(39))
+    assert not part.published
+    part.publish()
+    part.remove()
+    assert [path.read_bytes() for path in received(output)] == [DATA]
+
+
+@pytest.mark.parametrize("size", [38, 40, 0])
+def test_a_published_file_is_no_beginning_of_another(
+    output: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The source has another size by now: the published file stays, the new one begins anew."""
+    part = _published(output, monkeypatch, "link")
+    with pytest.raises(ValueError, match="another size"):
+        part.reopen(facts_of(size))
+    part.remove()
+    assert [path.read_bytes() for path in received(output)] == [DATA]
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "folder"])
+def test_what_took_the_place_of_a_part_file_is_not_opened(output: Path, kind: str) -> None:
+    """FAULTS 11: nothing is followed, written to or waited for."""
+    part = _left(output)
+    path = part_files(output)[0]
+    path.unlink()
+    victim = output / "victim"
+    victim.write_text("precious")
+    make: dict[str, Callable[[], object]] = {
+        "symlink": lambda: path.symlink_to(victim),
+        "fifo": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }
+    make[kind]()
+    with pytest.raises(ValueError, match="not a regular file"):
+        part.reopen(facts_of(39))
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("length", [0, 5, 38, 40, 5000])
+def test_a_part_file_of_another_length_gets_its_own(output: Path, length: int) -> None:
+    """FAULTS 35: too short or too long, its blocks are where they should be."""
+    part = _left(output)
+    os.truncate(part_files(output)[0], length)
+    part.reopen(facts_of(39))
+    assert part_files(output)[0].stat().st_size == 39
+    view = memoryview(bytearray(39))
+    part.read(view, 0)
+    assert view == DATA[:length].ljust(39, b"\0")
+    part.remove()
+
+
+def test_a_part_file_with_another_head_is_not_touched(output: Path) -> None:
+    """It is for another file, whose client may still come."""
+    _left(output)
+    before = journal_file(output).read_bytes()
+    store = PartStore(output)
+    store.scan()
+    assert store.resume(transfer_of(b"other" + DATA)) is None
+    assert journal_file(output).read_bytes() == before
+    assert part_files(output)[0].read_bytes() == DATA
+
+
+def test_a_part_file_goes_on_for_a_file_that_has_grown(output: Path) -> None:
+    """The journal then says the new size, and the file has it."""
+    part = _left(output)
+    assert claimed(part.reopen(facts_of(50, unique="other"))) == list(range(9))
+    part.close()
+    assert _found(output, part).facts == facts_of(50)  # the name it would get stays
+    assert part_files(output)[0].stat().st_size == 50
+
+
+def test_a_failed_flush_is_final(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAULTS 34: what the disk lost stays lost, though a second flush would say all is well."""
+    store = PartStore(output)
+    part = store.create(transfer_of(DATA))
+    part.note(record(0, running(DATA, 0)))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_sync_data", _broken)
+        with pytest.raises(OSError, match="Input/output"):
+            part.flush()
+    part.flush()
+    assert not part.trusted
+    store.rest(part)
+    assert store.resume(transfer_of(DATA)) is None
+    assert part_files(output) == strays(output) == []
+
+
+def _broken(*_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("how", ["link", "rename"])
+def test_a_name_that_the_disk_may_not_have_is_taken_back(
+    output: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """FAULTS 34: without INTEGRITY_OK there is no file under a final name."""
+    part = _left(output)
+    part.reopen(facts_of(39))
+    monkeypatch.setattr(module, "_flush_directory", _broken)
+    if how == "rename":
+        monkeypatch.setattr(os, "link", _no_links)
+    with pytest.raises(OSError, match="Input/output"):
+        part.publish()
+    assert received(output) == []
+    assert not part.worth_keeping
+    part.remove()
+    assert part_files(output) == strays(output) == []
+
+
+def test_a_journal_knows_the_other_name_before_the_file_gets_it(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 37: killed right after publishing, the next server recognises it all the same."""
+    (output / "server_received_taken_x").write_text("precious")
+    monkeypatch.setattr(module, "_unique", lambda: "free")
+    part = _left(output)
+    part.reopen(facts_of(39))
+    part.publish()
+    part.close()
+    found = _found(output, part)
+    found.look()
+    assert found.published
+    assert found.facts.saved_as == "server_received_free_x"
+    found.remove()
+
+
+# --- all part files -----------------------------------------------------------------------------
+
+
+def transfer_of(
+    data: bytes, *, user: str = "u", name: str = "x", block: int = 4, digest: str = "md5"
+) -> Transfer:
+    """Return a transfer of ``data`` that wants to go on where another one stopped."""
+    head = hashlib.new(digest, data[:block]).hexdigest()
+    start = FileStart(name, len(data), block, digest, head, resume=True)
+    session = Session(user, 0, _peer())
+    return Transfer(1, session, start, name, BufferPool(64), lambda _transfer, _part: None)
+
+
+@pytest.fixture
+def store(output: Path) -> Iterator[PartStore]:
+    """The part files of an output directory; whoever leaves some calls ``scan``."""
+    one = PartStore(output)
+    yield one
+    one.close()
+
+
+def test_the_start_finds_what_an_earlier_run_left(output: Path, store: PartStore) -> None:
+    """Its client goes on with it."""
+    left = _left(output)
+    store.scan()
+    found = store.resume(transfer_of(DATA))
+    assert found is not None
+    assert found[0].stem == left.stem
+    assert claimed(found[1]) == list(range(10))
+    assert store.in_use == 1
+
+
+def _link_instead(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("victim"))
+
+
+def _spoil(output: Path, part: PartFile, how: str) -> None:
+    path = output / module.PARTIAL / part.stem
+    journal, file = path.with_suffix(".journal"), path.with_suffix(".part")
+    spoil: dict[str, Callable[[], object]] = {
+        "no journal": journal.unlink,
+        "no part file": file.unlink,
+        "garbage": lambda: journal.write_bytes(b"\xff" * 100),
+        "empty": lambda: os.truncate(journal, 0),
+        "half a journal": lambda: journal.rename(path.with_suffix(".new")),
+        "a link": lambda: _link_instead(file),
+        "moved": lambda: os.link(file, output / "moved"),
+    }
+    spoil[how]()
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["no journal", "no part file", "garbage", "empty", "half a journal", "a link", "moved"],
+)
+def test_the_start_removes_what_nobody_can_go_on_with(
+    output: Path, store: PartStore, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """FAULTS 35: the log says so, and what is good stays."""
+    bad, good = _left(output, unique="bad"), _left(output, unique="good", name="y")
+    _spoil(output, bad, how)
+    store.scan()
+    assert f"removing {bad.stem}" in caplog.text
+    assert {path.stem for path in (output / module.PARTIAL).iterdir()} == {good.stem}
+    assert store.resume(transfer_of(DATA)) is None
+    assert store.resume(transfer_of(DATA, name="y")) is not None
+
+
+@pytest.mark.parametrize("how", ["a fact too many", "nested too deep"])
+def test_a_journal_of_any_other_form_does_not_stop_the_start(
+    output: Path, store: PartStore, how: str
+) -> None:
+    """FAULTS 35: it is removed as garbage is; the server starts."""
+    _left(output)
+    if how == "a fact too many":
+        _rewrite(output, more=1)
+    else:
+        journal_file(output).write_bytes(b"[" * 16_000 + b"\n")
+    store.scan()
+    assert list((output / module.PARTIAL).iterdir()) == []
+
+
+def test_a_part_file_whose_first_block_is_missing_is_resumed(
+    output: Path, store: PartStore
+) -> None:
+    """FAULTS 36: with four streams any block may be the last to come; the others are not lost."""
+    part = PartFile.create(output, facts_of(39))
+    part.note(claims_of(DATA, *range(1, 10)).records())
+    part.close()
+    store.scan()
+    found = store.resume(transfer_of(DATA))
+    assert found is not None
+    assert claimed(found[1]) == list(range(1, 10))
+
+
+def test_an_empty_file_takes_no_other_files_part_file(output: Path, store: PartStore) -> None:
+    """It has no first block in common with it; what rests there is somebody's gigabytes."""
+    _left(output)
+    store.scan()
+    assert store.resume(transfer_of(b"")) is None
+    found = store.resume(transfer_of(DATA))
+    assert found is not None
+    assert claimed(found[1]) == list(range(10))
+
+
+@pytest.mark.parametrize("length", [0, 38, 40, 5000])
+def test_a_published_file_of_another_length_is_not_answered_for(
+    output: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """FAULTS 37: who appended to it, or cut it, has made another file of it."""
+    part = _published(output, monkeypatch, "link")
+    os.truncate(received(output)[0], length)
+    with pytest.raises(ValueError, match="."):  # noqa: RUF043  (any reason will do)
+        part.reopen(facts_of(39))
+    part.close()
+
+
+def test_a_resume_that_fails_leaves_no_half_journal(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: the disk is full just when the journal is written anew."""
+    _left(output)
+    store.scan()
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", _broken)
+        assert store.resume(transfer_of(DATA)) is None
+    assert strays(output) == []
+
+
+def test_the_start_removes_no_published_file(
+    output: Path, monkeypatch: pytest.MonkeyPatch, store: PartStore
+) -> None:
+    """FAULTS 37: a journal whose file was moved away goes, the file under its new name stays."""
+    _published(output, monkeypatch, "rename")
+    received(output)[0].rename(output / "elsewhere")
+    store.scan()
+    assert list((output / module.PARTIAL).iterdir()) == []
+    assert (output / "elsewhere").read_bytes() == DATA
+
+
+def test_two_that_come_back_never_get_the_same_part_file(output: Path, store: PartStore) -> None:
+    """FAULTS 43: one resumes, the other starts anew."""
+    _left(output)
+    store.scan()
+    first, second = store.resume(transfer_of(DATA)), store.resume(transfer_of(DATA))
+    assert first is not None
+    assert second is None
+
+
+def test_two_attempts_left_are_for_two_that_come_back(output: Path, store: PartStore) -> None:
+    """Each gets one of its own."""
+    left = {_left(output, unique=unique).stem for unique in ("one", "two")}
+    store.scan()
+    found = [store.resume(transfer_of(DATA)) for _ in range(3)]
+    assert {one[0].stem for one in found if one} == left
+    assert found[2] is None
+
+
+@pytest.mark.parametrize(
+    "other", [{"user": "v"}, {"name": "y"}, {"block": 8}, {"digest": "sha256"}]
+)
+def test_a_part_file_is_for_the_same_user_name_block_size_and_digest(
+    output: Path, store: PartStore, other: dict[str, object]
+) -> None:
+    """Nobody goes on with what is somebody else's, or cut in another way."""
+    _left(output)
+    store.scan()
+    assert store.resume(transfer_of(DATA, **other)) is None  # type: ignore[arg-type]
+    assert store.resume(transfer_of(DATA)) is not None
+
+
+def test_the_right_one_of_several_with_the_same_name_is_found(
+    output: Path, store: PartStore
+) -> None:
+    """Their first blocks tell them apart; the others rest on for their own clients."""
+    files = [bytes([seed]) * 39 for seed in range(3)]
+    left = [_left(output, data, unique=str(seed)).stem for seed, data in enumerate(files)]
+    store.scan()
+    for data, stem in zip(files, left):
+        found = store.resume(transfer_of(data))
+        assert found is not None
+        assert found[0].stem == stem
+
+
+def test_a_part_file_that_cannot_be_resumed_is_removed_and_said(
+    output: Path, store: PartStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FAULTS 35: damaged after the start; the client begins anew."""
+    _left(output)
+    store.scan()
+    journal_file(output).write_bytes(b"garbage")
+    assert store.resume(transfer_of(DATA)) is None
+    assert "cannot be resumed" in caplog.text
+    assert part_files(output) == strays(output) == []
+
+
+def test_a_disk_error_while_resuming_costs_no_part_file(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: it is no fault of the file's; when the disk works again it can be resumed."""
+    _left(output)
+    store.scan()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_careful", _broken)
+        assert store.resume(transfer_of(DATA)) is None
+    assert store.in_use == 0
+    assert store.resume(transfer_of(DATA)) is not None
+
+
+def test_only_what_holds_something_rests(output: Path, store: PartStore) -> None:
+    """Reserved space without a block, or of a file that failed, is given back at once."""
+    empty, failed, good = (store.create(transfer_of(DATA, name=name)) for name in "abc")
+    for part in (failed, good):
+        part.note(record(0, running(DATA, 0)))
+    failed.trusted = False
+    for part in (empty, failed, good):
+        store.rest(part)
+    assert [path.stem for path in part_files(output)] == [good.stem]
+    assert store.in_use == 0
+
+
+def test_a_part_file_rests_once(output: Path, store: PartStore) -> None:
+    """Two threads may let it go: nobody gets it twice."""
+    part = store.create(transfer_of(DATA))
+    part.note(record(0, running(DATA, 0)))
+    for _ in range(2):
+        store.rest(part)
+    assert store.resume(transfer_of(DATA)) is not None
+    assert store.resume(transfer_of(DATA)) is None
+
+
+def _age(output: Path, part: PartFile, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(output / module.PARTIAL / f"{part.stem}.journal", (then, then))
+
+
+def test_what_nobody_came_back_for_expires(
+    output: Path, store: PartStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """DESIGN 8: by the time its journal was last written to; the log says so."""
+    old, young = (_left(output, unique=name, name=name) for name in ("old", "young"))
+    _age(output, old, config.KEEP_PARTIAL + 60)
+    _age(output, young, config.KEEP_PARTIAL - 60)
+    store.scan()
+    store.expire()
+    assert [path.stem for path in part_files(output)] == [young.stem]
+    assert "removing old of u" in caplog.text
+    assert store.resume(transfer_of(DATA, name="old")) is None
+    assert store.resume(transfer_of(DATA, name="young")) is not None
+
+
+@pytest.mark.parametrize("how", ["link", "rename"])
+def test_a_verdict_that_nobody_asked_for_again_expires_earlier(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Only the answer is forgotten: the published file stays."""
+    part = _published(output, monkeypatch, how)
+    store.scan()
+    _age(output, part, config.KEEP_ANSWER - 60)
+    store.expire()
+    assert journal_file(output).exists()
+    _age(output, part, config.KEEP_ANSWER + 60)
+    store.expire()
+    assert list((output / module.PARTIAL).iterdir()) == []
+    assert [path.read_bytes() for path in received(output)] == [DATA]
+
+
+def test_what_is_in_use_never_expires(output: Path, store: PartStore) -> None:
+    """However long its transfer takes."""
+    part = _left(output)
+    store.scan()
+    found = store.resume(transfer_of(DATA))
+    _age(output, part, 10 * config.KEEP_PARTIAL)
+    store.expire()
+    assert found is not None
+    assert [path.stem for path in part_files(output)] == [part.stem]
+
+
+def test_a_part_file_that_somebody_else_removed_is_forgotten(
+    output: Path, store: PartStore
+) -> None:
+    """FAULTS 33: expiry goes on with the others."""
+    gone, old = (_left(output, unique=name, name=name) for name in ("gone", "old"))
+    _age(output, old, config.KEEP_PARTIAL + 60)
+    store.scan()
+    for suffix in (".part", ".journal"):
+        (output / module.PARTIAL / gone.stem).with_suffix(suffix).unlink()
+    store.expire()
+    assert part_files(output) == strays(output) == []
+    assert store.resume(transfer_of(DATA, name="gone")) is None
+
+
+def test_rivals_are_the_others_that_send_the_same_file(store: PartStore) -> None:
+    """Same key and same first block; a transfer is no rival of itself."""
+    mine, same, other = transfer_of(DATA), transfer_of(DATA), transfer_of(b"other" + DATA)
+    for transfer in (mine, same, other, transfer_of(DATA, user="v")):
+        store.create(transfer)
+    assert store.rivals(mine) == [same]
+
+
 # --- a transfer ---------------------------------------------------------------------------------
 
 BLOCK = 4
@@ -198,9 +971,10 @@ BLOCK = 4
 class Sample:
     """A transfer of a small file, with what its client knows."""
 
-    def __init__(self, output: Path, size: int, lend: int = 0) -> None:
-        self.data = os.urandom(size)
+    def __init__(self, output: Path, size: int, lend: int = 0, data: bytes = b"") -> None:
+        self.data = data or os.urandom(size)
         self.judged = 0  # how often somebody was told to publish
+        self.whys: list[str] = []  # why blocks were asked for again
         self.buffers = BufferPool(8 * BLOCK, lend)
         head = hashlib.md5(self.data[:BLOCK]).hexdigest()
         start = FileStart("x", len(self.data), BLOCK, "md5", head, True)
@@ -229,6 +1003,10 @@ class Sample:
         view[:] = data
         return self.transfer.store(index, self.digests[index], view)
 
+    def announce(self, *indexes: int) -> list[Due]:
+        """Have the client's digests of blocks arrive that the journal claims."""
+        return [self.transfer.announce(index, self.digests[index]) for index in indexes]
+
     def hash(self) -> list[int]:
         """Hash all that can be hashed; return the damaged blocks."""
         damaged = []
@@ -238,6 +1016,7 @@ class Sample:
             more = stretch.more
             damaged += [first for first, _ in stretch.missing]
             self.judged += stretch.judged
+            self.whys += [stretch.why] * len(stretch.missing)
         return damaged
 
 
@@ -466,6 +1245,265 @@ def test_any_order_damage_and_repetition_ends_with_the_right_file(
     name = sample.part.publish()
     sample.transfer.end()
     assert (output / name).read_bytes() == sample.data
+
+
+# --- a transfer that goes on where another one stopped ------------------------------------------
+
+
+class Resumed(Sample):
+    """A transfer of DATA, or of what became of it, for which a killed server left all of DATA."""
+
+    def __init__(self, output: Path, data: bytes = DATA) -> None:
+        super().__init__(output, 0, data=data)
+
+    def _part(self) -> tuple[PartFile, Claims | None]:
+        self.store_of_parts.scan()
+        found = self.store_of_parts.resume(self.transfer)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def resumed(output: Path) -> Iterator[Resumed]:
+    """A transfer that goes on with all ten blocks of DATA."""
+    _left(output)
+    one = Resumed(output)
+    yield one
+    one.transfer.end()
+
+
+def test_the_client_is_told_what_the_journal_claims(resumed: Resumed) -> None:
+    """Of these blocks only the running digests are wanted."""
+    assert resumed.transfer.claimed == ((0, 10),)
+    assert resumed.transfer.verified_bytes == 0
+
+
+def test_announced_blocks_are_proven_by_the_part_file(output: Path, resumed: Resumed) -> None:
+    """No byte is sent: what is there is hashed, and it is the client's file."""
+    due = resumed.announce(*range(10))
+    assert due[-1].received == 39
+    assert resumed.hash() == []
+    assert resumed.transfer.complete(resumed.digest) == ()
+    resumed.hash()
+    assert resumed.judged == 1
+    assert resumed.transfer.digest == resumed.digest
+    assert resumed.transfer.resent == 0
+
+
+def test_announced_blocks_make_hashing_due_as_written_ones_do(resumed: Resumed) -> None:
+    """It begins while further digests come."""
+    assert [due.hashing for due in resumed.announce(*range(10))].count(True) == 1
+
+
+def test_a_block_that_is_not_announced_is_not_believed(resumed: Resumed) -> None:
+    """The journal's word alone is no proof: at the end it is asked for."""
+    resumed.announce(0, 1, 2, 4, 5, 6, 7, 8, 9)
+    assert resumed.transfer.complete(resumed.digest) == ((3, 4),)
+
+
+def test_an_announcement_of_what_is_not_claimed_changes_nothing(sample: Sample) -> None:
+    """A peer cannot talk a block into the file."""
+    assert sample.announce(0)[0].received == 0
+    assert sample.transfer.complete(sample.digest) == ((0, 10),)
+
+
+def test_a_block_announced_twice_counts_once(resumed: Resumed) -> None:
+    """FAULTS 16: a lost connection may bring it again."""
+    assert [due.received for due in resumed.announce(0, 0)] == [4, 4]
+
+
+def test_a_claimed_block_that_is_sent_all_the_same_is_written(
+    output: Path, resumed: Resumed
+) -> None:
+    """A client may prefer to send its bytes; the claim is then of no interest."""
+    resumed.store(0)
+    resumed.announce(*range(10))
+    assert resumed.hash() == []
+    assert resumed.transfer.verified_bytes == 39
+
+
+def test_the_bytes_of_an_announced_block_are_not_needed(resumed: Resumed) -> None:
+    """Damaged ones, late on the way, do no harm."""
+    resumed.announce(*range(10))
+    resumed.store(4, b"XXXX")
+    assert resumed.hash() == []
+
+
+@pytest.mark.parametrize("block", [0, 4, 9])
+def test_a_block_altered_on_the_disk_is_the_only_one_asked_for(output: Path, block: int) -> None:
+    """FAULTS 35: the journal claims what is not there; one block is sent, the file is right."""
+    _left(output)
+    with open(part_files(output)[0], "r+b") as file:
+        file.seek(block * 4)
+        file.write(b"XX")
+    resumed = Resumed(output)
+    resumed.announce(*range(10))
+    assert resumed.hash() == [block]
+    assert resumed.whys == [Why.ALTERED]
+    resumed.store(block)
+    assert resumed.hash() == []
+    resumed.transfer.complete(resumed.digest)
+    resumed.hash()
+    assert resumed.judged == 1
+    assert part_files(output)[0].read_bytes() == DATA
+    resumed.transfer.end()
+
+
+def test_many_altered_blocks_are_not_hopeless(output: Path) -> None:
+    """FAULTS 35: a power cut may have taken them all; each one that is repaired is progress."""
+    _left(output)
+    part_files(output)[0].write_bytes(bytes(39))
+    resumed = Resumed(output)
+    resumed.announce(*range(10))
+    asked = []
+    for block in range(10):
+        asked += resumed.hash()
+        resumed.store(block)
+    resumed.hash()
+    assert asked == list(range(10))
+    assert not resumed.transfer.hopeless
+    assert resumed.transfer.verified_bytes == 39
+    resumed.transfer.end()
+
+
+def _changed(at: int) -> bytes:
+    """Return DATA with another byte."""
+    return DATA[:at] + b"\xff" + DATA[at + 1 :]
+
+
+def _asked(due: list[Due]) -> list[int]:
+    return [block for one in due for span in one.missing for block in range(*span)]
+
+
+@pytest.mark.parametrize("order", [range(10), range(9, -1, -1), (5, 2, 9, 0, 7, 1, 3, 8, 4, 6)])
+def test_after_a_change_in_the_source_every_later_block_is_asked_for_once(
+    output: Path, order: tuple[int, ...]
+) -> None:
+    """FAULTS 20: block 3 differs; what comes before it is kept, whatever the order of digests."""
+    _left(output)
+    resumed = Resumed(output, _changed(13))
+    due = resumed.announce(*order)
+    assert sorted(_asked(due)) == [3, 4, 5, 6, 7, 8, 9]
+    for block in range(3, 10):
+        resumed.store(block)
+    assert resumed.hash() == []
+    resumed.transfer.complete(resumed.digest)
+    resumed.hash()
+    assert resumed.judged == 1
+    assert part_files(output)[0].read_bytes() == _changed(13)
+    resumed.transfer.end()
+
+
+def test_announced_blocks_that_are_asked_for_after_all_count_once(output: Path) -> None:
+    """FAULTS 35: one wrong digest in a journal looks like a change; later blocks were right."""
+    part = PartFile.create(output, facts_of(39))
+    part.write(memoryview(DATA), 0)
+    part.note(claims_of(DATA, *range(10)).records() + record(3, bytes(16)))
+    part.close()
+    resumed = Resumed(output)
+    assert resumed.announce(9, 8, 7)[-1].received == 11
+    (due,) = resumed.announce(3)
+    assert _asked([due]) == [3, 4, 5, 6, 7, 8, 9]
+    assert due.received == 0
+    resumed.transfer.end()
+
+
+def test_a_change_in_the_source_asks_for_claimed_blocks_only(output: Path) -> None:
+    """What was never here the client sends anyway."""
+    part = PartFile.create(output, facts_of(39))
+    part.write(memoryview(DATA), 0)
+    part.note(claims_of(DATA, 0, 1, 2, 5, 6, 9).records())
+    part.close()
+    resumed = Resumed(output, _changed(5))
+    assert _asked(resumed.announce(0, 1, 2)) == [1, 2, 5, 6, 9]
+    resumed.transfer.end()
+
+
+def test_a_change_that_the_journal_hides_is_found_by_the_hash(output: Path) -> None:
+    """The journal lies with the client's own digest over other bytes: found as an alteration."""
+    part = PartFile.create(output, facts_of(39))
+    part.write(memoryview(_changed(13)), 0)
+    part.note(claims_of(DATA, *range(10)).records())
+    part.close()
+    resumed = Resumed(output)
+    assert _asked(resumed.announce(*range(10))) == []
+    assert resumed.hash() == [3]
+    assert resumed.whys == [Why.ALTERED]
+    resumed.transfer.end()
+
+
+def test_a_file_that_has_grown_needs_only_its_end(output: Path) -> None:
+    """FAULTS 20: more was appended between the attempts; its old last block was short."""
+    _left(output)
+    resumed = Resumed(output, DATA + b"more and more")
+    assert resumed.transfer.claimed == ((0, 9),)
+    assert _asked(resumed.announce(*range(9))) == []
+    for block in range(9, 13):
+        resumed.store(block)
+    resumed.transfer.complete(resumed.digest)
+    assert resumed.hash() == []
+    assert resumed.judged == 1
+    resumed.transfer.end()
+
+
+def test_a_file_that_has_shrunk_keeps_its_beginning(output: Path) -> None:
+    """FAULTS 20: what is published is as short as the source."""
+    _left(output)
+    resumed = Resumed(output, DATA[:18])
+    resumed.announce(*range(4))
+    resumed.store(4)
+    resumed.transfer.complete(resumed.digest)
+    assert resumed.hash() == []
+    assert resumed.judged == 1
+    assert part_files(output)[0].read_bytes() == DATA[:18]
+    resumed.transfer.end()
+
+
+@pytest.mark.parametrize("how", ["changed", "altered"])
+def test_a_published_file_that_does_not_fit_is_stale(
+    output: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """FAULTS 37: the source or the published file has changed since; neither is overwritten."""
+    _published(output, monkeypatch, "link")
+    if how == "altered":
+        with open(received(output)[0], "r+b") as file:
+            file.write(b"edited")
+    before = received(output)[0].read_bytes()
+    resumed = Resumed(output, _changed(13) if how == "changed" else DATA)
+    due = resumed.announce(*range(10))
+    with pytest.raises(StaleError):
+        resumed.hash() if how == "altered" else resumed.store(_asked(due)[0])
+    resumed.transfer.spoil()
+    resumed.transfer.end()
+    assert [path.read_bytes() for path in received(output)] == [before]
+
+
+def test_what_was_written_is_claimed_when_it_is_noted(output: Path, sample: Sample) -> None:
+    """No block is claimed before it is written, and each once."""
+    for block in (0, 3):
+        sample.store(block)
+    for _ in range(2):
+        sample.transfer.note_blocks()
+    facts = sample.part.facts
+    records = journal_file(output).read_bytes().partition(b"\n")[2]
+    assert len(records) == 2 * RECORD
+    assert claimed(Journal(journal_file(output)).load(facts)) == [0, 3]
+
+
+class Kept(Sample):
+    """A transfer whose part file stays when it ends."""
+
+    def let_go(self, _transfer: Transfer, part: PartFile) -> None:
+        """Let it rest."""
+        self.store_of_parts.rest(part)
+
+
+def test_the_last_blocks_are_claimed_when_a_transfer_ends(output: Path) -> None:
+    """FAULTS 36: what was written but not yet acknowledged is not sent again either."""
+    sample = Kept(output, 39)
+    sample.store(2)
+    sample.transfer.end()
+    assert journal_file(output).read_bytes().endswith(record(2, sample.digests[2]))
 
 
 # --- the queue of workers -----------------------------------------------------------------------
