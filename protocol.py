@@ -901,7 +901,10 @@ class TlsLayer:
         try:
             while filled < len(view):
                 room: Any = view[filled:]  # to the annotations only a bytearray is a buffer
-                filled += int(self._tls.read(len(room), room))
+                size = int(self._tls.read(len(room), room))
+                if not size:  # how Python tells of a close_notify that it has not answered
+                    raise ssl.SSLZeroReturnError
+                filled += size
         except ssl.SSLWantReadError:
             return filled
         except ssl.SSLZeroReturnError:

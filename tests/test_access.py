@@ -535,6 +535,14 @@ def _has_ended(sock: socket.socket) -> bool:
     return state == 8  # TCP_CLOSE_WAIT
 
 
+def test_a_peer_that_says_goodbye_in_tls_is_forgotten(secure: ServerThread, pki: Pki) -> None:
+    """27: a close_notify is the end of the stream, and no worker goes round in circles for it."""
+    with Peer(secure.port, ca=pki.ca) as peer:
+        peer.hello(peer.control)
+        peer.control.finish()
+        eventually(lambda: not secure.server._peers, "the connection to be forgotten")
+
+
 def test_a_wrong_password_over_tls_is_exit_3(
     secure: ServerThread, pki: Pki, tmp_path: Path
 ) -> None:
