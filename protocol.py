@@ -1119,18 +1119,24 @@ class Connection:
 
     def _open_into(self, tls: TlsLayer, view: memoryview) -> int:
         """Fill ``view`` from what the TLS layer has, and that from the socket."""
-        room = memoryview(self._room)
         filled = tls.read_into(view) if tls.ready else 0
-        while filled < len(view):
-            came = self._raw_into(room)
-            if not came:
-                break
-            tls.feed(room[:came])
-            if not tls.ready:
-                self._shake_hands(tls)
-            if tls.ready:
-                filled += tls.read_into(view[filled:])
+        try:
+            while filled < len(view) and self._feed(tls):
+                if not tls.ready:
+                    self._shake_hands(tls)
+                if tls.ready:
+                    filled += tls.read_into(view[filled:])
+        except ConnectionLostError:
+            if not filled:  # else the next call finds it again: what came before must not be lost
+                raise
         return filled
+
+    def _feed(self, tls: TlsLayer) -> bool:
+        """Hand the TLS layer what has come; return whether there was something."""
+        room = memoryview(self._room)
+        came = self._raw_into(room)
+        tls.feed(room[:came])
+        return came > 0
 
     def _shake_hands(self, tls: TlsLayer) -> None:
         try:
@@ -1150,8 +1156,7 @@ class Connection:
             if deadline.passed:
                 raise ConnectionLostError(f"{self.peer} did not answer for {timeout:g} s")
             self.wait(deadline.left(), write=not self.flush())
-            came = self._raw_into(memoryview(self._room))
-            self._tls.feed(self._room[:came])
+            self._feed(self._tls)
             self._shake_hands(self._tls)
 
     def _raw_into(self, view: memoryview) -> int:
