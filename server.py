@@ -2647,7 +2647,7 @@ class Server:
         for peer in [peer for peer in self._peers if peer.idle and now >= peer.deadline]:
             self._time_out(peer)
         for peer in [peer for peer in self._peers if peer.idle and peer.proof]:
-            if now >= peer.proof_due:
+            if now >= peer.proof_due and not peer.leaving:
                 self._hand_over(peer)
         for transfer in self._service.registry.active():
             if transfer.stalled_for() > self._settings.stall_timeout:
