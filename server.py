@@ -1939,10 +1939,10 @@ class Service:
             transfer = peer.session.transfer = self._accept(peer.session, message)
             position = self.registry.enter(transfer)
             self._check_quota(transfer)
-        except RejectedError as error:
+        except (RejectedError, OSError) as error:
             coordinator_log.warning("rejected %s: %s", message.name, error)
             self._withdraw(peer.session)
-            peer.connection.send(Rejected(error.code, str(error)))
+            peer.connection.send(_rejection(error))
             return
         if position:
             coordinator_log.info("%s waits at position %d", transfer.name, position)
@@ -2310,6 +2310,13 @@ def _late(peer: Peer, message: Message) -> bool:
 def _transfer_of(peer: Peer) -> Transfer | None:
     """Return what the peer's session sends right now, if anything (any)."""
     return peer.session.transfer if peer.session else None
+
+
+def _rejection(error: RejectedError | OSError) -> Rejected:
+    """Say why a file is not taken (any)."""
+    if isinstance(error, OSError):
+        return _disk_rejection(error)
+    return Rejected(error.code, str(error))
 
 
 def _disk_rejection(error: OSError) -> Rejected:
