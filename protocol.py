@@ -916,10 +916,13 @@ class TlsLayer:
         return filled
 
     def write(self, parts: Iterable[_Buffer]) -> None:
-        """Put ``parts`` into records."""
-        for part in parts:
-            data: Any = part  # as above
-            self._tls.write(data)
+        """Put ``parts`` into records. Raises ``TransferError`` once something has gone wrong."""
+        try:
+            for part in parts:
+                data: Any = part  # as above
+                self._tls.write(data)
+        except ssl.SSLError as error:
+            raise _tls_error(error) from error
 
     def outgoing(self) -> bytes:
         """Return the records that the socket has not got yet."""

@@ -327,6 +327,20 @@ def test_a_tls_client_at_a_plain_port_is_told_so(
     assert server.log.count("TLS") == 1
 
 
+def test_a_peer_that_goes_on_with_broken_records_is_no_internal_error(
+    secure: ServerThread, pki: Pki, caplog: pytest.LogCaptureFixture
+) -> None:
+    """27 and 5: what comes behind the first bad record is thrown away in silence."""
+    with Peer(secure.port, ca=pki.ca) as peer:
+        peer.hello(peer.control)
+        with socket.socket(fileno=os.dup(peer.control.fileno())) as twin:
+            for _ in range(2):
+                twin.sendall(b"\x17\3\3\0\x20" + bytes(32))
+                last_words(twin)
+    secure.stop()
+    assert len(caplog.messages) == 1
+
+
 def test_a_plain_peer_that_goes_on_talking_to_a_tls_port_is_no_internal_error(
     secure: ServerThread, caplog: pytest.LogCaptureFixture
 ) -> None:
