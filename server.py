@@ -912,6 +912,7 @@ class Transfer:
     ) -> None:
         """Stand for the file that ``start`` announces; ``let_go`` gets the part file at the end."""
         self.number = number
+        self.turn = 0  # the registry's: in which order they came in
         self.session = session
         self.name = name
         self.algorithm = start.digest
@@ -1631,6 +1632,7 @@ class Registry:
         self._active: list[Transfer] = []
         self._waiting: list[Transfer] = []
         self._numbers = itertools.count()
+        self._turns = itertools.count()
 
     def add(self, session: Session) -> None:
         """Let data connections find ``session`` by its token (any)."""
@@ -1673,6 +1675,7 @@ class Registry:
         Raises ``RejectedError`` when too many wait already.
         """
         with self._lock:
+            transfer.turn = next(self._turns)
             own = [one for one in self._active + self._waiting if one.user == transfer.user]
             if len(own) >= config.MAX_TRANSFERS_OF_USER:
                 raise RejectedError("busy", "too many transfers of this user; try again later")
@@ -1702,7 +1705,7 @@ class Registry:
         Of two that race for the last bytes of a quota, one sees the other.
         """
         with self._lock:
-            others = [one for one in self._active + self._waiting if one.number < transfer.number]
+            others = [one for one in self._active + self._waiting if one.turn < transfer.turn]
         place = transfer.facts.directory
         return sum(o.blocks.size for o in others if not o.ended and o.facts.directory == place)
 
