@@ -939,6 +939,9 @@ class TlsLayer:
         return self._tls.getpeercert(binary_form=True)
 
 
+_PLAIN = "plain"  # the code of an error: no TLS where there should be some
+
+
 def _tls_error(error: ssl.SSLError) -> TransferError:
     """Say in our own terms what OpenSSL says."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -947,7 +950,7 @@ def _tls_error(error: ssl.SSLError) -> TransferError:
     reason = (error.reason or "broken").replace("_", " ").lower()
     strange = {"wrong version number", "http request", "unknown protocol", "https proxy request"}
     if reason in strange or "packet length" in reason:
-        return RemoteProtocolError("the peer does not speak TLS", "tls")
+        return RemoteProtocolError("the peer does not speak TLS", _PLAIN)
     return RemoteProtocolError(f"TLS: {reason}", "tls")
 
 
@@ -1144,6 +1147,10 @@ class Connection:
     def _shake_hands(self, tls: TlsLayer) -> None:
         try:
             tls.shake_hands()
+        except RemoteProtocolError as error:
+            if error.code == _PLAIN and self.dialogue.side is Side.SERVER:  # it can read this
+                self._push_raw(encode(Error(_PLAIN, "TLS is spoken here: add --tls")))
+            raise
         finally:  # an alert, too, should leave
             self._push_raw(tls.outgoing())
 

@@ -310,7 +310,7 @@ def test_a_plain_client_at_a_tls_port_is_told_so(
     server = start_server(*tls_options(pki.server))
     done = run_client(server.port, random_file(tmp_path / "x", 10), "--timeout", "2")
     assert done.returncode == 5
-    assert "TLS" in done.stderr
+    assert done.stderr.endswith("TLS is spoken here: add --tls\n")
     assert done.stderr.count("\n") == 1
     assert server.log.count("does not speak TLS") == 1
 
