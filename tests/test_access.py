@@ -521,6 +521,19 @@ def test_a_worker_that_leaves_a_tls_connection_forgets_nothing(
     assert sorted(map(md5, received(local.output))) == sorted(map(md5, sources))
 
 
+def test_what_a_worker_has_decrypted_and_left_is_taken_up_at_once(
+    secure: ServerThread, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """27: the socket has nothing more to tell, and still all blocks are acknowledged."""
+    monkeypatch.setattr(server_module.WorkQueue, "pressed", property(lambda _: True))
+    with Peer(secure.port, ca=pki.ca).log_in("user1", "password1") as peer:
+        upload = peer.start("x", os.urandom(50_000), block_size=4 * KB)
+        data = peer.attach()
+        push(data, b"".join(upload.frame(index) for index in range(13)))
+        upload.await_acks(data, 13)
+        assert isinstance(upload.complete(), IntegrityOk)
+
+
 def test_last_words_before_a_close_are_heard_over_tls(pki: Pki) -> None:
     """27: a message, its close_notify and the end of the stream may come in one go."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -842,7 +855,9 @@ def test_a_server_that_lets_in_without_a_proof_is_refused(tmp_path: Path) -> Non
 
     impostor = Impostor(script)
     settings = ClientSettings(port=impostor.port, timeout=2.0)
-    with contextlib.closing(impostor), pytest.raises(AuthenticationError) as caught:
+    with contextlib.closing(impostor), pytest.raises(
+        AuthenticationError, match="without a proof"
+    ) as caught:
         send_files([random_file(tmp_path / "x", 10)], settings)
     assert caught.value.exit_code == 3
 
