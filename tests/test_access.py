@@ -421,11 +421,11 @@ def test_a_cut_without_close_notify_is_no_end_of_a_file(
 ) -> None:
     """27 and 39: a data connection cut in the middle of a block is replaced."""
     source = random_file(tmp_path / "x", 3_000_000)
-    fault = Fault(what, way, at=500_000 if way is Way.UP else 1800)
+    fault = Fault(what, way, at=500_000 if way is Way.UP else 4000)
     with FaultProxy(secure.port) as proxy:
         proxy.plan(Plan(faults=(fault,)))
         proxy.plan(Plan(), 0)  # the coordinator
-        settings = secure.client(port=proxy.port, ca=pki.ca, streams=2)
+        settings = secure.client(port=proxy.port, ca=pki.ca, streams=1, block_size=4 * KB)
         (receipt,) = send_files([source], settings)
         assert proxy.happened(fault) == 1
     assert receipt.digest == md5(source)
