@@ -924,7 +924,10 @@ class TlsLayer:
         try:
             while filled < len(view):
                 room: Any = view[filled:]  # to the annotations only a bytearray is a buffer
-                filled += int(self._tls.read(len(room), room))
+                size = int(self._tls.read(len(room), room))
+                if not size:  # how Python tells of a close_notify that it has not answered
+                    raise ssl.SSLZeroReturnError
+                filled += size
         except ssl.SSLWantReadError:
             return filled
         except ssl.SSLZeroReturnError:
@@ -936,10 +939,13 @@ class TlsLayer:
         return filled
 
     def write(self, parts: Iterable[_Buffer]) -> None:
-        """Put ``parts`` into records."""
-        for part in parts:
-            data: Any = part  # as above
-            self._tls.write(data)
+        """Put ``parts`` into records. Raises ``TransferError`` once something has gone wrong."""
+        try:
+            for part in parts:
+                data: Any = part  # as above
+                self._tls.write(data)
+        except ssl.SSLError as error:
+            raise _tls_error(error) from error
 
     def outgoing(self) -> bytes:
         """Return the records that the socket has not got yet."""
@@ -956,6 +962,9 @@ class TlsLayer:
         return self._tls.getpeercert(binary_form=True)
 
 
+_PLAIN = "plain"  # the code of an error: no TLS where there should be some
+
+
 def _tls_error(error: ssl.SSLError) -> TransferError:
     """Say in our own terms what OpenSSL says."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -964,7 +973,7 @@ def _tls_error(error: ssl.SSLError) -> TransferError:
     reason = (error.reason or "broken").replace("_", " ").lower()
     strange = {"wrong version number", "http request", "unknown protocol", "https proxy request"}
     if reason in strange or "packet length" in reason:
-        return RemoteProtocolError("the peer does not speak TLS", "tls")
+        return RemoteProtocolError("the peer does not speak TLS", _PLAIN)
     return RemoteProtocolError(f"TLS: {reason}", "tls")
 
 
@@ -1139,22 +1148,32 @@ class Connection:
 
     def _open_into(self, tls: TlsLayer, view: memoryview) -> int:
         """Fill ``view`` from what the TLS layer has, and that from the socket."""
-        room = memoryview(self._room)
         filled = tls.read_into(view) if tls.ready else 0
-        while filled < len(view):
-            came = self._raw_into(room)
-            if not came:
-                break
-            tls.feed(room[:came])
-            if not tls.ready:
-                self._shake_hands(tls)
-            if tls.ready:
-                filled += tls.read_into(view[filled:])
+        try:
+            while filled < len(view) and self._feed(tls):
+                if not tls.ready:
+                    self._shake_hands(tls)
+                if tls.ready:
+                    filled += tls.read_into(view[filled:])
+        except ConnectionLostError:
+            if not filled:  # else the next call finds it again: what came before must not be lost
+                raise
         return filled
+
+    def _feed(self, tls: TlsLayer) -> bool:
+        """Hand the TLS layer what has come; return whether there was something."""
+        room = memoryview(self._room)
+        came = self._raw_into(room)
+        tls.feed(room[:came])
+        return came > 0
 
     def _shake_hands(self, tls: TlsLayer) -> None:
         try:
             tls.shake_hands()
+        except RemoteProtocolError as error:
+            if error.code == _PLAIN and self.dialogue.side is Side.SERVER:  # it can read this
+                self._push_raw(encode(Error(_PLAIN, "TLS is spoken here: add --tls")))
+            raise
         finally:  # an alert, too, should leave
             self._push_raw(tls.outgoing())
 
@@ -1170,8 +1189,7 @@ class Connection:
             if deadline.passed:
                 raise ConnectionLostError(f"{self.peer} did not answer for {timeout:g} s")
             self.wait(deadline.left(), write=not self.flush())
-            came = self._raw_into(memoryview(self._room))
-            self._tls.feed(self._room[:came])
+            self._feed(self._tls)
             self._shake_hands(self._tls)
 
     def _raw_into(self, view: memoryview) -> int:
@@ -1224,9 +1242,10 @@ class Connection:
 
     def discard(self) -> bool:
         """Throw away what has come, up to a limit; return whether the peer has closed."""
+        room = memoryview(self._room or bytearray(16 * 1024))  # what it says is not even opened
         try:
             for _ in range(16):  # a peer that floods us must not keep the caller here
-                if self._receive_some() is None:
+                if not self._raw_into(room):
                     return False
         except ConnectionLostError:
             return True

@@ -925,6 +925,7 @@ class Transfer:
     ) -> None:
         """Stand for the file that ``start`` announces; ``let_go`` gets the part file at the end."""
         self.number = number
+        self.turn = 0  # the registry's: in which order they came in
         self.session = session
         self.name = name
         self.algorithm = start.digest
@@ -1648,6 +1649,7 @@ class Registry:
         self._active: list[Transfer] = []
         self._waiting: list[Transfer] = []
         self._numbers = itertools.count()
+        self._turns = itertools.count()
 
     def add(self, session: Session) -> None:
         """Let data connections find ``session`` by its token (any)."""
@@ -1690,6 +1692,7 @@ class Registry:
         Raises ``RejectedError`` when too many wait already.
         """
         with self._lock:
+            transfer.turn = next(self._turns)
             own = [one for one in self._active + self._waiting if one.user == transfer.user]
             if len(own) >= config.MAX_TRANSFERS_OF_USER:
                 raise RejectedError("busy", "too many transfers of this user; try again later")
@@ -1719,7 +1722,7 @@ class Registry:
         Of two that race for the last bytes of a quota, one sees the other.
         """
         with self._lock:
-            others = [one for one in self._active + self._waiting if one.number < transfer.number]
+            others = [one for one in self._active + self._waiting if one.turn < transfer.turn]
         place = transfer.facts.directory
         return sum(o.blocks.size for o in others if not o.ended and o.facts.directory == place)
 
@@ -1968,10 +1971,10 @@ class Service:
             transfer = peer.session.transfer = self._accept(peer.session, message)
             position = self.registry.enter(transfer)
             self._check_quota(transfer)
-        except RejectedError as error:
+        except (RejectedError, OSError) as error:
             coordinator_log.warning("rejected %s: %s", message.name, error)
             self._withdraw(peer.session)
-            peer.connection.send(Rejected(error.code, str(error)))
+            peer.connection.send(_rejection(error))
             return
         if position:
             coordinator_log.info("%s waits at position %d", transfer.name, position)
@@ -2349,6 +2352,13 @@ def _transfer_of(peer: Peer) -> Transfer | None:
     return peer.session.transfer if peer.session else None
 
 
+def _rejection(error: RejectedError | OSError) -> Rejected:
+    """Say why a file is not taken (any)."""
+    if isinstance(error, OSError):
+        return _disk_rejection(error)
+    return Rejected(error.code, str(error))
+
+
 def _disk_rejection(error: OSError) -> Rejected:
     """Say what the disk says, without the server's paths (any)."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -2698,7 +2708,7 @@ class Server:
         for peer in [peer for peer in self._peers if peer.idle and now >= peer.deadline]:
             self._time_out(peer)
         for peer in [peer for peer in self._peers if peer.idle and peer.proof]:
-            if now >= peer.proof_due:
+            if now >= peer.proof_due and not peer.leaving:
                 self._hand_over(peer)
         for transfer in self._service.registry.active():
             if transfer.stalled_for() > self._settings.stall_timeout:
