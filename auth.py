@@ -1234,17 +1234,22 @@ def _or_nothing(parse: Callable[[str], Any], nothing: object = None) -> Callable
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Manage the credential file of server.py.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Manage the credential file of server.py."
+    )
     commands = parser.add_subparsers(dest="command", metavar="add|remove|list|token")
     add = commands.add_parser(
         "add",
+        allow_abbrev=False,
         help="add a user, or give one a new password",
         description="Add a user, or give one a new password. Of a user that exists, what is not "
         "said stays as it is; an empty value takes a limit away.",
     )
-    remove = commands.add_parser("remove", help="remove a user")
-    listing = commands.add_parser("list", help="list users, their priorities and limits")
-    token = commands.add_parser("token", help="make a token for unattended use")
+    remove = commands.add_parser("remove", allow_abbrev=False, help="remove a user")
+    listing = commands.add_parser(
+        "list", allow_abbrev=False, help="list users, their priorities and limits"
+    )
+    token = commands.add_parser("token", allow_abbrev=False, help="make a token for unattended use")
     _add_arguments(add)
     remove.add_argument("name", metavar="NAME")
     _add_token_arguments(token)

@@ -1291,7 +1291,9 @@ def _parser() -> argparse.ArgumentParser:
     blocks = number(size, low, high, "a block has 4K to 4M")
     chunks = number(size, 1024, high, "a chunk has 1K to 4M")
     streams = number(int, 1, config.MAX_STREAMS, f"1 to {config.MAX_STREAMS} streams")
-    parser = argparse.ArgumentParser(description="Send files and have it proven that they arrived.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Send files and have it proven that they arrived."
+    )
     add = parser.add_argument
     # fmt: off
     add("files", nargs="*", type=Path, metavar="FILE", help=f"what to send ({DEFAULT_FILE})")

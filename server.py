@@ -656,21 +656,22 @@ class PartStore:
             try:
                 part = PartFile(self._output, stem, Journal(folder / f"{stem}.journal").facts())
                 part.look()
+                age = part.age()
             except (FileNotFoundError, ValueError) as error:
                 log.warning("removing %s: nobody can go on with it (%s)", stem, _reason(error))
                 PartFile(self._output, stem, _NO_FACTS).remove()
             except OSError as error:  # no fault of the file's: it may go at the next start
                 log.warning("leaving %s alone: %s", stem, _reason(error))
             else:
-                self._put(part)
+                self._put(part, age)
                 kept += 1
         if kept:
             log.info("unfinished files kept for their clients to go on: %d", kept)
 
-    def _put(self, part: PartFile) -> None:
+    def _put(self, part: PartFile, age: float = 0.0) -> None:
         """Let ``part`` rest; of too many of one user the oldest goes."""
         oldest = None
-        part.rested_at = time.monotonic()
+        part.rested_at = time.monotonic() - age
         with self._lock:
             self._resting.setdefault(part.facts.key, []).append(part)
             own = [p for p in self._all_resting() if p.facts.user == part.facts.user]
@@ -704,6 +705,13 @@ class PartStore:
             if not parts:
                 self._resting.pop(key, None)
             return part
+
+    def forget(self, key: tuple[object, ...]) -> None:
+        """Remove what rests of a file that is to be sent anew."""
+        part = self._pop(key)
+        while part is not None:
+            part.remove()
+            part = self._pop(key)
 
     def create(self, transfer: Transfer) -> PartFile:
         """Return a new part file for ``transfer``. Raises ``OSError``.
@@ -1868,7 +1876,7 @@ class Service:
 
     def _on_auth_start(self, peer: Peer, message: AuthStart) -> None:
         if message.mechanism == TOKEN:
-            self._expect_proof(peer, message, "")  # whose it is shows when it has been checked
+            self._expect_proof(peer, message, _unnamed(peer))  # whose it is will show
             return
         login = auth.ScramServer(self._credentials, self._secret, binding=peer.binding)
         if message.mechanism != login.mechanism:
@@ -1902,7 +1910,7 @@ class Service:
             assert proof is not None
             self._check_channel(peer)
             user, credential = auth.verify_token(proof.data, self._credentials)
-            final, counted = "", ""
+            final, counted = "", _unnamed(peer)
         self.delays.succeeded(counted, peer.address)
         self._let_in(peer, user, credential, final)
 
@@ -2042,6 +2050,9 @@ class Service:
         """Find or make the part file of an admitted transfer and let the client send."""
         if transfer.ended:
             return
+        make_directory(self.settings.output, transfer.facts.directory)  # said before a byte is sent
+        if not transfer.resumes:
+            self.parts.forget(transfer.facts.key)
         kept = self.parts.resume(transfer) if transfer.resumes else None
         if kept is None and transfer.resumes and self._must_wait(transfer):
             self._seeking.append(transfer)
@@ -2339,6 +2350,11 @@ class Service:
             raise
 
 
+def _unnamed(peer: Peer) -> str:
+    """Return what failures of a token count for: its address, and no user's account (any)."""
+    return f"token from {peer.address}"
+
+
 def _late(peer: Peer, message: Message) -> bool:
     """Whether this is about a transfer that has ended meanwhile (any)."""
     current = _transfer_of(peer)
@@ -2579,7 +2595,9 @@ class Server:
         if len(self._strangers) < config.MAX_STRANGERS:
             return True
         strangers = self._unknown()
-        return len(strangers) < config.MAX_STRANGERS or self._make_room(strangers)
+        own = [peer for peer in strangers if peer.address == address]
+        crowd = own if 2 * len(own) > len(strangers) else strangers  # no address pushes all out
+        return len(strangers) < config.MAX_STRANGERS or self._make_room(crowd)
 
     def _unknown(self) -> list[Peer]:
         """Return those that have not logged in, the oldest first."""
@@ -2825,7 +2843,9 @@ def _parser() -> argparse.ArgumentParser:
     workers = config.argument(int, 1, 256, "a number of workers from 1 to 256")
     size = config.argument(config.parse_size, 1, MAX_FILE_SIZE, "a size such as 200K, 1.5M, 2G")
     extensions = config.checked(auth.parse_extensions)
-    parser = argparse.ArgumentParser(description="Receive files and prove that they arrived.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Receive files and prove that they arrived."
+    )
     add = parser.add_argument
     # fmt: off
     add("--host", default=config.DEFAULT_HOST, help="address to listen on (localhost)")
