@@ -265,7 +265,8 @@ EVERY_MESSAGE: list[Message] = [
 # What a sick server answers wrongly, and whether only after the right answer.
 TRAPS: list[tuple[type[Message] | None, bool]] = [
     (Hello, False), (AuthStart, False), (AuthResponse, False), (Attach, False), (Attach, True),
-    (FileStart, False), (FileStart, True), (TransferComplete, False), (Cancel, False), (Cancel, True),
+    (FileStart, False), (FileStart, True), (TransferComplete, False), (Cancel, False),
+    (Cancel, True),
 ]  # fmt: skip
 SHORT_MESSAGES, SHORT_CASES = 3000, 2 * len(TRAPS)
 STRANGERS = [
@@ -441,6 +442,7 @@ class Group:
         self.number = number_mark(session)
         self._address = f"127.{rng.randrange(1, 255)}.{rng.randrange(256)}.{rng.randrange(1, 255)}"
         self._opened: list[int] = []
+        self.polite = False  # whether nothing but its messages is wrong with it
 
     def add(self, kind: str, actor: int, data: bytes = b"", number: int = 1) -> None:
         """Plan one event."""
@@ -486,6 +488,10 @@ class Group:
 
     def end(self) -> None:
         """Plan the end of every connection, and let some events change places."""
+        if self.polite:
+            for actor in self._opened:
+                self.add("close", actor)
+            return
         for actor in self.rng.sample(self._opened, len(self._opened)):
             self.add(self.rng.choice(("close", "reset", "shut", "close")), actor)
         for _ in range(self.rng.choice((0, 0, 0, 1, 3))):
@@ -558,10 +564,11 @@ def plan_at_once(group: Group, wanted: tuple[Message, int] | None = None) -> Non
     start, complete = content.start(resume=True), TransferComplete(group.number, content.digest)
     words: list[Message | bytes] = [Pong(), Goodbye(), Cancel(), group.mutator.other()]
     if wanted:
-        group.mutator = Mutator(group.rng, 0.0)
+        group.mutator, group.polite = Mutator(group.rng, 0.0), True
     last, choice = wanted or (group.rng.choice(words), group.rng.randrange(6))
     if choice == 0:  # asked
-        group.say(coordinator, start, group.rng.choice(words), last, hear=1)
+        first = [] if wanted else [group.rng.choice(words)]
+        group.say(coordinator, start, *first, last, hear=1)
         return
     group.say(coordinator, start, hear=1)
     if choice == 1:  # cancelling
@@ -580,7 +587,7 @@ def plan_at_once(group: Group, wanted: tuple[Message, int] | None = None) -> Non
 def plan_guesser(group: Group, *, by_token: bool) -> None:
     """Wrong proofs until the server lets them wait, and something said meanwhile."""
     user = f"nobody{group.rng.randrange(10**6)}"
-    group.mutator = Mutator(group.rng, 0.0)
+    group.mutator, group.polite = Mutator(group.rng, 0.0), True
     for last in (False, False, True):
         if by_token:
             actor = group.open()
@@ -591,7 +598,7 @@ def plan_guesser(group: Group, *, by_token: bool) -> None:
             if last:
                 del group.events[-1]
         if last:
-            words: list[Message | bytes] = [Goodbye(), Pong(), Pong(), group.mutator.noise()]
+            words: list[Message | bytes] = [Goodbye(), group.mutator.noise(), *[Pong()] * 18]
             group.say(actor, group.rng.choice(words), hear=1)
 
 
