@@ -38,6 +38,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -133,6 +134,7 @@ TOUR_ROUNDS = 2  # the first ones, which also visit every state on purpose
 HEAR = 0.2  # seconds to wait for an answer that may never come
 SETTLE = 20.0  # seconds for the server to be as it was
 MOST_MEMORY = 400 * KB  # in KB: the buffers the server may keep, a few blocks, and Python
+MOST_ASKED = 1900 * KB  # in KB: what it may ask for, used or not; each thread's heap asks for 64 MB
 CASE_LIMIT = 30.0  # seconds one call of send_files may take here, where its own limits are small
 CASE_MEMORY = 64 * KB  # in KB: what the client may take on top, whatever the server says
 CLIENT_EVERY = 100  # rounds after which the normal transfer is done by client.py
@@ -282,10 +284,11 @@ WILD = [
     "9223372036854775808", "18446744073709551616", "9" * 20, "9" * 5000, "-0", "1e308", "1.5",
     "NaN", "-Infinity", '""', '"x"', json.dumps("x" * 1025), json.dumps("x" * 60000), '"\\u0000"',
     '"\\ud800"', '"\\u202e\\u001b[31m"', '"../../x"', '"\u20ac"', "[]", "[[]]", "[[0, 1]]",
-    "[[5, 2]]", "[[0, 4294967297]]", "[[0, 1], [1, 2]]", "[[-1, 1]]", "{}", '{"a": 1}',
-    json.dumps([[2 * at, 2 * at + 1] for at in range(2001)]), "[" * 900 + "]" * 900,
-    "[" * 30000 + "]" * 30000, '{"a":' * 9000 + "1" + "}" * 9000, '"unclosed', "",
+    "[[5, 2]]", "[[0, 4294967297]]", "[[0, 1], [1, 2]]", "[[-1, 1]]", "[[0, 4294967296]]", "[[9, 12]]",
+    "[[1000, 1001]]", "2", "7", "4096", "false", f'"{ZEROS}"', "{}", '{"a": 1}',
+    json.dumps([[2 * at, 2 * at + 1] for at in range(2001)]), '"unclosed', "",
 ]  # fmt: skip
+DEEP = ["[" * 900 + "]" * 900, "[" * 30000 + "]" * 30000, '{"a":' * 9000 + "1" + "}" * 9000]
 WILD_NUMBERS = (0, 1, 3, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
 WILD_LENGTHS = (0, 1, MAX_CONTROL_FRAME, MAX_CONTROL_FRAME + 1, 2**31, 2**32 - 1)
 
@@ -375,7 +378,7 @@ class Mutator:
         """Give one field of a message a wild value, or its body as a whole."""
         verb, _, body = frame[4:].decode("utf-8", "replace").partition("@")
         values = dict(json.loads(body))
-        wild = self._rng.choice(WILD)
+        wild = self._rng.choice(DEEP if self._rng.random() < 0.15 else WILD)
         if not values:
             return [control_frame(f"{verb}@{wild}")]
         values[self._rng.choice(sorted(values))] = "<wild>"
@@ -436,7 +439,8 @@ class Group:
 
     def __init__(self, rng: random.Random, session: int, actors: Iterator[int]) -> None:
         self.rng, self.session, self._actors = rng, session, actors
-        self.mutator = Mutator(rng, rng.choice((0.0, 0.01, 0.05, 0.3)))
+        self.mutator = Mutator(rng, rng.choice((0.0, 0.02, 0.1, 0.5)))
+        self._calm = rng.random() < 0.7  # whether logins go well: else few would come further
         self.events: list[Event] = []
         self.user = rng.choice(USERS)
         self.number = number_mark(session)
@@ -474,16 +478,27 @@ class Group:
         user = user or self.user
         self.add("login", actor, f"{user} {nonce}".encode())
         login = auth.ScramClient(user, PASSWORD, nonce)
-        self.say(actor, Hello(VERSION, FEATURES), hear=1)
-        self.say(actor, AuthStart(SCRAM, login.first()), hear=1)
-        self.say(actor, AuthResponse(final_mark(actor)), hear=1)
+        with self._calmly():
+            self.say(actor, Hello(VERSION, FEATURES), hear=1)
+            self.say(actor, AuthStart(SCRAM, login.first()), hear=1)
+            self.say(actor, AuthResponse(final_mark(actor)), hear=1)
         return actor
+
+    @contextlib.contextmanager
+    def _calmly(self) -> Iterator[None]:
+        """Disturb nothing for a while, in a group that is to come further."""
+        before = self.mutator
+        if self._calm:
+            self.mutator = Mutator(self.rng, 0.0)
+        yield
+        self.mutator = before
 
     def attach(self) -> int:
         """Plan a data connection."""
         actor = self.open()
-        self.say(actor, Hello(VERSION, FEATURES), hear=1)
-        self.say(actor, Attach(token_mark(self.session)), hear=1)
+        with self._calmly():
+            self.say(actor, Hello(VERSION, FEATURES), hear=1)
+            self.say(actor, Attach(token_mark(self.session)), hear=1)
         return actor
 
     def end(self) -> None:
@@ -495,7 +510,7 @@ class Group:
         for actor in self.rng.sample(self._opened, len(self._opened)):
             self.add(self.rng.choice(("close", "reset", "shut", "close")), actor)
         for _ in range(self.rng.choice((0, 0, 0, 1, 3))):
-            at = self.rng.randrange(len(self.events) - 1)
+            at = self.rng.randrange(len(self.events))
             pair = self.events[at : at + 2]
             self.events[at : at + 2] = self.rng.choice([pair[::-1], pair[:1], [*pair, pair[0]]])
 
@@ -647,7 +662,7 @@ def make_plan(seed: str, number: int, jwt_length: int) -> Plan:
     rare += [functools.partial(plan_guesser, by_token=one) for one in (True, False)]
     chosen += [one for one in rare if number <= TOUR_ROUNDS or rng.random() < 0.05]
     if number <= TOUR_ROUNDS:
-        words = (Goodbye(), Hello(VERSION, FEATURES))
+        words = (Goodbye(), Hello(VERSION, FEATURES), Pong())
         chosen += [functools.partial(plan_at_once, wanted=(word, at))
                    for at in range(6) for word in words]  # fmt: skip
     groups = []
@@ -929,8 +944,9 @@ class Target:
         self._await(lambda: not strays(self.output), "without strays")
         self._check_log()
         self._check_published()
-        if status(self._process.pid, "VmHWM") > MOST_MEMORY:
-            raise ViolationError(f"memory: {status(self._process.pid, 'VmHWM')} KB")
+        for kind, most in (("VmHWM", MOST_MEMORY), ("VmPeak", MOST_ASKED)):
+            if status(self._process.pid, kind) > most:
+                raise ViolationError(f"memory: {kind} {status(self._process.pid, kind)} KB")
         self._transfer(number)
 
     def _await(self, condition: Callable[[], bool], what: str) -> None:
@@ -1192,6 +1208,8 @@ class SickConnection:
         choice = self._rng.randrange(5)
         if choice == 0:
             return [Verifying(1), Missing(7, ((0, 1), (2, 4)), "damaged")]
+        if choice == 2 and self._server.sick:
+            return [dataclasses.replace(verdict, digest=ZEROS)]
         if choice == 1:
             return [Ping(), Verifying(0), IntegrityFailed(message.digest, "\x1b[31mno")]
         return [Ping(), Verifying(self._file.size), verdict]
@@ -1273,13 +1291,16 @@ class Patient:
         except BaseException as error:
             self._result = error
 
-    def judge(self) -> None:
+    def judge(self, server: SickServer) -> None:
         """See that the last call ended as it should. Raises ``ViolationError``."""
         result = self._result
         self.outcomes[type(result).__name__] += 1
         if isinstance(result, client.Receipt):
             if (result.verdict, result.digest) != ("INTEGRITY_OK", self._digest):
                 raise ViolationError(f"a wrong receipt: {result}")
+            words = f'"size": {result.bytes}, "digest": "{self._digest}"'.encode()
+            if not any(b"INTEGRITY_OK@" in said and words in said for _, said in server.said):
+                raise ViolationError("a receipt for what the server has not said")
         elif not isinstance(result, TransferError):
             raise ViolationError(f"send_files raised {result!r}")
         if self._listener.tracebacks:
@@ -1337,7 +1358,7 @@ def fuzz_client(patient: Patient, seeds: Iterable[str]) -> None:
     for number, seed in enumerate(seeds, 1):
         server = patient.try_server(seed)
         try:
-            patient.judge()
+            patient.judge(server)
         except ViolationError as error:
             path = kept(f"client-{seed}")
             said = [[connection, data.hex()] for connection, data in server.said]
