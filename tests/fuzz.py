@@ -284,9 +284,9 @@ WILD = [
     "9223372036854775808", "18446744073709551616", "9" * 20, "9" * 5000, "-0", "1e308", "1.5",
     "NaN", "-Infinity", '""', '"x"', json.dumps("x" * 1025), json.dumps("x" * 60000), '"\\u0000"',
     '"\\ud800"', '"\\u202e\\u001b[31m"', '"../../x"', '"\u20ac"', "[]", "[[]]", "[[0, 1]]",
-    "[[5, 2]]", "[[0, 4294967297]]", "[[0, 1], [1, 2]]", "[[-1, 1]]", "[[0, 4294967296]]", "[[9, 12]]",
-    "[[1000, 1001]]", "2", "7", "4096", "false", f'"{ZEROS}"', "{}", '{"a": 1}',
-    json.dumps([[2 * at, 2 * at + 1] for at in range(2001)]), '"unclosed', "",
+    "[[5, 2]]", "[[0, 4294967297]]", "[[0, 1], [1, 2]]", "[[-1, 1]]", "[[9, 12]]",
+    "[[0, 4294967296]]", "[[1000, 1001]]", "2", "7", "4096", "false", f'"{ZEROS}"', "{}",
+    '{"a": 1}', json.dumps([[2 * at, 2 * at + 1] for at in range(2001)]), '"unclosed', "",
 ]  # fmt: skip
 DEEP = ["[" * 900 + "]" * 900, "[" * 30000 + "]" * 30000, '{"a":' * 9000 + "1" + "}" * 9000]
 WILD_NUMBERS = (0, 1, 3, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
@@ -306,7 +306,7 @@ class Mutator:
             self._join, self._length, self._noise,
         ]  # fmt: skip
         self._of_control = [*self._ways, self._field, self._field, self._field, self._keys]
-        self._of_blocks = [*self._ways, self._header, self._header, self._held]
+        self._of_blocks = [*self._ways, self._header, self._header, self._held, *[self._damage] * 3]
 
     def disturb(self, frames: Iterable[bytes]) -> list[bytes]:
         """Return what is sent instead of ``frames``."""
@@ -402,6 +402,12 @@ class Mutator:
         if name == "raw_length" and self._rng.random() < 0.5:
             changes["wire_length"] = changes[name]
         return [encode_header(header._replace(**changes)) + frame[HEADER_SIZE:]]
+
+    def _damage(self, frame: bytes) -> list[bytes]:
+        """Flip a bit where only the digest can tell."""
+        damaged = bytearray(frame)
+        damaged[self._rng.randrange(HEADER_SIZE - 32, len(frame))] ^= 1 << self._rng.randrange(8)
+        return [bytes(damaged)]
 
     def _held(self, frame: bytes) -> list[bytes]:
         """Say that the server has the block; the payload comes all the same, or not."""
@@ -1054,7 +1060,7 @@ class SickServer:
         number, odd = divmod(int(seed.rpartition("-")[2]), 2)
         self.trap, self.trap_after = TRAPS[number % len(TRAPS)] if not odd else (None, False)
         self._rate = 0.0 if self.trap else rng.choice((0.0, 0.03, 0.1, 0.3, 0.6))
-        self._touches = self.trap is Cancel or rng.random() < 0.15
+        self._touches = self.trap is Cancel or (self.trap is None and rng.random() < 0.3)
         credential = auth.Credential.make(PASSWORD, 0, auth.MIN_ITERATIONS)
         self._credentials = {NORMAL: credential}
         self._listener = socket.create_server((HOST, 0))
@@ -1111,7 +1117,12 @@ class SickServer:
     @property
     def sick(self) -> bool:
         """Whether it says anything wrong at all."""
-        return self._rate > 0 or bool(self.trap) or self._touches
+        return self._rate > 0 or self.trap is not None or self._touches
+
+    @property
+    def lies(self) -> bool:
+        """Whether it says what is in order but for its meaning."""
+        return self._rate > 0
 
 
 class SickConnection:
@@ -1155,7 +1166,8 @@ class SickConnection:
         while True:
             header = decode_header(self._exactly(HEADER_SIZE))
             self._exactly(header.wire_length)
-            self._say([encode_ack(header.transfer, header.block)])
+            wrong = self._server.lies and self._rng.random() < 0.02
+            self._say([encode_ack(header.transfer, header.block + wrong)])
 
     def _say(self, said: list[Message | bytes]) -> None:
         whole = [one if isinstance(one, bytes) else encode(one) for one in said]
@@ -1199,8 +1211,21 @@ class SickConnection:
         waiting: list[Message | bytes] = [Queued(2), Queued(1)] if self._rng.random() < 0.2 else []
         if not self._server.trap and self._rng.random() < 0.1:
             return [*waiting, Rejected(self._rng.choice(["space", "busy", "quota"]), "no")]
+        if self._server.lies and self._rng.random() < 0.3:
+            return [*waiting, FileReady(7, have), self._lie(blocks)]
         early: list[Message | bytes] = [Ping(), Missing(7, ((0, 1),), "lost"), Verifying(0)]
         return [*waiting, FileReady(7, have), *early[: self._rng.randrange(4)]]
+
+    def _lie(self, blocks: int) -> Message:
+        """Return what is well-formed, in place, and cannot be."""
+        many = tuple((at, at + 1) for at in range(0, 4000, 2))
+        lies = [
+            Missing(7, ((0, 2**32),), "lost"), Missing(7, many, "lost"),
+            FileReady(7, ((0, 2**32),)), Missing(7, ((blocks, blocks + 1),), "damaged"),
+            Error("protocol", "\x1b[31m" * 200), IntegrityOk("x", 2**62, ZEROS, 0, True),
+            Verifying(2**62),
+        ]  # fmt: skip
+        return self._rng.choice(lies)
 
     def _judge(self, message: TransferComplete) -> list[Message | bytes]:
         assert self._file is not None
@@ -1208,7 +1233,7 @@ class SickConnection:
         choice = self._rng.randrange(5)
         if choice == 0:
             return [Verifying(1), Missing(7, ((0, 1), (2, 4)), "damaged")]
-        if choice == 2 and self._server.sick:
+        if choice == 2 and self._server.lies:
             return [dataclasses.replace(verdict, digest=ZEROS)]
         if choice == 1:
             return [Ping(), Verifying(0), IntegrityFailed(message.digest, "\x1b[31mno")]
