@@ -314,9 +314,16 @@ class Journal:
         torn = (os.fstat(self._fd).st_size - first) % (_INDEX.size + DIGEST_SIZES[facts.digest])
         os.ftruncate(self._fd, os.fstat(self._fd).st_size - torn)
 
-    def touch(self) -> None:
-        """Let its age count from now."""
-        os.utime(self._fd)
+    def note_published(self, facts: Facts) -> None:
+        """Add that the file has its final name; its age counts from now. Raises ``OSError``."""
+        self.append(record(_PUBLISHED, bytes(DIGEST_SIZES[facts.digest])))
+
+    def says_published(self, facts: Facts) -> bool:
+        """Whether ``note_published`` was the last to write to it. Raises ``OSError``."""
+        size = _INDEX.size + DIGEST_SIZES[facts.digest]
+        with open(self._path, "rb", opener=_careful) as file:
+            last = os.pread(file.fileno(), size, max(0, os.fstat(file.fileno()).st_size - size))
+        return last == record(_PUBLISHED, bytes(DIGEST_SIZES[facts.digest]))
 
     def facts(self) -> Facts:
         """Read what it is for. Raises ``ValueError`` for a journal that is not one of ours."""
@@ -364,6 +371,7 @@ class Journal:
 
 
 _INDEX = struct.Struct("!I")
+_PUBLISHED = 2**32 - 1  # in place of a block index; no file has that many (config.MAX_BLOCKS)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _FACT_TYPES = [str, str, int, int, str, str, str, str]
 _OUR_NAME = re.compile(r"server_received_[^/\0]+")
@@ -468,8 +476,9 @@ class PartFile:
         if not stat.S_ISREG(facts.st_mode):
             raise ValueError("not a regular file")
         self.published = _same_file(self._final, facts)
-        if facts.st_nlink > 1 and not self.published:
-            raise ValueError("published, and moved away since")  # not ours to write to
+        moved = facts.st_nlink > 1 or self._journal.says_published(self.facts)
+        if moved and not self.published:
+            raise ValueError("published, and moved or removed since")  # not ours to write to
 
     @property
     def _final(self) -> Path:
@@ -548,7 +557,7 @@ class PartFile:
                 self._journal.begin(self.facts, self._journal.load(self.facts))
         try:
             _flush_directory(self._final.parent)
-            self._journal.touch()  # the answer is kept from now on
+            self._journal.note_published(self.facts)
         except OSError:
             self._unpublish()
             raise
@@ -811,15 +820,17 @@ class PartStore:
     def _expire(self, part: PartFile) -> None:
         limit = config.KEEP_ANSWER if part.published else config.KEEP_PARTIAL
         try:
+            part.look()
             if part.age() < limit:
                 return
-        except OSError as error:
+        except (OSError, ValueError) as error:
             log.debug("%s: %s", part.stem, error)  # gone already: forget it
         with self._lock:
             if part not in self._resting.get(part.facts.key, []):
                 return  # somebody goes on with it
             self._take_out(part)
-        log.warning("removing %s of %s, left for too long", part.facts.name, part.facts.user)
+        if not part.published:
+            log.warning("removing %s of %s: left for too long", part.facts.name, part.facts.user)
         part.remove()
 
 

@@ -425,6 +425,7 @@ class Station:
         self._clients: list[Client] = []
         self._kept: collections.deque[Published] = collections.deque()
         self._known: set[Path] = set()  # leftovers that were told already
+        self._answers: set[str] = set()  # stems that wait, or waited, to be answered again
         self._sources = 0
         self.deaths = 0  # of servers, by themselves or by a fault
 
@@ -615,8 +616,9 @@ class Station:
     def left_over(self) -> set[Path]:
         """Return part files and journals, but for those that wait to give an answer again."""
         found = {path for path in (self.output / PARTIAL).glob("*") if path.suffix in UNFINISHED}
-        answers = {path.stem for path in found if path.suffix == ".part" and _names(path) > 1}
-        return {path for path in found if path.stem not in answers}
+        linked = {path.stem for path in found if path.suffix == ".part" and _names(path) > 1}
+        self._answers |= linked  # also when the published name has been retired
+        return {path for path in found if path.stem not in self._answers}
 
     def _check_left_over(self, what: str, *, forgive: bool) -> None:
         deadline = time.monotonic() + SETTLE

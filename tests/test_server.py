@@ -530,19 +530,6 @@ def test_a_published_file_that_was_moved_away_is_left_alone(
     assert (output / "elsewhere").read_bytes() == DATA
 
 
-def test_a_published_file_that_was_deleted_is_published_again(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The client has no verdict yet: as long as the bytes are there it shall get the file."""
-    part = _published(output, monkeypatch, "link")
-    received(output)[0].unlink()
-    part.reopen(facts_of(39))
-    assert not part.published
-    part.publish()
-    part.remove()
-    assert [path.read_bytes() for path in received(output)] == [DATA]
-
-
 @pytest.mark.parametrize("size", [38, 40, 0])
 def test_a_published_file_is_no_beginning_of_another(
     output: Path, monkeypatch: pytest.MonkeyPatch, size: int
@@ -660,6 +647,17 @@ def test_a_journal_knows_the_other_name_before_the_file_gets_it(
     assert found.published
     assert found.facts.saved_as == "server_received_free_x"
     found.remove()
+
+
+def test_a_published_file_that_was_removed_is_not_kept_a_second_time(
+    output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its second name would hold the space of a file that somebody has deleted."""
+    _published(output, monkeypatch, "link")
+    received(output)[0].unlink()
+    PartStore(output).scan()
+    assert part_files(output) == strays(output) == []
+    assert "removed since" in caplog.text
 
 
 # --- all part files -----------------------------------------------------------------------------
