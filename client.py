@@ -1059,7 +1059,7 @@ class Session:
                 receipt = self._judged(upload, message)
                 if receipt:
                     return receipt
-            verified = message.verified if isinstance(message, Verifying) else moved[1]
+            verified = max(moved[1], message.verified if isinstance(message, Verifying) else 0)
             if (upload.acknowledged, verified) != moved:
                 moved = upload.acknowledged, verified
                 self.progress.move(moved[0])
