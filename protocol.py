@@ -977,6 +977,20 @@ def _tls_error(error: ssl.SSLError) -> TransferError:
     return RemoteProtocolError(f"TLS: {reason}", "tls")
 
 
+_rooms = threading.local()
+
+
+def _room() -> memoryview:
+    """Return this thread's buffer for what comes before it is opened.
+
+    One for each thread and not for each connection: a thousand idle ones would take 256 MB.
+    """
+    if not hasattr(_rooms, "view"):
+        _rooms.view = memoryview(bytearray(TLS_READ))
+    view: memoryview = _rooms.view
+    return view
+
+
 class Connection:
     """One socket, the dialogue on it, and the bytes on their way out.
 
@@ -993,7 +1007,6 @@ class Connection:
     ) -> None:
         self._socket = sock
         self._tls = TlsLayer(tls, side, host) if tls else None
-        self._room = bytearray(TLS_READ if tls else 0)  # for what comes, before it is opened
         self._frames = FrameReader()
         self._out: deque[memoryview] = deque()
         self.unsent = 0  # bytes in _out
@@ -1162,7 +1175,7 @@ class Connection:
 
     def _feed(self, tls: TlsLayer) -> bool:
         """Hand the TLS layer what has come; return whether there was something."""
-        room = memoryview(self._room)
+        room = _room()
         came = self._raw_into(room)
         tls.feed(room[:came])
         return came > 0
@@ -1242,7 +1255,7 @@ class Connection:
 
     def discard(self) -> bool:
         """Throw away what has come, up to a limit; return whether the peer has closed."""
-        room = memoryview(self._room or bytearray(16 * 1024))  # what it says is not even opened
+        room = _room()  # what it says is not even opened
         try:
             for _ in range(16):  # a peer that floods us must not keep the caller here
                 if not self._raw_into(room):

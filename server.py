@@ -2435,7 +2435,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._peers: set[Peer] = set()
         self._neighbours: Counter[str] = Counter()  # connections of each address
-        self._strangers: deque[Peer] = deque()  # most of whom have not logged in
+        self._strangers: dict[Peer, None] = {}  # have not logged in, the oldest first
         self._waker = Waker()
         self._calls: deque[Callable[[], None]] = deque()
         self._rung = False
@@ -2589,7 +2589,7 @@ class Server:
         peer = Peer(connection, self._settings.login_timeout)
         peer.binding = tls.binding if tls else None
         self._peers.add(peer)
-        self._strangers.append(peer)
+        self._strangers[peer] = None
         self._neighbours[peer.address] += 1
         self._watch(peer)
 
@@ -2612,9 +2612,7 @@ class Server:
 
     def _unknown(self) -> list[Peer]:
         """Return those that have not logged in, the oldest first."""
-        found = [p for p in self._strangers if p in self._peers and not (p.session or p.leaving)]
-        self._strangers = deque(found)
-        return found
+        return [peer for peer in self._strangers if not (peer.session or peer.leaving)]
 
     def _make_room(self, strangers: list[Peer]) -> bool:
         if strangers:
@@ -2656,6 +2654,8 @@ class Server:
             self._call(partial(self._take_back, peer))
 
     def _take_back(self, peer: Peer) -> None:
+        if peer.session:
+            self._strangers.pop(peer, None)
         if peer.gone:
             self._forget(peer)
         elif peer.leaving:
@@ -2698,6 +2698,7 @@ class Server:
         self._end_session(peer)
         if peer in self._peers:
             self._peers.remove(peer)
+            self._strangers.pop(peer, None)
             self._neighbours[peer.address] -= 1
         peer.connection.close()
 
