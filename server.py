@@ -13,8 +13,8 @@ never waits for a peer while somebody else is ready, and no unit waits for anoth
 says on which thread a function runs: *main*, *a worker*, or *any*.
 
 Locks, in this order: ``Registry`` (sessions; which transfers receive, which wait), ``Transfer``
-(one for each), ``BufferPool``. ``WorkQueue`` has one of its own, taken alone. Nothing is received,
-sent, written, hashed or logged while one is held.
+(one for each), ``BufferPool``. ``WorkQueue`` and ``PartStore`` have one of their own, taken alone.
+Nothing is received, sent, written, hashed or logged while one is held.
 """
 
 from __future__ import annotations

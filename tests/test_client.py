@@ -662,6 +662,7 @@ def test_an_unreachable_server_is_exit_5(tmp_path: Path) -> None:
     assert done.returncode == 5
     assert done.stderr.count("\n") == 2
     assert "nothing listens there" in done.stderr
+    assert "the same command goes on" in done.stderr.splitlines()[-1]
 
 
 def test_a_host_that_does_not_exist_is_exit_5_at_once(tmp_path: Path) -> None:

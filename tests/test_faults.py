@@ -884,6 +884,7 @@ def test_a_bug_in_a_worker_hurts_only_its_transfer(
         service = local.server._service
         answers = server_module.Service._handlers(service)
         patch.setattr(service, "_answers", answers)
+        patch.setattr(config, "RETRY_LONGEST", 0.1)
         with pytest.raises(TransferError):
             send_files([source], local.client(timeout=0.3))
     assert "ZeroDivisionError" in caplog.text
