@@ -838,14 +838,13 @@ class Waker:
         return self._read
 
     def ring(self) -> None:
-        """Wake whoever waits. Never blocks: a full pipe has already woken them."""
-        try:
+        """Wake whoever waits. Never blocks, never raises: a signal handler may call it.
+
+        A full pipe has already woken them, at a closed one nobody waits any more; and all who wait
+        look at the clock as well.
+        """
+        with contextlib.suppress(OSError):
             os.write(self._write, b"\0")
-        except BlockingIOError:
-            return
-        except OSError:
-            if self._write >= 0:  # else it has been closed: nobody waits any more
-                raise
 
     def quiet(self, rings: int = 4096) -> bool:
         """Take up to ``rings`` back; return whether there was one."""
