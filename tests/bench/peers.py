@@ -331,7 +331,8 @@ class Ours(Tool):
         if "VmHWM" not in fields:
             return "memory and threads of the server are not told by this system"
         peak = format_size(int(fields["VmHWM"].split()[0]) * KB)
-        return f"server: peak memory so far {peak}, {fields.get('Threads', '?')} threads"
+        threads = fields.get("Threads", "?")
+        return f"server of {self.rows[0].name}: peak memory so far {peak}, {threads} threads"
 
 
 class OursTls(Ours):
