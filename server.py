@@ -328,14 +328,14 @@ class Journal:
     def facts(self) -> Facts:
         """Read what it is for. Raises ``ValueError`` for a journal that is not one of ours."""
         with open(self._path, "rb", opener=_careful) as file:
-            return self._parse(file.readline(MAX_NAME_BYTES * 64))
+            return self._parse(file.readline(MAX_FIRST_LINE))
 
     def load(self, facts: Facts) -> Claims:
         """Read which blocks it claims; ``facts`` may have another size than it says itself."""
         size = DIGEST_SIZES[facts.digest]
         claims = Claims(facts.blocks.count, size)
         with open(self._path, "rb", opener=_careful) as file:
-            old = self._parse(file.readline(MAX_NAME_BYTES * 64)).blocks
+            old = self._parse(file.readline(MAX_FIRST_LINE)).blocks
             records = file.read()
         whole = len(records) - len(records) % (_INDEX.size + size)
         for block, digest in struct.iter_unpack(f"!I{size}s", records[:whole]):
@@ -424,7 +424,7 @@ class PartFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         part._fd = os.open(part._path, flags, 0o666)
         try:
-            part._reserve()
+            part._reserve(facts.size)
             part._journal.begin(facts)
         except OSError:
             part.remove()
@@ -484,8 +484,7 @@ class PartFile:
     def _final(self) -> Path:
         return self._output / self.facts.place
 
-    def _reserve(self, size: int | None = None) -> None:
-        size = self.facts.size if size is None else size
+    def _reserve(self, size: int) -> None:
         facts, own = os.statvfs(self._output), os.fstat(self._fd).st_blocks * 512
         if size - own > facts.f_bavail * facts.f_frsize:  # some would write zeros until full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -557,10 +556,13 @@ class PartFile:
                 self._journal.begin(self.facts, self._journal.load(self.facts))
         try:
             _flush_directory(self._final.parent)
-            self._journal.note_published(self.facts)
         except OSError:
             self._unpublish()
             raise
+        try:
+            self._journal.note_published(self.facts)
+        except OSError as error:  # a full disk, say: the file is there all the same
+            log.debug("%s: %s", self.stem, error)
         return self.facts.place
 
     def _unpublish(self) -> None:
@@ -1992,7 +1994,8 @@ class Service:
             self._check_quota(transfer)
         except (RejectedError, OSError) as error:
             coordinator_log.warning("rejected %s: %s", message.name, error)
-            self._withdraw(peer.session)
+            if peer.session.transfer:  # it came as far as to have a place
+                self._finish(peer.session.transfer, None)
             peer.connection.send(_rejection(error))
             return
         if position:
@@ -2000,13 +2003,6 @@ class Service:
             peer.connection.send(Queued(position))
         else:
             self._start(self._open, transfer)
-
-    def _withdraw(self, session: Session) -> None:
-        """Take a transfer back that was rejected at once, if it came as far as to be one."""
-        transfer, session.transfer = session.transfer, None
-        if transfer and transfer.end():
-            for admitted in self.registry.leave(transfer):
-                self._start(self._open, admitted)
 
     def _check_quota(self, transfer: Transfer) -> None:
         """Raise ``RejectedError`` if the directory has no room for it, reserved room counted.

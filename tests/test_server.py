@@ -649,6 +649,20 @@ def test_a_journal_knows_the_other_name_before_the_file_gets_it(
     found.remove()
 
 
+def test_a_full_disk_does_not_take_back_what_is_published(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: the file and its name are on the disk; a journal's last record is not worth it."""
+    part = _left(output)
+    part.reopen(facts_of(39))
+    monkeypatch.setattr(Journal, "append", _broken)
+    part.publish()
+    assert part.published
+    assert part.trusted
+    part.remove()
+    assert [path.read_bytes() for path in received(output)] == [DATA]
+
+
 def test_a_published_file_that_was_removed_is_not_kept_a_second_time(
     output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
