@@ -105,13 +105,8 @@ coordinator_log = logging.getLogger("coordinator")
 block_log = logging.getLogger("block")
 
 DEFAULT_FILE = Path("input") / "big_file.txt"
-PASSING = (
-    "shutdown",
-    "timeout",
-    "taken",
-    "stale",
-    "busy",
-)  # rejections after which one should come again
+# rejections after which one should come again
+PASSING = ("shutdown", "timeout", "taken", "stale", "busy")
 GO_ON = "; the same command goes on where this one stopped"
 MOST_OWED = 16  # acknowledgements of one block: a few more than the server's rounds of repair
 FOREVER = 5.0  # seconds; a wait that only a waker or the peer should end, and a late Ctrl-C must

@@ -38,10 +38,8 @@ UNANSWERED_TIMEOUT = 120  # seconds the system goes on with bytes that the peer'
 # acknowledge: an outage of a minute, with the pauses between attempts that TCP makes by then
 
 BURST = 0.1  # seconds of a rate limit that may be made up for at once after a pause
-LEAST_LIMIT = (
-    64 * KB
-)  # bytes a second, the least a server can be limited to: with 4 streams a block
-# then takes 12 s, after 30 s without an acknowledgement a client gives a connection up
+LEAST_LIMIT = 64 * KB  # bytes a second, for a server: 4 streams then get a block every 12 s, and
+# a client gives a connection up after 30 s without an acknowledgement
 
 # --- the client ---------------------------------------------------------------------------------
 
