@@ -2459,8 +2459,6 @@ class Server:
     def _read_certificate(self) -> None:
         """Take a renewed certificate for new connections; a bad one changes nothing."""
         self._reload = False
-        if self._tls is None:
-            return
         try:
             self._tls = Tls.load(self._settings)
         except UsageError as error:
@@ -2896,7 +2894,9 @@ def _serve(settings: ServerSettings) -> None:
     server = Server(settings, _credentials(settings))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
-    signal.signal(signal.SIGHUP, lambda *_: server.reload())
+    # without a certificate to read again, it says what it always did: the terminal has gone
+    on_hangup = server.reload if settings.tls_cert else server.stop
+    signal.signal(signal.SIGHUP, lambda *_: on_hangup())
     host, port = server.address
     print(f"Listening on {host}:{port}", flush=True)
     try:

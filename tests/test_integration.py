@@ -319,6 +319,11 @@ def test_a_stopping_server_lets_a_running_transfer_end(
     assert len(received(server.output)) == 1
 
 
+def test_a_server_ends_with_its_terminal(start_server: StartServer) -> None:
+    """FAULTS 38: without a certificate to read again, SIGHUP stops it as SIGTERM does."""
+    assert start_server().stop(signal.SIGHUP) == 0
+
+
 def test_a_second_signal_stops_a_busy_server_at_once(start_server: StartServer) -> None:
     """FAULTS 38: who presses Ctrl-C twice does not want to wait for the grace period."""
     server = start_server("--grace", "3600")
