@@ -703,13 +703,6 @@ def test_sighup_with_a_broken_certificate_keeps_the_old_one(
     assert server.log.count("stays in use") == 1
 
 
-def test_sighup_to_a_server_without_tls_is_harmless(server: ServerProcess, tmp_path: Path) -> None:
-    """27: there is nothing to read, and nothing ends."""
-    server.process.send_signal(signal.SIGHUP)
-    done = run_client(server.port, random_file(tmp_path / "x", 10))
-    assert done.returncode == 0, done.stderr
-
-
 # --- tokens -------------------------------------------------------------------------------------
 
 ALICE_ALONE = Accounts({"alice": VERIFIER}, token_key=TOKEN_KEY)
