@@ -9,6 +9,9 @@ The main thread talks on the coordinator connection and moves the bar. One reade
 file in order, hashes it and puts blocks into a queue; the pool's senders, each with one long-lived
 data connection, take blocks from it. The number of buffers between them is fixed, so memory is too.
 
+With ``--streams auto`` main also changes the number of senders at work, by the bytes that are
+acknowledged; and it sends the last blocks of a stream that lags another way, too.
+
 Locks: ``BlockQueue`` has one for the queue and the idle senders, ``Upload`` has one for what is not
 acknowledged yet. Neither is held while anything else is done.
 """
@@ -41,6 +44,7 @@ import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, NoReturn, Sequence
 
@@ -134,6 +138,7 @@ class Receipt:
     resumed_bytes: int
     streams: int
     durable: bool
+    congestion: str  # what decided how fast TCP went; "" where the system does not say
 
 
 class FailedIntegrityError(IntegrityError):
@@ -363,11 +368,16 @@ class Upload:
         self._hash = hashlib.new(algorithm)
         self._ring = ring
         self._lock = threading.Lock()
+        self.free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()  # buffers, see Reader
         self._held = self._flags(ready.have)  # 1 for a block that the server claims to have
         self._read = 0  # blocks
+        self._sent_at: dict[int, float] = {}  # when each block that is awaited was sent last
+        self._usual = 0.0  # seconds from there to the acknowledgement, smoothed
+        self._twice: set[int] = set()  # went two ways, because the first lagged
         self._awaited: Counter[int] = Counter()  # acknowledgements owed for each block; a block
         # that is asked for again before its first acknowledgement came is owed two
         self._acknowledged = 0  # bytes
+        self._carried = 0  # bytes that went over the wire and are acknowledged
         self._error: TransferError | None = None
 
     def _flags(self, held: Spans) -> bytearray:
@@ -396,6 +406,18 @@ class Upload:
         """The bytes that the server has."""
         with self._lock:
             return self._acknowledged
+
+    @property
+    def carried(self) -> int:
+        """The bytes that the server has because this session brought them."""
+        with self._lock:
+            return self._carried
+
+    @property
+    def read(self) -> bool:
+        """Whether the whole file has been read and hashed."""
+        with self._lock:
+            return self._read == self.blocks.count
 
     @property
     def delivered(self) -> bool:
@@ -428,17 +450,59 @@ class Upload:
         start = block * self._digest_size
         return bytes(self.digests[start : start + self._digest_size])
 
-    def confirm(self, block: int) -> None:
-        """Note an acknowledgement (a sender)."""
+    def sent(self, block: int) -> None:
+        """Note that ``block`` is on its way (a sender)."""
         with self._lock:
+            self._note_sent(block)
+
+    def _note_sent(self, block: int) -> None:
+        self._sent_at.pop(block, None)  # so that the oldest stay in front
+        self._sent_at[block] = time.monotonic()
+
+    def confirm(self, block: int) -> None:
+        """Note an acknowledgement (a sender): of a block that went two ways the first counts."""
+        with self._lock:
+            if not self._owes(block):
+                return
             self._awaited[block] -= 1
             if self._awaited[block] > 0:
                 return
             del self._awaited[block]
+            took = time.monotonic() - self._sent_at.pop(block, time.monotonic())
+            self._usual += (took - self._usual) / 8
             self._acknowledged += self.blocks.length(block)
+            self._carried += 0 if self._held[block] else self.blocks.length(block)
             done = self._read == self.blocks.count and not self._awaited
         if done:
             self._ring()
+
+    def _owes(self, block: int) -> bool:
+        return block in self._awaited  # to ask a Counter for the number would be the same, slower
+
+    def owes(self, block: int) -> bool:
+        """Whether an acknowledgement of ``block`` is still wanted (a sender)."""
+        with self._lock:
+            return self._owes(block)
+
+    def late(self, most: int) -> list[int]:
+        """Return up to ``most`` blocks that lag at the end of the file, to go another way (main).
+
+        Before the end there is always something better to do.
+        """
+        with self._lock:
+            if self._read < self.blocks.count:
+                return []
+            limit = time.monotonic() - max(config.LATE_LEAST, config.LATE * self._usual)
+            late = [block for block, at in self._sent_at.items() if at < limit][:most]
+            for block in late:
+                self._note_sent(block)
+            self._twice.update(late)
+            return late
+
+    def went_twice(self, block: int) -> bool:
+        """Whether ``late`` has ever named ``block`` (a sender)."""
+        with self._lock:
+            return block in self._twice
 
     def ask_again(self, block: int) -> bool:
         """Owe the bytes of ``block`` (main); ``False`` if the reader has yet to come to it.
@@ -471,6 +535,17 @@ class Block:
     index: int
     view: memoryview | None = None
     held: bool = False
+
+    def free_buffer(self) -> None:
+        """Give the buffer back to the reader (a sender)."""
+        if self.view is not None:
+            buffer, self.view = self.view.obj, None
+            self.upload.free.put(buffer)  # type: ignore[arg-type]  # the reader made it
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether its upload is over because it went another way as well."""
+        return self.upload.over and self.upload.went_twice(self.index)
 
 
 class BlockQueue:
@@ -522,17 +597,16 @@ class BlockQueue:
 class Reader(threading.Thread):
     """Reads a file once, in order, hashes it, and hands blocks to the senders.
 
-    ``free`` holds the buffers that are not in use: when all are, the reader waits. ``None`` in it
-    is a call to look whether the upload is over.
+    The upload's ``free`` holds the buffers that are not in use: when all are, the reader waits.
+    ``None`` in it is a call to look whether the upload is over.
     """
 
-    def __init__(
-        self, upload: Upload, blocks: BlockQueue, free: queue.SimpleQueue[bytearray | None]
-    ) -> None:
+    def __init__(self, upload: Upload, blocks: BlockQueue, buffers: int) -> None:
         super().__init__(name="reader", daemon=True)
         self._upload = upload
         self._blocks = blocks
-        self._free = free
+        for _ in range(buffers):
+            upload.free.put(bytearray())  # grows when it is used: small files need few
 
     def run(self) -> None:
         """Read it all, or until the upload is over."""
@@ -547,20 +621,13 @@ class Reader(threading.Thread):
             self._upload.fail(TransferError(f"internal error: {error!r}"))
 
     def _read_block(self, index: int) -> bool:
-        buffer = self._free.get()
-        while buffer is None and not self._upload.over:  # a call meant for the reader before us
-            buffer = self._free.get()
+        buffer = self._upload.free.get()
         if buffer is None or self._upload.over:
-            if buffer is not None:
-                self._free.put(buffer)
             return False
         blocks = self._upload.blocks
-        view = memoryview(buffer)[: blocks.length(index)]
-        try:
-            self._upload.source.read(view, blocks.offset(index))
-        except SourceError:
-            self._free.put(buffer)
-            raise
+        length = blocks.length(index)
+        view = memoryview(buffer if len(buffer) >= length else bytearray(length))[:length]
+        self._upload.source.read(view, blocks.offset(index))
         held = self._upload.hash_block(index, view)
         self._blocks.put(Block(self._upload, index, view, held))
         return True
@@ -589,15 +656,15 @@ def _resolve(host: str, port: int) -> list[Any]:
 
 
 def _open_socket(
-    family: int, address: Any, timeout: float, waker: Waker | None = None
+    family: int, address: Any, until: Callable[[socket.socket], bool]
 ) -> socket.socket:
-    """Connect, for ``timeout`` seconds or until ``waker`` rings. Raises ``OSError``."""
+    """Connect; ``until`` waits for that and says whether it has happened. Raises ``OSError``."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         code = sock.connect_ex(address)
         if code == errno.EINPROGRESS:
-            connected = wait(sock, timeout, write=True, waker=waker)
+            connected = until(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             code = code if connected else errno.ETIMEDOUT
         if code:
@@ -614,7 +681,7 @@ def _connect(settings: ClientSettings, timeout: float, tls: ssl.SSLContext | Non
     problem = OSError(0, "no address")
     for family, _, _, _, address in _resolve(host, port):
         try:
-            sock = _open_socket(family, address, timeout)
+            sock = _open_socket(family, address, partial(wait, timeout=timeout, write=True))
         except OSError as error:
             problem = error
         else:
@@ -673,8 +740,10 @@ def _log_in(
 class Sender:
     """One of the pool's threads, with one long-lived data connection that carries every file."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, number: int) -> None:
         self._session = session
+        self._number = number
+        self._extra: deque[Block] = deque()  # for this sender and no other; main puts them there
         self._settings = session.settings
         self._waker = Waker()
         self._connection: Connection | None = None
@@ -693,6 +762,20 @@ class Sender:
         """Release what ``stop`` needs, when the thread has ended (main)."""
         self._waker.close()
 
+    def wake(self) -> None:
+        """Have it look whether there is something to do (main)."""
+        self._waker.ring()
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing is under way on it (any): a stale answer costs a block sent twice."""
+        return self._connection is not None and not self._unacknowledged and not self._extra
+
+    def hand(self, block: Block) -> None:
+        """Have this very sender send ``block`` (main)."""
+        self._extra.append(block)
+        self._waker.ring()
+
     def run(self) -> None:
         """Send blocks until the session ends; a lost connection is replaced."""
         with contextlib.suppress(Stop):
@@ -705,8 +788,10 @@ class Sender:
                     self._bad_frames += isinstance(error, RemoteProtocolError)
                     if self._bad_frames >= config.BAD_FRAMES:
                         raise
+                    done = self._unacknowledged and not self._owed()  # all of it went another way
                     self._give_back()
-                    self._pause_after(error)
+                    if not done:
+                        self._pause_after(error)
 
     def _connect_and_send(self) -> None:
         """Use a new data connection until it is lost or the session ends."""
@@ -716,17 +801,29 @@ class Sender:
         family, address = self._session.address
         timeout = self._settings.timeout
         try:
-            sock = _open_socket(family, address, timeout, self._waker)
+            sock = _open_socket(family, address, self._until_connected)
         except OSError as error:
             raise lost(f"{address[0]}:{address[1]}", error) from error
         self._connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
         try:
             self._connection.secure_channel(timeout)
-            _greet(self._connection, timeout)
-            self._connection.call(Attach(self._session.token), timeout)
+            self._session.adapt(self._connection)
+            self._connection.send(Hello(VERSION, FEATURES))
+            self._connection.send(Attach(self._session.token))  # and blocks, before any answer
             self._send_blocks(self._connection)
         finally:
             self._connection.close()
+
+    def _until_connected(self, sock: socket.socket) -> bool:
+        """Wait for ``sock``; ``False`` if it takes too long. Raises ``Stop``."""
+        deadline = Deadline(self._settings.timeout)
+        while not wait(sock, deadline.left(), write=True, waker=self._waker):
+            self._waker.quiet()
+            if self._session.ending.is_set():
+                raise Stop
+            if deadline.passed:
+                return False
+        return True
 
     def _pause_after(self, error: TransferError) -> None:
         if self._session.ending.is_set():
@@ -742,13 +839,13 @@ class Sender:
         self._unacknowledged.clear()
         self._session.queue.leave(self._waker)
         for block in blocks:
-            self._session.queue.put(block)
+            if block.upload.owes(block.index):
+                self._session.queue.put(block)
 
     def _send_blocks(self, connection: Connection) -> None:
         """Send what the queue has, hear acknowledgements as they come; ends by an exception."""
         silence = Deadline(self._settings.timeout)
         in_a_row = 0
-        self._hear_acks(connection, silence)  # what came together with ATTACHED wakes nobody
         while True:
             block = self._next_block()
             if block:
@@ -777,22 +874,39 @@ class Sender:
         silence.put_off()  # what was not asked for cannot have been answered
 
     def _next_block(self) -> Block | None:
+        if self._number >= self._session.streams.count:  # fewer are wanted
+            self._session.queue.leave(self._waker)
+            return None
         if len(self._unacknowledged) >= config.MAX_UNACKNOWLEDGED:
             return None
-        block = self._session.queue.get(self._waker)
+        block = self._take_block()
         while block and block.upload.over:
-            self._session.free_buffer(block)
-            block = self._session.queue.get(self._waker)
+            block.free_buffer()
+            block = self._take_block()
         return block
+
+    def _take_block(self) -> Block | None:
+        return self._extra.popleft() if self._extra else self._session.queue.get(self._waker)
+
+    def _leave_if_overtaken(self) -> None:
+        """Raise if nobody waits for what is under way: a new connection is faster than that."""
+        oldest = next(iter(self._unacknowledged.values()), None)
+        if oldest and oldest[0].overtaken:
+            raise ConnectionLostError("it lags, and what it carries went another way")
+
+    def _owed(self) -> bool:
+        """Whether the server owes us an acknowledgement that somebody waits for."""
+        return any(not of[0].upload.over for of in self._unacknowledged.values())
 
     def _wait(self, connection: Connection, silence: Deadline, *, write: bool = False) -> bool:
         """Wait for the server or a new block; return whether the server has something for us."""
-        owed = write or any(not of[0].upload.over for of in self._unacknowledged.values())
+        owed = write or self._owed()
         ready = connection.wait(silence.left() if owed else FOREVER, write=write, waker=self._waker)
         if not ready:
             self._waker.quiet()
         if self._session.ending.is_set():
             raise Stop
+        self._leave_if_overtaken()
         if not ready and owed and silence.passed:
             raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
         return ready
@@ -817,11 +931,12 @@ class Sender:
             codec = CODEC_HELD if block.held else CODEC_RAW
             length, digest = upload.blocks.length(index), upload.digest_of(index)
             header = BlockHeader(upload.number, index, length, len(view), codec, digest)
+            upload.sent(index)
             self._push(connection, encode_header(header), view)
         except SourceError as error:
             upload.fail(error)
         finally:
-            self._session.free_buffer(block)
+            block.free_buffer()
         block_log.debug("block %d %s", index, "is held" if block.held else "sent")
 
     def _push(self, connection: Connection, header: bytes, view: memoryview) -> None:
@@ -853,6 +968,144 @@ class Sender:
                 silence.put_off()
 
 
+# --- how many streams ---------------------------------------------------------------------------
+
+
+class Climber:
+    """Looks for the number of streams that carries the most, by acknowledged bytes alone.
+
+    More are tried for as long as they pay; later, now and then, some more or some fewer. Knows no
+    socket and no clock: instants come in seconds, of any clock.
+    """
+
+    def __init__(self, first: int, most: int, period: float) -> None:
+        """Start with ``first`` streams; measure for ``period`` seconds between two changes."""
+        self.count = first
+        self._most = most
+        self._period = period
+        self.measured_since = 0.0
+        self._before: tuple[int, float] | None = None  # streams and goodput before the trial
+        self._up = True  # the way of the trial that runs or comes next
+        self._steep = True  # double until it does not pay
+        self._hold_until = 0.0
+        self.begin(0.0)
+
+    def begin(self, now: float) -> None:
+        """Measure anew from ``now`` on."""
+        self.measured_since, self._bytes = now, 0
+
+    def look(self, now: float, carried: int) -> int:
+        """Take the bytes that were acknowledged since the last look; return the streams to use."""
+        self._bytes += carried
+        elapsed = now - self.measured_since
+        if elapsed >= self._period and self._bytes:
+            goodput = self._bytes / elapsed
+            self.begin(now)
+            self._judge(goodput, now)
+        return self.count
+
+    def _judge(self, goodput: float, now: float) -> None:
+        if self._before is None:
+            if now >= self._hold_until:
+                self._try(goodput, now)
+            return
+        (count, before), self._before = self._before, None
+        wanted = before * config.STREAM_GAIN if self._up else before / config.STREAM_EVEN
+        if goodput >= wanted:
+            self._try(goodput, now)
+        else:
+            self.count = count
+            self._turn(now)
+
+    def _try(self, goodput: float, now: float) -> None:
+        """Go one step further the same way, or turn where there is no further."""
+        step = self.count if self._steep else max(1, self.count // 4)
+        count = max(1, min(self._most, self.count + (step if self._up else -step)))
+        if count == self.count:
+            self._turn(now)
+        else:
+            self._before, self.count = (self.count, goodput), count
+
+    def _turn(self, now: float) -> None:
+        self._up, self._steep = not self._up, False
+        self._hold_until = now + config.STREAM_HOLD
+
+
+class Streams:
+    """The senders of a session: those that work, and how many should. Main's own.
+
+    Senders read ``count`` without a lock: who reads it late sends one block more.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.most = session.settings.streams or config.AUTO_STREAMS
+        self.count = 0  # senders with a lower number may send
+        self._pool = ThreadPoolExecutor(self.most, thread_name_prefix="sender")
+        self._senders: list[Sender] = []
+        self._futures: list[Future[None]] = []
+        self._climber: Climber | None = None
+        self._carried = 0  # bytes of the file, at the last look
+
+    def start(self) -> None:
+        """Begin with as many as the settings and the link suggest."""
+        first = self._session.settings.streams
+        if first is None:
+            first = config.FAR_STREAMS if self._session.far else config.STREAMS
+            trips = config.STREAM_TRIPS * self._session.round_trip
+            self._climber = Climber(first, self.most, max(config.STREAM_PERIOD, trips))
+        self._use(first)
+
+    def _use(self, count: int) -> None:
+        self.count = count
+        while len(self._senders) < count:
+            sender = Sender(self._session, len(self._senders))
+            self._senders.append(sender)
+            self._futures.append(self._pool.submit(sender.run))
+        for sender in self._senders:
+            sender.wake()
+
+    def begin(self) -> None:
+        """A file begins: what was before says nothing, and who still lags with it shall not."""
+        for sender in self._senders:
+            sender.wake()
+        self._carried = 0
+        if self._climber:
+            self._climber.begin(time.monotonic())
+
+    def look(self, upload: Upload) -> None:
+        """Change the number where that may pay; help blocks that lag at the end."""
+        carried = upload.carried
+        if self._climber:
+            count = self._climber.look(time.monotonic(), max(0, carried - self._carried))
+            if count != self.count:
+                log.debug("%d data connections instead of %d", count, self.count)
+                self._use(count)
+        self._carried = carried
+        free = [sender for sender in self._senders[: self.count] if sender.free]
+        for sender, block in zip(free, upload.late(len(free))):
+            block_log.debug("block %d lags: it goes another way, too", block)
+            sender.hand(Block(upload, block))
+
+    def check(self) -> None:
+        """Raise what a sender ended with."""
+        for future in self._futures:
+            if future.done():
+                future.result()
+                raise ConnectionLostError("a sender has ended")
+
+    def stop(self) -> None:
+        """End whatever they wait for, once the session is ending."""
+        for sender in self._senders:
+            sender.stop()
+
+    def close(self) -> None:
+        """Wait for their end and release them."""
+        self._pool.shutdown(wait=True)
+        for sender in self._senders:
+            sender.close()
+
+
 # --- the session --------------------------------------------------------------------------------
 
 
@@ -868,27 +1121,22 @@ class Session:
         self._lost_at = 0.0  # when a lost data connection was last told of
         self._patience = patience
         self.queue = BlockQueue()
+        self.streams = Streams(self)
+        self.round_trip = 0.0  # seconds
+        self.congestion = ""  # what a data connection said of it last
         self.ending = threading.Event()
         self.token = ""
         self.address: tuple[int, Any] = (0, None)  # family and address of the server
-        self.block_size = settings.block_size
         self.bucket = TokenBucket(settings.limit) if settings.limit else None
-        if settings.limit:  # each stream should have something to do in every second
-            share = settings.limit // settings.streams
-            self.block_size = min(self.block_size, max(config.MIN_BLOCK_SIZE, share))
         self.tls = auth.client_tls(settings.ca) if settings.tls or settings.ca else None
         self._coordinator: Connection | None = None
-        self._free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
         self._waker = Waker()
-        self._pool = ThreadPoolExecutor(settings.streams, thread_name_prefix="sender")
-        self._senders: list[Sender] = []
-        self._futures: list[Future[None]] = []
 
     def __enter__(self) -> Session:
         """Connect, log in, start the senders. Raises below ``TransferError``."""
         try:
             self._log_in()
-            self._start_senders()
+            self.streams.start()
         except BaseException:
             self.close()
             raise
@@ -904,16 +1152,13 @@ class Session:
         Goodbye says that the last verdict was read: a session that broke off must not say it.
         """
         self.ending.set()
-        for sender in self._senders:
-            sender.stop()
+        self.streams.stop()
         if self._coordinator:
             with contextlib.suppress(TransferError):
                 if self._coordinator.state is State.READY:
                     self._coordinator.send(Goodbye())
             self._coordinator.close()
-        self._pool.shutdown(wait=True)
-        for sender in self._senders:
-            sender.close()
+        self.streams.close()
         self._waker.close()
 
     def _log_in(self) -> None:
@@ -925,6 +1170,7 @@ class Session:
             raise RemoteProtocolError(f"the server does not know {settings.digest}")
         welcome = self._identify(coordinator, auth.SCRAM_PLUS in hello.features)
         self.token, self.address = welcome.token, coordinator.address
+        self.round_trip = coordinator.round_trip
         self._patience.stood()
         who = "by token" if settings.token else f"as {settings.user}"
         how = " over TLS" if coordinator.secure else ""
@@ -940,24 +1186,38 @@ class Session:
             password = auth.read_password(settings.user, None, settings.server)
         return _log_in(coordinator, settings, password, plus=plus)
 
-    def _start_senders(self) -> None:
-        for _ in range(self.settings.streams * config.BUFFERS_PER_STREAM):
-            self._free.put(bytearray(self.block_size))
-        for _ in range(self.settings.streams):
-            sender = Sender(self)
-            self._senders.append(sender)
-            self._futures.append(self._pool.submit(sender.run))
-
     @property
     def _control(self) -> Connection:
         assert self._coordinator is not None  # __enter__ has made it
         return self._coordinator
 
-    def free_buffer(self, block: Block) -> None:
-        """Give a block's buffer back to the reader (a sender)."""
-        if block.view is not None:
-            buffer, block.view = block.view.obj, None
-            self._free.put(buffer)  # type: ignore[arg-type]  # the reader made it of a bytearray
+    @property
+    def far(self) -> bool:
+        """Whether the server is far away (any)."""
+        return self.round_trip >= config.FAR
+
+    def adapt(self, connection: Connection) -> None:
+        """Make a new data connection fit for a far link (a sender)."""
+        if self.far:
+            connection.keep_unsent(config.UNSENT)
+            if self.settings.congestion:
+                connection.choose_congestion(self.settings.congestion)
+        self.congestion = connection.congestion
+
+    def block_size(self, size: int) -> int:
+        """Return the bytes of a block for a file of ``size`` bytes.
+
+        It depends on nothing that the link may do: an attempt to go on has to arrive at the same.
+        """
+        block_size = self.settings.block_size or config.BLOCK_SIZE
+        while self.settings.block_size is None and size > block_size * config.AUTO_BLOCKS:
+            if block_size == config.MAX_BLOCK_SIZE:
+                break
+            block_size = min(2 * block_size, config.MAX_BLOCK_SIZE)
+        if self.settings.limit:  # each stream should have something to do in every second
+            share = self.settings.limit // (self.settings.streams or config.STREAMS)
+            block_size = min(block_size, max(config.MIN_BLOCK_SIZE, share))
+        return block_size
 
     def loss_level(self) -> int:
         """Return how loud to tell of a lost data connection: they are often lost together."""
@@ -996,7 +1256,7 @@ class Session:
         """Announce a file and wait until the server is ready for it."""
         settings = self.settings
         self.progress.phase("waiting")
-        size, algorithm = self.block_size, settings.digest
+        size, algorithm = self.block_size(source.size), settings.digest
         resume = settings.resume or self._patience.achieved  # at least what we sent ourselves
         head = source.head(size, algorithm)
         self._control.send(FileStart(source.name, source.size, size, algorithm, head, resume))
@@ -1004,15 +1264,15 @@ class Session:
         while True:
             message = self._control.answer(settings.timeout)
             if isinstance(message, FileReady):
-                return self._ready(source, message)
+                return self._ready(source, size, message)
             self._patience.moved()
             if isinstance(message, Queued) and message.position != position:
                 position = message.position
                 coordinator_log.info("waiting for our turn: position %d", position)
             self._refuse_rejected(source.name, message)
 
-    def _ready(self, source: Source, ready: FileReady) -> Upload:
-        upload = Upload(source, self.settings.digest, self.block_size, ready, self._waker.ring)
+    def _ready(self, source: Source, block_size: int, ready: FileReady) -> Upload:
+        upload = Upload(source, self.settings.digest, block_size, ready, self._waker.ring)
         if upload.resumed_bytes:
             had, size = format_size(upload.resumed_bytes), format_size(source.size)
             coordinator_log.info("going on with %s: the server has %s of %s",
@@ -1022,7 +1282,9 @@ class Session:
     def _send_upload(self, upload: Upload) -> Receipt:
         """Have an upload read, sent and judged; whatever happens, nobody works for it after."""
         self.progress.phase("sending")
-        reader = Reader(upload, self.queue, self._free)
+        size = upload.blocks.block_size
+        buffers = min(self.streams.most + config.READ_AHEAD, config.READ_AHEAD_BYTES // size)
+        reader = Reader(upload, self.queue, buffers)
         try:
             reader.start()
             return self._supervise(upload)
@@ -1031,21 +1293,23 @@ class Session:
             raise
         finally:
             upload.over = True
-            self._free.put(None)
+            upload.free.put(None)
             if reader.ident is not None:  # not interrupted before it began
                 reader.join()
-            for block in self.queue.clear():
-                self.free_buffer(block)
+            self.queue.clear()
 
     def _supervise(self, upload: Upload) -> Receipt:
         """Answer the server while blocks flow; return the verdict's receipt."""
-        claimed = False  # whether TRANSFER_COMPLETE was said since the last MISSING
+        self.streams.begin()
+        complete = claimed = False  # what TRANSFER_COMPLETE has said; the latter since a MISSING
         silence = Deadline(config.PATIENCE * self.settings.timeout)  # senders reconnect meanwhile
         moved = (0, 0)  # bytes acknowledged, bytes verified
         while True:
-            self._check_senders()
+            self.streams.check()
             if not claimed and upload.delivered:
-                claimed = self._claim(upload)
+                complete = claimed = self._complete(upload, delivered=True)
+            elif not complete and upload.read:
+                complete = self._complete(upload, delivered=False)
             message = self._next_message()
             if isinstance(message, Missing) and message.transfer == upload.number:
                 self._send_again(upload, message)
@@ -1053,7 +1317,9 @@ class Session:
             elif message:
                 receipt = self._judged(upload, message)
                 if receipt:
+                    self.progress.move(upload.source.size)
                     return receipt
+            self.streams.look(upload)
             verified = max(moved[1], message.verified if isinstance(message, Verifying) else 0)
             if (upload.acknowledged, verified) != moved:
                 moved = upload.acknowledged, verified
@@ -1078,17 +1344,12 @@ class Session:
             self._control.send(Pong())
         return message
 
-    def _check_senders(self) -> None:
-        """Raise what a sender ended with."""
-        for future in self._futures:
-            if future.done():
-                future.result()
-                raise ConnectionLostError("a sender has ended")
-
-    def _claim(self, upload: Upload) -> bool:
+    def _complete(self, upload: Upload, *, delivered: bool) -> bool:
+        """Say that all is read, or delivered: the sooner, the sooner there is a verdict."""
         upload.source.check_unchanged()
-        self.progress.phase("verifying")
-        self._control.send(TransferComplete(upload.number, upload.digest))
+        if delivered:
+            self.progress.phase("verifying")
+        self._control.send(TransferComplete(upload.number, upload.digest, delivered))
         return True
 
     def _send_again(self, upload: Upload, message: Missing) -> None:
@@ -1143,8 +1404,9 @@ class Session:
             blocks=upload.blocks.count,
             resent_blocks=resent,
             resumed_bytes=upload.resumed_bytes,
-            streams=self.settings.streams,
+            streams=self.streams.count,
             durable=durable,
+            congestion=self.congestion,
         )
 
     def _refuse_rejected(self, name: str, message: Message) -> None:
@@ -1283,9 +1545,10 @@ def _demo(path: Path, settings: ClientSettings, progress: Progress) -> None:
 def _parser() -> argparse.ArgumentParser:
     size, number = config.parse_size, config.argument
     low, high = config.MIN_BLOCK_SIZE, config.MAX_BLOCK_SIZE
-    blocks = number(size, low, high, "a block has 4K to 4M")
+    blocks = config.or_auto(number(size, low, high, "a block has 4K to 4M"))
     chunks = number(size, 1024, high, "a chunk has 1K to 4M")
-    streams = number(int, 1, config.MAX_STREAMS, f"1 to {config.MAX_STREAMS} streams")
+    most = config.MAX_STREAMS
+    streams = config.or_auto(number(int, 1, most, f"1 to {most} streams, or auto"))
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description="Send files and have it proven that they arrived."
     )
@@ -1303,9 +1566,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls", action="store_true", help="encrypt, and check the server's certificate")
     add("--ca", type=Path, metavar="FILE",
         help="trust these certificates instead of the system's; implies --tls")
-    add("--streams", type=streams, default=config.STREAMS, metavar="N", help="data connections (4)")
-    add("--block-size", type=blocks, default=config.BLOCK_SIZE, metavar="SIZE",
+    add("--streams", type=streams, default=config.STREAMS, metavar="N|auto",
+        help="data connections, or as many as pay (4)")
+    add("--block-size", type=blocks, default=config.BLOCK_SIZE, metavar="SIZE|auto",
         help="bytes that are sent, checked and repaired together (200K)")
+    add("--congestion", default=config.CONGESTION, metavar="NAME",
+        help="TCP congestion control on far links, where the system allows it (bbr)")
     add("--chunk-size", type=chunks, default=config.CHUNK_SIZE, metavar="SIZE",
         help="bytes of one send call (50K)")
     add("--digest", choices=list(DIGEST_SIZES), default="md5", help="what proves the file (md5)")

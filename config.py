@@ -31,6 +31,8 @@ CHUNK_SIZE = 1024 * 50  # bytes of one send call
 BLOCK_SIZE = 1024 * 200  # bytes of one block: the unit of sending, retry and checksum
 MIN_BLOCK_SIZE = 4 * KB  # smaller ones cost more in headers and calls than they carry
 MAX_BLOCK_SIZE = 4 * MB  # each data connection may hold one block in memory
+AUTO_BLOCKS = 2**16  # the most for --block-size auto: blocks double beyond, from 13 GB on, so that
+# journal and lists stay at some MB
 KEEPALIVE_IDLE = 30  # seconds of silence before the system asks whether the peer is alive
 KEEPALIVE_INTERVAL = 10  # seconds between two such questions
 KEEPALIVE_PROBES = 3  # unanswered questions before the connection counts as lost
@@ -44,8 +46,24 @@ LEAST_LIMIT = 64 * KB  # bytes a second, for a server: 4 streams then get a bloc
 # --- the client ---------------------------------------------------------------------------------
 
 STREAMS = 4  # data connections, one sender thread each
+AUTO_STREAMS = 48  # the most that --streams auto takes: at 100 ms and 0.1 % loss a stream carries
+# some 5 Mbit/s, so these fill 200 Mbit/s; a server takes MAX_STREAMS, dead ones included
+FAR_STREAMS = 16  # the first on a far link: together they start where one is after 4 round trips
+STREAM_PERIOD = 0.3  # seconds over which goodput is measured at least before the number changes ...
+STREAM_TRIPS = 4  # ... and so many round trips: a new stream has got going by then
+STREAM_GAIN = 1.1  # times the goodput that more streams must bring to be kept; noise is less
+STREAM_EVEN = 1.03  # times less goodput that fewer streams may bring and still be kept
+STREAM_HOLD = 5.0  # seconds between two trials once one has brought nothing
+FAR = 0.005  # seconds of a round trip from which on a link is a far one: no local network has that
+CONGESTION = "bbr"  # what decides how fast TCP goes on a far link, where the system lets us choose:
+# one bbr stream fills a link on which losses hold a cubic one at a fortieth
+UNSENT = 128 * 1024  # bytes a far connection holds more than it has sent: 5 ms of 200 Mbit/s for
+# its sender to wake; more of them would be bound to a stream that may turn out slow
 MAX_STREAMS = 64  # of a session, on both sides: more threads cost more than they bring
-BUFFERS_PER_STREAM = 4  # blocks read ahead: enough to keep senders busy while one block is hashed
+LATE = 2  # times the usual time to an acknowledgement, then a last block goes another way, too
+LATE_LEAST = 0.25  # seconds; below that waiting costs less than sending twice
+READ_AHEAD = 12  # blocks in memory beyond one for each stream: enough to keep senders busy ...
+READ_AHEAD_BYTES = 48 * MB  # ... and no more than this, whatever the size of a block
 MAX_UNACKNOWLEDGED = 1024  # blocks in flight on one connection: 200 MB, more than a 10 Gbit/s link
 # with 100 ms holds; bounds what a server that never answers can make us remember
 TIMEOUT = 30.0  # seconds without progress before an attempt counts as dead
@@ -118,8 +136,8 @@ class ClientSettings:
     port: int = DEFAULT_PORT
     user: str = "user1"
     password: str | None = field(default=None, repr=False)
-    streams: int = STREAMS
-    block_size: int = BLOCK_SIZE
+    streams: int | None = STREAMS  # None: as many as pay
+    block_size: int | None = BLOCK_SIZE  # None: what suits the file
     chunk_size: int = CHUNK_SIZE
     digest: str = "md5"
     timeout: float = TIMEOUT
@@ -128,6 +146,7 @@ class ClientSettings:
     tls: bool = False
     ca: Path | None = None
     limit: int | None = None  # bytes a second
+    congestion: str = CONGESTION  # "" leaves it to the system
 
 
 @dataclass(frozen=True)
@@ -191,6 +210,11 @@ def argument(parse: Callable[[str], int], low: int, high: int, what: str) -> Cal
         return value
 
     return convert
+
+
+def or_auto(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    """Make an argparse type that also takes ``auto``, which becomes ``None``."""
+    return lambda text: None if text == "auto" else parse(text)
 
 
 def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:

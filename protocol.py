@@ -23,7 +23,7 @@ A *session* is one coordinator connection and its data connections. The coordina
                                      <--  MISSING blocks        (at any time: send them again)
                                      <--  PING                  (is this session alive? ...
     PONG                             -->                         ... it is)
-    TRANSFER_COMPLETE digest         -->
+    TRANSFER_COMPLETE digest         -->                        (all is read, or delivered)
                                      <--  VERIFYING progress    (at least once a second)
                                      <--  INTEGRITY_OK receipt, or INTEGRITY_FAILED
     GOODBYE                          -->
@@ -32,17 +32,17 @@ A file may be turned down with REJECTED (code, reason) from FILE_START on, and g
 the session goes on with the next one. ERROR (code, reason) ends the connection it comes on. A
 verdict counts as read when the client says anything more; until then it can be asked for again.
 
-A data connection starts alike and then carries blocks, one way, without waiting::
+A data connection carries blocks, one way. Nothing on it waits for an answer: the coordinator has
+the server's HELLO already, and a round trip saved is a round trip::
 
-    HELLO                            -->
-                                     <--  HELLO
-    ATTACH session token             -->
-                                     <--  ATTACHED
+    HELLO, ATTACH session token      -->
     block, block, block, ...         -->
+                                     <--  HELLO, ATTACHED
                                      <--  ack, ack, ack, ...    (or ERROR)
 
-Every MISSING is followed by a TRANSFER_COMPLETE that the client sends when the blocks have been
-acknowledged again. The two may cross on the way; then the server waits for the next one.
+The client says TRANSFER_COMPLETE as soon as it has read the whole file, with blocks still on their
+way, and again, ``delivered``, when the last one has been acknowledged: the verdict is under way by
+then, unless a block is missing. Every MISSING is followed by another one.
 
 Resume: ``head`` in FILE_START is the digest of the first block. By it and by user, name, block size
 and algorithm the server finds what an interrupted attempt left, and claims those blocks in
@@ -53,7 +53,7 @@ The frames
 ----------
 Control: 4 bytes length, big-endian, then UTF-8 ``VERB@{json}``, at most 64 KB in all::
 
-    00 00 00 2f  HELLO@{"version":2,"features":["md5","sha256"]}
+    00 00 00 2f  HELLO@{"version":3,"features":["md5","sha256"]}
 
 Block: a fixed header, then ``wire length`` bytes of payload::
 
@@ -110,7 +110,7 @@ from config import (
     printable,
 )
 
-VERSION = 2
+VERSION = 3
 MAX_CONTROL_FRAME = 64 * 1024
 MAX_FILE_SIZE = 2**63 - 1
 MAX_BLOCKS = 2**32  # the block index has four bytes
@@ -371,10 +371,14 @@ class Cancel(Message, verb="CANCEL"):
 
 @dataclass(frozen=True)
 class TransferComplete(Message, verb="TRANSFER_COMPLETE"):
-    """All blocks have been acknowledged; ``digest`` is the whole file's."""
+    """All blocks have been read; ``digest`` is the whole file's.
+
+    ``delivered``: they have been acknowledged, too. What the server lacks then, nobody will bring.
+    """
 
     transfer: int = _whole(1, 2**32 - 1)
     digest: str = _digest()
+    delivered: bool = field(default=True, metadata=_flag().metadata)
 
 
 @dataclass(frozen=True)
@@ -465,6 +469,7 @@ class State(enum.Enum):
     NEW = "new"
     GREETED = "greeted"
     OPEN = "open"
+    AHEAD = "ahead"
     LOGIN = "login"
     CHALLENGED = "challenged"
     PROVING = "proving"
@@ -484,12 +489,14 @@ _Moves = Dict[Tuple[Side, Type[Message]], State]
 # What may be said in each state, by whom, and the state it leads to. ERROR from the server and
 # GOODBYE from the client are allowed in every state but CLOSED. TRANSFER_COMPLETE and CANCEL in
 # READY are those that crossed a REJECTED or INTEGRITY_FAILED on the way: the server ignores them.
-# TRANSFER_COMPLETE in VERIFYING follows a MISSING that crossed the one before; so does INTEGRITY_OK
-# in RECEIVING, when the blocks were faster than the TRANSFER_COMPLETE that the MISSING crossed. A
-# PONG in READY crossed a verdict.
+# TRANSFER_COMPLETE in VERIFYING is the second one, or follows a MISSING that crossed the first;
+# INTEGRITY_OK in RECEIVING comes when the blocks that a MISSING asked for were faster than the
+# TRANSFER_COMPLETE after them. A PONG in READY crossed a verdict. AHEAD is the client's state
+# alone: it does not wait for the server's HELLO before it says ATTACH.
 DIALOGUE: dict[State, _Moves] = {
     State.NEW: {(_C, Hello): State.GREETED},
-    State.GREETED: {(_S, Hello): State.OPEN},
+    State.GREETED: {(_S, Hello): State.OPEN, (_C, Attach): State.AHEAD},
+    State.AHEAD: {(_S, Hello): State.ATTACHING},
     State.OPEN: {(_C, AuthStart): State.LOGIN, (_C, Attach): State.ATTACHING},
     State.LOGIN: {(_S, AuthChallenge): State.CHALLENGED, (_S, AuthOk): State.READY},
     State.CHALLENGED: {(_C, AuthResponse): State.PROVING},
@@ -691,6 +698,12 @@ class FrameReader:
             return None
         _, transfer, block = _ACK.unpack(self._take(_ACK.size))
         return Ack(transfer, block)
+
+    def take_into(self, view: memoryview) -> int:
+        """Move what is no frame, the beginning of a block, into ``view``; return the bytes."""
+        rest = self._take(len(view))
+        view[: len(rest)] = rest
+        return len(rest)
 
     def _take(self, size: int) -> bytes:
         taken = bytes(self._bytes[:size])
@@ -1156,6 +1169,8 @@ class Connection:
         Raises ``ConnectionLostError`` at the end of the stream. Less than the view has room for
         means that there was no more.
         """
+        if self.mid_frame:  # the first block came in one piece with ATTACH
+            return self._frames.take_into(view)
         return self._open_into(self._tls, view) if self._tls else self._raw_into(view)
 
     def _open_into(self, tls: TlsLayer, view: memoryview) -> int:
@@ -1214,6 +1229,38 @@ class Connection:
         if not size:
             raise ConnectionLostError(f"{self.peer} closed the connection")
         return size
+
+    # -- far away
+
+    @property
+    def round_trip(self) -> float:
+        """What the system takes for the seconds there and back; 0 where it does not say."""
+        return _tcp_info(self._socket, _RTT_AT, _RTT)[0] / 1e6
+
+    @property
+    def congestion(self) -> str:
+        """What decides how fast TCP goes, such as ``cubic``; "" where the system does not say."""
+        found = b""
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # no TCP
+                found = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        return found.partition(b"\0")[0].decode("ascii", "replace")
+
+    def choose_congestion(self, name: str) -> None:
+        """Let ``name`` decide how fast TCP goes, where we may choose."""
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # unknown here, or not for everyone
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+
+    def keep_unsent(self, most: int) -> None:
+        """Let the system hold about ``most`` bytes more than it has sent (RFC 9293 names none).
+
+        What it holds is bound to this connection, however slow that turns out to be; the size of
+        its buffer, and so its window, stays the system's own choice.
+        """
+        option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        if option is not None:
+            self._socket.setsockopt(socket.IPPROTO_TCP, option, most)
 
     # -- waiting and ending
 
@@ -1323,6 +1370,18 @@ def _peer_address(sock: socket.socket) -> Any:
         return sock.getpeername()
     except OSError:  # gone before we looked
         return None
+
+
+_RTT_AT, _RTT = 68, struct.Struct("=I")  # tcpi_rtt in Linux's struct tcp_info, microseconds
+
+
+def _tcp_info(sock: socket.socket, offset: int, fields: struct.Struct) -> tuple[int, ...]:
+    """Read ``fields`` of the system's own view of a connection; zeros where there is none."""
+    info = b""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # no TCP
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, offset + fields.size)
+    return tuple(fields.unpack_from(info.ljust(offset + fields.size, b"\0"), offset))
 
 
 def _peer_name(address: Any) -> str:

@@ -1141,10 +1141,13 @@ class Transfer:
         """Whether it is over; its part file may still be in use for a moment."""
         return self._ended  # one read: no lock needed
 
-    @property
-    def alive_at(self) -> float:
-        """When its client was last heard of, on any connection."""
-        return max(self.session.heard_at, self._moved_at)  # one read each: no lock needed
+    def lives(self, asked_at: float) -> bool:
+        """Whether its client has been heard of since ``asked_at``; one read each, no lock needed.
+
+        Blocks count a little later: what had come before may still have waited to be received.
+        """
+        drained = asked_at + config.PROBE_TIMEOUT / 3
+        return self.session.heard_at >= asked_at or self._moved_at >= drained
 
     @property
     def claimed(self) -> Spans:
@@ -1248,7 +1251,7 @@ class Transfer:
     def stalled_for(self) -> float:
         """Return the seconds since a block came, 0 unless blocks are awaited."""
         with self._lock:
-            waits = self._part is not None and self._claim is None
+            waits = self._part is not None and self._here < self.blocks.count
             return time.monotonic() - self._moved_at if waits else 0.0
 
     # -- flushing: one worker at a time
@@ -1279,30 +1282,27 @@ class Transfer:
 
     # -- hashing: one worker at a time
 
-    def complete(self, digest: str) -> Spans:
-        """Take the client's word that all is sent; return the blocks that are not here.
+    def complete(self, digest: str, *, delivered: bool = True) -> Spans:
+        """Take the client's word for the whole file; return the blocks that nobody will bring.
 
-        While a block that a MISSING named is still absent, that MISSING has crossed this word on
-        the way: it does not count, another will follow.
+        Before all is ``delivered`` there are none. While a block that a MISSING named is still
+        absent, that MISSING has crossed this word on the way, and another word will follow.
         """
         with self._lock:
-            if self._asked:
-                return ()
-            if self._here < self.blocks.count:
-                found = _GAPS.finditer(self._states, self._verified)
-                missing = tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
-                if missing:
-                    self._rounds += 1
-                    self._resent += sum(end - first for first, end in missing)
-                    return self._ask(missing)
             self._claim = digest
-            return ()
+            if not delivered or self._asked or self._here == self.blocks.count:
+                return ()
+            found = _GAPS.finditer(self._states, self._verified)
+            missing = tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
+            if missing:
+                self._rounds += 1
+                self._resent += sum(end - first for first, end in missing)
+            return self._ask(missing)
 
     def _ask(self, missing: Spans) -> Spans:
         for first, end in missing:
             self._states[first:end] = bytes([Block.ASKED]) * (end - first)
             self._asked += end - first
-        self._claim = None  # the client completes anew
         self._moved_at = time.monotonic()
         return missing
 
@@ -1312,8 +1312,10 @@ class Transfer:
             return self._hashing_due()
 
     def _hashing_due(self) -> bool:
-        enough = self._here - self._verified >= config.HASH_BATCH
-        due = self._claim is not None or (enough and self._states[self._verified] in _READY)
+        waiting, at_end = self._here - self._verified, self._verified == self.blocks.count
+        enough = waiting >= (config.HASH_BATCH if self._claim is None else 1)
+        ready = enough and self._states[self._verified] in _READY
+        due = ready or (at_end and self._claim is not None)
         due = due and not (self._hashing or self._judged)
         self._hashing |= due
         return due
@@ -1958,8 +1960,7 @@ class Service:
         if session is None:
             raise RemoteProtocolError("no such session", "session")
         peer.session = session
-        if peer.connection.mid_frame:
-            raise RemoteProtocolError("blocks before ATTACHED")
+        peer.hurried = peer.connection.mid_frame  # its first block is here already
         peer.blocks = BlockReader(partial(self._room_for, peer), config.RECEIVE_SIZE)
         peer.deadline = float("inf")
         peer.connection.send(Attached())
@@ -2091,7 +2092,7 @@ class Service:
         silent = False
         for rival in self.parts.rivals(transfer):
             asked_at = transfer.probes.setdefault(rival, now)
-            if not rival.ended and (rival.alive_at >= asked_at or not rival.receiving):
+            if not rival.ended and (rival.lives(asked_at) or not rival.receiving):
                 continue  # it lives, or is about to begin
             silent |= now < asked_at + self.settings.stall_timeout  # else a disk is stuck
             if now < asked_at + config.PROBE_TIMEOUT:
@@ -2160,7 +2161,7 @@ class Service:
         transfer = _transfer_of(peer)
         if transfer is None or transfer.number != message.transfer:
             return  # it crossed our REJECTED or INTEGRITY_FAILED
-        missing = transfer.complete(message.digest)
+        missing = transfer.complete(message.digest, delivered=message.delivered)
         if transfer.hopeless:
             self._fail(transfer, "blocks are still missing after several rounds")
         elif missing:

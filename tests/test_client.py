@@ -29,6 +29,7 @@ import config
 from client import (
     Block,
     BlockQueue,
+    Climber,
     Patience,
     Progress,
     Receipt,
@@ -37,7 +38,7 @@ from client import (
     Upload,
     send_files,
 )
-from config import ClientSettings
+from config import GB, KB, MB, ClientSettings
 from protocol import (
     AuthenticationError,
     Connection,
@@ -238,6 +239,44 @@ def test_a_server_may_not_ask_for_one_block_without_end(upload: Upload) -> None:
     _hash_all(upload)
     with pytest.raises(RemoteProtocolError, match="without end"):
         list(iter(lambda: upload.ask_again(0), None))
+
+
+def test_the_last_blocks_that_lag_are_named_once_in_a_while(upload: Upload, clock: Clock) -> None:
+    """Not before the end of the file, the first ones first, and no more than there are streams."""
+    upload.hash_block(0, memoryview(bytes(4096)))
+    upload.sent(0)
+    clock.now += 100
+    assert upload.late(9) == []
+    for index in (1, 2):
+        upload.hash_block(index, memoryview(bytes(4096)))
+        upload.sent(index)
+    assert upload.late(9) == [0]
+    clock.now += 100
+    assert upload.late(2) == [1, 2]
+    assert upload.late(2) == [0]
+    assert upload.late(2) == []
+
+
+def test_a_block_that_went_two_ways_counts_once(upload: Upload) -> None:
+    """Whichever acknowledgement comes first is the one; the other is no news."""
+    _hash_all(upload)
+    for index in (0, 0, 1, 1, 0):
+        upload.confirm(index)
+    assert not upload.delivered
+    assert upload.acknowledged == 2 * 4096
+    upload.confirm(2)
+    assert upload.delivered
+
+
+def test_what_was_held_was_not_carried(tmp_path: Path) -> None:
+    """Acknowledged digests say nothing about how fast the link is."""
+    source = Source(random_file(tmp_path / "x", 3 * 4096))
+    upload = Upload(source, "md5", 4096, FileReady(7, ((0, 2),)), lambda: None)
+    _hash_all(upload)
+    for index in range(3):
+        upload.confirm(index)
+    assert (upload.acknowledged, upload.carried) == (3 * 4096, 4096)
+    source.close()
 
 
 def test_an_error_of_a_thread_reaches_main(upload: Upload) -> None:
@@ -459,7 +498,7 @@ def session(clock: Clock) -> Iterator[module.Session]:
 def silent(session: module.Session, upload: Upload, clock: Clock) -> Iterator[Callable[[], bool]]:
     """A sender that is owed an acknowledgement, on a connection on which nothing comes."""
     ours, theirs = socket.socketpair()
-    connection, sender = Connection(ours, Side.CLIENT), module.Sender(session)
+    connection, sender = Connection(ours, Side.CLIENT), module.Sender(session, 0)
     sender._unacknowledged[7, 0] = [Block(upload, 0)]
     silence = Deadline(30)
     sender._waker.ring()  # so that no time has to pass
@@ -474,6 +513,103 @@ def test_a_stream_without_a_sign_of_the_server_is_given_up(silent: Callable[[], 
     """FAULTS 40: half-open: nothing comes, neither here nor on the coordinator connection."""
     with pytest.raises(ConnectionLostError, match="no sign of the server for 30 s"):
         silent()
+
+
+# --- how many streams ---------------------------------------------------------------------------
+
+
+def _climb(climber: Climber, goodput: Callable[[int], float], seconds: int) -> list[int]:
+    """Let a link carry ``goodput(streams)`` bytes a second; return the streams of each second."""
+    used = []
+    start = int(climber.measured_since)
+    for now in range(start + 1, start + seconds + 1):
+        used.append(climber.count)
+        climber.look(float(now), int(goodput(climber.count)))
+    return used
+
+
+def test_streams_grow_while_each_brings_its_share() -> None:
+    """A link on which losses hold a stream at a fiftieth: doubled until there are enough."""
+    climber = Climber(4, 48, 1.0)
+    assert _climb(climber, lambda streams: 5e5 * streams, 6) == [4, 8, 16, 32, 48, 48]
+
+
+def test_streams_that_bring_nothing_are_left_out_again() -> None:
+    """A link that four fill: one trial, then back, and rest."""
+    climber = Climber(4, 48, 1.0)
+    assert _climb(climber, lambda _: 1e6, 6) == [4, 8, 4, 4, 4, 4]
+
+
+def test_fewer_streams_are_kept_where_they_carry_as_much() -> None:
+    """After a rest it is tried downwards, step by step, as long as nothing is lost by it."""
+    climber = Climber(16, 48, 1.0)
+    used = _climb(climber, lambda streams: 1e6 * min(streams, 6), 60)
+    assert 5 <= min(used) <= 7
+    assert max(used[10:]) <= 16
+
+
+def test_a_link_that_gets_better_is_noticed() -> None:
+    """Trials upwards go on now and then, for as long as the file lasts."""
+    climber = Climber(4, 48, 1.0)
+    _climb(climber, lambda _: 1e6, 20)
+    assert _climb(climber, lambda streams: 5e5 * streams, 60)[-1] > 20
+
+
+@pytest.mark.parametrize("goodput", [lambda n: 1e6 * n, lambda n: 1e6 / n, lambda n: 1e6])
+def test_streams_stay_between_one_and_the_most(goodput: Callable[[int], float]) -> None:
+    """Whatever the link does."""
+    used = _climb(Climber(4, 7, 1.0), goodput, 300)
+    assert (min(used) >= 1, max(used)) == (True, 7)
+
+
+def test_an_outage_is_no_measurement() -> None:
+    """While nothing is acknowledged at all, the number of streams is not to blame."""
+    climber = Climber(4, 48, 1.0)
+    assert _climb(climber, lambda _: 0, 30) == [4] * 30
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks", "limit", "expected"),
+    [
+        (0, None, None, 200 * KB),
+        (13 * GB, None, None, 400 * KB),
+        (12 * GB, None, None, 200 * KB),
+        (200 * GB, None, None, 3200 * KB),
+        (20_000 * GB, None, None, 4 * MB),
+        (13 * GB, 50 * KB, None, 50 * KB),
+        (13 * GB, None, 100 * KB, 25 * KB),
+    ],
+)
+def test_blocks_grow_with_the_file_if_they_may(
+    size: int, blocks: int | None, limit: int | None, expected: int
+) -> None:
+    """By its size alone: an attempt to go on has to come to the same blocks."""
+    settings = ClientSettings(block_size=blocks, limit=limit, streams=None)
+    session = module.Session(settings, Progress(), Patience(settings))
+    assert session.block_size(size) == expected
+    session.close()
+
+
+@pytest.mark.parametrize(("round_trip", "first"), [(0.0, 4), (0.1, 16)])
+def test_a_far_link_begins_with_more_streams(
+    monkeypatch: pytest.MonkeyPatch, round_trip: float, first: int
+) -> None:
+    """Each starts slowly, and a round trip is long."""
+    settings = ClientSettings(streams=None)
+    session = module.Session(settings, Progress(), Patience(settings))
+    monkeypatch.setattr(module.Sender, "run", lambda _: None)
+    session.round_trip = round_trip
+    session.streams.start()
+    assert session.streams.count == first
+    session.close()
+
+
+def test_streams_auto_is_told_in_the_receipt(local: ServerThread, tmp_path: Path) -> None:
+    """As the number that was in use, and by what TCP went."""
+    path = random_file(tmp_path / "x", 3_000_000)
+    (receipt,) = send_files([path], local.client(streams=None))
+    assert 1 <= receipt.streams <= config.AUTO_STREAMS
+    assert receipt.congestion == Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text()[:-1]
 
 
 # --- the bar ------------------------------------------------------------------------------------

@@ -98,5 +98,5 @@ def test_a_low_limit_makes_blocks_small() -> None:
     for limit, size in ((16 * KB, 4 * KB), (1024, 4 * KB), (100 * KB, 25 * KB), (MB, 200 * KB)):
         settings = ClientSettings(limit=limit)
         with_limit = Session(settings, Progress(), Patience(settings))
-        assert with_limit.block_size == size
+        assert with_limit.block_size(MB) == size
         with_limit.close()

@@ -122,6 +122,22 @@ def _cut(proxy: FaultProxy, start_client: StartClient, source: Path, at: int) ->
     proxy.plan(Plan())
 
 
+# --- connections that lag -----------------------------------------------------------------------
+
+
+def test_the_last_blocks_of_a_stuck_stream_go_another_way(
+    proxy: FaultProxy, local: ServerThread, tmp_path: Path
+) -> None:
+    """40: nobody waits for its timeout, neither at the end of this file nor for the next one."""
+    sources = [random_file(tmp_path / name, 4 * MB, seed) for seed, name in enumerate("ab")]
+    proxy.plan(Plan(faults=(Fault(What.BLACK_HOLE, Way.UP, 2 * FRAME),)), Kind.DATA)
+    settings = ClientSettings(port=proxy.port, timeout=10 * PATIENCE)
+    receipts = send_files(sources, settings)
+    assert [receipt.digest for receipt in receipts] == [md5(source) for source in sources]
+    assert sorted(map(md5, received(local.output))) == sorted(map(md5, sources))
+    assert len(proxy.numbers(Kind.DATA)) <= STREAMS + 1
+
+
 # --- connections that are lost ------------------------------------------------------------------
 
 

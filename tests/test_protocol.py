@@ -740,6 +740,8 @@ RULES = """
     cancelling  server  INTEGRITY_FAILED   ready
     cancelling  server  REJECTED           ready
     open        client  ATTACH             attaching
+    greeted     client  ATTACH             ahead
+    ahead       server  HELLO              attaching
     attaching   server  ATTACHED           streaming
 """
 

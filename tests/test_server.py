@@ -1121,19 +1121,28 @@ def test_gaps_at_complete_are_asked_for(sample: Sample) -> None:
     for index in (0, 1, 4, 7, 8):
         sample.store(index)
     assert sample.transfer.complete(sample.digest) == ((2, 4), (5, 7), (9, 10))
-    assert sample.transfer.claimed_digest is None
 
 
-def test_a_complete_that_crossed_a_missing_does_not_count(sample: Sample) -> None:
-    """The client will send another one once it has read the MISSING."""
-    for index in range(10):
+def test_before_all_is_delivered_nothing_is_asked_for(sample: Sample) -> None:
+    """The blocks are on their way; when the last of them has come, the file is judged at once."""
+    for index in range(9):
+        sample.store(index)
+    assert sample.transfer.complete(sample.digest, delivered=False) == ()
+    sample.hash()
+    before = sample.judged
+    assert sample.store(9).hashing
+    sample.hash()
+    assert (before, sample.judged) == (0, 1)
+
+
+def test_a_complete_that_crossed_a_missing_asks_for_nothing_more(sample: Sample) -> None:
+    """The client will send the block once it has read the MISSING."""
+    for index in range(9):
         sample.store(index, b"XXXX" if index == 2 else None)
     assert sample.hash() == [2]
     assert sample.transfer.complete(sample.digest) == ()
-    assert sample.transfer.claimed_digest is None
     sample.store(2)
-    assert sample.transfer.complete(sample.digest) == ()
-    assert sample.transfer.claimed_digest == sample.digest
+    assert sample.transfer.complete(sample.digest) == ((9, 10),)
 
 
 def test_the_part_file_stays_open_until_its_last_user_has_left(sample: Sample) -> None:
