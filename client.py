@@ -750,6 +750,8 @@ class Sender:
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
         self._pause = config.RETRY_FIRST
         self._bad_frames = 0  # since the last acknowledgement
+        self._congestion = ""  # what was chosen for this connection; "" is the system's own
+        self._system = ""  # what that is
 
     def stop(self) -> None:
         """End whatever it waits for, once the session is ending (main)."""
@@ -770,6 +772,12 @@ class Sender:
     def free(self) -> bool:
         """Whether nothing is under way on it (any): a stale answer costs a block sent twice."""
         return self._connection is not None and not self._unacknowledged and not self._extra
+
+    @property
+    def queueing(self) -> float:
+        """How many times its least the round trip takes (any)."""
+        connection = self._connection
+        return connection.queueing if connection else 1.0
 
     def hand(self, block: Block) -> None:
         """Have this very sender send ``block`` (main)."""
@@ -807,12 +815,21 @@ class Sender:
         self._connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
         try:
             self._connection.secure_channel(timeout)
-            self._session.adapt(self._connection)
+            if self._session.far:
+                self._connection.keep_unsent(config.UNSENT)
+            self._congestion, self._system = "", self._connection.congestion
+            self._adapt(self._connection)
             self._connection.send(Hello(VERSION, FEATURES))
             self._connection.send(Attach(self._session.token))  # and blocks, before any answer
             self._send_blocks(self._connection)
         finally:
             self._connection.close()
+
+    def _adapt(self, connection: Connection) -> None:
+        """Have TCP go by what main wants it to go by."""
+        self._congestion = self._session.streams.congestion
+        connection.choose_congestion(self._congestion or self._system)
+        self._session.congestion = connection.congestion
 
     def _until_connected(self, sock: socket.socket) -> bool:
         """Wait for ``sock``; ``False`` if it takes too long. Raises ``Stop``."""
@@ -847,6 +864,8 @@ class Sender:
         silence = Deadline(self._settings.timeout)
         in_a_row = 0
         while True:
+            if self._congestion != self._session.streams.congestion:
+                self._adapt(connection)
             block = self._next_block()
             if block:
                 if not self._unacknowledged:
@@ -978,9 +997,15 @@ class Climber:
     socket and no clock: instants come in seconds, of any clock.
     """
 
-    def __init__(self, first: int, most: int, period: float) -> None:
-        """Start with ``first`` streams; measure for ``period`` seconds between two changes."""
+    def __init__(
+        self, first: int, most: int, period: float, full: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Start with ``first`` streams; measure for ``period`` seconds between two changes.
+
+        ``full`` says whether the link cannot carry more, as far as one can see that without trying.
+        """
         self.count = first
+        self._full = full
         self._most = most
         self._period = period
         self.measured_since = 0.0
@@ -988,6 +1013,7 @@ class Climber:
         self._up = True  # the way of the trial that runs or comes next
         self._steep = True  # double until it does not pay
         self._hold_until = 0.0
+        self._last = self._rested = 0.0  # goodput: of the last period, and before the last turn
         self.begin(0.0)
 
     def begin(self, now: float) -> None:
@@ -996,35 +1022,38 @@ class Climber:
 
     def look(self, now: float, carried: int) -> int:
         """Take the bytes that were acknowledged since the last look; return the streams to use."""
-        self._bytes += carried
         elapsed = now - self.measured_since
-        if elapsed >= self._period and self._bytes:
+        self._bytes += carried if elapsed > 0 else 0
+        if elapsed >= self._period * (1 if self._steep else config.STREAM_CARE) and self._bytes:
             goodput = self._bytes / elapsed
             self.begin(now)
             self._judge(goodput, now)
         return self.count
 
     def _judge(self, goodput: float, now: float) -> None:
+        steady, self._last = goodput < self._last * config.STREAM_GAIN, goodput
         if self._before is None:
-            if now >= self._hold_until:
-                self._try(goodput, now)
+            if goodput < self._rested * config.STREAM_DROP:  # the link is not what it was
+                self._up, self._steep, self._hold_until = True, True, now
+            if steady and now >= self._hold_until and not (self._up and self._full()):
+                self._try(goodput, now)  # not steady: those there are still get going
             return
         (count, before), self._before = self._before, None
-        wanted = before * config.STREAM_GAIN if self._up else before / config.STREAM_EVEN
-        if goodput >= wanted:
+        if goodput >= before * (config.STREAM_GAIN if self._up else 1):
             self._try(goodput, now)
         else:
-            self.count = count
+            self.count, self._rested = count, before
             self._turn(now)
 
     def _try(self, goodput: float, now: float) -> None:
         """Go one step further the same way, or turn where there is no further."""
-        step = self.count if self._steep else max(1, self.count // 4)
+        step = self.count if self._steep else max(1, self.count // (2 if self._up else 4))
         count = max(1, min(self._most, self.count + (step if self._up else -step)))
         if count == self.count:
             self._turn(now)
-        else:
-            self._before, self.count = (self.count, goodput), count
+            return
+        self._before, self.count = (self.count, goodput), count
+        self.begin(now + self._period)  # what was under way is no part of the trial
 
     def _turn(self, now: float) -> None:
         self._up, self._steep = not self._up, False
@@ -1034,31 +1063,38 @@ class Climber:
 class Streams:
     """The senders of a session: those that work, and how many should. Main's own.
 
-    Senders read ``count`` without a lock: who reads it late sends one block more.
+    Senders read ``count`` and ``congestion`` without a lock: who reads them late sends one block
+    more in the old way.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self.most = session.settings.streams or config.AUTO_STREAMS
         self.count = 0  # senders with a lower number may send
+        self.congestion = ""  # what TCP shall go by; "" is the system's own choice
         self._pool = ThreadPoolExecutor(self.most, thread_name_prefix="sender")
         self._senders: list[Sender] = []
         self._futures: list[Future[None]] = []
         self._climber: Climber | None = None
+        self._climbed = 0  # where the climber was at the last look
         self._carried = 0  # bytes of the file, at the last look
 
     def start(self) -> None:
         """Begin with as many as the settings and the link suggest."""
-        first = self._session.settings.streams
+        first, far = self._session.settings.streams, self._session.far
         if first is None:
-            first = config.FAR_STREAMS if self._session.far else config.STREAMS
-            trips = config.STREAM_TRIPS * self._session.round_trip
-            self._climber = Climber(first, self.most, max(config.STREAM_PERIOD, trips))
+            first = config.FAR_STREAMS if far else config.STREAMS
+            period = max(config.STREAM_PERIOD, config.STREAM_TRIPS * self._session.round_trip)
+            self._climber = Climber(first, self.most + far, period, self._full)  # far: see _use
         self._use(first)
 
     def _use(self, count: int) -> None:
-        self.count = count
-        while len(self._senders) < count:
+        """Use ``count`` streams; one more than the most means all of them, and another TCP."""
+        self._climbed = count
+        chosen = self._session.far and (count > self.most or self._climber is None)
+        self.congestion = self._session.settings.congestion if chosen else ""
+        self.count = min(count, self.most)
+        while len(self._senders) < self.count:
             sender = Sender(self._session, len(self._senders))
             self._senders.append(sender)
             self._futures.append(self._pool.submit(sender.run))
@@ -1078,14 +1114,19 @@ class Streams:
         carried = upload.carried
         if self._climber:
             count = self._climber.look(time.monotonic(), max(0, carried - self._carried))
-            if count != self.count:
-                log.debug("%d data connections instead of %d", count, self.count)
+            if count != self._climbed:
                 self._use(count)
+                log.debug("data connections: %d (%s)", self.count, self.congestion or "as usual")
         self._carried = carried
         free = [sender for sender in self._senders[: self.count] if sender.free]
         for sender, block in zip(free, upload.late(len(free))):
             block_log.debug("block %d lags: it goes another way, too", block)
             sender.hand(Block(upload, block))
+
+    def _full(self) -> bool:
+        """Whether what is sent waits on a far link, so that more of it would only wait longer."""
+        waits = sorted(sender.queueing for sender in self._senders[: self.count])
+        return self._session.far and waits[len(waits) // 2] > config.FULL
 
     def check(self) -> None:
         """Raise what a sender ended with."""
@@ -1195,14 +1236,6 @@ class Session:
     def far(self) -> bool:
         """Whether the server is far away (any)."""
         return self.round_trip >= config.FAR
-
-    def adapt(self, connection: Connection) -> None:
-        """Make a new data connection fit for a far link (a sender)."""
-        if self.far:
-            connection.keep_unsent(config.UNSENT)
-            if self.settings.congestion:
-                connection.choose_congestion(self.settings.congestion)
-        self.congestion = connection.congestion
 
     def block_size(self, size: int) -> int:
         """Return the bytes of a block for a file of ``size`` bytes.

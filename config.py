@@ -48,20 +48,24 @@ LEAST_LIMIT = 64 * KB  # bytes a second, for a server: 4 streams then get a bloc
 STREAMS = 4  # data connections, one sender thread each
 AUTO_STREAMS = 48  # the most that --streams auto takes: at 100 ms and 0.1 % loss a stream carries
 # some 5 Mbit/s, so these fill 200 Mbit/s; a server takes MAX_STREAMS, dead ones included
-FAR_STREAMS = 16  # the first on a far link: together they start where one is after 4 round trips
+FAR_STREAMS = 24  # the first on a far link: together they start where one is after 4 round trips
 STREAM_PERIOD = 0.3  # seconds over which goodput is measured at least before the number changes ...
-STREAM_TRIPS = 4  # ... and so many round trips: a new stream has got going by then
+STREAM_TRIPS = 4  # ... and so many round trips; as long before that new streams get going
 STREAM_GAIN = 1.1  # times the goodput that more streams must bring to be kept; noise is less
-STREAM_EVEN = 1.03  # times less goodput that fewer streams may bring and still be kept
+STREAM_DROP = 0.8  # of the goodput at the last trial, below which all is tried anew
+FULL = 1.25  # times its least round trip, from which on a link has a queue and carries no more
+STREAM_CARE = 4  # times as long it is measured after the first trial that brought nothing
 STREAM_HOLD = 5.0  # seconds between two trials once one has brought nothing
 FAR = 0.005  # seconds of a round trip from which on a link is a far one: no local network has that
 CONGESTION = "bbr"  # what decides how fast TCP goes on a far link, where the system lets us choose:
-# one bbr stream fills a link on which losses hold a cubic one at a fortieth
-UNSENT = 128 * 1024  # bytes a far connection holds more than it has sent: 5 ms of 200 Mbit/s for
+# one bbr stream fills a link on which losses hold a cubic one at a fortieth. Many of them overrun
+# the queue before a link that is not lossy: --streams auto tries it last
+UNSENT = 64 * 1024  # bytes a far connection holds more than it has sent: 2 ms of 200 Mbit/s for
 # its sender to wake; more of them would be bound to a stream that may turn out slow
 MAX_STREAMS = 64  # of a session, on both sides: more threads cost more than they bring
-LATE = 2  # times the usual time to an acknowledgement, then a last block goes another way, too
-LATE_LEAST = 0.25  # seconds; below that waiting costs less than sending twice
+LATE = 0.6  # times the usual time to an acknowledgement, then a last block goes another way, too:
+# of 0.6, 1 and 1.5 it was the best over 100 ms, and without it the end took up to 2 s longer
+LATE_LEAST = 0.2  # seconds; below that waiting costs less than sending twice
 READ_AHEAD = 12  # blocks in memory beyond one for each stream: enough to keep senders busy ...
 READ_AHEAD_BYTES = 48 * MB  # ... and no more than this, whatever the size of a block
 MAX_UNACKNOWLEDGED = 1024  # blocks in flight on one connection: 200 MB, more than a 10 Gbit/s link

@@ -1235,7 +1235,14 @@ class Connection:
     @property
     def round_trip(self) -> float:
         """What the system takes for the seconds there and back; 0 where it does not say."""
-        return _tcp_info(self._socket, _RTT_AT, _RTT)[0] / 1e6
+        return _tcp_info(self._socket, _RTT_AT, _MICROSECONDS)[0] / 1e6
+
+    @property
+    def queueing(self) -> float:
+        """How many times its least the round trip takes; 1 where the system does not say."""
+        now = _tcp_info(self._socket, _RTT_AT, _MICROSECONDS)[0]
+        least = _tcp_info(self._socket, _LEAST_RTT_AT, _MICROSECONDS)[0]
+        return now / least if now and least else 1.0
 
     @property
     def congestion(self) -> str:
@@ -1247,8 +1254,8 @@ class Connection:
         return found.partition(b"\0")[0].decode("ascii", "replace")
 
     def choose_congestion(self, name: str) -> None:
-        """Let ``name`` decide how fast TCP goes, where we may choose."""
-        if sys.platform == "linux":
+        """Let ``name`` decide how fast TCP goes, where we may choose; "" changes nothing."""
+        if sys.platform == "linux" and name:
             with contextlib.suppress(OSError):  # unknown here, or not for everyone
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
 
@@ -1372,7 +1379,8 @@ def _peer_address(sock: socket.socket) -> Any:
         return None
 
 
-_RTT_AT, _RTT = 68, struct.Struct("=I")  # tcpi_rtt in Linux's struct tcp_info, microseconds
+_RTT_AT, _LEAST_RTT_AT = 68, 148  # tcpi_rtt, tcpi_min_rtt in Linux's struct tcp_info (linux/tcp.h)
+_MICROSECONDS = struct.Struct("=I")
 
 
 def _tcp_info(sock: socket.socket, offset: int, fields: struct.Struct) -> tuple[int, ...]:

@@ -531,28 +531,49 @@ def _climb(climber: Climber, goodput: Callable[[int], float], seconds: int) -> l
 def test_streams_grow_while_each_brings_its_share() -> None:
     """A link on which losses hold a stream at a fiftieth: doubled until there are enough."""
     climber = Climber(4, 48, 1.0)
-    assert _climb(climber, lambda streams: 5e5 * streams, 6) == [4, 8, 16, 32, 48, 48]
+    used = _climb(climber, lambda streams: 5e5 * streams, 10)
+    assert used == [4, 4, 8, 8, 16, 16, 32, 32, 48, 48]
+
+
+def test_no_stream_is_added_while_those_there_still_get_going() -> None:
+    """TCP starts slowly: what grows by itself says nothing about more streams."""
+    climber = Climber(4, 48, 1.0)
+    goodput = iter(2.0**second for second in range(100))
+    assert _climb(climber, lambda _: next(goodput), 20) == [4] * 20
+
+
+def test_no_stream_is_added_to_a_link_that_is_full() -> None:
+    """A queue shows that it is; one more stream would wait in it as well."""
+    climber = Climber(4, 48, 1.0, lambda: True)
+    assert _climb(climber, lambda _: 1e6, 20) == [4] * 20
+
+
+def test_a_link_that_gets_worse_is_asked_anew() -> None:
+    """Losses that begin late hold each stream: more of them pay now, at once."""
+    climber = Climber(4, 48, 1.0)
+    _climb(climber, lambda _: 1e7, 6)
+    assert _climb(climber, lambda streams: 5e5 * streams, 20)[-1] == 48
 
 
 def test_streams_that_bring_nothing_are_left_out_again() -> None:
     """A link that four fill: one trial, then back, and rest."""
     climber = Climber(4, 48, 1.0)
-    assert _climb(climber, lambda _: 1e6, 6) == [4, 8, 4, 4, 4, 4]
+    assert _climb(climber, lambda _: 1e6, 7) == [4, 4, 8, 8, 4, 4, 4]
 
 
 def test_fewer_streams_are_kept_where_they_carry_as_much() -> None:
     """After a rest it is tried downwards, step by step, as long as nothing is lost by it."""
     climber = Climber(16, 48, 1.0)
-    used = _climb(climber, lambda streams: 1e6 * min(streams, 6), 60)
+    used = _climb(climber, lambda streams: 1e6 * min(streams, 6), 120)
     assert 5 <= min(used) <= 7
-    assert max(used[10:]) <= 16
+    assert max(used[10:]) <= 24
 
 
 def test_a_link_that_gets_better_is_noticed() -> None:
     """Trials upwards go on now and then, for as long as the file lasts."""
     climber = Climber(4, 48, 1.0)
     _climb(climber, lambda _: 1e6, 20)
-    assert _climb(climber, lambda streams: 5e5 * streams, 60)[-1] > 20
+    assert _climb(climber, lambda streams: 5e5 * streams, 100)[-1] > 20
 
 
 @pytest.mark.parametrize("goodput", [lambda n: 1e6 * n, lambda n: 1e6 / n, lambda n: 1e6])
@@ -590,7 +611,7 @@ def test_blocks_grow_with_the_file_if_they_may(
     session.close()
 
 
-@pytest.mark.parametrize(("round_trip", "first"), [(0.0, 4), (0.1, 16)])
+@pytest.mark.parametrize(("round_trip", "first"), [(0.0, 4), (0.1, 24)])
 def test_a_far_link_begins_with_more_streams(
     monkeypatch: pytest.MonkeyPatch, round_trip: float, first: int
 ) -> None:
