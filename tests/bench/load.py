@@ -49,8 +49,8 @@ from typing import Iterator, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
 
+from common import print_facts  # noqa: E402
 from conftest import RawClient, client_command, environment, random_file, status  # noqa: E402
-from peers import print_facts  # noqa: E402
 
 import auth  # noqa: E402
 from config import KB, MAX_STREAMS, MB, format_size, parse_size  # noqa: E402
