@@ -239,7 +239,11 @@ class Throng:
 
 def be_crowd(port: int, counts: list[int]) -> int:
     """Be the crowd, in a process of its own."""
-    throng = Throng(port, Crowd(*counts))
+    try:
+        throng = Throng(port, Crowd(*counts))
+    except (OSError, TransferError) as error:
+        note(f"the crowd cannot stand: {error}")
+        return 1
     print("ready", flush=True)
     throng.run()
     print(throng.renewed, flush=True)
