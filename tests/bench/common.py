@@ -206,6 +206,12 @@ def proc_fields(path: Path) -> dict[str, str]:
     return fields
 
 
+def used_by(process: int) -> float:
+    """Return the seconds of a processor that a process has used so far, all its threads."""
+    stat = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def file_system(directory: Path) -> str:
     """Return the kind of file system that ``directory`` is on: the longest mount above it."""
     best, kind = "", "unknown"

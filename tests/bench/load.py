@@ -42,7 +42,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
@@ -59,6 +59,7 @@ from common import (  # noqa: E402
     temporary_directory,
     timed,
     turns,
+    used_by,
 )
 from conftest import (  # noqa: E402
     RawClient,
@@ -87,6 +88,7 @@ from protocol import (  # noqa: E402
 
 PASSWORD = "a password"
 CROWD_USER, USER = "crowd", "sender"
+ACCOUNTS = dict.fromkeys((CROWD_USER, USER), auth.MIN_ITERATIONS)  # no logins are measured
 BLOCK = 200 * KB
 FEW_FILES = 128  # descriptors of the server that is to run out of them
 SPARE_FILES = 200  # descriptors a process needs beside those of the crowd
@@ -283,28 +285,24 @@ def crowd_of(port: int, crowd: Crowd) -> Iterator[None]:
 
 
 class Server(ServerProcess):
-    """A real server with accounts of its own, one for the crowd and ``users``.
+    """A real server with accounts of its own; ``accounts`` says with how many iterations each."""
 
-    Unless told otherwise they have the fewest iterations that are allowed: it is not logins that
-    are measured.
-    """
-
-    def __init__(
-        self, folder: Path, users: Sequence[str] = (USER,), iterations: int = auth.MIN_ITERATIONS
-    ) -> None:
+    def __init__(self, folder: Path, accounts: Mapping[str, int]) -> None:
         folder.mkdir()
         self._password = folder / "password"
-        accounts = {
-            name: auth.Credential.make(PASSWORD, 0, iterations) for name in (CROWD_USER, *users)
-        }
-        auth.save_credentials(folder / "users", accounts)
+        users = {name: auth.Credential.make(PASSWORD, 0, count) for name, count in accounts.items()}
+        auth.save_credentials(folder / "users", users)
         self._password.write_text(PASSWORD)
         self._password.chmod(0o600)
         options = ["--grace", "0", "--credentials", str(folder / "users")]
         try:
             super().__init__(folder, *options, "--log-level", "WARNING")
-        except AssertionError:  # its log is in there
+        except AssertionError:  # that it says where it listens
+            self.kill()
             raise ToolError(f"the server does not start: {self.log}") from None
+        except BaseException:  # we are told to end
+            self.kill()
+            raise
 
     @property
     def memory(self) -> int:
@@ -328,8 +326,7 @@ class Server(ServerProcess):
 
     def used(self) -> float:
         """Return the seconds of a processor that it has used so far."""
-        stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
-        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+        return used_by(self.process.pid)
 
     def client_options(self, user: str = USER) -> list[str]:
         """Return what a client needs beside its files."""
@@ -371,6 +368,8 @@ class Server(ServerProcess):
 
     def kill(self) -> None:
         """End it at once, should it still run."""
+        if not hasattr(self, "process"):
+            return
         self.process.kill()
         self.process.wait()
         assert self.process.stdout is not None
@@ -378,9 +377,9 @@ class Server(ServerProcess):
 
 
 @contextlib.contextmanager
-def server_at(folder: Path, users: Sequence[str] = (USER,), **more: int) -> Iterator[Server]:
+def server_at(folder: Path, accounts: Mapping[str, int] = ACCOUNTS) -> Iterator[Server]:
     """Have a server for a while. Raises ``ToolError``."""
-    server = Server(folder, users, **more)
+    server = Server(folder, accounts)
     try:
         yield server
         server.end()
