@@ -66,38 +66,41 @@ def find(program: str) -> str:
 
 
 @contextlib.contextmanager
-def child(command: list[str], **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+def child(
+    command: list[str], *, grace: float = END_PATIENCE, **streams: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command``; it is gone afterwards, whatever happens.
 
-    A session of its own keeps Ctrl-C from it: who ends when is decided here alone.
+    A session of its own keeps Ctrl-C from it: who ends when is decided here alone. If it still runs
+    it is asked to end, and has ``grace`` seconds for that.
     """
     streams.setdefault("stdin", subprocess.DEVNULL)
     process = subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, **streams)
     try:
         yield process
     finally:
-        end(process)
+        end(process, grace)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes], grace: float) -> None:
     """End a process that still runs, with all that it started."""
     if process.poll() is None:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(END_PATIENCE)
+                process.wait(grace)
     for pipe in (process.stdout, process.stderr):
         if pipe:
             pipe.close()
 
 
 @contextlib.contextmanager
-def logged(command: list[str], log: Path, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+def logged(command: list[str], log: Path, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` like ``child``; what it says goes to ``log``."""
     with open(log, "wb") as output:
-        streams = {"stdout": output, "stderr": output, **streams}
-        with child(command, **streams) as process:
+        more = {"stdout": output, "stderr": output, **more}
+        with child(command, **more) as process:
             yield process
 
 
@@ -149,10 +152,14 @@ def quietly(command: list[str]) -> str:
 
 
 def client_knows(*options: str) -> bool:
-    """Say whether the client takes these options: it looks at them before it prints its help."""
+    """Say whether the client takes these options and their values.
+
+    It looks at the values before it prints its help, but not for options that it does not know.
+    """
     command = [sys.executable, str(ROOT / "client.py"), *options, "--help"]
-    done = subprocess.run(command, check=False, capture_output=True, env=ENVIRONMENT)
-    return done.returncode == 0
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=ENVIRONMENT)
+    named = [option for option in options if option.startswith("--")]
+    return done.returncode == 0 and all(option in done.stdout for option in named)
 
 
 def rsync_config(inbox: Path, port: int, log: Path) -> str:

@@ -1,7 +1,7 @@
 """Measures how a transfer scales: over the file's size, streams, block size, clients at once.
 
     python tests/bench/scale.py                         three rounds of everything: minutes, and
-                                                        some 20 GB written to the disk
+                                                        some 25 GB written to the disk
     python tests/bench/scale.py --only clients --rounds 5
     python tests/bench/scale.py --only sizes --sizes 1M,100M,4G
     python tests/bench/scale.py --short                 a few seconds: does everything work
@@ -53,7 +53,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Iterator, NamedTuple, Sequence
+from typing import Any, Iterator, NamedTuple, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
@@ -232,7 +232,8 @@ def at_once(commands: Sequence[list[str]], log: Path, size: int, receipts: int =
         stack.callback(os.close, entry)
         opened = stack.enter_context(open(gate, "wb"))
         before, began = _used_by_children(), time.perf_counter()
-        streams = {"stdin": entry, "stdout": subprocess.PIPE, "stderr": errors, "cwd": ROOT}
+        streams: dict[str, Any] = {"stdin": entry, "stdout": subprocess.PIPE, "stderr": errors}
+        streams["cwd"] = ROOT  # where ``import client`` finds it
         fleet = [stack.enter_context(child(command, **streams)) for command in commands]
         stack.enter_context(_watchdog(fleet, patience(size)))
         if receipts:
@@ -326,6 +327,8 @@ class Swarm(Row):
             flight = at_once(self._commands(), log, self.bytes, receipts)
             self.used.append((self.server.used() - used, flight.used))
         self.seconds.append(flight.seconds)
+        if len(flight.said) != len(self.sources):
+            raise ToolError(f"{len(flight.said)} receipts for {len(self.sources)} files")
         for source, receipt in zip(self.sources, map(receipt_in, flight.said)):
             self.server.check(source, receipt)
 
