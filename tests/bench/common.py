@@ -195,6 +195,11 @@ def turns(rows: Sequence[Item], rounds: int) -> Iterator[tuple[int, Item]]:
             yield number + 1, row
 
 
+def of_rounds(rounds: int) -> str:
+    """Say what the figures of a table are."""
+    return f"medians of {rounds} interleaved rounds" if rounds > 1 else "one round"
+
+
 def note(text: str) -> None:
     """Say how far it is, out of the way of the tables."""
     print(text, file=sys.stderr, flush=True)

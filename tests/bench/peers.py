@@ -64,6 +64,7 @@ from common import (  # noqa: E402
     logged,
     make_file,
     note,
+    of_rounds,
     patience,
     print_facts,
     proc_fields,
@@ -454,8 +455,8 @@ def versions() -> dict[str, str]:
 
 def print_table(entries: list[Entry], size: int, rounds: int) -> None:
     """Print one table: seconds, and how many times those of md5sum and of ours."""
-    print(f"\n{format_size(size)}, random data from os.urandom, in the page cache; seconds", end="")
-    print(f", medians of {rounds} interleaved rounds" if rounds > 1 else ", one round")
+    print(f"\n{format_size(size)}, random data from os.urandom, in the page cache; seconds, "
+          f"{of_rounds(rounds)}")  # fmt: skip
     if not fits_in_memory(size):
         print("(there is no room in memory for the file and its copy: the disk is in these times)")
     print(f"{'tool':<16}{'median':>8}{'best':>8}{'worst':>8}{'/md5sum':>9}{'/ours':>7}  gives")

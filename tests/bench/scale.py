@@ -68,6 +68,7 @@ from common import (  # noqa: E402
     last_line,
     make_file,
     note,
+    of_rounds,
     patience,
     print_facts,
     print_markdown,
@@ -205,7 +206,7 @@ def compare(what: str, cases: Sequence[Case], place: Path, rounds: int) -> None:
             row.measure(sources[row.size])
             note(f"round {number} of {rounds}: {what} {row.name}, {row.sent[-1].whole:.2f} s")
         title = f"one client, {'' if what == 'size' else format_size(cases[0].size) + ', '}"
-        title += f"medians of {rounds} interleaved rounds"
+        title += of_rounds(rounds)
         print_markdown(title, [what, *COLUMNS], (row.cells() for row in rows))
     shutil.rmtree(place)
 
@@ -404,8 +405,8 @@ def compare_swarms(counts: Sequence[int], size: int, place: Path, rounds: int) -
         for number, row in turns(rows, rounds):
             row.measure()
             note(f"round {number} of {rounds}: {row.name}, {row.seconds[-1]:.2f} s")
-        title = f"{format_size(size)} from all clients together, medians of {rounds} interleaved "
-        title += f"rounds, seconds; throughput is that of all, {counts[0]} client = 1"
+        title = f"{format_size(size)} from all clients together, {of_rounds(rounds)}, "
+        title += f"seconds; throughput is that of all, {counts[0]} client = 1"
         ones = rows[: len(WAYS)] * len(counts)
         print_markdown(title, SWARM_COLUMNS, (row.cells(one) for row, one in zip(rows, ones)))
     shutil.rmtree(place)

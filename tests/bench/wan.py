@@ -333,6 +333,7 @@ class Row:
             self.discarded += 1
             note(f"discarded: {passage.late:.0f} us late, {passage.dropped} packets dropped")
             return False
+        note(f"{passage.seconds:.2f} s")
         self.seconds.append(passage.seconds)
         self.late.append(passage.late)
         if receipt:
@@ -385,8 +386,8 @@ def compare(name: str, sources: dict[str, Path], place: Path, arguments: Any) ->
     for number, row in turns(rows, len(arguments.seeds)):
         if not row.trouble:
             seed = arguments.seeds[number - 1]
+            note(f"{name}, seed {seed}: {row.way.data}, {row.way.name}")
             row.run(emulator, ends, sources[row.way.data], seed)
-            note(f"{name}, seed {seed}: {row.way.data}, {row.way.name}: {row.seconds[-1:]}")
     seeds = ", ".join(map(str, arguments.seeds))
     title = f"{link}: {format_size(arguments.size)}, medians of seeds {seeds}"
     print_markdown(title, COLUMNS, (row.cells(rows) for row in rows))
@@ -449,11 +450,10 @@ def run(arguments: argparse.Namespace, place: Path) -> int:
     """Measure all links that were asked for; return the exit code."""
     check_setup(arguments, place)
     print_facts(place)
-    sources = {
-        "random": make_file(place / "random.bin", arguments.size),
-        "text": make_text(place / "text.log", arguments.size),
-    }
-    print(f"text:      a made-up access log; zlib: {compressibility(sources['text'])}")
+    sources = {"random": make_file(place / "random.bin", arguments.size)}
+    if any(way.data == "text" for name in arguments.only for way in TABLES[name][1]):
+        sources["text"] = make_text(place / "text.log", arguments.size)
+        print(f"text:      a made-up access log; zlib: {compressibility(sources['text'])}")
     rows = []
     for name in arguments.only:
         (place / name).mkdir()
