@@ -18,8 +18,9 @@ Clients at once: n clients send the n-th part of the size each, every client its
 every row moves the same number of bytes, and what is compared is the total throughput. There are
 several ways to be n clients:
 
-*processes*   n times ``client.py`` as anybody would start it, from the first start to the last end
-*start*       what remains of that when there is nothing to do: n times ``client.py --help``
+*processes*   n times ``client.py`` as anybody would start it, from the first start to the last end;
+              in the column *start* what remains of that when there is nothing to do, n times
+              ``client.py --help``
 *ready*       n processes again, but each has already imported the client and waits; from the moment
               when all are let go to the last receipt
 *threads*     n threads of one process that has already imported it, with a session each
