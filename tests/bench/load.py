@@ -31,12 +31,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import filecmp
 import os
 import resource
 import selectors
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -44,13 +42,34 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Any, Iterator, Mapping, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
 
-from conftest import RawClient, client_command, environment, random_file, status  # noqa: E402
-from peers import print_facts  # noqa: E402
+from common import (  # noqa: E402
+    HOST,
+    ToolError,
+    directory_argument,
+    handle_signals,
+    note,
+    print_facts,
+    receipt_in,
+    rounds_argument,
+    temporary_directory,
+    timed,
+    turns,
+    used_by,
+)
+from conftest import (  # noqa: E402
+    RawClient,
+    ServerProcess,
+    part_files,
+    random_file,
+    received,
+    status,
+    strays,
+)
 
 import auth  # noqa: E402
 from config import KB, MAX_STREAMS, MB, format_size, parse_size  # noqa: E402
@@ -67,17 +86,20 @@ from protocol import (  # noqa: E402
     encode_header,
 )
 
-HOST = "127.0.0.1"
 PASSWORD = "a password"
 CROWD_USER, USER = "crowd", "sender"
+ACCOUNTS = dict.fromkeys((CROWD_USER, USER), auth.MIN_ITERATIONS)  # no logins are measured
 BLOCK = 200 * KB
 FEW_FILES = 128  # descriptors of the server that is to run out of them
 SPARE_FILES = 200  # descriptors a process needs beside those of the crowd
 PATIENCE = 60.0  # seconds for a crowd to stand, or a server to recover
 
 
-class LoadError(Exception):
-    """Something did not work that must."""
+class Sent(NamedTuple):
+    """The seconds that a transfer took."""
+
+    whole: float  # from the start of the client to its end
+    receipt: float  # as the client tells them: from the announcement of the file to the verdict
 
 
 class Crowd(NamedTuple):
@@ -219,7 +241,11 @@ class Throng:
 
 def be_crowd(port: int, counts: list[int]) -> int:
     """Be the crowd, in a process of its own."""
-    throng = Throng(port, Crowd(*counts))
+    try:
+        throng = Throng(port, Crowd(*counts))
+    except (OSError, TransferError) as error:
+        note(f"the crowd cannot stand: {error}")
+        return 1
     print("ready", flush=True)
     throng.run()
     print(throng.renewed, flush=True)
@@ -228,7 +254,7 @@ def be_crowd(port: int, counts: list[int]) -> int:
 
 @contextlib.contextmanager
 def crowd_of(port: int, crowd: Crowd) -> Iterator[None]:
-    """Have a crowd at the server, for a while. Raises ``LoadError``."""
+    """Have a crowd at the server, for a while. Raises ``ToolError``."""
     if not any(crowd):
         yield
         return
@@ -241,10 +267,10 @@ def crowd_of(port: int, crowd: Crowd) -> Iterator[None]:
     assert process.stdout is not None
     try:
         if process.stdout.readline() != "ready\n":
-            raise LoadError(f"the crowd does not stand: {crowd}")
+            raise ToolError(f"the crowd does not stand: {crowd}")
         yield
         if process.poll() is not None:
-            raise LoadError(f"the crowd has ended: {crowd}")
+            raise ToolError(f"the crowd has ended: {crowd}")
     finally:
         process.stdin.close()
         try:
@@ -258,111 +284,107 @@ def crowd_of(port: int, crowd: Crowd) -> Iterator[None]:
 # --- the server -----------------------------------------------------------------------------------
 
 
-class Server:
-    """A real server with accounts for the crowd and for the sender."""
+class Server(ServerProcess):
+    """A real server with accounts of its own; ``accounts`` says with how many iterations each."""
 
-    def __init__(self, folder: Path, files: int = 0) -> None:
+    def __init__(self, folder: Path, accounts: Mapping[str, int]) -> None:
         folder.mkdir()
-        self.output, self._log = folder / "output", folder / "server.log"
         self._password = folder / "password"
-        self._make_accounts(folder / "users")
-        command = [sys.executable, str(ROOT / "server.py"), "--port", "0", "--grace", "0"]
-        command += ["--output", str(self.output), "--credentials", str(folder / "users")]
-        command += ["--log-level", "WARNING"]
-        if files:
-            command = ["prlimit", f"--nofile={files}:{files}", "--", *command]
-        with open(self._log, "wb") as log:
-            self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(),
-                start_new_session=True,
-            )  # fmt: skip
-        assert self._process.stdout is not None
-        first = self._process.stdout.readline()
-        if not first.startswith("Listening on "):
-            raise LoadError(f"the server does not start: {self._log.read_text()}")
-        self.port = int(first.rpartition(":")[2])
-
-    def _make_accounts(self, path: Path) -> None:
-        users = {
-            name: auth.Credential.make(PASSWORD, 0, auth.MIN_ITERATIONS)
-            for name in (CROWD_USER, USER)
-        }
-        auth.save_credentials(path, users)
+        users = {name: auth.Credential.make(PASSWORD, 0, count) for name, count in accounts.items()}
+        auth.save_credentials(folder / "users", users)
         self._password.write_text(PASSWORD)
         self._password.chmod(0o600)
+        options = ["--grace", "0", "--credentials", str(folder / "users")]
+        try:
+            super().__init__(folder, *options, "--log-level", "WARNING")
+        except AssertionError:  # that it says where it listens
+            self.kill()
+            raise ToolError(f"the server does not start: {self.log}") from None
+        except BaseException:  # we are told to end
+            self.kill()
+            raise
 
     @property
     def memory(self) -> int:
         """Bytes of memory it has now."""
-        return status(self._process.pid, "VmRSS") * KB
-
-    @property
-    def threads(self) -> int:
-        """How many threads it has."""
-        return status(self._process.pid, "Threads")
+        return status(self.process.pid, "VmRSS") * KB
 
     @property
     def files(self) -> int:
         """How many descriptors it has."""
-        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def allow_files(self, most: int) -> None:
+        """Let it have no more descriptors than that."""
+        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (most, most))
 
     def processor(self, seconds: float) -> float:
         """Return what part of one processor it takes in the next seconds."""
-        before, began = self._ticks(), time.monotonic()
+        before, began = self.used(), time.monotonic()
         time.sleep(seconds)
-        used = (self._ticks() - before) / os.sysconf("SC_CLK_TCK")
-        return used / (time.monotonic() - began)
+        return (self.used() - before) / (time.monotonic() - began)
 
-    def _ticks(self) -> int:
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(") ")[2].split()
-        return int(fields[11]) + int(fields[12])
+    def used(self) -> float:
+        """Return the seconds of a processor that it has used so far."""
+        return used_by(self.process.pid)
 
-    def transfer(self, source: Path) -> float:
-        """Send a file with a real client; return the seconds. Raises ``LoadError``."""
-        options = ["--user", USER, "--password-file", str(self._password), "--json", "--quiet"]
-        command = client_command(self.port, source, "--server", HOST, *options)
-        began = time.perf_counter()
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, env=environment(), timeout=600
-        )
-        seconds = time.perf_counter() - began
-        if done.returncode:
-            raise LoadError(f"the client ended with {done.returncode}: {done.stderr}")
-        receipt = json.loads(done.stdout)
-        (self.output / receipt["saved_as"]).unlink()
-        return seconds
+    def client_options(self, user: str = USER) -> list[str]:
+        """Return what a client needs beside its files."""
+        options = ["--server", HOST, "--port", str(self.port), "--user", user]
+        return [*options, "--password-file", str(self._password), "--json", "--quiet"]
+
+    def transfer(self, source: Path, *options: str) -> Sent:
+        """Send a file with a real client, see that it came, remove it. Raises ``ToolError``."""
+        command = [sys.executable, str(ROOT / "client.py"), str(source), *self.client_options()]
+        log = self.output.with_name("client")
+        run = timed([*command, *options], log, source.stat().st_size)
+        receipt = receipt_in(log.read_text(errors="replace"))
+        self.check(source, receipt)
+        return Sent(run.seconds, receipt["seconds"])
+
+    def check(self, source: Path, receipt: dict[str, Any]) -> None:
+        """Compare what came with what was sent, byte by byte; remove it. Raises ``ToolError``."""
+        saved = self.output / receipt["saved_as"]
+        if not filecmp.cmp(saved, source, shallow=False):
+            raise ToolError(f"{saved.name} is not what was sent")
+        saved.unlink()
 
     def settle(self, files: int) -> None:
         """Wait until a crowd is gone."""
         deadline = time.monotonic() + PATIENCE
         while self.files > files:
             if time.monotonic() > deadline:
-                raise LoadError(f"{self.files} descriptors are left, {files} were there before")
+                raise ToolError(f"{self.files} descriptors are left, {files} were there before")
             time.sleep(0.02)
 
-    def stop(self) -> None:
-        """End it. Raises ``LoadError`` if it does not end well."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            code = self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        log = self._log.read_text()
-        if code or "Traceback" in log:
-            raise LoadError(f"the server ended with {code}: {log[-3000:]}")
+    def end(self) -> None:
+        """End it. Raises ``ToolError`` if it does not end well, or leaves something behind."""
+        code = self.stop()
+        if code or "Traceback" in self.log:
+            raise ToolError(f"the server ended with {code}: {self.log[-3000:]}")
+        left = received(self.output) + strays(self.output) + part_files(self.output)
+        if left:
+            raise ToolError(f"the server leaves behind {left}")
+
+    def kill(self) -> None:
+        """End it at once, should it still run."""
+        if not hasattr(self, "process"):
+            return
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 @contextlib.contextmanager
-def server_at(folder: Path, files: int = 0) -> Iterator[Server]:
-    """Have a server for a while."""
-    server = Server(folder, files)
+def server_at(folder: Path, accounts: Mapping[str, int] = ACCOUNTS) -> Iterator[Server]:
+    """Have a server for a while. Raises ``ToolError``."""
+    server = Server(folder, accounts)
     try:
         yield server
+        server.end()
     finally:
-        server.stop()
+        server.kill()
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -383,7 +405,7 @@ def measure(server: Server, crowd: Crowd, source: Path, figures: Figures, pause:
     files = server.files
     with crowd_of(server.port, crowd):
         figures.idle.append(server.processor(pause))
-        figures.seconds.append(server.transfer(source))
+        figures.seconds.append(server.transfer(source).whole)
         figures.memory = max(figures.memory, server.memory)
         figures.threads = max(figures.threads, server.threads)
     server.settle(files)
@@ -393,11 +415,9 @@ def compare(server: Server, crowds: dict[str, Crowd], source: Path, rounds: int)
     """Measure all rows in turn and print them."""
     server.transfer(source)  # not counted: it warms both sides
     rows = {name: Figures() for name in crowds}
-    names = list(crowds)
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            measure(server, crowds[name], source, rows[name], 1.0 if rounds > 1 else 0.2)
-        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    for number, name in turns(list(crowds), rounds):
+        measure(server, crowds[name], source, rows[name], 1.0 if rounds > 1 else 0.2)
+        note(f"round {number} of {rounds}: {name} {rows[name].seconds[-1]:.2f} s")
     print_rows(rows)
 
 
@@ -415,11 +435,9 @@ def print_rows(rows: dict[str, Figures]) -> None:
 
 
 def run_out_of_files(folder: Path, source: Path, pause: float) -> None:
-    """Let a server run out of descriptors; print what that costs. Raises ``LoadError``."""
-    if shutil.which("prlimit") is None:
-        print("descriptors used up: not tried, there is no prlimit")
-        return
-    with server_at(folder, FEW_FILES) as server:
+    """Let a server run out of descriptors; print what that costs. Raises ``ToolError``."""
+    with server_at(folder) as server:
+        server.allow_files(FEW_FILES)
         server.transfer(source)
         with crowd_of(server.port, Crowd(strangers=2 * FEW_FILES)):
             busy, files = server.processor(pause), server.files
@@ -432,12 +450,12 @@ def run_out_of_files(folder: Path, source: Path, pause: float) -> None:
 
 
 def raise_limit(crowds: dict[str, Crowd]) -> None:
-    """Allow as many open files as the largest crowd needs. Raises ``LoadError``."""
+    """Allow as many open files as the largest crowd needs. Raises ``ToolError``."""
     needed = max(crowd.size for crowd in crowds.values()) + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < needed:
         if hard not in (resource.RLIM_INFINITY,) and hard < needed:
-            raise LoadError(f"{needed} open files are needed and {hard} allowed (ulimit -Hn)")
+            raise ToolError(f"{needed} open files are needed and {hard} allowed (ulimit -Hn)")
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
@@ -447,10 +465,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     # fmt: off
     add("--size", type=parse_size, metavar="SIZE", help="of the file (256M)")
-    add("--rounds", type=int, metavar="N", help="measurements of each row (5)")
+    add("--rounds", type=rounds_argument, metavar="N", help="measurements of each row (5)")
     add("--only", metavar="ROW[,ROW...]", help=f"rows: {', '.join(CROWDS)}")
-    add("--directory", type=Path, default=Path(tempfile.gettempdir()), metavar="DIR",
-        help="for all files (the system's temporary directory)")
+    add("--directory", type=directory_argument, default=directory_argument(tempfile.gettempdir()),
+        metavar="DIR", help="for all files (the system's temporary directory)")
     add("--short", action="store_true", help="a small file, small crowds, one round")
     # fmt: on
     arguments = parser.parse_args(argv)
@@ -465,7 +483,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace, place: Path) -> None:
-    """Do all of it. Raises ``LoadError``."""
+    """Do all of it. Raises ``ToolError``."""
     raise_limit(arguments.crowds)
     source = random_file(place / "random.bin", arguments.size)
     print(f"{format_size(arguments.size)}, seconds, {arguments.rounds} interleaved rounds")
@@ -480,12 +498,13 @@ def main(argv: list[str]) -> int:
     if argv[:1] == ["--crowd"]:
         return be_crowd(int(argv[1]), [int(count) for count in argv[2:]])
     arguments = parse(argv)
-    with tempfile.TemporaryDirectory(prefix="load-", dir=arguments.directory) as name:
+    handle_signals()
+    with temporary_directory(arguments.directory) as place:
         try:
             if not arguments.short:
-                print_facts(Path(name))
-            run(arguments, Path(name))
-        except LoadError as error:
+                print_facts(place)
+            run(arguments, place)
+        except ToolError as error:
             print(f"FAILED: {error}")
             return 1
     return 0

@@ -33,53 +33,56 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import platform
 import re
 import shutil
-import signal
 import socket
-import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Iterator, NamedTuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # where this file is run by its name, ours are not on the path
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bench")]
 
-from config import KB, MB, format_size, parse_size  # noqa: E402
+from common import (  # noqa: E402
+    HOST,
+    IN_MEMORY,
+    START_PATIENCE,
+    Run,
+    ToolError,
+    child,
+    directory_argument,
+    file_system,
+    find,
+    handle_signals,
+    last_line,
+    logged,
+    make_file,
+    note,
+    of_rounds,
+    patience,
+    print_facts,
+    proc_fields,
+    quietly,
+    ratio,
+    receipt_in,
+    rounds_argument,
+    rsync_config,
+    sizes_argument,
+    temporary_directory,
+    timed,
+    turns,
+    wait,
+)
 
-HOST = "127.0.0.1"
-PIECE = MB  # of random data; a larger one would show as memory of our children, see the docstring
+from config import KB, MB, format_size  # noqa: E402
+
 REHEARSAL = 2 * MB  # more than one block of ours, and gone in no time
-START_PATIENCE = 10.0  # seconds for a peer to listen
-END_PATIENCE = 5.0  # seconds for a peer to end when asked to
-SLOWEST = 2 * MB  # bytes in a second; what is slower than this, and a minute more, hangs
-IN_MEMORY = ("tmpfs", "ramfs")  # file systems where nothing is durable and nothing costs
-SBIN = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin"])  # not on everybody's PATH
-RSS_UNIT = 1 if sys.platform == "darwin" else KB  # of ru_maxrss
-# Settings of the one who runs this must not change what is measured; messages are read in English.
-STRANGE = ("LFT_", "RSYNC_", "SSH_", "PYTHONDONTWRITEBYTECODE")  # would change what is measured
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(STRANGE)}
-ENVIRONMENT["LC_ALL"] = "C"
-
-
-class ToolError(Exception):
-    """Why a tool has no time: not installed, not started, failed."""
-
-
-class Run(NamedTuple):
-    """What one run took."""
-
-    seconds: float
-    peak: int  # bytes of memory of the process that was timed
 
 
 class Row(NamedTuple):
@@ -90,98 +93,7 @@ class Row(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-# --- processes ----------------------------------------------------------------------------------
-
-
-def find(program: str) -> str:
-    """Return where ``program`` is. Raises ``ToolError``."""
-    path = shutil.which(program, path=os.environ.get("PATH", os.defpath) + os.pathsep + SBIN)
-    if path is None:
-        raise ToolError(f"not installed ({program})")
-    return path
-
-
-@contextlib.contextmanager
-def child(command: list[str], **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``command``; it is gone afterwards, whatever happens.
-
-    A session of its own keeps Ctrl-C from it: who ends when is decided here alone.
-    """
-    streams.setdefault("stdin", subprocess.DEVNULL)
-    process = subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, **streams)
-    try:
-        yield process
-    finally:
-        end(process)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process that still runs, with all that it started."""
-    if process.poll() is None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(END_PATIENCE)
-    for pipe in (process.stdout, process.stderr):
-        if pipe:
-            pipe.close()
-
-
-@contextlib.contextmanager
-def logged(command: list[str], log: Path, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``command`` like ``child``; what it says goes to ``log``."""
-    with open(log, "wb") as output:
-        streams = {"stdout": output, "stderr": output, **streams}
-        with child(command, **streams) as process:
-            yield process
-
-
-def last_line(log: Path) -> str:
-    """Return the last words of a log, which mostly say why."""
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else "no message"
-
-
-def wait(process: subprocess.Popen[bytes], patience: float) -> Any:
-    """Wait for the end of a process, kill it if that never comes; return what it used."""
-    watchdog = threading.Timer(patience, process.kill)
-    watchdog.start()
-    try:
-        _, status, usage = os.wait4(process.pid, 0)
-    finally:
-        watchdog.cancel()
-    killed = os.WIFSIGNALED(status)
-    process.returncode = -os.WTERMSIG(status) if killed else os.WEXITSTATUS(status)
-    return usage
-
-
-def timed(command: list[str], log: Path, size: int, stdin: IO[bytes] | None = None) -> Run:
-    """Run ``command`` from start to end; what it says goes to ``log``. Raises ``ToolError``."""
-    began = time.perf_counter()
-    with logged(command, log, stdin=stdin or subprocess.DEVNULL) as process:
-        usage = wait(process, patience(size))
-        seconds = time.perf_counter() - began
-    if process.returncode:
-        raise ToolError(f"failed with {process.returncode}: {last_line(log)}")
-    return Run(seconds, usage.ru_maxrss * RSS_UNIT)
-
-
-def patience(size: int) -> float:
-    """Return the seconds after which moving ``size`` bytes counts as hanging."""
-    return 60 + size / SLOWEST
-
-
-def quietly(command: list[str]) -> str:
-    """Run a small helper; return all it said. Raises ``ToolError``."""
-    command = [find(command[0]), *command[1:]]
-    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with child(command, **streams) as process:
-        try:
-            output, _ = process.communicate(timeout=START_PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise ToolError(f"{command[0]} hangs") from None
-    return str(output, "utf-8", "replace")
+# --- the tools ----------------------------------------------------------------------------------
 
 
 def free_port() -> int:
@@ -200,9 +112,6 @@ def await_listener(process: subprocess.Popen[bytes], port: int, log: Path) -> No
             return
         time.sleep(0.02)
     raise ToolError(f"not started: {last_line(log)}")
-
-
-# --- the tools ----------------------------------------------------------------------------------
 
 
 class Tool:
@@ -312,18 +221,8 @@ class Ours(Tool):
         command = [sys.executable, str(ROOT / "client.py"), str(source), "--quiet", "--json"]
         command += ["--server", HOST, "--port", self.port, *row.options, *self.client_options]
         run = timed(command, self.log, source.stat().st_size)
-        receipt = self._receipt()
-        if receipt["verdict"] != "INTEGRITY_OK" or not receipt["durable"]:
-            raise ToolError(f"failed: {receipt}")
-        self.resent += receipt["resent_blocks"]
+        self.resent += receipt_in(self.log.read_text(errors="replace"))["resent_blocks"]
         return run
-
-    def _receipt(self) -> dict[str, Any]:
-        for line in self.log.read_text(errors="replace").splitlines():
-            if line.startswith("{"):  # what else there is comes from the log of the client
-                receipt: dict[str, Any] = json.loads(line)
-                return receipt
-        raise ToolError(f"failed: no receipt, {last_line(self.log)}")
 
     def server_facts(self) -> str:
         """Say what the server took so far, where the system tells."""
@@ -368,17 +267,10 @@ class Rsync(Tool):
         """Start the daemon."""
         self.program, self.port = find("rsync"), free_port()
         config = self.place / "rsyncd.conf"
-        config.write_text(self._config())
+        config.write_text(rsync_config(self.inbox, self.port, self.place / "daemon-log"))
         command = [self.program, "--daemon", "--no-detach", f"--config={config}"]
+        command += [f"--address={HOST}"]
         self.listen(stack, command, self.port)
-
-    def _config(self) -> str:
-        lines = [f"address = {HOST}", f"port = {self.port}", "use chroot = no"]
-        lines += [f"log file = {self.place / 'daemon-log'}", "reverse lookup = no"]
-        if not os.getuid():  # it would become nobody, who may not write to our directory
-            lines += ["uid = 0", "gid = 0"]
-        lines += ["[inbox]", f"path = {self.inbox}", "read only = no"]
-        return "\n".join(lines) + "\n"
 
     def run(self, row: Row, source: Path) -> Run:
         """Send the file to the daemon."""
@@ -493,16 +385,6 @@ class Entry:
         return statistics.median(run.seconds for run in self.runs[size])
 
 
-def make_file(path: Path, size: int) -> Path:
-    """Fill a file with random data and have it written, so that only its pages stay behind."""
-    with open(path, "wb") as file:
-        for offset in range(0, size, PIECE):
-            file.write(os.urandom(min(PIECE, size - offset)))
-        file.flush()
-        os.fsync(file.fileno())
-    return path
-
-
 def start_tools(stack: contextlib.ExitStack, place: Path, names: list[str]) -> list[Entry]:
     """Start what waits on the other side; return an entry for each row that was asked for."""
     entries = []
@@ -535,43 +417,14 @@ def rehearse(entries: list[Entry], place: Path) -> None:
 
 def measure(entries: list[Entry], source: Path, rounds: int) -> None:
     """Run every tool once a round, each round beginning with another one."""
-    for number in range(rounds):
-        turn = number % len(entries)
-        for entry in entries[turn:] + entries[:turn]:
-            run = None if entry.trouble else entry.run(source)
-            if run:
-                entry.runs.setdefault(source.stat().st_size, []).append(run)
-                note(f"round {number + 1} of {rounds}: {entry.row.name} {run.seconds:.2f} s")
-
-
-def note(text: str) -> None:
-    """Say how far it is, out of the way of the tables."""
-    print(text, file=sys.stderr, flush=True)
+    for number, entry in turns(entries, rounds):
+        run = None if entry.trouble else entry.run(source)
+        if run:
+            entry.runs.setdefault(source.stat().st_size, []).append(run)
+            note(f"round {number} of {rounds}: {entry.row.name} {run.seconds:.2f} s")
 
 
 # --- what is told -------------------------------------------------------------------------------
-
-
-def proc_fields(path: Path) -> dict[str, str]:
-    """Return the ``name: value`` lines of a file below /proc, the first of each name."""
-    fields: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        for line in path.read_text(errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            fields.setdefault(name.strip(), value.strip())
-    return fields
-
-
-def file_system(directory: Path) -> str:
-    """Return the kind of file system that ``directory`` is on: the longest mount above it."""
-    best, kind = "", "unknown"
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mounts").read_text().splitlines():
-            mount, this_kind = line.split()[1:3]
-            above = f"{directory.resolve()}/".startswith(mount.rstrip("/") + "/")
-            if above and len(mount) >= len(best):
-                best, kind = mount, this_kind
-    return kind
 
 
 def version(command: list[str]) -> str:
@@ -590,30 +443,20 @@ def rsync_hash() -> str:
     return "none"
 
 
-def print_facts(directory: Path) -> None:
-    """Print what the times depend on."""
-    cpu = proc_fields(Path("/proc/cpuinfo")).get("model name") or platform.processor()
-    memory = proc_fields(Path("/proc/meminfo")).get("MemTotal", "0").split()[0]
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    facts = {
-        "processor": f"{cpu or platform.machine()}, {os.cpu_count()} cores, load {load} before",
-        "memory": format_size(int(memory) * KB) if memory != "0" else "not told",
-        "system": f"{platform.system()} {platform.release()}",
-        "python": f"{platform.python_version()}, {ssl.OPENSSL_VERSION}",
-        "directory": f"on {file_system(directory)}",
+def versions() -> dict[str, str]:
+    """Return what the tools say about themselves."""
+    return {
         "md5sum": version(["md5sum", "--version"]),
         "rsync": f"{version(['rsync', '--version'])}, default hash: {rsync_hash()}",
         "nc": version(["nc", "-h"]),
         "scp": version(["ssh", "-V"]),
     }
-    for name, fact in facts.items():
-        print(f"{name + ':':<11}{fact}", flush=True)
 
 
 def print_table(entries: list[Entry], size: int, rounds: int) -> None:
     """Print one table: seconds, and how many times those of md5sum and of ours."""
-    print(f"\n{format_size(size)}, random data from os.urandom, in the page cache; seconds", end="")
-    print(f", medians of {rounds} interleaved rounds" if rounds > 1 else ", one round")
+    print(f"\n{format_size(size)}, random data from os.urandom, in the page cache; seconds, "
+          f"{of_rounds(rounds)}")  # fmt: skip
     if not fits_in_memory(size):
         print("(there is no room in memory for the file and its copy: the disk is in these times)")
     print(f"{'tool':<16}{'median':>8}{'best':>8}{'worst':>8}{'/md5sum':>9}{'/ours':>7}  gives")
@@ -637,11 +480,6 @@ def figures(entry: Entry, size: int, medians: dict[str, float]) -> str:
     floor, ours = (ratio(median, medians.get(name)) for name in ("md5sum", "ours"))
     seconds = f"{median:>8.2f}{min(times):>8.2f}{max(times):>8.2f}"
     return f"{seconds}{floor:>9}{ours:>7}  {entry.row.gives}"
-
-
-def ratio(seconds: float, other: float | None) -> str:
-    """Return how many times ``other`` it is, as far as that was measured."""
-    return f"{seconds / other:.2f}" if other else "-"
 
 
 def own(entries: list[Entry]) -> list[Entry]:
@@ -674,21 +512,6 @@ def print_flatness(entries: list[Entry], sizes: list[int]) -> None:
 # --- the command line ---------------------------------------------------------------------------
 
 
-def sizes_argument(text: str) -> list[int]:
-    """Parse ``--size``."""
-    try:
-        return [parse_size(part) for part in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def rounds_argument(text: str) -> int:
-    """Parse ``--rounds``."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"not a number of rounds: {text!r}")
-    return int(text)
-
-
 def names_argument(text: str) -> list[str]:
     """Parse ``--only``: a name stands for its variants as well."""
     chosen = []
@@ -698,13 +521,6 @@ def names_argument(text: str) -> list[str]:
             raise argparse.ArgumentTypeError(f"no {word!r}; there are {', '.join(NAMES)}")
         chosen += found
     return chosen
-
-
-def directory_argument(text: str) -> Path:
-    """Parse ``--directory``."""
-    if not os.path.isdir(text):
-        raise argparse.ArgumentTypeError(f"not a directory: {text!r}")
-    return Path(text).resolve()
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -737,30 +553,9 @@ def check_disk(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -
         parser.error(f"{arguments.directory} has no room for {format_size(needed)}")
 
 
-@contextlib.contextmanager
-def temporary_directory(parent: Path) -> Iterator[Path]:
-    """Give a directory that is gone afterwards, even if a dying peer still writes into it."""
-    place = Path(tempfile.mkdtemp(prefix="peers-", dir=parent))
-    try:
-        yield place
-    finally:
-        deadline = time.monotonic() + END_PATIENCE
-        while place.exists() and time.monotonic() < deadline:
-            shutil.rmtree(place, ignore_errors=True)
-            time.sleep(0.05)
-
-
-def interrupt(number: int, _frame: object) -> None:
-    """Leave on the first signal, through every ``finally``; a second one must not disturb that."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    os.write(2, b"interrupted\n")  # print() must not be entered twice
-    sys.exit(128 + number)
-
-
 def compare(arguments: argparse.Namespace, place: Path, stack: contextlib.ExitStack) -> int:
     """Measure everything, print everything; return the exit code."""
-    print_facts(place)
+    print_facts(place, **versions())
     entries = start_tools(stack, place, arguments.only)
     rehearse(entries, place)
     for size in arguments.size:
@@ -777,8 +572,7 @@ def compare(arguments: argparse.Namespace, place: Path, stack: contextlib.ExitSt
 def main(argv: list[str] | None = None) -> int:
     """Run it; return the exit code."""
     arguments = parse(argv)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    handle_signals()
     with temporary_directory(arguments.directory) as place, contextlib.ExitStack() as stack:
         return compare(arguments, place, stack)
 
