@@ -228,7 +228,7 @@ def _accounts(credentials: Credentials) -> Accounts:
 def demo_credentials() -> Credentials:
     """Return the accounts for trying it out; the caller sees to it that it is on loopback."""
     return {
-        name: Credential.make(password, priority)
+        name: Credential.make(password, priority, MIN_ITERATIONS)  # no secret: why make it slow
         for name, (password, priority) in DEMO_ACCOUNTS.items()
     }
 

@@ -139,6 +139,7 @@ class Receipt:
     streams: int
     durable: bool
     congestion: str  # what decided how fast TCP went; "" where the system does not say
+    bottleneck: str  # what most of the time went into: see ``Spent``; "" for short ones
 
 
 class FailedIntegrityError(IntegrityError):
@@ -363,6 +364,7 @@ class Upload:
         self.over = False  # set by main: whoever still works for it stops
         self.repairs = 0  # main's own, like the next
         self.repaired: list[str] = []  # what to tell about the first of them
+        self.spent = Spent()
         self.digests = bytearray()  # running digest of each block, one behind the other
         self._digest_size = DIGEST_SIZES[algorithm]
         self._hash = hashlib.new(algorithm)
@@ -458,6 +460,11 @@ class Upload:
     def _note_sent(self, block: int) -> None:
         self._sent_at.pop(block, None)  # so that the oldest stay in front
         self._sent_at[block] = time.monotonic()
+
+    def paced(self, seconds: float) -> None:
+        """Note that the limit keeps a stream from sending (a sender)."""
+        with self._lock:
+            self.spent.paced += seconds
 
     def confirm(self, block: int) -> None:
         """Note an acknowledgement (a sender): of a block that went two ways the first counts."""
@@ -594,6 +601,63 @@ class BlockQueue:
             return blocks
 
 
+class Spent:
+    """Where the time of one file went, in seconds.
+
+    The first two are the reader's, ``paced`` belongs to the upload's lock, the rest is known only
+    when the verdict has come.
+    """
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.reading = 0.0  # from the source
+        self.hashing = 0.0
+        self.paced = 0.0  # by our own limit, all streams together
+
+    def bottleneck(self, verdict: IntegrityOk, streams: int, waits: tuple[float, float]) -> str:
+        """Name what everything else waited for; ``waits`` is what the connections say of it."""
+        total = time.monotonic() - self.began
+        if total < config.NAMEABLE:
+            return ""
+        if self.reading + self.hashing > total * config.MOSTLY:
+            return SOURCE if self.reading > self.hashing else HASHING
+        busy, no_room = waits
+        shares = (
+            (LIMIT, self.paced / streams / total),
+            (SERVER_LIMIT, verdict.limited / 1000 / total),
+            (SERVER_DISK, verdict.disk / 1000 / total),
+            (SERVER_HASHING, verdict.hashing / 1000 / total),
+            (SERVER, no_room / busy if busy else 0.0),
+        )
+        return next((name for name, share in shares if share > config.MOSTLY), NETWORK)
+
+
+SOURCE, HASHING, LIMIT, NETWORK = "source disk", "hashing", "limit", "network"
+SERVER, SERVER_DISK, SERVER_HASHING = "server", "server disk", "server hashing"
+SERVER_LIMIT = "server limit"
+_ADVICE = {
+    SOURCE: "reading the file here",
+    HASHING: "hashing here",
+    LIMIT: "the limit of --limit",
+    NETWORK: "the network",
+    SERVER: "the server, which has others to serve or is slow",
+    SERVER_DISK: "the server's disk",
+    SERVER_HASHING: "hashing on the server",
+    SERVER_LIMIT: "the server's limit for you",
+}
+
+
+def _advice(bottleneck: str, settings: ClientSettings) -> str:
+    """Say what the time went into, and which option might help."""
+    options = []
+    if bottleneck in (HASHING, SERVER_HASHING) and settings.digest == "md5":
+        options.append("--digest sha256")
+    if bottleneck == NETWORK and settings.streams is not None:
+        options.append("--streams auto")
+    hint = f" ({' or '.join(options)} may be faster)" if options else ""
+    return f"; held up by {_ADVICE[bottleneck]}{hint}" if bottleneck else ""
+
+
 class Reader(threading.Thread):
     """Reads a file once, in order, hashes it, and hands blocks to the senders.
 
@@ -624,11 +688,15 @@ class Reader(threading.Thread):
         buffer = self._upload.free.get()
         if buffer is None or self._upload.over:
             return False
+        spent, began = self._upload.spent, time.monotonic()
         blocks = self._upload.blocks
         length = blocks.length(index)
         view = memoryview(buffer if len(buffer) >= length else bytearray(length))[:length]
         self._upload.source.read(view, blocks.offset(index))
+        read = time.monotonic()
         held = self._upload.hash_block(index, view)
+        spent.reading += read - began
+        spent.hashing += time.monotonic() - read
         self._blocks.put(Block(self._upload, index, view, held))
         return True
 
@@ -779,6 +847,12 @@ class Sender:
         connection = self._connection
         return connection.queueing if connection else 1.0
 
+    @property
+    def waits(self) -> tuple[float, float]:
+        """See ``Connection.waits`` (any)."""
+        connection = self._connection
+        return connection.waits if connection else (0.0, 0.0)
+
     def hand(self, block: Block) -> None:
         """Have this very sender send ``block`` (main)."""
         self._extra.append(block)
@@ -884,7 +958,9 @@ class Sender:
         bucket = self._session.bucket
         if bucket is None or block.held:
             return
-        pause = Deadline(bucket.take(block.upload.blocks.length(block.index)))
+        seconds = bucket.take(block.upload.blocks.length(block.index))
+        pause = Deadline(seconds)
+        block.upload.paced(seconds)
         while not pause.passed:
             if connection.wait(pause.left(), waker=self._waker):
                 self._hear_acks(connection, silence)
@@ -1128,6 +1204,11 @@ class Streams:
         waits = sorted(sender.queueing for sender in self._senders[: self.count])
         return self._session.far and waits[len(waits) // 2] > config.FULL
 
+    def waits(self) -> tuple[float, float]:
+        """Return how long data was under way, and how much of that the server had no room."""
+        waits = [sender.waits for sender in self._senders]
+        return sum(busy for busy, _ in waits), sum(no_room for _, no_room in waits)
+
     def check(self) -> None:
         """Raise what a sender ended with."""
         for future in self._futures:
@@ -1281,8 +1362,9 @@ class Session:
         if receipt.verdict == "INTEGRITY_FAILED":
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
         rate = receipt.bytes / max(receipt.seconds, 1e-9)
-        log.info("%s arrived: %s in %.2f s (%s/s)", receipt.name, format_size(receipt.bytes),
-                 receipt.seconds, format_size(rate), extra=SUCCESS)  # fmt: skip
+        why = _advice(receipt.bottleneck, self.settings)
+        log.info("%s arrived: %s in %.2f s (%s/s)%s", receipt.name, format_size(receipt.bytes),
+                 receipt.seconds, format_size(rate), why, extra=SUCCESS)  # fmt: skip
         return receipt
 
     def _start(self, source: Source) -> Upload:
@@ -1414,32 +1496,32 @@ class Session:
         if isinstance(message, IntegrityFailed):
             upload.source.check_unchanged()  # then that was the reason
             log.error("%s: %s", upload.source.name, printable(message.reason))
-            return self._receipt(upload, "INTEGRITY_FAILED", "", 0, durable=False)
+            return self._receipt(upload, None)
         if not isinstance(message, IntegrityOk):
             return None
         if (message.digest, message.size) != (upload.digest, upload.source.size):
             raise RemoteProtocolError("the server's verdict is about another file")
         self._tell_repairs(upload)
-        saved_as, resent = message.saved_as, message.resent_blocks
-        return self._receipt(upload, "INTEGRITY_OK", saved_as, resent, durable=message.durable)
+        return self._receipt(upload, message)
 
-    def _receipt(
-        self, upload: Upload, verdict: str, saved_as: str, resent: int, *, durable: bool
-    ) -> Receipt:
+    def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:
+        """Make the receipt of a file that arrived, or did not."""
+        count, waits = self.streams.count, self.streams.waits()
         return Receipt(
-            verdict=verdict,
+            verdict="INTEGRITY_OK" if verdict else "INTEGRITY_FAILED",
             name=upload.source.name,
-            saved_as=saved_as,
+            saved_as=verdict.saved_as if verdict else "",
             bytes=upload.source.size,
             digest=upload.digest,
             algorithm=self.settings.digest,
             seconds=0.0,
             blocks=upload.blocks.count,
-            resent_blocks=resent,
+            resent_blocks=verdict.resent_blocks if verdict else 0,
             resumed_bytes=upload.resumed_bytes,
-            streams=self.streams.count,
-            durable=durable,
+            streams=count,
+            durable=verdict.durable if verdict else False,
             congestion=self.congestion,
+            bottleneck=upload.spent.bottleneck(verdict, count, waits) if verdict else "",
         )
 
     def _refuse_rejected(self, name: str, message: Message) -> None:

@@ -66,6 +66,8 @@ MAX_STREAMS = 64  # of a session, on both sides: more threads cost more than the
 LATE = 0.6  # times the usual time to an acknowledgement, then a last block goes another way, too:
 # of 0.6, 1 and 1.5 it was the best over 100 ms, and without it the end took up to 2 s longer
 LATE_LEAST = 0.2  # seconds; below that waiting costs less than sending twice
+MOSTLY = 0.5  # of the time of a file: what takes more is called its bottleneck
+NAMEABLE = 0.3  # seconds of a file from which on it is worth naming
 READ_AHEAD = 12  # blocks in memory beyond one for each stream: enough to keep senders busy ...
 READ_AHEAD_BYTES = 48 * MB  # ... and no more than this, whatever the size of a block
 MAX_UNACKNOWLEDGED = 1024  # blocks in flight on one connection: 200 MB, more than a 10 Gbit/s link

@@ -221,6 +221,10 @@ def _flag() -> Any:
     return _checked(lambda v: isinstance(v, bool), "true or false")
 
 
+def _milliseconds() -> Any:
+    return field(default=0, metadata=_whole(0, 2**53).metadata)
+
+
 def _words() -> Any:
     return _checked(
         lambda v: isinstance(v, tuple) and len(v) <= 64 and all(_is_text(w, 1, 64) for w in v),
@@ -418,13 +422,20 @@ class Pong(Message, verb="PONG"):
 
 @dataclass(frozen=True)
 class IntegrityOk(Message, verb="INTEGRITY_OK"):
-    """The receipt: the file stands under ``saved_as`` in the output directory."""
+    """The receipt: the file stands under ``saved_as`` in the output directory.
+
+    The last three say for how many milliseconds the server hashed it, waited for its disk, and held
+    a data connection back because of a limit.
+    """
 
     saved_as: str = _text(1)
     size: int = _whole(0, MAX_FILE_SIZE)
     digest: str = _digest()
     resent_blocks: int = _whole(0, MAX_FILE_SIZE)
     durable: bool = _flag()
+    hashing: int = _milliseconds()
+    disk: int = _milliseconds()
+    limited: int = _milliseconds()
 
 
 @dataclass(frozen=True)
@@ -1245,6 +1256,15 @@ class Connection:
         return now / least if now and least else 1.0
 
     @property
+    def waits(self) -> tuple[float, float]:
+        """For how many seconds something was under way, and the peer had no room for more.
+
+        Zeros where the system does not say (it does since Linux 4.9).
+        """
+        busy, no_room = _tcp_info(self._socket, _BUSY_AT, _BUSY)
+        return busy / 1e6, no_room / 1e6
+
+    @property
     def congestion(self) -> str:
         """What decides how fast TCP goes, such as ``cubic``; "" where the system does not say."""
         found = b""
@@ -1381,6 +1401,7 @@ def _peer_address(sock: socket.socket) -> Any:
 
 _RTT_AT, _LEAST_RTT_AT = 68, 148  # tcpi_rtt, tcpi_min_rtt in Linux's struct tcp_info (linux/tcp.h)
 _MICROSECONDS = struct.Struct("=I")
+_BUSY_AT, _BUSY = 168, struct.Struct("=QQ")  # tcpi_busy_time, tcpi_rwnd_limited
 
 
 def _tcp_info(sock: socket.socket, offset: int, fields: struct.Struct) -> tuple[int, ...]:

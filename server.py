@@ -978,6 +978,9 @@ class Transfer:
         self._flushing = False
         self._unflushed = 0
         self._received = 0  # bytes, each block once
+        self._hashed_for = 0.0  # seconds; the hasher's, like the hash state
+        self._wrote_for = 0.0  # seconds, of all workers together, and the last flush
+        self._held_back_for = 0.0  # seconds, of all data connections together
         self._rounds = 0  # repairs without progress
         self._resent = 0
         self._moved_at = self.asked_at
@@ -1202,12 +1205,13 @@ class Transfer:
         if part is None:
             self._buffers.give(payload)
             return Due(self._received)
+        began = time.monotonic()
         try:
             part.write(payload, self.blocks.offset(block))
         except BaseException:
             self._leave()
             raise
-        return self._note_written(block, digest, payload)
+        return self._note_written(block, digest, payload, time.monotonic() - began)
 
     @property
     def full(self) -> bool:
@@ -1230,9 +1234,10 @@ class Transfer:
             self._users += 1
             return self._part
 
-    def _note_written(self, block: int, digest: bytes, payload: memoryview) -> Due:
+    def _note_written(self, block: int, digest: bytes, payload: memoryview, took: float) -> Due:
         digest, length = digest[: self._digest_size], len(payload)
         with self._lock:
+            self._wrote_for += took
             keep = self._buffers.lend(length)
             self._kept += length if keep else 0
             self._written[block] = Written(digest, payload if keep else None)
@@ -1362,8 +1367,9 @@ class Transfer:
     def _hash_block(self, part: PartFile, item: Unproven) -> bool:
         """Hash one block; ``False``, and the hash as it was before, if that proves nothing."""
         view = item.payload or self._read_back(part, item.block)
-        before = self._hash.copy()
+        before, began = self._hash.copy(), time.monotonic()
         self._hash.update(view)
+        self._hashed_for += time.monotonic() - began
         right = self._hash.digest() == item.digest
         with self._lock:
             if item.payload is not None:
@@ -1394,6 +1400,39 @@ class Transfer:
         why = Why.DAMAGED if item.state == Block.WRITTEN else Why.ALTERED
         return Stretch(True, missing, why)
 
+    def last_flush(self, part: PartFile) -> None:
+        """Flush the whole file; everybody waits for that (publisher). Raises ``OSError``."""
+        began = time.monotonic()
+        part.flush()
+        with self._lock:
+            self._wrote_for += (time.monotonic() - began) * self._streams
+
+    def held_back(self, seconds: float) -> None:
+        """Note that a limit keeps one of the data connections from being received from."""
+        with self._lock:
+            self._held_back_for += seconds
+
+    @property
+    def _streams(self) -> int:
+        return max(1, len(self.session.streams))  # one read: a stale number makes a share coarser
+
+    @property
+    def resent(self) -> int:
+        """How many blocks had to be asked for again."""
+        with self._lock:
+            return self._resent
+
+    def receipt(self, name: str) -> IntegrityOk:
+        """Say where the file stands and where the time went."""
+        with self._lock:
+            seconds = (self._wrote_for / self._streams, self._held_back_for / self._streams)
+            disk, limited = (round(1000 * one) for one in seconds)
+            hashing = round(1000 * self._hashed_for)
+        return IntegrityOk(
+            name, self.blocks.size, self.digest, self.resent, durable=True,
+            hashing=hashing, disk=disk, limited=limited,
+        )  # fmt: skip
+
     def content_due(self) -> bool:
         """Whether the beginning is here and nobody has looked at it; said once."""
         beginning = min(LONGEST_BEGINNING, self.blocks.size)
@@ -1423,12 +1462,6 @@ class Transfer:
         """How much of the file, from its start, is proven right."""
         with self._lock:
             return min(self._verified * self.blocks.block_size, self.blocks.size)
-
-    @property
-    def resent(self) -> int:
-        """How many blocks had to be asked for again."""
-        with self._lock:
-            return self._resent
 
 
 # --- the pool and its queue ---------------------------------------------------------------------
@@ -2204,6 +2237,8 @@ class Service:
         assert peer.session is not None  # it is attached
         pause = max((bucket.take(length) for bucket in peer.session.buckets), default=0.0)
         peer.paused_until = time.monotonic() + pause
+        if pause and peer.incoming:
+            peer.incoming.held_back(pause)
         return pause > 0
 
     def _room_for(self, peer: Peer, header: BlockHeader) -> memoryview:
@@ -2336,16 +2371,14 @@ class Service:
         if not transfer.begin_last_flush():
             return  # flush_part calls us again
         with transfer.part() as part:
-            part.flush()
+            transfer.last_flush(part)
             name = self._publish(transfer, part)
             transfer.await_confirmation()  # both before the client can confirm it
             transfer.session.unconfirmed = transfer
-            size, digest = transfer.blocks.size, transfer.digest
-            receipt = IntegrityOk(name, size, digest, transfer.resent, durable=True)
-            self._finish(transfer, receipt, by_publisher=True)
+            self._finish(transfer, transfer.receipt(name), by_publisher=True)
         if transfer.session.closed:  # while we published
             self._settle(transfer.session, confirmed=False)
-        facts = f"{format_size(size)}, {transfer.algorithm} {digest}"
+        facts = f"{format_size(transfer.blocks.size)}, {transfer.algorithm} {transfer.digest}"
         log.info("saved %s (%s)", name, facts, extra=SUCCESS)
 
     def _publish(self, transfer: Transfer, part: PartFile) -> str:

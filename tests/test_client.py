@@ -45,6 +45,7 @@ from protocol import (
     ConnectionLostError,
     Deadline,
     FileReady,
+    IntegrityOk,
     RejectedError,
     RemoteProtocolError,
     Side,
@@ -631,6 +632,63 @@ def test_streams_auto_is_told_in_the_receipt(local: ServerThread, tmp_path: Path
     (receipt,) = send_files([path], local.client(streams=None))
     assert 1 <= receipt.streams <= config.AUTO_STREAMS
     assert receipt.congestion == Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text()[:-1]
+
+
+# --- where the time went ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spent", "verdict", "waits", "name"),
+    [
+        ((0.0, 0.0, 0.0), (0, 0, 0), (0.0, 0.0), "network"),
+        ((1.0, 9.0, 0.0), (9000, 0, 0), (9.0, 8.0), "hashing"),
+        ((6.0, 3.0, 0.0), (3000, 0, 0), (9.0, 0.0), "source disk"),
+        ((1.0, 1.0, 32.0), (1000, 0, 0), (9.0, 0.0), "limit"),
+        ((1.0, 1.0, 0.0), (1000, 0, 9000), (9.0, 8.0), "server limit"),
+        ((1.0, 1.0, 0.0), (1000, 8000, 0), (9.0, 8.0), "server disk"),
+        ((1.0, 1.0, 0.0), (8000, 0, 0), (9.0, 8.0), "server hashing"),
+        ((1.0, 1.0, 0.0), (1000, 0, 0), (9.0, 8.0), "server"),
+        ((1.0, 1.0, 0.0), (1000, 0, 0), (9.0, 1.0), "network"),
+        ((1.0, 1.0, 0.0), (1000, 0, 0), (0.0, 0.0), "network"),
+    ],
+)
+def test_what_held_up_a_file_is_named(
+    spent: tuple[float, ...],
+    verdict: tuple[int, int, int],
+    waits: tuple[float, float],
+    name: str,
+    clock: Clock,
+) -> None:
+    """The slowest thing is the one that all others waited for; of a short time nothing is said."""
+    one = module.Spent()
+    one.reading, one.hashing, one.paced = spent
+    hashing, disk, limited = verdict
+    ok = IntegrityOk("x", 1, "0" * 32, 0, True, hashing, disk, limited)
+    assert one.bottleneck(ok, 4, waits) == ""
+    clock.now += 10
+    assert one.bottleneck(ok, 4, waits) == name
+
+
+def test_every_bottleneck_has_words_that_a_person_can_act_on() -> None:
+    """And names no option that is in use already."""
+    for name in module._ADVICE:
+        assert module._advice(name, ClientSettings()).startswith("; held up by ")
+    assert "--streams auto" in module._advice("network", ClientSettings())
+    assert "--streams auto" not in module._advice("network", ClientSettings(streams=None))
+    assert "sha256" not in module._advice("hashing", ClientSettings(digest="sha256"))
+    assert module._advice("", ClientSettings()) == ""
+
+
+@pytest.mark.parametrize("limited", ["client", "server"])
+def test_a_limit_is_named_as_what_held_up_a_file(
+    start_local: StartLocal, tmp_path: Path, limited: str
+) -> None:
+    """Ours, or the server's, which the verdict tells."""
+    rate = 4 * MB
+    local = start_local(limit=rate if limited == "server" else None)
+    settings = local.client(limit=rate if limited == "client" else None)
+    (receipt,) = send_files([random_file(tmp_path / "x", 6 * MB)], settings)
+    assert receipt.bottleneck == {"client": "limit", "server": "server limit"}[limited]
 
 
 # --- the bar ------------------------------------------------------------------------------------
