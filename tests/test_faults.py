@@ -47,6 +47,7 @@ from config import ClientSettings
 from protocol import (
     FEATURES,
     VERSION,
+    Attach,
     Cancel,
     Connection,
     ConnectionLostError,
@@ -67,6 +68,7 @@ from protocol import (
     TransferError,
     Why,
     encode,
+    encode_ack,
 )
 
 HELLO = encode(Hello(VERSION, FEATURES))
@@ -384,6 +386,28 @@ def _attach_until_refused(client: RawClient, token: str, old: str) -> None:
     client.attach(token)
     while time.monotonic() < deadline:
         client.attach(token)
+
+
+def test_a_data_connection_need_not_wait_before_its_first_block(local: ServerThread) -> None:
+    """2: HELLO, ATTACH and two blocks in one segment do what they do one by one."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * 4096), block_size=4096)
+        start = HELLO + encode(Attach(client.token))
+        with raw_socket(local.port, start + upload.frame(0) + upload.frame(1)) as data:
+            answers = encode_ack(upload.number, 0), encode_ack(upload.number, 1)
+            said = b""
+            while not all(answer in said for answer in answers):
+                said += data.recv(4096)
+            assert isinstance(upload.complete(), IntegrityOk)
+
+
+def test_the_verdict_does_not_wait_for_a_second_complete(local: ServerThread) -> None:
+    """18: said when all is read, it asks for nothing and holds for what is still on its way."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * 4096), block_size=4096)
+        client.control.send(TransferComplete(upload.number, upload.digest, delivered=False))
+        upload.send(client.attach(), 0, 1)
+        assert isinstance(client.answer(), IntegrityOk)
 
 
 def test_a_missing_that_crossed_complete_does_not_stop_the_verdict(local: ServerThread) -> None:

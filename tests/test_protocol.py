@@ -1635,6 +1635,69 @@ def test_a_connection_shows_peer_state_and_what_is_unsent(tcp_pair: Pair) -> Non
     assert repr(connection) == f"<Connection to {host}:{port}, new, 0 bytes unsent>"
 
 
+def test_a_connection_tells_what_the_system_knows_of_it(tcp_pair: Pair) -> None:
+    """A round trip of less than a second on this machine, no queue, and time under way."""
+    connection, theirs = tcp_pair
+    connection.push(bytes(1000))
+    assert theirs.recv(1000, socket.MSG_WAITALL) == bytes(1000)
+    assert 0 < connection.round_trip < 1
+    assert connection.queueing >= 1
+    busy, no_room = connection.waits
+    assert 0 <= no_room <= busy < PATIENCE
+
+
+def test_a_peer_that_does_not_read_shows_in_what_a_connection_waits_for(tcp_pair: Pair) -> None:
+    """Its window is shut: that is neither the network nor we."""
+    connection, _ = tcp_pair
+    connection.push(bytes(20_000_000))
+    assert connection.unsent > 0
+    eventually(lambda: connection.waits[1] > 0, "time without room")
+
+
+def test_what_tcp_goes_by_can_be_chosen(tcp_pair: Pair) -> None:
+    """Reno is everywhere and everybody's; what does not exist changes nothing."""
+    connection, _ = tcp_pair
+    connection.choose_congestion("reno")
+    assert connection.congestion == "reno"
+    connection.choose_congestion("no such thing")
+    connection.choose_congestion("")
+    assert connection.congestion == "reno"
+
+
+def test_a_connection_without_tcp_says_nothing_of_the_network(pair: Pair) -> None:
+    """Zeros and an empty name, no error."""
+    connection, _ = pair
+    connection.choose_congestion("reno")
+    facts = connection.round_trip, connection.queueing, connection.waits, connection.congestion
+    assert facts == (0.0, 1.0, (0.0, 0.0), "")
+
+
+def test_little_is_kept_unsent_where_that_is_wanted(tcp_pair: Pair) -> None:
+    """What waits in the system is bound to this connection; its buffer's size is not touched."""
+    connection, _ = tcp_pair
+    sock = connection._socket
+    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    connection.keep_unsent(4096)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 4096
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before
+
+
+def test_blocks_may_come_in_one_piece_with_what_is_before_them(server_pair: Pair) -> None:
+    """The first bytes of a block, read along with ATTACH, are not lost."""
+    connection, theirs = server_pair
+    theirs.sendall(encode(EXAMPLES[Hello]) + encode(EXAMPLES[Attach]) + b"block" * 10)
+    assert connection.receive() == EXAMPLES[Hello]
+    connection.send(EXAMPLES[Hello])
+    assert connection.receive() == EXAMPLES[Attach]
+    connection.send(EXAMPLES[Attached])
+    room = bytearray(30)
+    assert connection.receive_into(memoryview(room)) == 30
+    assert room == b"block" * 6
+    assert connection.receive_into(memoryview(room)) == 20
+    theirs.sendall(b"more")
+    assert connection.receive_into(memoryview(room)) == 4
+
+
 def test_a_connection_knows_where_to_connect_again(tcp_pair: Pair) -> None:
     """Family and address lead to the peer."""
     connection, theirs = tcp_pair
