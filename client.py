@@ -375,6 +375,7 @@ class Upload:
         self._read = 0  # blocks
         self._sent_at: dict[int, float] = {}  # when each block that is awaited was sent last
         self._usual = 0.0  # seconds from there to the acknowledgement, smoothed
+        self._moved_at = time.monotonic()  # when the last acknowledgement came
         self._twice: set[int] = set()  # went two ways, because the first lagged
         self._awaited: Counter[int] = Counter()  # acknowledgements owed for each block; a block
         # that is asked for again before its first acknowledgement came is owed two
@@ -408,6 +409,11 @@ class Upload:
         """The bytes that the server has."""
         with self._lock:
             return self._acknowledged
+
+    def passed_by(self, silent: float) -> bool:
+        """Whether others got on while a stream heard nothing for ``silent`` seconds (a sender)."""
+        patience = max(config.STUCK, config.STUCK_TIMES * self._usual)
+        return silent > patience and time.monotonic() - self._moved_at < silent / 2
 
     @property
     def carried(self) -> int:
@@ -475,7 +481,8 @@ class Upload:
             if self._awaited[block] > 0:
                 return
             del self._awaited[block]
-            took = time.monotonic() - self._sent_at.pop(block, time.monotonic())
+            self._moved_at = time.monotonic()
+            took = self._moved_at - self._sent_at.pop(block, self._moved_at)
             self._usual += (took - self._usual) / 8
             self._acknowledged += self.blocks.length(block)
             self._carried += 0 if self._held[block] else self.blocks.length(block)
@@ -983,11 +990,13 @@ class Sender:
     def _take_block(self) -> Block | None:
         return self._extra.popleft() if self._extra else self._session.queue.get(self._waker)
 
-    def _leave_if_overtaken(self) -> None:
-        """Raise if nobody waits for what is under way: a new connection is faster than that."""
+    def _leave_if_overtaken(self, silence: Deadline) -> None:
+        """Raise if the others leave this one behind: a new connection is faster."""
         oldest = next(iter(self._unacknowledged.values()), None)
         if oldest and oldest[0].overtaken:
             raise ConnectionLostError("it lags, and what it carries went another way")
+        if oldest and oldest[0].upload.passed_by(self._settings.timeout - silence.left()):
+            raise ConnectionLostError("it lags behind the others")
 
     def _owed(self) -> bool:
         """Whether the server owes us an acknowledgement that somebody waits for."""
@@ -996,12 +1005,13 @@ class Sender:
     def _wait(self, connection: Connection, silence: Deadline, *, write: bool = False) -> bool:
         """Wait for the server or a new block; return whether the server has something for us."""
         owed = write or self._owed()
-        ready = connection.wait(silence.left() if owed else FOREVER, write=write, waker=self._waker)
+        most = min(silence.left(), config.STUCK / 2) if owed else FOREVER
+        ready = connection.wait(most, write=write, waker=self._waker)
         if not ready:
             self._waker.quiet()
         if self._session.ending.is_set():
             raise Stop
-        self._leave_if_overtaken()
+        self._leave_if_overtaken(silence)
         if not ready and owed and silence.passed:
             raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
         return ready

@@ -63,6 +63,9 @@ CONGESTION = "bbr"  # what decides how fast TCP goes on a far link, where the sy
 UNSENT = 64 * 1024  # bytes a far connection holds more than it has sent: 2 ms of 200 Mbit/s for
 # its sender to wake; more of them would be bound to a stream that may turn out slow
 MAX_STREAMS = 64  # of a session, on both sides: more threads cost more than they bring
+STUCK = 4.0  # seconds without an acknowledgement, while other streams get some, after which one
+# is replaced: TCP doubles its pauses, after some outages in a row to half a minute ...
+STUCK_TIMES = 4  # ... and so many times the usual time to an acknowledgement, for slow links
 LATE = 0.6  # times the usual time to an acknowledgement, then a last block goes another way, too:
 # of 0.6, 1 and 1.5 it was the best over 100 ms, and without it the end took up to 2 s longer
 LATE_LEAST = 0.2  # seconds; below that waiting costs less than sending twice

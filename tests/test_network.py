@@ -138,6 +138,22 @@ def test_the_last_blocks_of_a_stuck_stream_go_another_way(
     assert len(proxy.numbers(Kind.DATA)) <= STREAMS + 1
 
 
+def test_a_stream_that_others_leave_behind_is_replaced(
+    proxy: FaultProxy, local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40: in the middle of a file, long before its timeout."""
+    monkeypatch.setattr("config.STUCK", 0.2)
+    monkeypatch.setattr("config.STUCK_TIMES", 1)
+    source = random_file(tmp_path / "x", 12 * MB)
+    stuck = Fault(What.BLACK_HOLE, Way.UP, FRAME + 1)
+    proxy.plan(Plan(up=Line(rate=MB), faults=(stuck,)), Kind.DATA)
+    with _sending(proxy, source, timeout=10 * PATIENCE) as sending:
+        eventually(lambda: len(proxy.numbers(Kind.DATA)) > STREAMS, "a replacement")
+        assert not sending.done()
+    assert sending.result().digest == md5(source)
+    _check_one(local.output, source)
+
+
 # --- connections that are lost ------------------------------------------------------------------
 
 
