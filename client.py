@@ -10,7 +10,8 @@ file in order, hashes it and puts blocks into a queue; the pool's senders, each 
 data connection, take blocks from it. The number of buffers between them is fixed, so memory is too.
 
 Locks: ``BlockQueue`` has one for the queue and the idle senders, ``Upload`` has one for what is not
-acknowledged yet. Neither is held while anything else is done.
+acknowledged yet, ``Compression`` has one for what is known of the last blocks. None is held while
+anything else is done.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from config import SUCCESS, ClientSettings, format_size, printable
 from protocol import (
     CODEC_HELD,
     CODEC_RAW,
+    COMPRESSIONS,
     DIGEST_SIZES,
     FEATURES,
     TOKEN,
@@ -93,6 +95,8 @@ from protocol import (
     Verifying,
     Waker,
     Why,
+    common_codec,
+    compress,
     encode_header,
     is_loopback,
     lost,
@@ -120,6 +124,7 @@ class Receipt:
 
     ``seconds`` go from its first FILE_START to the verdict. After a lost session the counts are
     those of the last one: what an earlier one had sent is among the ``resumed_bytes``.
+    ``wire_bytes`` are the payload of all blocks that were sent, as often as they were.
     """
 
     verdict: str
@@ -134,6 +139,7 @@ class Receipt:
     resumed_bytes: int
     streams: int
     durable: bool
+    wire_bytes: int
 
 
 class FailedIntegrityError(IntegrityError):
@@ -368,6 +374,7 @@ class Upload:
         self._awaited: Counter[int] = Counter()  # acknowledgements owed for each block; a block
         # that is asked for again before its first acknowledgement came is owed two
         self._acknowledged = 0  # bytes
+        self._wire_bytes = 0
         self._error: TransferError | None = None
 
     def _flags(self, held: Spans) -> bytearray:
@@ -396,6 +403,17 @@ class Upload:
         """The bytes that the server has."""
         with self._lock:
             return self._acknowledged
+
+    @property
+    def wire_bytes(self) -> int:
+        """The bytes of payload that were sent."""
+        with self._lock:
+            return self._wire_bytes
+
+    def note_sent(self, size: int) -> None:
+        """Note that a block goes out with ``size`` bytes of payload (a sender)."""
+        with self._lock:
+            self._wire_bytes += size
 
     @property
     def delivered(self) -> bool:
@@ -566,6 +584,108 @@ class Reader(threading.Thread):
         return True
 
 
+# --- compression --------------------------------------------------------------------------------
+
+
+def _processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Compression:
+    """Compresses the blocks for which that pays; one for a session, used by all of its senders.
+
+    A block goes raw while the senders hardly wait for the link, for then it is not the link that
+    holds them up; and while more processor time has been used than ``COMPRESS_SHARE`` allows. One
+    that does not shrink goes raw, too, and of the next ones only a small sample is tried, after
+    pauses that grow: what cannot be compressed costs next to nothing.
+
+    The lock protects what is known of the link and of the last blocks.
+    """
+
+    def __init__(self, codec: int, streams: int) -> None:
+        (name,) = (name for name, number in COMPRESSIONS.items() if number == codec)
+        self._codec = codec
+        self._quick, self._thorough = config.COMPRESS_LEVELS[name]
+        self._memory = config.COMPRESS_MEMORY * streams  # seconds of all senders together
+        share = config.COMPRESS_SHARE * _processors()
+        self._budget = TokenBucket(share, config.COMPRESS_BURST)  # of processor seconds
+        self._budget.take(-share * config.COMPRESS_BURST / 2)  # half of it is saved up already
+        self._lock = threading.Lock()
+        self._waiting = 1.0  # part of their time that senders wait for the link; at first a guess
+        self._shrinks = False  # whether the last block that was tried did
+        self._pause = 0  # blocks that go raw until the next sample ...
+        self._left = 0  # ... and how many of them are left
+
+    def pack(self, view: memoryview) -> tuple[int, memoryview]:
+        """Return the codec and the payload that a block is to be sent with (a sender)."""
+        level = self._level()
+        if level is not None and (self._expects_to_shrink() or self._sample_shrinks(view)):
+            payload = self._compress(view, level)
+            shrinks = _shrinks(payload, view)
+            self._learn(shrinks=shrinks)
+            if shrinks:
+                return self._codec, payload
+        return CODEC_RAW, view
+
+    def note_wait(self, waited: float, worked: float, behind: int) -> None:
+        """Note how many seconds a sender waited for the link, and how many it did not.
+
+        ``behind`` is the number of its blocks that are not acknowledged.
+        """
+        seconds = waited + worked
+        with self._lock:
+            compresses = self._waiting >= config.COMPRESS_WAIT
+            if waited or behind <= config.COMPRESS_BEHIND or not compresses:
+                weight = min(1.0, seconds / self._memory)
+                self._waiting += weight * (waited / seconds - self._waiting)
+
+    def _level(self) -> int | None:
+        """Return how thoroughly to compress now, ``None`` for not at all."""
+        with self._lock:
+            waiting = self._waiting
+        saved = self._budget.saved
+        if waiting < config.COMPRESS_WAIT or saved < 0:
+            return None
+        return self._thorough if min(waiting, saved) > 0.5 else self._quick
+
+    def _expects_to_shrink(self) -> bool:
+        with self._lock:
+            return self._shrinks
+
+    def _sample_shrinks(self, view: memoryview) -> bool:
+        """Try the middle of a block, if it is time to."""
+        with self._lock:
+            if self._left > 0:
+                self._left -= 1
+                return False
+        start = max(0, len(view) - config.COMPRESS_SAMPLE) // 2
+        sample = view[start : start + config.COMPRESS_SAMPLE]
+        shrinks = _shrinks(self._compress(sample, self._quick), sample)
+        if not shrinks:
+            self._learn(shrinks=False)
+        return shrinks
+
+    def _learn(self, *, shrinks: bool) -> None:
+        with self._lock:
+            self._shrinks = shrinks
+            longer = min(max(1, 2 * self._pause), config.COMPRESS_PAUSE)
+            self._left = self._pause = 0 if shrinks else longer
+
+    def _compress(self, view: memoryview, level: int) -> memoryview:
+        """Do it, and pay for it."""
+        began = time.thread_time()
+        payload = compress(self._codec, level, view)
+        self._budget.take(time.thread_time() - began)
+        return payload
+
+
+def _shrinks(payload: memoryview, view: memoryview) -> bool:
+    return len(payload) < config.COMPRESS_WORTH * len(view)
+
+
 # --- connections --------------------------------------------------------------------------------
 
 
@@ -681,6 +801,8 @@ class Sender:
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
         self._pause = config.RETRY_FIRST
         self._bad_frames = 0  # since the last acknowledgement
+        self._waited = 0.0  # seconds, for the link, since ...
+        self._told_at = time.monotonic()  # ... the last block was compressed, or went raw
 
     def stop(self) -> None:
         """End whatever it waits for, once the session is ending (main)."""
@@ -754,8 +876,7 @@ class Sender:
             if block:
                 if not self._unacknowledged:
                     silence.put_off()
-                self.send_file_block(connection, block)
-                self._pace(connection, block, silence)
+                self._pace(connection, self.send_file_block(connection, block), silence)
                 in_a_row += 1
                 if in_a_row < config.ACK_EVERY:
                     continue
@@ -763,18 +884,20 @@ class Sender:
             if block or self._wait(connection, silence):
                 self._hear_acks(connection, silence)
 
-    def _pace(self, connection: Connection, block: Block, silence: Deadline) -> None:
-        """Stay away for as long as the limit says, hearing acknowledgements."""
+    def _pace(self, connection: Connection, sent: int, silence: Deadline) -> None:
+        """Stay away for as long as the limit says of ``sent`` bytes, hearing acknowledgements."""
         bucket = self._session.bucket
-        if bucket is None or block.held:
+        if bucket is None or not sent:
             return
-        pause = Deadline(bucket.take(block.upload.blocks.length(block.index)))
+        began = time.monotonic()
+        pause = Deadline(bucket.take(sent))
         while not pause.passed:
             if connection.wait(pause.left(), waker=self._waker):
                 self._hear_acks(connection, silence)
             elif self._waker.quiet() and self._session.ending.is_set():
                 raise Stop
         silence.put_off()  # what was not asked for cannot have been answered
+        self._waited += time.monotonic() - began
 
     def _next_block(self) -> Block | None:
         if len(self._unacknowledged) >= config.MAX_UNACKNOWLEDGED:
@@ -808,21 +931,45 @@ class Sender:
             self._pause, self._bad_frames = config.RETRY_FIRST, 0
             silence.put_off()
 
-    def send_file_block(self, connection: Connection, block: Block) -> None:
-        """Send one block, chunk by chunk; its buffer goes back to the reader."""
+    def send_file_block(self, connection: Connection, block: Block) -> int:
+        """Send one block, chunk by chunk; its buffer goes back to the reader.
+
+        Returns the bytes of its payload.
+        """
         upload, index = block.upload, block.index
+        sent = 0
         try:
-            view = memoryview(b"") if block.held else block.view or self._read_again(block)
+            codec, payload = self._payload(block)
+            sent = len(payload)
             self._unacknowledged.setdefault((upload.number, index), []).append(block)
-            codec = CODEC_HELD if block.held else CODEC_RAW
             length, digest = upload.blocks.length(index), upload.digest_of(index)
-            header = BlockHeader(upload.number, index, length, len(view), codec, digest)
-            self._push(connection, encode_header(header), view)
+            header = BlockHeader(upload.number, index, length, sent, codec, digest)
+            upload.note_sent(sent)
+            self._push(connection, encode_header(header), payload)
         except SourceError as error:
             upload.fail(error)
         finally:
             self._session.free_buffer(block)
         block_log.debug("block %d %s", index, "is held" if block.held else "sent")
+        return sent
+
+    def _payload(self, block: Block) -> tuple[int, memoryview]:
+        """Return what to send of a block, and its codec. Raises ``SourceError``."""
+        if block.held:
+            return CODEC_HELD, memoryview(b"")
+        view = block.view or self._read_again(block)
+        compression = self._session.compression
+        if compression is None:
+            return CODEC_RAW, view
+        self._tell_wait(compression)
+        return compression.pack(view)
+
+    def _tell_wait(self, compression: Compression) -> None:
+        """Say how long the link has made us wait since the last block."""
+        now = time.monotonic()
+        worked = min(max(now - self._told_at - self._waited, 1e-6), config.COMPRESS_IDLE)
+        compression.note_wait(self._waited, worked, len(self._unacknowledged))
+        self._waited, self._told_at = 0.0, now
 
     def _push(self, connection: Connection, header: bytes, view: memoryview) -> None:
         """Send chunk by chunk; the header goes in one segment with the first."""
@@ -844,6 +991,7 @@ class Sender:
 
     def _drain(self, connection: Connection) -> None:
         """Wait until the system has taken everything; hear acknowledgements meanwhile."""
+        began = time.monotonic()
         silence = Deadline(self._settings.timeout)
         while not connection.flush():
             unsent = connection.unsent
@@ -851,6 +999,7 @@ class Sender:
             self._hear_acks(connection, silence)
             if connection.flush() or connection.unsent < unsent:
                 silence.put_off()
+        self._waited += time.monotonic() - began
 
 
 # --- the session --------------------------------------------------------------------------------
@@ -873,6 +1022,7 @@ class Session:
         self.address: tuple[int, Any] = (0, None)  # family and address of the server
         self.block_size = settings.block_size
         self.bucket = TokenBucket(settings.limit) if settings.limit else None
+        self.compression: Compression | None = None
         if settings.limit:  # each stream should have something to do in every second
             share = settings.limit // settings.streams
             self.block_size = min(self.block_size, max(config.MIN_BLOCK_SIZE, share))
@@ -930,6 +1080,16 @@ class Session:
         how = " over TLS" if coordinator.secure else ""
         coordinator_log.info("logged in at %s%s %s (priority %d)",
                              coordinator.peer, how, who, welcome.priority)  # fmt: skip
+        if settings.compress:
+            self.compression = self._choose_compression(hello)
+
+    def _choose_compression(self, hello: Hello) -> Compression | None:
+        """Take the best codec that the server has, too."""
+        codec = common_codec(hello.features)
+        if codec == CODEC_RAW:
+            log.warning("the server takes nothing compressed: blocks go as they are")
+            return None
+        return Compression(codec, self.settings.streams)
 
     def _identify(self, coordinator: Connection, plus: bool) -> AuthOk:
         """Log in with a token if there is one, else with the password."""
@@ -988,9 +1148,17 @@ class Session:
         if receipt.verdict == "INTEGRITY_FAILED":
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
         rate = receipt.bytes / max(receipt.seconds, 1e-9)
-        log.info("%s arrived: %s in %.2f s (%s/s)", receipt.name, format_size(receipt.bytes),
-                 receipt.seconds, format_size(rate), extra=SUCCESS)  # fmt: skip
+        log.info("%s arrived: %s in %.2f s (%s/s)%s", receipt.name, format_size(receipt.bytes),
+                 receipt.seconds, format_size(rate), self._shrunk(receipt),
+                 extra=SUCCESS)  # fmt: skip
         return receipt
+
+    def _shrunk(self, receipt: Receipt) -> str:
+        """Say what --compress has brought, if anything had to be sent."""
+        length = receipt.bytes - receipt.resumed_bytes
+        if not self.settings.compress or not length:
+            return ""
+        return f", compressed to {100 * receipt.wire_bytes / length:.0f} %"
 
     def _start(self, source: Source) -> Upload:
         """Announce a file and wait until the server is ready for it."""
@@ -1145,6 +1313,7 @@ class Session:
             resumed_bytes=upload.resumed_bytes,
             streams=self.settings.streams,
             durable=durable,
+            wire_bytes=upload.wire_bytes,
         )
 
     def _refuse_rejected(self, name: str, message: Message) -> None:
@@ -1311,6 +1480,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--digest", choices=list(DIGEST_SIZES), default="md5", help="what proves the file (md5)")
     add("--no-resume", dest="resume", action="store_false",
         help="begin anew, whatever an interrupted attempt has left")
+    add("--compress", action="store_true",
+        help="compress blocks where that pays: on links slower than this machine compresses")
     add("--limit", type=config.rate_argument(1024), metavar="RATE",
         help="bytes a second, all streams together, such as 500K or 10M (no limit)")
     add("--timeout", type=config.seconds_argument(2), default=config.TIMEOUT, metavar="SECONDS",

@@ -875,24 +875,31 @@ class Deadline:
 
 
 class TokenBucket:
-    """Lets so many bytes pass in a second, whoever brings them. Any thread.
+    """Lets so much pass in a second (bytes, say), whoever brings it. Any thread.
 
     It never holds anybody up itself: it says for how long they should stay away. The lock protects
     the instant at which what has passed is paid for.
     """
 
-    def __init__(self, rate: int) -> None:
-        """Let ``rate`` bytes pass in a second, after a pause those of ``BURST`` seconds at once."""
+    def __init__(self, rate: float, burst: float = BURST) -> None:
+        """Let ``rate`` pass in a second, after a pause that of ``burst`` seconds at once."""
         self._rate = rate
+        self._burst = burst
         self._paid_at = time.monotonic()
         self._lock = threading.Lock()
 
-    def take(self, size: int) -> float:
-        """Let ``size`` bytes pass; return the seconds until the next may follow."""
+    def take(self, size: float) -> float:
+        """Let ``size`` pass; return the seconds until the next may follow."""
         with self._lock:
             now = time.monotonic()
-            self._paid_at = max(self._paid_at, now - BURST) + size / self._rate
+            self._paid_at = max(self._paid_at, now - self._burst) + size / self._rate
             return max(0.0, self._paid_at - now)
+
+    @property
+    def saved(self) -> float:
+        """How much of ``burst`` has been saved up: 1 is all, below 0 it is overdrawn."""
+        with self._lock:
+            return min(1.0, (time.monotonic() - self._paid_at) / self._burst)
 
 
 # --- sockets ------------------------------------------------------------------------------------
