@@ -13,7 +13,8 @@ With ``--streams auto`` main also changes the number of senders at work, by the 
 acknowledged; and it sends the last blocks of a stream that lags another way, too.
 
 Locks: ``BlockQueue`` has one for the queue and the idle senders, ``Upload`` has one for what is not
-acknowledged yet. Neither is held while anything else is done.
+acknowledged yet, ``Compression`` has one for what is known of the last blocks. None is held while
+anything else is done.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ from config import SUCCESS, ClientSettings, format_size, printable
 from protocol import (
     CODEC_HELD,
     CODEC_RAW,
+    COMPRESSIONS,
     DIGEST_SIZES,
     FEATURES,
     TOKEN,
@@ -97,6 +99,8 @@ from protocol import (
     Verifying,
     Waker,
     Why,
+    common_codec,
+    compress,
     encode_header,
     is_loopback,
     lost,
@@ -124,6 +128,7 @@ class Receipt:
 
     ``seconds`` go from its first FILE_START to the verdict. After a lost session the counts are
     those of the last one: what an earlier one had sent is among the ``resumed_bytes``.
+    ``wire_bytes`` are the payload of all blocks that were sent, as often as they were.
     """
 
     verdict: str
@@ -140,6 +145,7 @@ class Receipt:
     durable: bool
     congestion: str  # what decided how fast TCP went; "" where the system does not say
     bottleneck: str  # what most of the time went into: see ``Spent``; "" for short ones
+    wire_bytes: int
 
 
 class FailedIntegrityError(IntegrityError):
@@ -381,6 +387,7 @@ class Upload:
         # that is asked for again before its first acknowledgement came is owed two
         self._acknowledged = 0  # bytes
         self._carried = 0  # bytes that went over the wire and are acknowledged
+        self._wire_bytes = 0
         self._error: TransferError | None = None
 
     def _flags(self, held: Spans) -> bytearray:
@@ -428,6 +435,12 @@ class Upload:
             return self._read == self.blocks.count
 
     @property
+    def wire_bytes(self) -> int:
+        """The bytes of payload that were sent."""
+        with self._lock:
+            return self._wire_bytes
+
+    @property
     def delivered(self) -> bool:
         """Whether every block has been acknowledged; raises what a thread of ours ran into."""
         with self._lock:
@@ -458,10 +471,11 @@ class Upload:
         start = block * self._digest_size
         return bytes(self.digests[start : start + self._digest_size])
 
-    def sent(self, block: int) -> None:
-        """Note that ``block`` is on its way (a sender)."""
+    def sent(self, block: int, size: int) -> None:
+        """Note that ``block`` goes out with ``size`` bytes of payload (a sender)."""
         with self._lock:
             self._note_sent(block)
+            self._wire_bytes += size
 
     def _note_sent(self, block: int) -> None:
         self._sent_at.pop(block, None)  # so that the oldest stay in front
@@ -483,7 +497,7 @@ class Upload:
             del self._awaited[block]
             self._moved_at = time.monotonic()
             took = self._moved_at - self._sent_at.pop(block, self._moved_at)
-            self._usual += (took - self._usual) / 8
+            self._usual += (took - self._usual) / (8 if self._usual else 1)
             self._acknowledged += self.blocks.length(block)
             self._carried += 0 if self._held[block] else self.blocks.length(block)
             done = self._read == self.blocks.count and not self._awaited
@@ -498,15 +512,20 @@ class Upload:
         with self._lock:
             return self._owes(block)
 
-    def late(self, most: int) -> list[int]:
+    def late(self, most: int, *, far: bool) -> list[int]:
         """Return up to ``most`` blocks that lag at the end of the file, to go another way (main).
 
-        Before the end there is always something better to do.
+        Before the end there is always something better to do. Far away, what is sent twice costs
+        less than another round trip; on a near link it is soon known whether a stream is stuck.
         """
+        if far:
+            patience = max(config.LATE_LEAST, config.LATE * self._usual)
+        else:
+            patience = max(config.STUCK, config.STUCK_TIMES * self._usual)
         with self._lock:
             if self._read < self.blocks.count:
                 return []
-            limit = time.monotonic() - max(config.LATE_LEAST, config.LATE * self._usual)
+            limit = time.monotonic() - patience
             late = [block for block, at in self._sent_at.items() if at < limit][:most]
             for block in late:
                 self._note_sent(block)
@@ -661,6 +680,8 @@ def _advice(bottleneck: str, settings: ClientSettings) -> str:
         options.append("--digest sha256")
     if bottleneck == NETWORK and settings.streams is not None:
         options.append("--streams auto")
+    if bottleneck in (NETWORK, SERVER_LIMIT, LIMIT) and not settings.compress:
+        options.append("--compress")
     hint = f" ({' or '.join(options)} may be faster)" if options else ""
     return f"; held up by {_ADVICE[bottleneck]}{hint}" if bottleneck else ""
 
@@ -706,6 +727,108 @@ class Reader(threading.Thread):
         spent.hashing += time.monotonic() - read
         self._blocks.put(Block(self._upload, index, view, held))
         return True
+
+
+# --- compression --------------------------------------------------------------------------------
+
+
+def _processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Compression:
+    """Compresses the blocks for which that pays; one for a session, used by all of its senders.
+
+    A block goes raw while the senders hardly wait for the link, for then it is not the link that
+    holds them up; and while more processor time has been used than ``COMPRESS_SHARE`` allows. One
+    that does not shrink goes raw, too, and of the next ones only a small sample is tried, after
+    pauses that grow: what cannot be compressed costs next to nothing.
+
+    The lock protects what is known of the link and of the last blocks.
+    """
+
+    def __init__(self, codec: int, streams: int) -> None:
+        (name,) = (name for name, number in COMPRESSIONS.items() if number == codec)
+        self._codec = codec
+        self._quick, self._thorough = config.COMPRESS_LEVELS[name]
+        self._memory = config.COMPRESS_MEMORY * streams  # seconds of all senders together
+        share = config.COMPRESS_SHARE * _processors()
+        self._budget = TokenBucket(share, config.COMPRESS_BURST)  # of processor seconds
+        self._budget.take(-share * config.COMPRESS_BURST / 2)  # half of it is saved up already
+        self._lock = threading.Lock()
+        self._waiting = 1.0  # part of their time that senders wait for the link; at first a guess
+        self._shrinks = False  # whether the last block that was tried did
+        self._pause = 0  # blocks that go raw until the next sample ...
+        self._left = 0  # ... and how many of them are left
+
+    def pack(self, view: memoryview) -> tuple[int, memoryview]:
+        """Return the codec and the payload that a block is to be sent with (a sender)."""
+        level = self._level()
+        if level is not None and (self._expects_to_shrink() or self._sample_shrinks(view)):
+            payload = self._compress(view, level)
+            shrinks = _shrinks(payload, view)
+            self._learn(shrinks=shrinks)
+            if shrinks:
+                return self._codec, payload
+        return CODEC_RAW, view
+
+    def note_wait(self, waited: float, worked: float, behind: int) -> None:
+        """Note how many seconds a sender waited for the link, and how many it did not.
+
+        ``behind`` is the number of its blocks that are not acknowledged.
+        """
+        seconds = waited + worked
+        with self._lock:
+            compresses = self._waiting >= config.COMPRESS_WAIT
+            if waited or behind <= config.COMPRESS_BEHIND or not compresses:
+                weight = min(1.0, seconds / self._memory)
+                self._waiting += weight * (waited / seconds - self._waiting)
+
+    def _level(self) -> int | None:
+        """Return how thoroughly to compress now, ``None`` for not at all."""
+        with self._lock:
+            waiting = self._waiting
+        saved = self._budget.saved
+        if waiting < config.COMPRESS_WAIT or saved < 0:
+            return None
+        return self._thorough if min(waiting, saved) > 0.5 else self._quick
+
+    def _expects_to_shrink(self) -> bool:
+        with self._lock:
+            return self._shrinks
+
+    def _sample_shrinks(self, view: memoryview) -> bool:
+        """Try the middle of a block, if it is time to."""
+        with self._lock:
+            if self._left > 0:
+                self._left -= 1
+                return False
+        start = max(0, len(view) - config.COMPRESS_SAMPLE) // 2
+        sample = view[start : start + config.COMPRESS_SAMPLE]
+        shrinks = _shrinks(self._compress(sample, self._quick), sample)
+        if not shrinks:
+            self._learn(shrinks=False)
+        return shrinks
+
+    def _learn(self, *, shrinks: bool) -> None:
+        with self._lock:
+            self._shrinks = shrinks
+            longer = min(max(1, 2 * self._pause), config.COMPRESS_PAUSE)
+            self._left = self._pause = 0 if shrinks else longer
+
+    def _compress(self, view: memoryview, level: int) -> memoryview:
+        """Do it, and pay for it."""
+        began = time.thread_time()
+        payload = compress(self._codec, level, view)
+        self._budget.take(time.thread_time() - began)
+        return payload
+
+
+def _shrinks(payload: memoryview, view: memoryview) -> bool:
+    return len(payload) < config.COMPRESS_WORTH * len(view)
 
 
 # --- connections --------------------------------------------------------------------------------
@@ -827,6 +950,8 @@ class Sender:
         self._bad_frames = 0  # since the last acknowledgement
         self._congestion = ""  # what was chosen for this connection; "" is the system's own
         self._system = ""  # what that is
+        self._waited = 0.0  # seconds, for the link, since ...
+        self._told_at = time.monotonic()  # ... the last block was compressed, or went raw
 
     def stop(self) -> None:
         """End whatever it waits for, once the session is ending (main)."""
@@ -951,8 +1076,7 @@ class Sender:
             if block:
                 if not self._unacknowledged:
                     silence.put_off()
-                self.send_file_block(connection, block)
-                self._pace(connection, block, silence)
+                self._pace(connection, block, self.send_file_block(connection, block), silence)
                 in_a_row += 1
                 if in_a_row < config.ACK_EVERY:
                     continue
@@ -960,12 +1084,13 @@ class Sender:
             if block or self._wait(connection, silence):
                 self._hear_acks(connection, silence)
 
-    def _pace(self, connection: Connection, block: Block, silence: Deadline) -> None:
-        """Stay away for as long as the limit says, hearing acknowledgements."""
+    def _pace(self, connection: Connection, block: Block, sent: int, silence: Deadline) -> None:
+        """Stay away for as long as the limit says of ``sent`` bytes, hearing acknowledgements."""
         bucket = self._session.bucket
-        if bucket is None or block.held:
+        if bucket is None or not sent:
             return
-        seconds = bucket.take(block.upload.blocks.length(block.index))
+        began = time.monotonic()
+        seconds = bucket.take(sent)
         pause = Deadline(seconds)
         block.upload.paced(seconds)
         while not pause.passed:
@@ -974,6 +1099,7 @@ class Sender:
             elif self._waker.quiet() and self._session.ending.is_set():
                 raise Stop
         silence.put_off()  # what was not asked for cannot have been answered
+        self._waited += time.monotonic() - began
 
     def _next_block(self) -> Block | None:
         if self._number >= self._session.streams.count:  # fewer are wanted
@@ -1027,22 +1153,45 @@ class Sender:
             self._pause, self._bad_frames = config.RETRY_FIRST, 0
             silence.put_off()
 
-    def send_file_block(self, connection: Connection, block: Block) -> None:
-        """Send one block, chunk by chunk; its buffer goes back to the reader."""
+    def send_file_block(self, connection: Connection, block: Block) -> int:
+        """Send one block, chunk by chunk; its buffer goes back to the reader.
+
+        Returns the bytes of its payload.
+        """
         upload, index = block.upload, block.index
+        sent = 0
         try:
-            view = memoryview(b"") if block.held else block.view or self._read_again(block)
+            codec, payload = self._payload(block)
+            sent = len(payload)
             self._unacknowledged.setdefault((upload.number, index), []).append(block)
-            codec = CODEC_HELD if block.held else CODEC_RAW
             length, digest = upload.blocks.length(index), upload.digest_of(index)
-            header = BlockHeader(upload.number, index, length, len(view), codec, digest)
-            upload.sent(index)
-            self._push(connection, encode_header(header), view)
+            header = BlockHeader(upload.number, index, length, sent, codec, digest)
+            upload.sent(index, sent)
+            self._push(connection, encode_header(header), payload)
         except SourceError as error:
             upload.fail(error)
         finally:
             block.free_buffer()
         block_log.debug("block %d %s", index, "is held" if block.held else "sent")
+        return sent
+
+    def _payload(self, block: Block) -> tuple[int, memoryview]:
+        """Return what to send of a block, and its codec. Raises ``SourceError``."""
+        if block.held:
+            return CODEC_HELD, memoryview(b"")
+        view = block.view or self._read_again(block)
+        compression = self._session.compression
+        if compression is None:
+            return CODEC_RAW, view
+        self._tell_wait(compression)
+        return compression.pack(view)
+
+    def _tell_wait(self, compression: Compression) -> None:
+        """Say how long the link has made us wait since the last block."""
+        now = time.monotonic()
+        worked = min(max(now - self._told_at - self._waited, 1e-6), config.COMPRESS_IDLE)
+        compression.note_wait(self._waited, worked, len(self._unacknowledged))
+        self._waited, self._told_at = 0.0, now
 
     def _push(self, connection: Connection, header: bytes, view: memoryview) -> None:
         """Send chunk by chunk; the header goes in one segment with the first."""
@@ -1064,6 +1213,7 @@ class Sender:
 
     def _drain(self, connection: Connection) -> None:
         """Wait until the system has taken everything; hear acknowledgements meanwhile."""
+        began = time.monotonic()
         silence = Deadline(self._settings.timeout)
         while not connection.flush():
             unsent = connection.unsent
@@ -1071,6 +1221,7 @@ class Sender:
             self._hear_acks(connection, silence)
             if connection.flush() or connection.unsent < unsent:
                 silence.put_off()
+        self._waited += time.monotonic() - began
 
 
 # --- how many streams ---------------------------------------------------------------------------
@@ -1205,7 +1356,7 @@ class Streams:
                 log.debug("data connections: %d (%s)", self.count, self.congestion or "as usual")
         self._carried = carried
         free = [sender for sender in self._senders[: self.count] if sender.free]
-        for sender, block in zip(free, upload.late(len(free))):
+        for sender, block in zip(free, upload.late(len(free), far=self._session.far)):
             block_log.debug("block %d lags: it goes another way, too", block)
             sender.hand(Block(upload, block))
 
@@ -1260,6 +1411,7 @@ class Session:
         self.token = ""
         self.address: tuple[int, Any] = (0, None)  # family and address of the server
         self.bucket = TokenBucket(settings.limit) if settings.limit else None
+        self.compression: Compression | None = None
         self.tls = auth.client_tls(settings.ca) if settings.tls or settings.ca else None
         self._coordinator: Connection | None = None
         self._waker = Waker()
@@ -1308,6 +1460,16 @@ class Session:
         how = " over TLS" if coordinator.secure else ""
         coordinator_log.info("logged in at %s%s %s (priority %d)",
                              coordinator.peer, how, who, welcome.priority)  # fmt: skip
+        if settings.compress:
+            self.compression = self._choose_compression(hello)
+
+    def _choose_compression(self, hello: Hello) -> Compression | None:
+        """Take the best codec that the server has, too."""
+        codec = common_codec(hello.features)
+        if codec == CODEC_RAW:
+            log.warning("the server takes nothing compressed: blocks go as they are")
+            return None
+        return Compression(codec, self.settings.streams or config.STREAMS)
 
     def _identify(self, coordinator: Connection, plus: bool) -> AuthOk:
         """Log in with a token if there is one, else with the password."""
@@ -1372,10 +1534,17 @@ class Session:
         if receipt.verdict == "INTEGRITY_FAILED":
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
         rate = receipt.bytes / max(receipt.seconds, 1e-9)
-        why = _advice(receipt.bottleneck, self.settings)
+        why = self._shrunk(receipt) + _advice(receipt.bottleneck, self.settings)
         log.info("%s arrived: %s in %.2f s (%s/s)%s", receipt.name, format_size(receipt.bytes),
                  receipt.seconds, format_size(rate), why, extra=SUCCESS)  # fmt: skip
         return receipt
+
+    def _shrunk(self, receipt: Receipt) -> str:
+        """Say what --compress has brought, if anything had to be sent."""
+        length = receipt.bytes - receipt.resumed_bytes
+        if not self.settings.compress or not length:
+            return ""
+        return f", compressed to {100 * receipt.wire_bytes / length:.0f} %"
 
     def _start(self, source: Source) -> Upload:
         """Announce a file and wait until the server is ready for it."""
@@ -1532,6 +1701,7 @@ class Session:
             durable=verdict.durable if verdict else False,
             congestion=self.congestion,
             bottleneck=upload.spent.bottleneck(verdict, count, waits) if verdict else "",
+            wire_bytes=upload.wire_bytes,
         )
 
     def _refuse_rejected(self, name: str, message: Message) -> None:
@@ -1702,6 +1872,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--digest", choices=list(DIGEST_SIZES), default="md5", help="what proves the file (md5)")
     add("--no-resume", dest="resume", action="store_false",
         help="begin anew, whatever an interrupted attempt has left")
+    add("--compress", action="store_true",
+        help="compress blocks where that pays: on links slower than this machine compresses")
     add("--limit", type=config.rate_argument(1024), metavar="RATE",
         help="bytes a second, all streams together, such as 500K or 10M (no limit)")
     add("--timeout", type=config.seconds_argument(2), default=config.TIMEOUT, metavar="SECONDS",

@@ -66,9 +66,10 @@ MAX_STREAMS = 64  # of a session, on both sides: more threads cost more than the
 STUCK = 4.0  # seconds without an acknowledgement, while other streams get some, after which one
 # is replaced: TCP doubles its pauses, after some outages in a row to half a minute ...
 STUCK_TIMES = 4  # ... and so many times the usual time to an acknowledgement, for slow links
-LATE = 0.6  # times the usual time to an acknowledgement, then a last block goes another way, too:
-# of 0.6, 1 and 1.5 it was the best over 100 ms, and without it the end took up to 2 s longer
-LATE_LEAST = 0.2  # seconds; below that waiting costs less than sending twice
+LATE = 1.0  # times the usual time to an acknowledgement, then a last block goes another way, too:
+# without that the end took up to 2 s longer over 100 ms; sooner, and slow links carry much twice
+LATE_LEAST = 0.2  # seconds; below that waiting costs less than sending twice. Both for far links:
+# near ones wait for STUCK
 MOSTLY = 0.5  # of the time of a file: what takes more is called its bottleneck
 NAMEABLE = 0.3  # seconds of a file from which on it is worth naming
 READ_AHEAD = 12  # blocks in memory beyond one for each stream: enough to keep senders busy ...
@@ -84,6 +85,21 @@ BAD_FRAMES = 3  # data connections in a row that may bring nonsense: a bit flipp
 # looks is mended by another connection, a server that talks nonsense is not
 REPAIRS_TOLD = 5  # repaired blocks named in the log, for one file; of the others their number
 ACK_EVERY = 8  # blocks sent in a row before a busy sender looks for acknowledgements
+COMPRESS_LEVELS = {"zlib": (1, 5), "zstd": (1, 7)}  # in a hurry, and with time to spare: a higher
+# one leaves 1 or 2 % less on the wire and takes half as long again
+COMPRESS_WAIT = 0.2  # of their time senders must wait for the link, else it is not what holds them
+# up: 0.04 to 0.12 was measured over loopback, 0.9 at 10 MB/s
+COMPRESS_MEMORY = 0.5  # seconds after which two thirds of that are forgotten
+COMPRESS_IDLE = 0.1  # seconds at most that count as not waiting, between two blocks of a sender:
+# a pause between two files says nothing of the link
+COMPRESS_BEHIND = 8  # blocks of a sender that are not acknowledged: with more the link is behind,
+# even where nobody waits yet because the system's buffers are not full
+COMPRESS_SHARE = 0.5  # of this machine's processors: the rest is for hashing, TLS and other people
+COMPRESS_BURST = 1.0  # seconds of that share that may be used at once: until those buffers are full
+COMPRESS_WORTH = 0.95  # of its length is the most that a compressed block may have: who unpacks it
+# has work with it, too
+COMPRESS_SAMPLE = 4 * KB  # of a block, where the one before did not shrink: 50 us
+COMPRESS_PAUSE = 16  # blocks at most between two samples: 3 MB, soon gone when text begins again
 BAR_INTERVAL = 0.1  # seconds between two looks of the progress bar
 DEMO_FILE_SIZE = 64 * MB  # the sample that --demo makes
 
@@ -156,6 +172,7 @@ class ClientSettings:
     ca: Path | None = None
     limit: int | None = None  # bytes a second
     congestion: str = CONGESTION  # "" leaves it to the system
+    compress: bool = False
 
 
 @dataclass(frozen=True)

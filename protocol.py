@@ -49,6 +49,10 @@ and algorithm the server finds what an interrupted attempt left, and claims thos
 FILE_READY. For each of them the client sends a block frame of the codec *held*: the running
 digest and no payload. Where it does not agree, MISSING asks for the bytes.
 
+Compression: who has ``zlib`` or ``zstd`` among the features of its HELLO takes blocks of that
+codec. The client chooses for each block anew; nothing changes but the payload, and the running
+digest is always that of the file.
+
 The frames
 ----------
 Control: 4 bytes length, big-endian, then UTF-8 ``VERB@{json}``, at most 64 KB in all::
@@ -59,6 +63,14 @@ Block: a fixed header, then ``wire length`` bytes of payload::
 
     kind 'B'  codec  00 00  transfer  block index  raw length  wire length  running digest
     1         1      2      4         4            4           4            32, zero-padded
+
+    codec 0   raw    the bytes themselves; wire length = raw length
+          1   held   nothing; wire length = 0
+          2   zlib   one stream (RFC 1950); 0 < wire length < raw length
+          3   zstd   one frame (RFC 8878) with a window of up to 4 MB; lengths as with zlib
+
+What is compressed must unpack to exactly the raw length, and end where the payload ends. If it does
+not, ERROR *codec* ends the data connection; no more than one byte too many has been unpacked then.
 
 Ack: ``'A' 00 00 00``, transfer (4), block index (4). A control frame's first byte is always zero,
 so on the way back to the client acks and ERROR cannot be confused.
@@ -72,6 +84,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import errno
+import importlib
 import ipaddress
 import itertools
 import json
@@ -85,6 +98,7 @@ import struct
 import sys
 import threading
 import time
+import zlib
 from collections import deque
 from dataclasses import dataclass, field, fields
 from typing import (
@@ -117,11 +131,27 @@ MAX_BLOCKS = 2**32  # the block index has four bytes
 MAX_TEXT = 1024  # characters of a name or a reason
 MAX_SPANS = 2000  # of one MISSING or FILE_READY: they fit a frame
 DIGEST_SIZES = {"md5": 16, "sha256": 32}  # what --digest may name, and the bytes it takes
-FEATURES = tuple(DIGEST_SIZES)
 SCRAM = "SCRAM-SHA-256"
 TOKEN = "TOKEN"  # noqa: S105  (the mechanism of who shows a token instead of a password)
 
 Spans = Tuple[Tuple[int, int], ...]  # half-open ranges of block indexes, in order, not touching
+
+
+def _find_zstd() -> Any:
+    """Return Python's own module (3.14), else the package that has the same, else ``None``."""
+    for name in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    return None
+
+
+_zstd = _find_zstd()
+CODEC_RAW = 0
+CODEC_HELD = 1  # no payload: the server has claimed the block, this is its digest
+CODEC_ZLIB = 2
+CODEC_ZSTD = 3
+COMPRESSIONS = {**({"zstd": CODEC_ZSTD} if _zstd else {}), "zlib": CODEC_ZLIB}  # the better first
+FEATURES = (*DIGEST_SIZES, *COMPRESSIONS)
 
 # --- errors -------------------------------------------------------------------------------------
 
@@ -734,9 +764,7 @@ def _stranger(start: bytes) -> str:
 _HEADER = struct.Struct("!BBxxIIII32s")
 _BLOCK_KIND = ord("B")
 HEADER_SIZE = _HEADER.size
-CODEC_RAW = 0
-CODEC_HELD = 1  # no payload: the server has claimed the block, this is its digest
-CODECS = (CODEC_RAW, CODEC_HELD)
+_CODECS = (CODEC_RAW, CODEC_HELD, *COMPRESSIONS.values())
 
 
 class BlockHeader(NamedTuple):
@@ -748,6 +776,13 @@ class BlockHeader(NamedTuple):
     wire_length: int
     codec: int
     digest: bytes  # running digest, zero-padded to 32 bytes
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the lengths are such as the codec makes them."""
+        if self.codec in (CODEC_RAW, CODEC_HELD):
+            return self.wire_length == (self.raw_length if self.codec == CODEC_RAW else 0)
+        return 0 < self.wire_length < self.raw_length
 
 
 def encode_header(header: BlockHeader) -> bytes:
@@ -766,9 +801,47 @@ def encode_header(header: BlockHeader) -> bytes:
 def decode_header(data: bytes | bytearray) -> BlockHeader:
     """Read a block frame's header. Raises ``RemoteProtocolError`` if it is none."""
     kind, codec, transfer, block, raw_length, wire_length, digest = _HEADER.unpack(data)
-    if kind != _BLOCK_KIND or codec not in CODECS or data[2:4] != b"\0\0":
+    if kind != _BLOCK_KIND or data[2:4] != b"\0\0":
         raise RemoteProtocolError("not a block header")
+    if codec not in _CODECS:
+        raise RemoteProtocolError(f"a block of codec {codec}, which is not known here", "codec")
     return BlockHeader(transfer, block, raw_length, wire_length, codec, digest)
+
+
+_ZSTD_WINDOW = 22  # log2 of bytes: what a decoder may be made to allocate; a block has 4 MB at most
+
+
+def common_codec(features: Collection[str]) -> int:
+    """Return the best codec that we have and the peer's HELLO names, ``CODEC_RAW`` for none."""
+    return next((codec for name, codec in COMPRESSIONS.items() if name in features), CODEC_RAW)
+
+
+def compress(codec: int, level: int, view: memoryview) -> memoryview:
+    """Return ``view`` as ``codec`` packs it, which may be more than it was."""
+    return memoryview((_zstd if codec == CODEC_ZSTD else zlib).compress(view, level))
+
+
+def decompress(codec: int, payload: memoryview, view: memoryview) -> None:
+    """Fill ``view`` with what ``payload`` unpacks to, or raise ``RemoteProtocolError``.
+
+    The lengths that the payload itself tells are not believed: nothing is allocated by them.
+    """
+    try:
+        unpacker = _zstd_unpacker() if codec == CODEC_ZSTD else zlib.decompressobj()
+        raw = unpacker.decompress(payload, len(view) + 1)
+    except _UNPACK_ERRORS:
+        raise RemoteProtocolError("a block that does not unpack", "codec") from None
+    if len(raw) != len(view) or not unpacker.eof or unpacker.unused_data:
+        raise RemoteProtocolError("a block that does not unpack to its length", "codec")
+    view[:] = raw
+
+
+def _zstd_unpacker() -> Any:
+    limit = {_zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW}
+    return _zstd.ZstdDecompressor(options=limit)
+
+
+_UNPACK_ERRORS = (zlib.error, _zstd.ZstdError) if _zstd else (zlib.error,)
 
 
 class Blocks:
@@ -826,24 +899,31 @@ class Deadline:
 
 
 class TokenBucket:
-    """Lets so many bytes pass in a second, whoever brings them. Any thread.
+    """Lets so much pass in a second (bytes, say), whoever brings it. Any thread.
 
     It never holds anybody up itself: it says for how long they should stay away. The lock protects
     the instant at which what has passed is paid for.
     """
 
-    def __init__(self, rate: int) -> None:
-        """Let ``rate`` bytes pass in a second, after a pause those of ``BURST`` seconds at once."""
+    def __init__(self, rate: float, burst: float = BURST) -> None:
+        """Let ``rate`` pass in a second, after a pause that of ``burst`` seconds at once."""
         self._rate = rate
+        self._burst = burst
         self._paid_at = time.monotonic()
         self._lock = threading.Lock()
 
-    def take(self, size: int) -> float:
-        """Let ``size`` bytes pass; return the seconds until the next may follow."""
+    def take(self, size: float) -> float:
+        """Let ``size`` pass; return the seconds until the next may follow."""
         with self._lock:
             now = time.monotonic()
-            self._paid_at = max(self._paid_at, now - BURST) + size / self._rate
+            self._paid_at = max(self._paid_at, now - self._burst) + size / self._rate
             return max(0.0, self._paid_at - now)
+
+    @property
+    def saved(self) -> float:
+        """How much of ``burst`` has been saved up: 1 is all, below 0 it is overdrawn."""
+        with self._lock:
+            return min(1.0, (time.monotonic() - self._paid_at) / self._burst)
 
 
 # --- sockets ------------------------------------------------------------------------------------

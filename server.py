@@ -57,6 +57,7 @@ import config
 from config import SUCCESS, ServerSettings, format_size, printable
 from protocol import (
     CODEC_HELD,
+    CODEC_RAW,
     DIGEST_SIZES,
     FEATURES,
     MAX_FILE_SIZE,
@@ -102,6 +103,7 @@ from protocol import (
     Verifying,
     Waker,
     Why,
+    decompress,
     encode_ack,
     is_loopback,
 )
@@ -2217,7 +2219,8 @@ class Service:
             if found:
                 moved, peer.deadline = True, float("inf")
                 assert peer.incoming is not None  # _room_for has found it
-                self._run(partial(self._store_block, peer, *found), peer.incoming)
+                raw = self._unpacked(peer, *found)
+                self._run(partial(self._store_block, peer, found[0], raw), peer.incoming)
                 if len(peer.acks) >= ACKS_TOGETHER or time.monotonic() >= peer.acks_due:
                     self._send_acks(peer)
                 if self._must_pause(peer, len(found[1])) or self.work.pressed:
@@ -2252,11 +2255,29 @@ class Service:
         blocks, length = transfer.blocks, header.wire_length
         if header.block >= blocks.count or header.raw_length != blocks.length(header.block):
             raise RemoteProtocolError("a block that is not part of the file")
-        if length != (0 if header.codec == CODEC_HELD else header.raw_length):
+        if not header.consistent:
             raise RemoteProtocolError("a block of the wrong length")
         if length and transfer.full:
             raise RemoteProtocolError("too many blocks wait for one that is missing", "busy")
-        return self._buffers.take(length) if length else memoryview(b"")
+        # buffers of one size, whatever comes: else the pool had none that fits the next block
+        return self._buffers.take(header.raw_length)[:length] if length else memoryview(b"")
+
+    def _unpacked(self, peer: Peer, header: BlockHeader, payload: memoryview) -> memoryview:
+        """Return the bytes of the file that a block brings.
+
+        Raises ``RemoteProtocolError`` for what cannot be: that ends the connection, but the blocks
+        that came before are acknowledged, so that the client sees progress and tries again.
+        """
+        if header.codec in (CODEC_RAW, CODEC_HELD):
+            return payload
+        raw = self._buffers.take(header.raw_length)
+        try:
+            decompress(header.codec, payload, raw)
+        except RemoteProtocolError:
+            self._send_acks(peer)
+            raise
+        self._buffers.give(payload)
+        return raw
 
     def _store_block(
         self, peer: Peer, header: BlockHeader, payload: memoryview, transfer: Transfer

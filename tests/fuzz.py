@@ -10,9 +10,10 @@ each a session, part of one, or a stranger: logins (password, token, guesses tha
 uploads over several data connections in any order, resumes of what other rounds left, crowds that
 queue, plain noise. Between a valid dialogue and the wire each message may be flipped in some bits,
 truncated, repeated, dropped, replaced by or joined with any other message of either side, given a
-wrong length, a wild value, a deep nesting, a missing or a double key; blocks get wild headers,
-foreign transfers, the codec *held*; events swap places. What is left is cut at random places and
-sent, the groups interleaved; each connection ends at random: politely, with FIN, or with RST.
+wrong length, a wild value, a deep nesting, a missing or a double key; blocks, which come raw or
+compressed, get wild headers, foreign transfers, the codec *held*, one that they are not of, bombs;
+events swap places. What is left is cut at random places and sent, the groups interleaved; each
+connection ends at random: politely, with FIN, or with RST.
 
 After each round: the server lives; its threads and open files, as /proc tells, are back where they
 were; ``.partial`` holds only part files with journals; its log has no traceback and no internal
@@ -67,7 +68,6 @@ from conftest import (  # noqa: E402
     client_command,
     environment,
     peak_memory,
-    random_file,
     status,
     strays,
 )
@@ -80,6 +80,8 @@ import server as server_module  # noqa: E402
 from config import KB, MB, ClientSettings  # noqa: E402
 from protocol import (  # noqa: E402
     CODEC_HELD,
+    CODEC_RAW,
+    COMPRESSIONS,
     FEATURES,
     HEADER_SIZE,
     MAX_CONTROL_FRAME,
@@ -116,6 +118,7 @@ from protocol import (  # noqa: E402
     TransferComplete,
     TransferError,
     Verifying,
+    compress,
     decode_header,
     encode,
     encode_ack,
@@ -204,8 +207,9 @@ class Content(NamedTuple):
 
     @classmethod
     def make(cls, name: str, size: int) -> Content:
-        """Make the same file for the same name and size."""
-        data = random.Random(name).getrandbits(8 * size + 1).to_bytes(size + 1, "big")[1:]
+        """Make the same file for the same name and size; its blocks shrink by half."""
+        digits = random.Random(name).getrandbits(4 * size + 8).to_bytes(size + 1, "big").hex()
+        data = digits.encode()[len(digits) - size :]
         blocks = [data[at : at + BLOCK] for at in range(0, size, BLOCK)]
         running, digests = hashlib.md5(), []
         for block in blocks:
@@ -224,13 +228,15 @@ class Content(NamedTuple):
         head = hashlib.md5(b"".join(self.blocks[:1])).hexdigest()
         return FileStart(self.name, size, BLOCK, "md5", head, resume)
 
-    def frame(self, index: int, number: int, *, held: bool = False) -> bytes:
-        """Return one of its blocks as a frame."""
+    def frame(self, index: int, number: int, codec: int = CODEC_RAW) -> bytes:
+        """Return one of its blocks as a frame; raw, where it does not shrink."""
         block = self.blocks[index]
-        payload = b"" if held else block
-        header = BlockHeader(
-            number, index, len(block), len(payload), CODEC_HELD if held else 0, self.digests[index]
-        )
+        payload = b"" if codec == CODEC_HELD else block
+        if codec in COMPRESSIONS.values():
+            payload = bytes(compress(codec, 1, memoryview(block)))
+            if len(payload) >= len(block):
+                codec, payload = CODEC_RAW, block
+        header = BlockHeader(number, index, len(block), len(payload), codec, self.digests[index])
         return encode_header(header) + payload
 
 
@@ -306,7 +312,8 @@ class Mutator:
             self._join, self._length, self._noise,
         ]  # fmt: skip
         self._of_control = [*self._ways, self._field, self._field, self._field, self._keys]
-        self._of_blocks = [*self._ways, self._header, self._header, self._held, *[self._damage] * 3]
+        self._of_blocks = [*self._ways, self._header, self._header, self._held, self._codec]
+        self._of_blocks += [self._bomb, *[self._damage] * 3]
 
     def disturb(self, frames: Iterable[bytes]) -> list[bytes]:
         """Return what is sent instead of ``frames``."""
@@ -319,7 +326,7 @@ class Mutator:
         ways = self._ways  # of what is neither
         if frame[:1] == b"\0" and b"@{" in frame:
             ways = self._of_control
-        elif frame[:1] == b"B" and frame[1:4] in (b"\0\0\0", b"\1\0\0"):
+        elif frame[:1] == b"B" and frame[1:2] <= b"\3" and frame[2:4] == b"\0\0":
             ways = self._of_blocks
         return self._rng.choice(ways)(frame)
 
@@ -329,9 +336,10 @@ class Mutator:
         if kind == 0:
             return encode_ack(number_mark(0), self._rng.randrange(50))
         if kind == 1:
-            return CONTENTS[-1].frame(self._rng.randrange(40), number_mark(0))
+            codec = self._rng.choice([CODEC_RAW, *COMPRESSIONS.values()])
+            return CONTENTS[-1].frame(self._rng.randrange(40), number_mark(0), codec)
         if kind == 2:
-            return CONTENTS[-1].frame(self._rng.randrange(40), number_mark(0), held=True)
+            return CONTENTS[-1].frame(self._rng.randrange(40), number_mark(0), CODEC_HELD)
         return encode(self._rng.choice(EVERY_MESSAGE))
 
     def noise(self, most: int = 300) -> bytes:
@@ -414,6 +422,19 @@ class Mutator:
         header = decode_header(frame[:HEADER_SIZE])
         bare = encode_header(header._replace(codec=CODEC_HELD, wire_length=0))
         return [self._rng.choice([bare, bare + frame[HEADER_SIZE:], bare[:1] + b"\1" + frame[2:]])]
+
+    def _codec(self, frame: bytes) -> list[bytes]:
+        """Say that a block is compressed in another way than it is."""
+        header = decode_header(frame[:HEADER_SIZE])
+        codec = self._rng.choice([CODEC_RAW, *COMPRESSIONS.values(), 4, 255])
+        return [encode_header(header._replace(codec=codec)) + frame[HEADER_SIZE:]]
+
+    def _bomb(self, frame: bytes) -> list[bytes]:
+        """Send what unpacks to much more than the block, or to less."""
+        codec = self._rng.choice(list(COMPRESSIONS.values()))
+        header = decode_header(frame[:HEADER_SIZE])
+        payload = bytes(compress(codec, 9, memoryview(bytes(self._rng.choice((100, MB))))))
+        return [encode_header(header._replace(codec=codec, wire_length=len(payload))) + payload]
 
 
 def control_frame(text: str) -> bytes:
@@ -565,15 +586,15 @@ def plan_upload(group: Group) -> None:
 
 
 def plan_blocks(group: Group, streams: list[int], content: Content) -> None:
-    """Blocks of a file: all or most, raw or held, over all streams."""
+    """Blocks of a file: all or most, raw, held or compressed, over all streams."""
     chosen = [at for at in range(len(content.blocks)) if group.rng.random() < 0.95]
     if group.rng.random() < 0.5:
         group.rng.shuffle(chosen)
-    held = group.rng.random() < 0.3
+    codecs = [CODEC_HELD] if group.rng.random() < 0.3 else [CODEC_RAW, *COMPRESSIONS.values()]
     while chosen:
         size = group.rng.randrange(1, 12)
         batch, chosen = chosen[:size], chosen[size:]
-        frames = [content.frame(at, group.number, held=held) for at in batch]
+        frames = [content.frame(at, group.number, group.rng.choice(codecs)) for at in batch]
         stream = group.rng.choice(streams)
         group.say(stream, *frames, hear=len(frames) * group.rng.randrange(2))
 
@@ -1264,7 +1285,8 @@ class Patient:
     """The client under test: ``send_files`` in a thread of this process, with small timeouts."""
 
     def __init__(self, folder: Path) -> None:
-        self.source = random_file(folder / "source.bin", 9 * BLOCK + 77)
+        self.source = folder / "source.txt"
+        self.source.write_bytes(b"".join(CONTENTS[6].blocks))
         self._digest = hashlib.md5(self.source.read_bytes()).hexdigest()
         self.counts: Counts = {one.value: {"taken": 0, "refused": 0, "cut": 0} for one in State}
         self.outcomes: collections.Counter[str] = collections.Counter()
@@ -1299,8 +1321,9 @@ class Patient:
         threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
         self._room = threads - 1, files - 1  # without the server's
         self._memory = peak_memory(os.getpid())
+        compresses = random.Random(seed).random() < 0.5
         settings = ClientSettings(
-            HOST, server.port, NORMAL, PASSWORD, 2, BLOCK, 1000, timeout=0.5
+            HOST, server.port, NORMAL, PASSWORD, 2, BLOCK, 1000, timeout=0.5, compress=compresses
         )  # fmt: skip
         caller = threading.Thread(target=self._send, args=(settings,), name="caller", daemon=True)
         caller.start()

@@ -245,17 +245,27 @@ def test_a_server_may_not_ask_for_one_block_without_end(upload: Upload) -> None:
 def test_the_last_blocks_that_lag_are_named_once_in_a_while(upload: Upload, clock: Clock) -> None:
     """Not before the end of the file, the first ones first, and no more than there are streams."""
     upload.hash_block(0, memoryview(bytes(4096)))
-    upload.sent(0)
+    upload.sent(0, 4096)
     clock.now += 100
-    assert upload.late(9) == []
+    assert upload.late(9, far=True) == []
     for index in (1, 2):
         upload.hash_block(index, memoryview(bytes(4096)))
-        upload.sent(index)
-    assert upload.late(9) == [0]
+        upload.sent(index, 4096)
+    assert upload.late(9, far=True) == [0]
     clock.now += 100
-    assert upload.late(2) == [1, 2]
-    assert upload.late(2) == [0]
-    assert upload.late(2) == []
+    assert upload.late(2, far=True) == [1, 2]
+    assert upload.late(2, far=True) == [0]
+    assert upload.late(2, far=True) == []
+
+
+def test_near_by_a_block_lags_only_when_its_stream_is_stuck(upload: Upload, clock: Clock) -> None:
+    """A link that is merely slow, or limited, would carry much twice."""
+    _hash_all(upload)
+    upload.sent(0, 4096)
+    clock.now += config.STUCK / 2
+    assert upload.late(1, far=False) == []
+    clock.now += config.STUCK
+    assert upload.late(1, far=False) == [0]
 
 
 def test_a_block_that_went_two_ways_counts_once(upload: Upload) -> None:

@@ -193,6 +193,7 @@ def test_json_has_one_object_for_each_file(server: ServerProcess, tmp_path: Path
     assert set(first) == {
         "verdict", "name", "saved_as", "bytes", "digest", "algorithm", "seconds", "blocks",
         "resent_blocks", "resumed_bytes", "streams", "durable", "congestion", "bottleneck",
+        "wire_bytes",
     }  # fmt: skip
     assert (first["verdict"], first["bytes"], first["digest"], first["algorithm"]) == (
         "INTEGRITY_OK", 500_000, md5(source), "md5",
@@ -200,6 +201,7 @@ def test_json_has_one_object_for_each_file(server: ServerProcess, tmp_path: Path
     assert (first["blocks"], first["resent_blocks"], first["streams"], first["durable"]) == (
         3, 0, 4, True,
     )  # fmt: skip
+    assert first["wire_bytes"] == 500_000
 
 
 def test_the_demo_does_the_whole_main_job(tmp_path: Path) -> None:

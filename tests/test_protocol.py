@@ -26,6 +26,7 @@ import protocol
 from protocol import (
     _VERBS,
     CODEC_RAW,
+    COMPRESSIONS,
     DIGEST_SIZES,
     FEATURES,
     HEADER_SIZE,
@@ -401,9 +402,11 @@ def test_what_is_not_a_list_of_spans_is_refused(blocks: Any) -> None:
         FileReady(1, blocks)
 
 
-def test_the_features_are_the_digests_that_may_be_named() -> None:
-    """What HELLO offers is what FILE_START may ask for, and it fits a block header."""
-    assert set(FEATURES) == set(DIGEST_SIZES) == {"md5", "sha256"}
+def test_the_features_are_the_digests_and_codecs_that_may_be_used() -> None:
+    """What HELLO offers is what FILE_START may ask for and what a block header may name."""
+    assert (*DIGEST_SIZES, *COMPRESSIONS) == FEATURES
+    assert set(DIGEST_SIZES) == {"md5", "sha256"}
+    assert "zlib" in COMPRESSIONS
     assert max(DIGEST_SIZES.values()) <= 32
 
 
@@ -900,11 +903,11 @@ RIGHT = encode_header(BlockHeader(1, 2, 3, 3, CODEC_RAW, b"d" * 16))
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(0, b"A"), (0, b"b"), (0, b"\0"), (1, b"\2"), (1, b"\xff"), (2, b"\1"), (3, b"\1")],
+    [(0, b"A"), (0, b"b"), (0, b"\0"), (1, b"\4"), (1, b"\xff"), (2, b"\1"), (3, b"\1")],
 )
 def test_a_header_of_another_kind_is_refused(place: int, value: bytes) -> None:
     """Another first letter, an unknown codec, or anything where zeros should be."""
-    with pytest.raises(RemoteProtocolError, match="not a block header"):
+    with pytest.raises(RemoteProtocolError, match=r"not a block header|not known here"):
         decode_header(RIGHT[:place] + value + RIGHT[place + 1 :])
 
 

@@ -65,12 +65,15 @@ def block_of(data: bytes, index: int) -> bytes:
 class Attempt:
     """What the client knows of a transfer, and what the model knows of its part file."""
 
-    def __init__(self, data: bytes, transfer: Transfer, part: PartFile, garbled: bool) -> None:
+    def __init__(
+        self, data: bytes, transfer: Transfer, part: PartFile, garbled: bool, torn: bool
+    ) -> None:
         self.data = data
         self.digests = digests_of(data)
         self.transfer = transfer
         self.part = part
         self.garbled = garbled  # whether a byte of its journal was changed
+        self.torn = torn  # whether older claims may have come to light again
         self.held = {block for span in transfer.claimed for block in range(*span)}
         self.announced: set[int] = set()
         self.wanted = set(range(len(self.digests))) - self.held  # to be sent as bytes
@@ -179,7 +182,8 @@ class ResumeMachine(RuleBasedStateMachine):
         self.sizes[part.stem] = len(data)
         self.heads[part.stem] = digests[0]
         self.ever[part.stem] = set(claimed.items())
-        self.attempt = Attempt(data, transfer, part, part.stem in self.garbled)
+        garbled, torn = part.stem in self.garbled, part.stem in self.doubtful
+        self.attempt = Attempt(data, transfer, part, garbled, torn)
         self.doubtful.discard(part.stem)
 
     def resumable(self, data: bytes) -> bool:
@@ -288,8 +292,8 @@ class ResumeMachine(RuleBasedStateMachine):
         claimed = self.journals[attempt.part.stem]
         for asked in _blocks(due.missing):
             assert asked not in attempt.wanted, "asked for twice"
-            cause = block if attempt.garbled else asked  # one wrong digest looks like a change
-            assert claimed[cause] != attempt.digests[cause], "not changed, but asked for"
+            assert asked >= block, "asked for, though it is before the change"
+            assert claimed[block] != attempt.digests[block], "not changed, but asked for"
             attempt.ask(asked)
 
     def hash_all(self) -> bool:
@@ -353,9 +357,8 @@ class ResumeMachine(RuleBasedStateMachine):
         """End an attempt at a file that differs from the one that was published."""
         attempt = self.running()
         name = self.answers[attempt.part.stem]
-        claims = set(self.journals[attempt.part.stem])
-        torn = claims < set(range(len(attempt.digests)))
-        assert torn or attempt.garbled or self.published[name] != attempt.data
+        doubted = attempt.torn or attempt.garbled
+        assert doubted or self.published[name] != attempt.data
         attempt.transfer.spoil()
         attempt.transfer.end()
         self.attempt = None
