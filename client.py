@@ -81,6 +81,7 @@ from protocol import (
     IntegrityOk,
     Message,
     Missing,
+    Pauses,
     Ping,
     Pong,
     Queued,
@@ -484,7 +485,7 @@ class Upload:
     def paced(self, seconds: float) -> None:
         """Note that the limit keeps a stream from sending (a sender)."""
         with self._lock:
-            self.spent.paced += seconds
+            self.spent.paced.add(seconds)
 
     def confirm(self, block: int) -> None:
         """Note an acknowledgement (a sender): of a block that went two ways the first counts."""
@@ -638,9 +639,9 @@ class Spent:
         self.began = time.monotonic()
         self.reading = 0.0  # from the source
         self.hashing = 0.0
-        self.paced = 0.0  # by our own limit, all streams together
+        self.paced = Pauses()  # of the senders, by our own limit
 
-    def bottleneck(self, verdict: IntegrityOk, streams: int, waits: tuple[float, float]) -> str:
+    def bottleneck(self, verdict: IntegrityOk, waits: tuple[float, float]) -> str:
         """Name what everything else waited for; ``waits`` is what the connections say of it."""
         total = time.monotonic() - self.began
         if total < config.NAMEABLE:
@@ -649,7 +650,7 @@ class Spent:
             return SOURCE if self.reading > self.hashing else HASHING
         busy, no_room = waits
         shares = (
-            (LIMIT, self.paced / streams / total),
+            (LIMIT, self.paced.seconds / total),
             (SERVER_LIMIT, verdict.limited / 1000 / total),
             (SERVER_DISK, verdict.disk / 1000 / total),
             (SERVER_HASHING, verdict.hashing / 1000 / total),
@@ -1685,7 +1686,7 @@ class Session:
 
     def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:
         """Make the receipt of a file that arrived, or did not."""
-        count, waits = self.streams.count, self.streams.waits()
+        waits = self.streams.waits()
         return Receipt(
             verdict="INTEGRITY_OK" if verdict else "INTEGRITY_FAILED",
             name=upload.source.name,
@@ -1697,10 +1698,10 @@ class Session:
             blocks=upload.blocks.count,
             resent_blocks=verdict.resent_blocks if verdict else 0,
             resumed_bytes=upload.resumed_bytes,
-            streams=count,
+            streams=self.streams.count,
             durable=verdict.durable if verdict else False,
             congestion=self.congestion,
-            bottleneck=upload.spent.bottleneck(verdict, count, waits) if verdict else "",
+            bottleneck=upload.spent.bottleneck(verdict, waits) if verdict else "",
             wire_bytes=upload.wire_bytes,
         )
 

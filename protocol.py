@@ -926,6 +926,20 @@ class TokenBucket:
             return min(1.0, (time.monotonic() - self._paid_at) / self._burst)
 
 
+class Pauses:
+    """For how long at least one of several was at rest; who owns it sees to the order of calls."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._until = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Note that one rests for so long from now on."""
+        now = time.monotonic()
+        self.seconds += max(0.0, now + seconds - max(now, self._until))
+        self._until = max(self._until, now + seconds)
+
+
 # --- sockets ------------------------------------------------------------------------------------
 
 

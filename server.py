@@ -86,6 +86,7 @@ from protocol import (
     IntegrityOk,
     Message,
     Missing,
+    Pauses,
     Ping,
     Pong,
     ProtocolError,
@@ -982,7 +983,7 @@ class Transfer:
         self._received = 0  # bytes, each block once
         self._hashed_for = 0.0  # seconds; the hasher's, like the hash state
         self._wrote_for = 0.0  # seconds, of all workers together, and the last flush
-        self._held_back_for = 0.0  # seconds, of all data connections together
+        self._held_back = Pauses()  # of its data connections, by limits
         self._rounds = 0  # repairs without progress
         self._resent = 0
         self._moved_at = self.asked_at
@@ -1412,7 +1413,7 @@ class Transfer:
     def held_back(self, seconds: float) -> None:
         """Note that a limit keeps one of the data connections from being received from."""
         with self._lock:
-            self._held_back_for += seconds
+            self._held_back.add(seconds)
 
     @property
     def _streams(self) -> int:
@@ -1427,12 +1428,11 @@ class Transfer:
     def receipt(self, name: str) -> IntegrityOk:
         """Say where the file stands and where the time went."""
         with self._lock:
-            seconds = (self._wrote_for / self._streams, self._held_back_for / self._streams)
-            disk, limited = (round(1000 * one) for one in seconds)
-            hashing = round(1000 * self._hashed_for)
+            disk, limited = self._wrote_for / self._streams, self._held_back.seconds
+            seconds = (self._hashed_for, disk, limited)
         return IntegrityOk(
-            name, self.blocks.size, self.digest, self.resent, durable=True,
-            hashing=hashing, disk=disk, limited=limited,
+            name, self.blocks.size, self.digest, self.resent, True,
+            *(round(1000 * one) for one in seconds),
         )  # fmt: skip
 
     def content_due(self) -> bool:

@@ -653,7 +653,7 @@ def test_streams_auto_is_told_in_the_receipt(local: ServerThread, tmp_path: Path
         ((0.0, 0.0, 0.0), (0, 0, 0), (0.0, 0.0), "network"),
         ((1.0, 9.0, 0.0), (9000, 0, 0), (9.0, 8.0), "hashing"),
         ((6.0, 3.0, 0.0), (3000, 0, 0), (9.0, 0.0), "source disk"),
-        ((1.0, 1.0, 32.0), (1000, 0, 0), (9.0, 0.0), "limit"),
+        ((1.0, 1.0, 8.0), (1000, 0, 0), (9.0, 0.0), "limit"),
         ((1.0, 1.0, 0.0), (1000, 0, 9000), (9.0, 8.0), "server limit"),
         ((1.0, 1.0, 0.0), (1000, 8000, 0), (9.0, 8.0), "server disk"),
         ((1.0, 1.0, 0.0), (8000, 0, 0), (9.0, 8.0), "server hashing"),
@@ -671,12 +671,12 @@ def test_what_held_up_a_file_is_named(
 ) -> None:
     """The slowest thing is the one that all others waited for; of a short time nothing is said."""
     one = module.Spent()
-    one.reading, one.hashing, one.paced = spent
+    one.reading, one.hashing, one.paced.seconds = spent
     hashing, disk, limited = verdict
     ok = IntegrityOk("x", 1, "0" * 32, 0, True, hashing, disk, limited)
-    assert one.bottleneck(ok, 4, waits) == ""
+    assert one.bottleneck(ok, waits) == ""
     clock.now += 10
-    assert one.bottleneck(ok, 4, waits) == name
+    assert one.bottleneck(ok, waits) == name
 
 
 def test_every_bottleneck_has_words_that_a_person_can_act_on() -> None:

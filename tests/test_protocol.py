@@ -1060,6 +1060,17 @@ def test_a_bell_gives_its_descriptors_back() -> None:
     assert open_descriptors() == before
 
 
+def test_pauses_that_overlap_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four connections that rest for the same second rested for one second."""
+    now = 1000.0
+    monkeypatch.setattr("protocol.time.monotonic", lambda: now)
+    pauses = protocol.Pauses()
+    for start, length in ((0.0, 2.0), (1.0, 0.5), (1.5, 1.5), (10.0, 1.0)):
+        now = 1000.0 + start
+        pauses.add(length)
+    assert pauses.seconds == 4.0
+
+
 # --- connections --------------------------------------------------------------------------------
 
 Pair = Tuple[Connection, socket.socket]
