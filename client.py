@@ -513,13 +513,13 @@ class Upload:
         with self._lock:
             return self._owes(block)
 
-    def late(self, most: int, *, far: bool) -> list[int]:
+    def late(self, most: int, *, hasty: bool) -> list[int]:
         """Return up to ``most`` blocks that lag at the end of the file, to go another way (main).
 
-        Before the end there is always something better to do. Far away, what is sent twice costs
-        less than another round trip; on a near link it is soon known whether a stream is stuck.
+        ``hasty`` where what is sent twice costs nobody anything: on a link with room and a long
+        round trip. Elsewhere a block lags only when its stream is stuck.
         """
-        if far:
+        if hasty:
             patience = max(config.LATE_LEAST, config.LATE * self._usual)
         else:
             patience = max(config.STUCK, config.STUCK_TIMES * self._usual)
@@ -949,6 +949,7 @@ class Sender:
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
         self._pause = config.RETRY_FIRST
         self._bad_frames = 0  # since the last acknowledgement
+        self._silence = Deadline(self._settings.timeout)  # of the server, on this connection
         self._congestion = ""  # what was chosen for this connection; "" is the system's own
         self._system = ""  # what that is
         self._waited = 0.0  # seconds, for the link, since ...
@@ -1068,7 +1069,7 @@ class Sender:
 
     def _send_blocks(self, connection: Connection) -> None:
         """Send what the queue has, hear acknowledgements as they come; ends by an exception."""
-        silence = Deadline(self._settings.timeout)
+        self._silence.put_off()
         in_a_row = 0
         while True:
             if self._congestion != self._session.streams.congestion:
@@ -1076,16 +1077,16 @@ class Sender:
             block = self._next_block()
             if block:
                 if not self._unacknowledged:
-                    silence.put_off()
-                self._pace(connection, block, self.send_file_block(connection, block), silence)
+                    self._silence.put_off()
+                self._pace(connection, block, self.send_file_block(connection, block))
                 in_a_row += 1
                 if in_a_row < config.ACK_EVERY:
                     continue
             in_a_row = 0
-            if block or self._wait(connection, silence):
-                self._hear_acks(connection, silence)
+            if block or self._wait(connection):
+                self._hear_acks(connection)
 
-    def _pace(self, connection: Connection, block: Block, sent: int, silence: Deadline) -> None:
+    def _pace(self, connection: Connection, block: Block, sent: int) -> None:
         """Stay away for as long as the limit says of ``sent`` bytes, hearing acknowledgements."""
         bucket = self._session.bucket
         if bucket is None or not sent:
@@ -1096,10 +1097,10 @@ class Sender:
         block.upload.paced(seconds)
         while not pause.passed:
             if connection.wait(pause.left(), waker=self._waker):
-                self._hear_acks(connection, silence)
+                self._hear_acks(connection)
             elif self._waker.quiet() and self._session.ending.is_set():
                 raise Stop
-        silence.put_off()  # what was not asked for cannot have been answered
+        self._silence.put_off()  # what was not asked for cannot have been answered
         self._waited += time.monotonic() - began
 
     def _next_block(self) -> Block | None:
@@ -1117,33 +1118,33 @@ class Sender:
     def _take_block(self) -> Block | None:
         return self._extra.popleft() if self._extra else self._session.queue.get(self._waker)
 
-    def _leave_if_overtaken(self, silence: Deadline) -> None:
+    def _leave_if_overtaken(self) -> None:
         """Raise if the others leave this one behind: a new connection is faster."""
         oldest = next(iter(self._unacknowledged.values()), None)
         if oldest and oldest[0].overtaken:
             raise ConnectionLostError("it lags, and what it carries went another way")
-        if oldest and oldest[0].upload.passed_by(self._settings.timeout - silence.left()):
+        if oldest and oldest[0].upload.passed_by(self._settings.timeout - self._silence.left()):
             raise ConnectionLostError("it lags behind the others")
 
     def _owed(self) -> bool:
         """Whether the server owes us an acknowledgement that somebody waits for."""
         return any(not of[0].upload.over for of in self._unacknowledged.values())
 
-    def _wait(self, connection: Connection, silence: Deadline, *, write: bool = False) -> bool:
+    def _wait(self, connection: Connection, *, write: bool = False) -> bool:
         """Wait for the server or a new block; return whether the server has something for us."""
         owed = write or self._owed()
-        most = min(silence.left(), config.STUCK / 2) if owed else FOREVER
+        most = min(self._silence.left(), config.STUCK / 2) if owed else FOREVER
         ready = connection.wait(most, write=write, waker=self._waker)
         if not ready:
             self._waker.quiet()
         if self._session.ending.is_set():
             raise Stop
-        self._leave_if_overtaken(silence)
-        if not ready and owed and silence.passed:
+        self._leave_if_overtaken()
+        if not ready and owed and self._silence.passed:
             raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
         return ready
 
-    def _hear_acks(self, connection: Connection, silence: Deadline) -> None:
+    def _hear_acks(self, connection: Connection) -> None:
         for ack in connection.receive_acks():
             blocks = self._unacknowledged.get(ack)
             if not blocks:
@@ -1152,7 +1153,7 @@ class Sender:
             if not blocks:
                 del self._unacknowledged[ack]
             self._pause, self._bad_frames = config.RETRY_FIRST, 0
-            silence.put_off()
+            self._silence.put_off()
 
     def send_file_block(self, connection: Connection, block: Block) -> int:
         """Send one block, chunk by chunk; its buffer goes back to the reader.
@@ -1215,13 +1216,12 @@ class Sender:
     def _drain(self, connection: Connection) -> None:
         """Wait until the system has taken everything; hear acknowledgements meanwhile."""
         began = time.monotonic()
-        silence = Deadline(self._settings.timeout)
         while not connection.flush():
             unsent = connection.unsent
-            self._wait(connection, silence, write=True)
-            self._hear_acks(connection, silence)
+            self._wait(connection, write=True)
+            self._hear_acks(connection)
             if connection.flush() or connection.unsent < unsent:
-                silence.put_off()
+                self._silence.put_off()
         self._waited += time.monotonic() - began
 
 
@@ -1356,8 +1356,14 @@ class Streams:
                 self._use(count)
                 log.debug("data connections: %d (%s)", self.count, self.congestion or "as usual")
         self._carried = carried
+        if upload.read:
+            self._help(upload)
+
+    def _help(self, upload: Upload) -> None:
+        """Send the last blocks that lag another way, too: there is nothing else to send."""
         free = [sender for sender in self._senders[: self.count] if sender.free]
-        for sender, block in zip(free, upload.late(len(free), far=self._session.far)):
+        hasty = self._session.far and not self._full()
+        for sender, block in zip(free, upload.late(len(free), hasty=hasty)):
             block_log.debug("block %d lags: it goes another way, too", block)
             sender.hand(Block(upload, block))
 

@@ -67,9 +67,9 @@ STUCK = 4.0  # seconds without an acknowledgement, while other streams get some,
 # is replaced: TCP doubles its pauses, after some outages in a row to half a minute ...
 STUCK_TIMES = 4  # ... and so many times the usual time to an acknowledgement, for slow links
 LATE = 1.0  # times the usual time to an acknowledgement, then a last block goes another way, too:
-# without that the end took up to 2 s longer over 100 ms; sooner, and slow links carry much twice
-LATE_LEAST = 0.2  # seconds; below that waiting costs less than sending twice. Both for far links:
-# near ones wait for STUCK
+# without that the end took up to 2 s longer over 100 ms; sooner, and a link carries much twice
+LATE_LEAST = 0.2  # seconds; below that waiting costs less than sending twice. Both are for links
+# that are far and have room: on others a stream must be stuck
 MOSTLY = 0.5  # of the time of a file: what takes more is called its bottleneck
 NAMEABLE = 0.3  # seconds of a file from which on it is worth naming
 READ_AHEAD = 12  # blocks in memory beyond one for each stream: enough to keep senders busy ...

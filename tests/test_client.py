@@ -9,11 +9,13 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
 from conftest import (
+    PATIENCE,
     ServerThread,
     StartLocal,
     client_command,
@@ -43,7 +45,6 @@ from protocol import (
     AuthenticationError,
     Connection,
     ConnectionLostError,
-    Deadline,
     FileReady,
     IntegrityOk,
     RejectedError,
@@ -52,6 +53,7 @@ from protocol import (
     SourceError,
     TransferError,
     Waker,
+    encode_ack,
 )
 
 # --- the input file -----------------------------------------------------------------------------
@@ -247,25 +249,27 @@ def test_the_last_blocks_that_lag_are_named_once_in_a_while(upload: Upload, cloc
     upload.hash_block(0, memoryview(bytes(4096)))
     upload.sent(0, 4096)
     clock.now += 100
-    assert upload.late(9, far=True) == []
+    assert upload.late(9, hasty=True) == []
     for index in (1, 2):
         upload.hash_block(index, memoryview(bytes(4096)))
         upload.sent(index, 4096)
-    assert upload.late(9, far=True) == [0]
+    assert upload.late(9, hasty=True) == [0]
     clock.now += 100
-    assert upload.late(2, far=True) == [1, 2]
-    assert upload.late(2, far=True) == [0]
-    assert upload.late(2, far=True) == []
+    assert upload.late(2, hasty=True) == [1, 2]
+    assert upload.late(2, hasty=True) == [0]
+    assert upload.late(2, hasty=True) == []
 
 
-def test_near_by_a_block_lags_only_when_its_stream_is_stuck(upload: Upload, clock: Clock) -> None:
+def test_without_haste_a_block_lags_only_when_its_stream_is_stuck(
+    upload: Upload, clock: Clock
+) -> None:
     """A link that is merely slow, or limited, would carry much twice."""
     _hash_all(upload)
     upload.sent(0, 4096)
     clock.now += config.STUCK / 2
-    assert upload.late(1, far=False) == []
+    assert upload.late(1, hasty=False) == []
     clock.now += config.STUCK
-    assert upload.late(1, far=False) == [0]
+    assert upload.late(1, hasty=False) == [0]
 
 
 def test_a_block_that_went_two_ways_counts_once(upload: Upload) -> None:
@@ -511,10 +515,9 @@ def silent(session: module.Session, upload: Upload, clock: Clock) -> Iterator[Ca
     ours, theirs = socket.socketpair()
     connection, sender = Connection(ours, Side.CLIENT), module.Sender(session, 0)
     sender._unacknowledged[7, 0] = [Block(upload, 0)]
-    silence = Deadline(30)
     sender._waker.ring()  # so that no time has to pass
     clock.now += 31
-    yield lambda: sender._wait(connection, silence) or silence.left() == 30
+    yield lambda: sender._wait(connection)
     connection.close()
     theirs.close()
     sender.close()
@@ -699,6 +702,27 @@ def test_a_limit_is_named_as_what_held_up_a_file(
     settings = local.client(limit=rate if limited == "client" else None)
     (receipt,) = send_files([random_file(tmp_path / "x", 6 * MB)], settings)
     assert receipt.bottleneck == {"client": "limit", "server": "server limit"}[limited]
+
+
+def test_what_is_heard_while_a_block_is_pushed_counts(
+    session: module.Session, upload: Upload, clock: Clock
+) -> None:
+    """A sender that always has to wait for room is not silent for that."""
+    ours, theirs = socket.socketpair()
+    connection, sender = Connection(ours, Side.CLIENT), module.Sender(session, 0)
+    sender._unacknowledged[7, 0] = [Block(upload, 0)]
+    connection.push(bytes(3_000_000))
+    clock.now += 29
+    with ThreadPoolExecutor(1) as pool:
+        draining = pool.submit(sender._drain, connection)
+        theirs.sendall(encode_ack(7, 0))
+        left = 3_000_000
+        while left:
+            left -= len(theirs.recv(65536))
+        draining.result(PATIENCE)
+    assert sender._silence.left() == 30
+    for one in (connection, theirs, sender):
+        one.close()
 
 
 # --- the bar ------------------------------------------------------------------------------------
