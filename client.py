@@ -765,9 +765,12 @@ class Compression:
         self._pause = 0  # blocks that go raw until the next sample ...
         self._left = 0  # ... and how many of them are left
 
-    def pack(self, view: memoryview) -> tuple[int, memoryview]:
-        """Return the codec and the payload that a block is to be sent with (a sender)."""
-        level = self._level()
+    def pack(self, view: memoryview, behind: int) -> tuple[int, memoryview]:
+        """Return the codec and the payload that a block is to be sent with (a sender).
+
+        ``behind`` is the number of the sender's blocks that are not acknowledged.
+        """
+        level = self._level(behind)
         if level is not None and (self._expects_to_shrink() or self._sample_shrinks(view)):
             payload = self._compress(view, level)
             shrinks = _shrinks(payload, view)
@@ -777,10 +780,7 @@ class Compression:
         return CODEC_RAW, view
 
     def note_wait(self, waited: float, worked: float, behind: int) -> None:
-        """Note how many seconds a sender waited for the link, and how many it did not.
-
-        ``behind`` is the number of its blocks that are not acknowledged.
-        """
+        """Note how many seconds a sender waited for the link, and how many it did not."""
         seconds = waited + worked
         with self._lock:
             compresses = self._waiting >= config.COMPRESS_WAIT
@@ -788,14 +788,15 @@ class Compression:
                 weight = min(1.0, seconds / self._memory)
                 self._waiting += weight * (waited / seconds - self._waiting)
 
-    def _level(self) -> int | None:
+    def _level(self, behind: int) -> int | None:
         """Return how thoroughly to compress now, ``None`` for not at all."""
         with self._lock:
             waiting = self._waiting
         saved = self._budget.saved
         if waiting < config.COMPRESS_WAIT or saved < 0:
             return None
-        return self._thorough if min(waiting, saved) > 0.5 else self._quick
+        time_to_spare = waiting > 0.5 or behind > config.COMPRESS_BEHIND
+        return self._thorough if time_to_spare and saved > 0.5 else self._quick
 
     def _expects_to_shrink(self) -> bool:
         with self._lock:
@@ -1185,14 +1186,15 @@ class Sender:
         compression = self._session.compression
         if compression is None:
             return CODEC_RAW, view
-        self._tell_wait(compression)
-        return compression.pack(view)
+        behind = len(self._unacknowledged)
+        self._tell_wait(compression, behind)
+        return compression.pack(view, behind)
 
-    def _tell_wait(self, compression: Compression) -> None:
+    def _tell_wait(self, compression: Compression, behind: int) -> None:
         """Say how long the link has made us wait since the last block."""
         now = time.monotonic()
         worked = min(max(now - self._told_at - self._waited, 1e-6), config.COMPRESS_IDLE)
-        compression.note_wait(self._waited, worked, len(self._unacknowledged))
+        compression.note_wait(self._waited, worked, behind)
         self._waited, self._told_at = 0.0, now
 
     def _push(self, connection: Connection, header: bytes, view: memoryview) -> None:

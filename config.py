@@ -99,7 +99,7 @@ COMPRESS_BURST = 1.0  # seconds of that share that may be used at once: until th
 COMPRESS_WORTH = 0.95  # of its length is the most that a compressed block may have: who unpacks it
 # has work with it, too
 COMPRESS_SAMPLE = 4 * KB  # of a block, where the one before did not shrink: 50 us
-COMPRESS_PAUSE = 16  # blocks at most between two samples: 3 MB, soon gone when text begins again
+COMPRESS_PAUSE = 4  # blocks at most between two samples: 800 KB, soon gone when text begins again
 BAR_INTERVAL = 0.1  # seconds between two looks of the progress bar
 DEMO_FILE_SIZE = 64 * MB  # the sample that --demo makes
 

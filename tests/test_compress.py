@@ -488,9 +488,9 @@ class Trial:
         self.levels.append(level)
         return compress(codec, level, view)
 
-    def pack(self, data: bytes) -> bool:
+    def pack(self, data: bytes, behind: int = 0) -> bool:
         """Whether ``data`` would be sent compressed."""
-        codec, payload = self.compression.pack(memoryview(data))
+        codec, payload = self.compression.pack(memoryview(data), behind)
         if codec != CODEC_RAW:
             assert unpacked(codec, bytes(payload), len(data)) == data
             return True
@@ -616,6 +616,16 @@ def test_blocks_that_are_on_their_way_keep_compression_up(trial: Trial) -> None:
     assert trial.pack(TEXT)
 
 
+def test_blocks_that_are_on_their_way_mean_a_thorough_level(trial: Trial) -> None:
+    """There is time: the link has enough to do."""
+    trial.clock.now += 10
+    for _ in range(1000):
+        trial.compression.note_wait(0.003, 0.007, behind=2)
+    for behind, level in ((config.COMPRESS_BEHIND, QUICK), (config.COMPRESS_BEHIND + 1, THOROUGH)):
+        trial.pack(TEXT, behind)
+        assert trial.levels[-1] == level
+
+
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     """Note what senders tell of their time: seconds waited, seconds not."""
@@ -648,7 +658,7 @@ def test_a_sender_tells_of_its_time_once(
     for waited in (0.25, 0.0):
         trial.clock.now += waited + 0.0625
         sender._waited += waited
-        sender._tell_wait(trial.compression)
+        sender._tell_wait(trial.compression, 0)
     assert told == [(0.25, 0.0625), (0.0, 0.0625)]
 
 
@@ -657,7 +667,7 @@ def test_a_pause_between_two_files_does_not_end_compression(
 ) -> None:
     """A minute in which there was nothing to send is not a minute of a fast link."""
     trial.clock.now += 60
-    sender._tell_wait(trial.compression)
+    sender._tell_wait(trial.compression, 0)
     assert told == [(0.0, config.COMPRESS_IDLE)]
     assert trial.pack(TEXT)
 
