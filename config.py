@@ -89,7 +89,7 @@ COMPRESS_LEVELS = {"zlib": (1, 5), "zstd": (1, 7)}  # in a hurry, and with time 
 # one leaves 1 or 2 % less on the wire and takes half as long again
 COMPRESS_WAIT = 0.2  # of their time senders must wait for the link, else it is not what holds them
 # up: 0.04 to 0.12 was measured over loopback, 0.9 at 10 MB/s
-COMPRESS_MEMORY = 0.5  # seconds after which two thirds of that are forgotten
+COMPRESS_MEMORY = 1.0  # seconds after which two thirds of that are forgotten
 COMPRESS_IDLE = 0.1  # seconds at most that count as not waiting, between two blocks of a sender:
 # a pause between two files says nothing of the link
 COMPRESS_BEHIND = 8  # blocks of a sender that are not acknowledged: with more the link is behind,
