@@ -36,8 +36,8 @@ from typing import Iterator, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
 
+from common import print_facts  # noqa: E402
 from conftest import ServerProcess, client_command, environment, md5, random_file  # noqa: E402
-from peers import print_facts  # noqa: E402
 
 from config import MB, format_size, parse_size  # noqa: E402
 from server import PARTIAL  # noqa: E402
