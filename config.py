@@ -64,7 +64,8 @@ DEMO_FILE_SIZE = 64 * MB  # the sample that --demo makes
 
 RECEIVE_SIZE = 200 * KB  # bytes one receive call may take: what has come, up to a whole block
 WORKERS = 10  # threads that do all work; the main thread only watches
-MAX_ACTIVE_TRANSFERS = 16  # receiving at once: 64 connections' buffers, and disks dislike more
+MAX_ACTIVE_TRANSFERS = 16  # receiving at once: 64 connections' buffers, and disks dislike more;
+# those of lower priority do not count
 MAX_WAITING_TRANSFERS = 1000  # asked for but not yet admitted
 MAX_CONNECTIONS = 4096  # of all kinds; further ones are closed at once
 MAX_OF_ADDRESS = 2048  # connections of one address: a company with 400 clients may sit behind it

@@ -1659,8 +1659,9 @@ class Session:
 class Registry:
     """Which sessions there are, which transfers receive, which wait. The lock protects all of it.
 
-    At most ``max_active`` transfers receive at a time. The others wait, the most urgent first: as
-    in ``WorkQueue``, higher priority counts as having come earlier.
+    A transfer may begin when fewer than ``max_active`` of its own priority or higher receive: lower
+    ones leave it room. The others wait, the most urgent first: a step of priority counts as having
+    come ``URGENCY`` seconds earlier.
     """
 
     def __init__(self, max_active: int) -> None:
@@ -1717,14 +1718,25 @@ class Registry:
             own = [one for one in self._active + self._waiting if one.user == transfer.user]
             if len(own) >= config.MAX_TRANSFERS_OF_USER:
                 raise RejectedError("busy", "too many transfers of this user; try again later")
-            if len(self._active) < self._max_active:
+            if self._has_room_for(transfer):
                 self._active.append(transfer)
                 return 0
             if len(self._waiting) >= config.MAX_WAITING_TRANSFERS:
                 raise RejectedError("busy", "too many transfers wait already; try again later")
             self._waiting.append(transfer)
             self._waiting.sort(key=_by_urgency)
-            return self._waiting.index(transfer) + 1
+            return dict(self._positions())[transfer]
+
+    def _has_room_for(self, transfer: Transfer) -> bool:
+        before = sum(one.priority >= transfer.priority for one in self._active)
+        return before < self._max_active
+
+    def _positions(self) -> Iterator[tuple[Transfer, int]]:
+        """Count, for each that waits, those of its own priority or higher up to it."""
+        counts: Counter[int] = Counter()
+        for one in self._waiting:
+            counts[one.priority] += 1
+            yield one, sum(n for priority, n in counts.items() if priority >= one.priority)
 
     def leave(self, transfer: Transfer) -> list[Transfer]:
         """Take ``transfer`` out; return those that are admitted in its place (any)."""
@@ -1732,10 +1744,17 @@ class Registry:
             for line in (self._active, self._waiting):
                 if transfer in line:
                     line.remove(transfer)
-            room = self._max_active - len(self._active)
-            admitted, self._waiting = self._waiting[:room], self._waiting[room:]
-            self._active += admitted
-            return admitted
+            return self._admit()
+
+    def _admit(self) -> list[Transfer]:
+        """Move those that have room by now from the waiting to the active ones; return them."""
+        admitted = []
+        for one in self._waiting:
+            if self._has_room_for(one):
+                self._active.append(one)
+                admitted.append(one)
+        self._waiting = [one for one in self._waiting if one not in admitted]
+        return admitted
 
     def reserved(self, transfer: Transfer) -> int:
         """Return the bytes of those before ``transfer`` that go to the same directory (any).
@@ -1753,9 +1772,14 @@ class Registry:
             return list(self._active)
 
     def waiting(self) -> list[Transfer]:
-        """Return those that wait, the next one first (any)."""
+        """Return those that wait, the most urgent first (any)."""
         with self._lock:
             return list(self._waiting)
+
+    def positions(self) -> list[tuple[Transfer, int]]:
+        """Return those that wait, each with its position in the queue (any)."""
+        with self._lock:
+            return list(self._positions())
 
 
 def _token_key(token: str) -> bytes:
@@ -2768,7 +2792,7 @@ class Server:
                     self._post(transfer.session.coordinator, Verifying(transfer.verified_bytes))
         if now >= self._next_queued:
             self._next_queued = now + config.QUEUED_EVERY
-            for position, transfer in enumerate(self._service.registry.waiting(), 1):
+            for transfer, position in self._service.registry.positions():
                 self._post(transfer.session.coordinator, Queued(position))
 
     # -- the end
