@@ -85,7 +85,10 @@ VERIFYING_EVERY = 1.0  # seconds between two reports while a file is verified
 QUEUED_EVERY = 1.0  # seconds between two reports of the position in the queue
 LINGER = 0.05  # seconds a worker stays with a silent connection while nobody else is ready:
 # long beside the gap between two blocks on a busy connection, short beside a person's patience
-URGENCY = 5.0  # one step of priority weighs as much as this many seconds of waiting
+URGENCY = 5.0  # one step of priority weighs as much as this many seconds of waiting, for transfers
+# that wait to be admitted ...
+LEAD = 0.1  # ... and this many for units of work: longer than the queue of a busy server, and short
+# enough for somebody who logs in beside a flood of high priority
 FLUSH_EVERY = 64 * MB  # bytes written before they are flushed in the background
 MAX_FLUSHES = 2  # at once, over all transfers: a flush holds a worker, and the disk is one
 HASH_STRETCH = 16  # blocks hashed before a worker looks whether someone more urgent waits

@@ -1437,9 +1437,9 @@ Unit = Callable[[], None]
 class WorkQueue:
     """``ThreadPoolExecutor`` whose workers take the most urgent unit first.
 
-    Urgent is a high priority, then a long wait: a step of priority counts as ``URGENCY`` seconds of
+    Urgent is a high priority, then a long wait: a step of priority counts as ``LEAD`` seconds of
     waiting, so nobody starves. As the order of two units never changes while they wait, a heap of
-    (time it came - priority x URGENCY) says it all. The lock protects the heap and the counts.
+    (time it came - priority x LEAD) says it all. The lock protects the heap and the counts.
     """
 
     def __init__(self, workers: int) -> None:
@@ -1458,7 +1458,7 @@ class WorkQueue:
         with self._lock:
             if self._closed:
                 return  # the server ends, and everything that runs with it
-            due = time.monotonic() - priority * config.URGENCY
+            due = time.monotonic() - priority * config.LEAD
             heapq.heappush(self._heap, (due, next(self._ages), unit))
             self._pool.submit(self._run_most_urgent)
             wanted = self._lingering > 0 and self._short_of_workers()

@@ -1560,7 +1560,7 @@ def test_waiting_raises_urgency(one_worker: WorkQueue, monkeypatch: pytest.Monke
     ran: list[str] = []
     one_worker.put(partial(_wait, gate), 0)
     one_worker.put(lambda: ran.append("low"), 0)
-    now += config.URGENCY + 1
+    now += 2 * config.LEAD
     one_worker.put(lambda: ran.append("high"), 1)
     gate.set()
     monkeypatch.undo()
