@@ -12,6 +12,11 @@ back. A unit of work is short: some messages, some blocks, a stretch of hashing,
 never waits for a peer while somebody else is ready, and no unit waits for another. Each docstring
 says on which thread a function runs: *main*, *a worker*, or *any*.
 
+Higher priority goes first in three places: into the registry (lower ones take no room from it), in
+the work queue (it is taken out first), and block by block (``RightOfWay``: while it brings bytes,
+connections of lower priority rest with the main thread, unread, so that TCP quiets their clients).
+Waiting raises urgency in each, so nobody starves.
+
 Locks, in this order: ``Registry`` (sessions; which transfers receive, which wait), ``Transfer``
 (one for each), ``BufferPool``. ``WorkQueue`` and ``PartStore`` have one of their own, taken alone.
 Nothing is received, sent, written, hashed or logged while one is held.
@@ -1512,6 +1517,39 @@ class WorkQueue:
         self._pressure.close()
 
 
+class RightOfWay:
+    """Who gives way to whom: while a higher priority brings bytes, lower ones are held back.
+
+    Each byte holds back for as long as it would take at ``HOLD_RATE``, all together for ``HOLD``
+    seconds at most: so what comes fast has the machine for itself, what trickles takes its part,
+    and what has ended holds nobody. The highest priority that moves has the right of way.
+
+    It is one attribute, read once and replaced as a whole, so there is no lock: of two that move at
+    once one may be forgotten, until its next block, and who reads an old answer brings one block
+    too many or rests for ``HOLD`` seconds too long.
+    """
+
+    def __init__(self) -> None:
+        self._first = 0, 0.0  # the priority that has it, and until when
+
+    def moved(self, priority: int, length: int) -> None:
+        """Note that ``length`` bytes of ``priority`` came (any)."""
+        first, until = self._first
+        now = time.monotonic()
+        if priority > first or now >= until:
+            until = now
+        elif priority < first:
+            return
+        self._first = priority, min(until + length / config.HOLD_RATE, now + config.HOLD)
+
+    def pause(self, priority: int, latest: float) -> float:
+        """Return the seconds for which ``priority`` gives way now, not beyond ``latest`` (any)."""
+        first, until = self._first
+        if priority >= first:
+            return 0.0
+        return max(0.0, min(until, latest) - time.monotonic())
+
+
 # --- what a user may send -----------------------------------------------------------------------
 
 
@@ -1602,7 +1640,8 @@ class Peer:
         self.incoming: Transfer | None = None  # what the block on its way is for
         self.acks = bytearray()  # not sent yet
         self.acks_due = 0.0
-        self.paused_until = 0.0  # a limit wants nothing to be received before
+        self.paused_until = 0.0  # nothing is to be received before
+        self.held_until = 0.0  # it brings a block then at the latest, whoever has the right of way
         self.mailbox: deque[Message] = deque()
         self.deadline = time.monotonic() + login_timeout
         self.idle = False
@@ -1810,6 +1849,7 @@ class Service:
         self.delays = auth.LoginDelay()
         self.work = WorkQueue(settings.workers)
         self.registry = Registry(settings.max_active)
+        self._way = RightOfWay()
         self.stopping = False  # set by main: nothing new begins
         self._credentials = credentials
         self._post = post
@@ -2202,7 +2242,7 @@ class Service:
     def handle_block_transfer(self, peer: Peer) -> None:
         """Receive blocks while they come; stay for more only while nobody else is ready."""
         moved = False
-        while not self._overdue(peer):
+        while not (self._overdue(peer) or self.gives_way(peer)):
             found = peer.blocks and peer.blocks.receive(peer.connection)
             if found:
                 moved, peer.deadline = True, float("inf")
@@ -2221,12 +2261,20 @@ class Service:
         self._send_acks(peer)
         self._put_off_deadline(peer, moved)
 
+    def gives_way(self, peer: Peer) -> bool:
+        """Whether a data connection rests with main while a higher priority sends (its owner)."""
+        pause = self._way.pause(peer.priority, peer.held_until)
+        if pause:
+            peer.paused_until = time.monotonic() + pause
+        return pause > 0
+
     @staticmethod
     def _must_pause(peer: Peer, length: int) -> bool:
         """Whether a limit wants this connection to rest: with main, and no worker waits with it."""
         assert peer.session is not None  # it is attached
         pause = max((bucket.take(length) for bucket in peer.session.buckets), default=0.0)
         peer.paused_until = time.monotonic() + pause
+        peer.held_until = peer.paused_until + config.LONGEST_HOLD
         return pause > 0
 
     def _room_for(self, peer: Peer, header: BlockHeader) -> memoryview:
@@ -2259,6 +2307,7 @@ class Service:
         else:
             due = transfer.store(header.block, header.digest, payload)
         peer.acks += encode_ack(header.transfer, header.block)
+        self._way.moved(transfer.priority, len(payload))
         if due.flush:
             self._start(self.flush_part, transfer)
         if due.missing:
@@ -2459,7 +2508,8 @@ class Server:
         self._waker = Waker()
         self._calls: deque[Callable[[], None]] = deque()
         self._rung = False
-        self._paused: list[tuple[float, int, Peer]] = []  # a heap; until when, and who
+        self._paused: list[tuple[float, int, Unit]] = []  # a heap; until when, and what then
+        self._pauses = itertools.count()
         self._stops = 0
         self._reload = False
         self._grace_ends = self._confirm_by = float("inf")
@@ -2679,7 +2729,7 @@ class Server:
         elif peer.leaving:
             self._see_off(peer)
         elif peer.paused_until > time.monotonic():
-            heapq.heappush(self._paused, (peer.paused_until, id(peer), peer))
+            self._rest(peer.paused_until, partial(self._go_on, peer))
         elif peer.hurried or peer.mailbox or peer.connection.pending:
             self._hand_over(peer)
         else:
@@ -2744,7 +2794,18 @@ class Server:
     def _end_pauses(self) -> None:
         """Let those go on whose pause is over."""
         while self._paused and self._paused[0][0] <= time.monotonic():
-            self._hand_over(heapq.heappop(self._paused)[2])
+            self._safely(heapq.heappop(self._paused)[2])
+
+    def _rest(self, until: float, unit: Unit) -> None:
+        """Do ``unit`` at that instant, not before."""
+        heapq.heappush(self._paused, (until, next(self._pauses), unit))
+
+    def _go_on(self, peer: Peer) -> None:
+        """End the pause of ``peer``, unless it has to give way: that needs no worker to see."""
+        if self._service.gives_way(peer):
+            self._rest(peer.paused_until, partial(self._go_on, peer))
+        else:
+            self._hand_over(peer)
 
     def _tick(self) -> None:
         """Look at every deadline, twice a second."""
