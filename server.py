@@ -994,6 +994,7 @@ class Transfer:
         self._noting = False
         self._ended = False
         self._hash = hashlib.new(start.digest)
+        self.held_until = 0.0  # a stretch is hashed then at the latest, whoever has right of way
         self._looked_at = False  # whether the content fits the name
 
     def __repr__(self) -> str:
@@ -1844,6 +1845,7 @@ class Service:
         settings: ServerSettings,
         credentials: auth.Credentials,
         post: Callable[[Peer, Message], None],
+        later: Callable[[float, Unit], None],
     ) -> None:
         self.settings = settings
         self.delays = auth.LoginDelay()
@@ -1853,6 +1855,7 @@ class Service:
         self.stopping = False  # set by main: nothing new begins
         self._credentials = credentials
         self._post = post
+        self._later = later
         self._bucket = TokenBucket(settings.limit) if settings.limit else None
         self._buckets_of: dict[str, tuple[int, TokenBucket]] = {}
         self._buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
@@ -2362,7 +2365,8 @@ class Service:
 
     def verify_blocks(self, transfer: Transfer) -> None:
         """Hash what has come, in file order; ask for what is damaged; judge when all is there."""
-        while True:
+        while not self._way.pause(transfer.priority, transfer.held_until):
+            transfer.held_until = time.monotonic() + config.LONGEST_HOLD
             stretch = transfer.hash_stretch()
             self._check_content(transfer)
             if stretch.missing:
@@ -2372,8 +2376,16 @@ class Service:
             if not stretch.more:
                 return
             if self.work.pressed:
-                self._start(self.verify_blocks, transfer)
-                return
+                break
+        self._go_on_hashing(transfer)
+
+    def _go_on_hashing(self, transfer: Transfer) -> None:
+        """Have hashing go on when it need not give way any more (any)."""
+        pause = self._way.pause(transfer.priority, transfer.held_until)
+        if pause:
+            self._later(time.monotonic() + pause, partial(self._go_on_hashing, transfer))
+        else:
+            self._start(self.verify_blocks, transfer)
 
     def _check_content(self, transfer: Transfer) -> None:
         """Once its first block is verified, see that a file is what its extension says."""
@@ -2499,7 +2511,7 @@ class Server:
         except UsageError:
             self._output.release()
             raise
-        self._service = Service(settings, credentials, self._post)
+        self._service = Service(settings, credentials, self._post, self._later)
         self._service.parts.scan()
         self._selector = selectors.DefaultSelector()
         self._peers: set[Peer] = set()
@@ -2799,6 +2811,10 @@ class Server:
     def _rest(self, until: float, unit: Unit) -> None:
         """Do ``unit`` at that instant, not before."""
         heapq.heappush(self._paused, (until, next(self._pauses), unit))
+
+    def _later(self, until: float, unit: Unit) -> None:
+        """Have ``unit`` done on main at that instant (any)."""
+        self._call(partial(self._rest, until, unit))
 
     def _go_on(self, peer: Peer) -> None:
         """End the pause of ``peer``, unless it has to give way: that needs no worker to see."""

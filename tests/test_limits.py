@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ import config
 import protocol
 from client import Patience, Progress, Session, send_files
 from config import KB, MB, ClientSettings
-from protocol import Connection, IntegrityOk, TokenBucket
+from protocol import Connection, IntegrityOk, TokenBucket, TransferComplete
 
 
 class Clock:
@@ -145,6 +146,11 @@ def _hold(monkeypatch: pytest.MonkeyPatch, longest: float = 3600.0) -> None:
     monkeypatch.setattr(config, "LONGEST_HOLD", longest)
 
 
+def _resting(local: ServerThread) -> list[object]:
+    """Return what the server does when the pauses there are have ended."""
+    return [unit.func for *_, unit in local.server._paused if isinstance(unit, partial)]
+
+
 def test_an_urgent_transfer_goes_on_while_others_are_held_back(
     local: ServerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +238,27 @@ def test_a_limit_holds_for_a_connection_whose_turn_has_come(
         (paused,) = (peer for peer in local.server._peers if peer.paused_until > time.monotonic())
         assert paused.paused_until > time.monotonic() + BLOCK / 2  # at a byte a second
         assert list(bulk.data.receive_acks()) == []
+
+
+@pytest.mark.parametrize("longest", [3600.0, 0.02])
+def test_hashing_gives_way_and_goes_on(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch, longest: float
+) -> None:
+    """31: what has been received is hashed a stretch at a time while something urgent moves."""
+    _hold(monkeypatch, longest)
+    monkeypatch.setattr(config, "HASH_STRETCH", 1)
+    monkeypatch.setattr(config, "HASH_BATCH", 2 * BLOCKS)  # not before all is sent
+    with Sending(local, "user1") as bulk, Sending(local, "admin") as urgent:
+        bulk.send(*range(BLOCKS))
+        urgent.send(0)
+        (transfer,) = (t for t in local.server._service.registry.active() if t.priority == 0)
+        if longest < 1:
+            assert isinstance(bulk.upload.complete(), IntegrityOk)
+        else:
+            bulk.client.control.send(TransferComplete(bulk.upload.number, bulk.upload.digest))
+            rests = local.server._service._go_on_hashing
+            eventually(lambda: rests in _resting(local), "hashing to be held back")
+            assert transfer.verified_bytes == BLOCK
 
 
 def test_an_urgent_transfer_is_admitted_beside_as_many_others_as_there_may_be(
