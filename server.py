@@ -12,6 +12,11 @@ back. A unit of work is short: some messages, some blocks, a stretch of hashing,
 never waits for a peer while somebody else is ready, and no unit waits for another. Each docstring
 says on which thread a function runs: *main*, *a worker*, or *any*.
 
+Higher priority goes first in three places: into the registry (lower ones take no room from it), in
+the work queue (it is taken out first), and block by block (``RightOfWay``: while it brings bytes,
+connections of lower priority rest with the main thread, unread, so that TCP quiets their clients).
+Waiting raises urgency in each, so nobody starves.
+
 Locks, in this order: ``Registry`` (sessions; which transfers receive, which wait), ``Transfer``
 (one for each), ``BufferPool``. ``WorkQueue`` and ``PartStore`` have one of their own, taken alone.
 Nothing is received, sent, written, hashed or logged while one is held.
@@ -995,6 +1000,7 @@ class Transfer:
         self._noting = False
         self._ended = False
         self._hash = hashlib.new(start.digest)
+        self.held_until = 0.0  # a stretch is hashed then at the latest, whoever has right of way
         self._looked_at = False  # whether the content fits the name
 
     def __repr__(self) -> str:
@@ -1474,9 +1480,9 @@ Unit = Callable[[], None]
 class WorkQueue:
     """``ThreadPoolExecutor`` whose workers take the most urgent unit first.
 
-    Urgent is a high priority, then a long wait: a step of priority counts as ``URGENCY`` seconds of
+    Urgent is a high priority, then a long wait: a step of priority counts as ``LEAD`` seconds of
     waiting, so nobody starves. As the order of two units never changes while they wait, a heap of
-    (time it came - priority x URGENCY) says it all. The lock protects the heap and the counts.
+    (time it came - priority x LEAD) says it all. The lock protects the heap and the counts.
     """
 
     def __init__(self, workers: int) -> None:
@@ -1495,7 +1501,7 @@ class WorkQueue:
         with self._lock:
             if self._closed:
                 return  # the server ends, and everything that runs with it
-            due = time.monotonic() - priority * config.URGENCY
+            due = time.monotonic() - priority * config.LEAD
             heapq.heappush(self._heap, (due, next(self._ages), unit))
             self._pool.submit(self._run_most_urgent)
             wanted = self._lingering > 0 and self._short_of_workers()
@@ -1547,6 +1553,39 @@ class WorkQueue:
             self._closed = True
         self._pool.shutdown(wait=True)
         self._pressure.close()
+
+
+class RightOfWay:
+    """Who gives way to whom: while a higher priority brings bytes, lower ones are held back.
+
+    Each byte holds back for as long as it would take at ``HOLD_RATE``, all together for ``HOLD``
+    seconds at most: so what comes fast has the machine for itself, what trickles takes its part,
+    and what has ended holds nobody. The highest priority that moves has the right of way.
+
+    It is one attribute, read once and replaced as a whole, so there is no lock: of two that move at
+    once one may be forgotten, until its next block, and who reads an old answer brings one block
+    too many or rests for ``HOLD`` seconds too long.
+    """
+
+    def __init__(self) -> None:
+        self._first = 0, 0.0  # the priority that has it, and until when
+
+    def moved(self, priority: int, length: int) -> None:
+        """Note that ``length`` bytes of ``priority`` came (any)."""
+        first, until = self._first
+        now = time.monotonic()
+        if priority > first or now >= until:
+            until = now
+        elif priority < first:
+            return
+        self._first = priority, min(until + length / config.HOLD_RATE, now + config.HOLD)
+
+    def pause(self, priority: int, latest: float) -> float:
+        """Return the seconds for which ``priority`` gives way now, not beyond ``latest`` (any)."""
+        first, until = self._first
+        if priority >= first:
+            return 0.0
+        return max(0.0, min(until, latest) - time.monotonic())
 
 
 # --- what a user may send -----------------------------------------------------------------------
@@ -1639,7 +1678,8 @@ class Peer:
         self.incoming: Transfer | None = None  # what the block on its way is for
         self.acks = bytearray()  # not sent yet
         self.acks_due = 0.0
-        self.paused_until = 0.0  # a limit wants nothing to be received before
+        self.paused_until = 0.0  # nothing is to be received before
+        self.held_until = 0.0  # it brings a block then at the latest, whoever has the right of way
         self.mailbox: deque[Message] = deque()
         self.deadline = time.monotonic() + login_timeout
         self.idle = False
@@ -1696,8 +1736,9 @@ class Session:
 class Registry:
     """Which sessions there are, which transfers receive, which wait. The lock protects all of it.
 
-    At most ``max_active`` transfers receive at a time. The others wait, the most urgent first: as
-    in ``WorkQueue``, higher priority counts as having come earlier.
+    A transfer may begin when fewer than ``max_active`` of its own priority or higher receive: lower
+    ones leave it room. The others wait, the most urgent first: a step of priority counts as having
+    come ``URGENCY`` seconds earlier.
     """
 
     def __init__(self, max_active: int) -> None:
@@ -1754,14 +1795,25 @@ class Registry:
             own = [one for one in self._active + self._waiting if one.user == transfer.user]
             if len(own) >= config.MAX_TRANSFERS_OF_USER:
                 raise RejectedError("busy", "too many transfers of this user; try again later")
-            if len(self._active) < self._max_active:
+            if self._has_room_for(transfer):
                 self._active.append(transfer)
                 return 0
             if len(self._waiting) >= config.MAX_WAITING_TRANSFERS:
                 raise RejectedError("busy", "too many transfers wait already; try again later")
             self._waiting.append(transfer)
             self._waiting.sort(key=_by_urgency)
-            return self._waiting.index(transfer) + 1
+            return dict(self._positions())[transfer]
+
+    def _has_room_for(self, transfer: Transfer) -> bool:
+        before = sum(one.priority >= transfer.priority for one in self._active)
+        return before < self._max_active
+
+    def _positions(self) -> Iterator[tuple[Transfer, int]]:
+        """Count, for each that waits, those of its own priority or higher up to it."""
+        counts: Counter[int] = Counter()
+        for one in self._waiting:
+            counts[one.priority] += 1
+            yield one, sum(n for priority, n in counts.items() if priority >= one.priority)
 
     def leave(self, transfer: Transfer) -> list[Transfer]:
         """Take ``transfer`` out; return those that are admitted in its place (any)."""
@@ -1769,10 +1821,17 @@ class Registry:
             for line in (self._active, self._waiting):
                 if transfer in line:
                     line.remove(transfer)
-            room = self._max_active - len(self._active)
-            admitted, self._waiting = self._waiting[:room], self._waiting[room:]
-            self._active += admitted
-            return admitted
+            return self._admit()
+
+    def _admit(self) -> list[Transfer]:
+        """Move those that have room by now from the waiting to the active ones; return them."""
+        admitted = []
+        for one in self._waiting:
+            if self._has_room_for(one):
+                self._active.append(one)
+                admitted.append(one)
+        self._waiting = [one for one in self._waiting if one not in admitted]
+        return admitted
 
     def reserved(self, transfer: Transfer) -> int:
         """Return the bytes of those before ``transfer`` that go to the same directory (any).
@@ -1790,9 +1849,14 @@ class Registry:
             return list(self._active)
 
     def waiting(self) -> list[Transfer]:
-        """Return those that wait, the next one first (any)."""
+        """Return those that wait, the most urgent first (any)."""
         with self._lock:
             return list(self._waiting)
+
+    def positions(self) -> list[tuple[Transfer, int]]:
+        """Return those that wait, each with its position in the queue (any)."""
+        with self._lock:
+            return list(self._positions())
 
 
 def _token_key(token: str) -> bytes:
@@ -1818,14 +1882,17 @@ class Service:
         settings: ServerSettings,
         credentials: auth.Credentials,
         post: Callable[[Peer, Message], None],
+        later: Callable[[float, Unit], None],
     ) -> None:
         self.settings = settings
         self.delays = auth.LoginDelay()
         self.work = WorkQueue(settings.workers)
         self.registry = Registry(settings.max_active)
+        self._way = RightOfWay()
         self.stopping = False  # set by main: nothing new begins
         self._credentials = credentials
         self._post = post
+        self._later = later
         self._bucket = TokenBucket(settings.limit) if settings.limit else None
         self._buckets_of: dict[str, tuple[int, TokenBucket]] = {}
         self._buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
@@ -2214,7 +2281,7 @@ class Service:
     def handle_block_transfer(self, peer: Peer) -> None:
         """Receive blocks while they come; stay for more only while nobody else is ready."""
         moved = False
-        while not self._overdue(peer):
+        while not (self._overdue(peer) or self.gives_way(peer)):
             found = peer.blocks and peer.blocks.receive(peer.connection)
             if found:
                 moved, peer.deadline = True, float("inf")
@@ -2234,6 +2301,13 @@ class Service:
         self._send_acks(peer)
         self._put_off_deadline(peer, moved)
 
+    def gives_way(self, peer: Peer) -> bool:
+        """Whether a data connection rests with main while a higher priority sends (its owner)."""
+        pause = self._way.pause(peer.priority, peer.held_until)
+        if pause:
+            peer.paused_until = time.monotonic() + pause
+        return pause > 0
+
     @staticmethod
     def _must_pause(peer: Peer, length: int) -> bool:
         """Whether a limit wants this connection to rest: with main, and no worker waits with it."""
@@ -2242,6 +2316,7 @@ class Service:
         peer.paused_until = time.monotonic() + pause
         if pause and peer.incoming:
             peer.incoming.held_back(pause)
+        peer.held_until = peer.paused_until + config.LONGEST_HOLD
         return pause > 0
 
     def _room_for(self, peer: Peer, header: BlockHeader) -> memoryview:
@@ -2292,6 +2367,7 @@ class Service:
         else:
             due = transfer.store(header.block, header.digest, payload)
         peer.acks += encode_ack(header.transfer, header.block)
+        self._way.moved(transfer.priority, len(payload))
         if due.flush:
             self._start(self.flush_part, transfer)
         if due.missing:
@@ -2346,7 +2422,8 @@ class Service:
 
     def verify_blocks(self, transfer: Transfer) -> None:
         """Hash what has come, in file order; ask for what is damaged; judge when all is there."""
-        while True:
+        while not self._way.pause(transfer.priority, transfer.held_until):
+            transfer.held_until = time.monotonic() + config.LONGEST_HOLD
             stretch = transfer.hash_stretch()
             self._check_content(transfer)
             if stretch.missing:
@@ -2356,8 +2433,16 @@ class Service:
             if not stretch.more:
                 return
             if self.work.pressed:
-                self._start(self.verify_blocks, transfer)
-                return
+                break
+        self._go_on_hashing(transfer)
+
+    def _go_on_hashing(self, transfer: Transfer) -> None:
+        """Have hashing go on when it need not give way any more (any)."""
+        pause = self._way.pause(transfer.priority, transfer.held_until)
+        if pause:
+            self._later(time.monotonic() + pause, partial(self._go_on_hashing, transfer))
+        else:
+            self._start(self.verify_blocks, transfer)
 
     def _check_content(self, transfer: Transfer) -> None:
         """Once its first block is verified, see that a file is what its extension says."""
@@ -2481,7 +2566,7 @@ class Server:
         except UsageError:
             self._output.release()
             raise
-        self._service = Service(settings, credentials, self._post)
+        self._service = Service(settings, credentials, self._post, self._later)
         self._service.parts.scan()
         self._selector = selectors.DefaultSelector()
         self._peers: set[Peer] = set()
@@ -2490,7 +2575,8 @@ class Server:
         self._waker = Waker()
         self._calls: deque[Callable[[], None]] = deque()
         self._rung = False
-        self._paused: list[tuple[float, int, Peer]] = []  # a heap; until when, and who
+        self._paused: list[tuple[float, int, Unit]] = []  # a heap; until when, and what then
+        self._pauses = itertools.count()
         self._stops = 0
         self._reload = False
         self._grace_ends = self._confirm_by = float("inf")
@@ -2710,7 +2796,7 @@ class Server:
         elif peer.leaving:
             self._see_off(peer)
         elif peer.paused_until > time.monotonic():
-            heapq.heappush(self._paused, (peer.paused_until, id(peer), peer))
+            self._rest(peer.paused_until, partial(self._go_on, peer))
         elif peer.hurried or peer.mailbox or peer.connection.pending:
             self._hand_over(peer)
         else:
@@ -2775,7 +2861,22 @@ class Server:
     def _end_pauses(self) -> None:
         """Let those go on whose pause is over."""
         while self._paused and self._paused[0][0] <= time.monotonic():
-            self._hand_over(heapq.heappop(self._paused)[2])
+            self._safely(heapq.heappop(self._paused)[2])
+
+    def _rest(self, until: float, unit: Unit) -> None:
+        """Do ``unit`` at that instant, not before."""
+        heapq.heappush(self._paused, (until, next(self._pauses), unit))
+
+    def _later(self, until: float, unit: Unit) -> None:
+        """Have ``unit`` done on main at that instant (any)."""
+        self._call(partial(self._rest, until, unit))
+
+    def _go_on(self, peer: Peer) -> None:
+        """End the pause of ``peer``, unless it has to give way: that needs no worker to see."""
+        if self._service.gives_way(peer):
+            self._rest(peer.paused_until, partial(self._go_on, peer))
+        else:
+            self._hand_over(peer)
 
     def _tick(self) -> None:
         """Look at every deadline, twice a second."""
@@ -2823,7 +2924,7 @@ class Server:
                     self._post(transfer.session.coordinator, Verifying(transfer.verified_bytes))
         if now >= self._next_queued:
             self._next_queued = now + config.QUEUED_EVERY
-            for position, transfer in enumerate(self._service.registry.waiting(), 1):
+            for transfer, position in self._service.registry.positions():
                 self._post(transfer.session.coordinator, Queued(position))
 
     # -- the end

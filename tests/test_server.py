@@ -34,6 +34,7 @@ from server import (
     PartStore,
     Peer,
     Registry,
+    RightOfWay,
     Server,
     Session,
     StaleError,
@@ -1569,7 +1570,7 @@ def test_waiting_raises_urgency(one_worker: WorkQueue, monkeypatch: pytest.Monke
     ran: list[str] = []
     one_worker.put(partial(_wait, gate), 0)
     one_worker.put(lambda: ran.append("low"), 0)
-    now += config.URGENCY + 1
+    now += 2 * config.LEAD
     one_worker.put(lambda: ran.append("high"), 1)
     gate.set()
     monkeypatch.undo()
@@ -1634,6 +1635,98 @@ def test_a_connection_is_never_given_to_two_workers(
     server._close()
 
 
+def test_a_connection_that_is_held_back_costs_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When its pause ends, main sees whether the next one begins."""
+    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    units: list[object] = []
+    held = True
+    monkeypatch.setattr(server._service.work, "put", lambda unit, priority: units.append(unit))
+    monkeypatch.setattr(server._service, "gives_way", lambda peer: held)
+    server._go_on(_peer())
+    assert (len(units), len(server._paused)) == (0, 1)
+    held = False
+    server._end_pauses()
+    assert (len(units), len(server._paused)) == (1, 0)
+    server._close()
+
+
+# --- who gives way ------------------------------------------------------------------------------
+
+FAST = 10 * config.MB  # more than holds the others back for as long as may be
+EVER = float("inf")
+
+
+class Clock:
+    """The time, as far as the server's module is concerned."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that stands still until somebody moves it."""
+    one = Clock()
+    monkeypatch.setattr(module, "time", one)
+    return one
+
+
+def test_a_priority_that_moves_holds_the_lower_ones_back(clock: Clock) -> None:
+    """FAULTS 31: them, and nobody else."""
+    way = RightOfWay()
+    way.moved(1, FAST)
+    assert way.pause(0, EVER) == pytest.approx(config.HOLD)
+    assert [way.pause(priority, EVER) for priority in (1, 2)] == [0.0, 0.0]
+
+
+def test_the_lower_ones_do_not_take_the_way_over(clock: Clock) -> None:
+    """A block that one of them still brings changes nothing; one of a higher one does."""
+    way = RightOfWay()
+    way.moved(1, FAST)
+    way.moved(0, FAST)
+    assert way.pause(0, EVER) > 0
+    way.moved(2, FAST)
+    assert way.pause(1, EVER) > 0
+
+
+def test_nobody_is_held_back_by_what_has_ended(clock: Clock) -> None:
+    """The next priority has the way then."""
+    way = RightOfWay()
+    way.moved(1, FAST)
+    clock.now += config.HOLD
+    assert way.pause(0, EVER) == 0.0
+    way.moved(0, FAST)
+    assert way.pause(-1, EVER) > 0
+
+
+def test_who_has_been_held_back_for_long_goes_on(clock: Clock) -> None:
+    """FAULTS 31: its pause ends at the instant that it was promised."""
+    way = RightOfWay()
+    way.moved(1, FAST)
+    assert way.pause(0, clock.now + config.HOLD / 2) == pytest.approx(config.HOLD / 2)
+    assert way.pause(0, clock.now) == 0.0
+
+
+@pytest.mark.parametrize(("rate", "part"), [(2.0, 1.0), (1.0, 1.0), (0.25, 0.25), (0.01, 0.01)])
+def test_a_slow_transfer_holds_the_others_back_in_proportion(
+    clock: Clock, rate: float, part: float
+) -> None:
+    """What comes over a slow link does not keep a fast one waiting, block after block."""
+    way, block, held = RightOfWay(), 200 * config.KB, 0.0
+    gap = block / (rate * config.HOLD_RATE)
+    for _ in range(100):
+        way.moved(1, block)
+        held += min(gap, way.pause(0, EVER))
+        clock.now += gap
+    assert held / (100 * gap) == pytest.approx(part, rel=0.01)
+
+
 # --- the registry -------------------------------------------------------------------------------
 
 
@@ -1657,11 +1750,58 @@ def test_further_transfers_wait_and_are_admitted_as_others_leave() -> None:
 def test_an_urgent_transfer_waits_before_the_others() -> None:
     """Higher number first."""
     registry = Registry(max_active=1)
-    registry.enter(_transfer())
+    registry.enter(_transfer(1))
     low, high = _transfer(0), _transfer(1)
     assert registry.enter(low) == 1
     assert registry.enter(high) == 1
-    assert registry.waiting() == [high, low]
+    assert registry.positions() == [(high, 1), (low, 2)]
+
+
+def test_lower_priorities_take_no_room_from_a_transfer() -> None:
+    """FAULTS 31: an urgent one begins beside all the others there may be; not the reverse."""
+    registry = Registry(max_active=2)
+    assert [registry.enter(_transfer(0)) for _ in range(3)] == [0, 0, 1]
+    assert [registry.enter(_transfer(1)) for _ in range(3)] == [0, 0, 1]
+    assert registry.enter(_transfer(2)) == 0
+    assert registry.enter(_transfer(0)) == 3
+
+
+def test_a_position_counts_only_those_that_may_be_before() -> None:
+    """One that has waited for long is first in the line, but takes nothing from higher ones."""
+    registry = Registry(max_active=1)
+    registry.enter(_transfer(1))
+    old, high = _transfer(0), _transfer(1)
+    old.asked_at -= 2 * config.URGENCY
+    registry.enter(old)
+    assert registry.enter(high) == 1
+    assert registry.positions() == [(old, 1), (high, 1)]
+
+
+@pytest.mark.parametrize(("waited", "admitted"), [(2.0, 2), (0.0, 1)])
+def test_waiting_raises_the_urgency_of_a_transfer(waited: float, admitted: int) -> None:
+    """FAULTS 31: while urgent ones come and go, who has waited for long gets the next place."""
+    registry = Registry(max_active=1)
+    first, low, high = _transfer(1), _transfer(0), _transfer(1)
+    low.asked_at -= waited * config.URGENCY
+    for one in (first, low, high):
+        registry.enter(one)
+    assert registry.leave(first) == [low, high][-admitted:]
+    assert (low in registry.active()) == (waited > 0)
+
+
+def test_a_place_goes_to_the_first_that_has_room() -> None:
+    """Who has none lets those behind go first, and keeps its place in the line."""
+    registry = Registry(max_active=1)
+    bulk, urgent = _transfer(0), _transfer(1)
+    registry.enter(bulk)
+    registry.enter(urgent)
+    old, high = _transfer(0), _transfer(1)
+    old.asked_at -= 2 * config.URGENCY
+    registry.enter(old)
+    registry.enter(high)
+    assert registry.leave(urgent) == [high]
+    assert registry.leave(high) == []
+    assert registry.leave(bulk) == [old]
 
 
 def test_too_many_waiting_transfers_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
