@@ -614,7 +614,7 @@ class Compression:
         self._budget = TokenBucket(share, config.COMPRESS_BURST)  # of processor seconds
         self._budget.take(-share * config.COMPRESS_BURST / 2)  # half of it is saved up already
         self._lock = threading.Lock()
-        self._waiting = 1.0  # part of their time that senders wait for the link; at first a guess
+        self._waiting = 0.5  # part of their time that senders wait for the link; at first a guess
         self._shrinks = False  # whether the last block that was tried did
         self._pause = 0  # blocks that go raw until the next sample ...
         self._left = 0  # ... and how many of them are left
