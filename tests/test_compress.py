@@ -574,6 +574,7 @@ def test_overdrawn_processor_time_lets_blocks_go_raw(trial: Trial) -> None:
 def test_scarce_processor_time_means_a_quick_level(trial: Trial) -> None:
     """The more thorough one only while more than half of what may be saved up is there."""
     trial.pack(TEXT)
+    trial.compression.note_wait(90.0, 10.0, behind=2)
     trial.clock.now += 10
     trial.clock.cost = 0.2
     del trial.levels[:]
