@@ -783,20 +783,25 @@ class Compression:
         """Note how many seconds a sender waited for the link, and how many it did not."""
         seconds = waited + worked
         with self._lock:
-            compresses = self._waiting >= config.COMPRESS_WAIT
+            compresses = self._waiting >= config.COMPRESS_WAIT / 2
             if waited or behind <= config.COMPRESS_BEHIND or not compresses:
                 weight = min(1.0, seconds / self._memory)
                 self._waiting += weight * (waited / seconds - self._waiting)
 
     def _level(self, behind: int) -> int | None:
-        """Return how thoroughly to compress now, ``None`` for not at all."""
+        """Return how thoroughly to compress now, ``None`` for not at all.
+
+        In doubt, between half of ``COMPRESS_WAIT`` and all of it, a block goes raw only where the
+        link would run dry. On a slow link raw blocks would fill the system's buffers before anybody
+        has to wait, and the rest would stand behind them.
+        """
         with self._lock:
             waiting = self._waiting
-        saved = self._budget.saved
-        if waiting < config.COMPRESS_WAIT or saved < 0:
+        busy, saved = behind > config.COMPRESS_BEHIND, self._budget.saved
+        least = config.COMPRESS_WAIT / 2 if busy else config.COMPRESS_WAIT
+        if waiting < least or saved < 0:
             return None
-        time_to_spare = waiting > 0.5 or behind > config.COMPRESS_BEHIND
-        return self._thorough if time_to_spare and saved > 0.5 else self._quick
+        return self._thorough if (busy or waiting > 0.5) and saved > 0.5 else self._quick
 
     def _expects_to_shrink(self) -> bool:
         with self._lock:

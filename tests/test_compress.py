@@ -591,6 +591,14 @@ def test_a_link_that_nobody_waits_for_means_raw_blocks(trial: Trial) -> None:
     assert trial.tried == []
 
 
+def test_in_doubt_a_block_goes_raw_only_where_the_link_would_run_dry(trial: Trial) -> None:
+    """A slow machine must not fill the buffers of a slow link with raw blocks."""
+    for _ in range(1000):
+        trial.compression.note_wait(0.0015, 0.0085, behind=2)
+    assert not trial.pack(TEXT, behind=config.COMPRESS_BEHIND)
+    assert trial.pack(TEXT, behind=config.COMPRESS_BEHIND + 1)
+
+
 def test_a_link_that_becomes_slow_is_noticed(trial: Trial) -> None:
     """And compression begins again."""
     for _ in range(1000):
