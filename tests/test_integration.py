@@ -343,10 +343,11 @@ def test_an_interrupted_client_is_exit_130_and_says_how_to_go_on(
 ) -> None:
     """FAULTS 38: one line says what to do; the server keeps what it has."""
     source = random_file(tmp_path / "file.bin", 1)
-    os.truncate(source, 20 * KB**3)  # sparse: takes longer than any test waits
+    os.truncate(source, KB**3)  # sparse, and with the limit it takes longer than any test waits
     with subprocess.Popen(
-        client_command(server.port, source), stderr=subprocess.PIPE, env=environment(), text=True
-    ) as client:
+        client_command(server.port, source, "--limit", "10M"),
+        stderr=subprocess.PIPE, env=environment(), text=True,
+    ) as client:  # fmt: skip
         eventually(lambda: part_files(server.output), "the transfer to begin")
         client.send_signal(number)
         _, err = client.communicate(timeout=PATIENCE)
@@ -363,10 +364,11 @@ def test_a_killed_server_is_tried_again_and_keeps_what_it_had(
     """FAULTS 42: the client waits for its return; the next start finds the part file."""
     server = start_server()
     source = random_file(tmp_path / "file.bin", 1)
-    os.truncate(source, 20 * KB**3)
+    os.truncate(source, KB**3)
     with subprocess.Popen(
-        client_command(server.port, source), stderr=subprocess.PIPE, text=True, env=environment()
-    ) as client:
+        client_command(server.port, source, "--limit", "10M"),
+        stderr=subprocess.PIPE, env=environment(), text=True,
+    ) as client:  # fmt: skip
         assert client.stderr is not None
         eventually(lambda: journal_bytes(server.output) > 1000, "blocks to arrive")
         server.stop(signal.SIGKILL)
