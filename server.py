@@ -531,8 +531,12 @@ class PartFile:
             self._claims_some = True
             self._journal.append(records)
 
-    def flush(self) -> None:
+    def flush(self, proven: int = 0) -> None:
         """Bring what was written so far to the disk itself.
+
+        The first ``proven`` bytes are not needed in memory any more: to use their pages again is
+        cheaper than to touch new ones (in a virtual machine 0.6 against 1.2 s of processor time for
+        1 GiB), and a large file does not push everybody else's out.
 
         An error is final: the system has dropped what it could not write, and a second try would
         succeed without it (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
@@ -542,6 +546,9 @@ class PartFile:
         except OSError:
             self.trusted = False
             raise
+        if proven and hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):  # it is only advice
+                os.posix_fadvise(self._fd, 0, proven, os.POSIX_FADV_DONTNEED)
 
     def publish(self) -> str:
         """Give the flushed file its final name without replacing anything; return that name.
@@ -2414,7 +2421,7 @@ class Service:
         if done:
             try:
                 with transfer.part() as part:
-                    part.flush()
+                    part.flush(transfer.verified_bytes)
             finally:
                 self._flushes.release()
         if transfer.end_flush(done=done):

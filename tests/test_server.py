@@ -595,6 +595,33 @@ def test_a_part_file_goes_on_for_a_file_that_has_grown(output: Path) -> None:
     assert part_files(output)[0].stat().st_size == 50
 
 
+def _in_memory(path: Path, offset: int) -> bool:
+    with path.open("rb", buffering=0) as file:
+        try:
+            return os.preadv(file.fileno(), [bytearray(4096)], offset, os.RWF_NOWAIT) > 0
+        except BlockingIOError:
+            return False
+
+
+def test_what_is_flushed_and_proven_leaves_the_memory(output: Path) -> None:
+    """As far as the file system lets go of pages at all; what may be read back stays."""
+    size = 4 * 1024 * 1024
+    control = output / "control"
+    with control.open("wb") as file:
+        file.write(bytes(size))
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, size // 2, os.POSIX_FADV_DONTNEED)
+    part = PartFile.create(output, facts_of(size))
+    part.write(memoryview(bytes(size)), 0)
+    part.flush(proven=size // 2)
+    (path,) = part_files(output)
+    for offset in (0, size // 2, size - 4096):
+        assert _in_memory(path, offset) == _in_memory(control, offset)
+    assert _in_memory(path, size - 4096)
+    part.remove()
+
+
 def test_a_failed_flush_is_final(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FAULTS 34: what the disk lost stays lost, though a second flush would say all is well."""
     store = PartStore(output)
