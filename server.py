@@ -417,6 +417,7 @@ class PartFile:
         self.trusted = True  # whether the disk has taken what it was given
         self.rested_at = 0.0  # when it was let go
         self._claims_some = False
+        self._told_full = False
         self._output = output
         self._path = output / PARTIAL / f"{stem}.part"
         self._journal = Journal(output / PARTIAL / f"{stem}.journal")
@@ -526,10 +527,23 @@ class PartFile:
         return self.trusted and (self._claims_some or self.published)
 
     def note(self, records: bytes) -> None:
-        """Claim written blocks in the journal."""
-        if records and not self.published:
-            self._claims_some = True
+        """Claim written blocks in the journal.
+
+        On a full disk they stay unclaimed: the room for the file itself is reserved, so it can
+        still arrive, and only who breaks off has to send those blocks again.
+        """
+        if not records or self.published:
+            return
+        try:
             self._journal.append(records)
+            self._claims_some = True
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            if not self._told_full:
+                log.warning("%s: disk full: what comes from here on could not be resumed later",
+                            self.facts.name)  # fmt: skip
+            self._told_full = True
 
     def flush(self, proven: int = 0) -> None:
         """Bring what was written so far to the disk itself.

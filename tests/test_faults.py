@@ -1092,16 +1092,9 @@ def _quota(*_: object, **__: object) -> None:
 FAILURES = [(_full, "space"), (_quota, "space"), (_broken, "disk"), (_read_only, "disk")]
 
 
-@pytest.mark.parametrize(("failure", "code"), FAILURES)
-def test_a_journal_that_cannot_be_written_is_a_clean_rejection(
-    local: ServerThread,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    failure: Callable[..., None],
-    code: str,
-) -> None:
-    """33: at the first block; what was written before stays, and the same command goes on."""
-    source = random_file(tmp_path / "x", 1_000_000)
+@contextlib.contextmanager
+def _no_records(monkeypatch: pytest.MonkeyPatch, failure: Callable[..., None]) -> Iterator[None]:
+    """Have journals begin, but claim no block."""
     append = server_module.Journal.append
 
     def fail(journal: server_module.Journal, records: bytes) -> None:
@@ -1109,11 +1102,52 @@ def test_a_journal_that_cannot_be_written_is_a_clean_rejection(
 
     with monkeypatch.context() as patch:
         patch.setattr(server_module.Journal, "append", fail)
-        with pytest.raises(RejectedError) as caught:
-            send_files([source], local.client())
-    assert caught.value.code == code
+        yield
+
+
+@pytest.mark.parametrize("failure", [_broken, _read_only])
+def test_a_journal_that_cannot_be_written_is_a_clean_rejection(
+    local: ServerThread,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Callable[..., None],
+) -> None:
+    """33: at the first block; what was written before stays, and the same command goes on."""
+    source = random_file(tmp_path / "x", 1_000_000)
+    with _no_records(monkeypatch, failure), pytest.raises(RejectedError) as caught:
+        send_files([source], local.client())
+    assert caught.value.code == "disk"
     eventually(lambda: local.server._service.parts.in_use == 0)
     (receipt,) = send_files([source], local.client())
+    assert [md5(path) for path in received(local.output)] == [receipt.digest]
+
+
+@pytest.mark.parametrize("failure", [_full, _quota])
+def test_a_file_whose_room_is_reserved_arrives_on_a_disk_too_full_for_its_journal(
+    local: ServerThread,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: Callable[..., None],
+) -> None:
+    """33: it cannot be resumed, and that is said once; nothing of it stays behind."""
+    source = random_file(tmp_path / "x", 3_000_000)
+    with _no_records(monkeypatch, failure):
+        (receipt,) = send_files([source], local.client())
+    assert [md5(path) for path in received(local.output)] == [receipt.digest]
+    assert sum("disk full" in record.message for record in caplog.records) == 1
+    eventually(lambda: part_files(local.output) == [])
+
+
+def test_what_a_full_disk_did_not_let_the_journal_claim_is_sent_again(
+    local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """33: who breaks off meanwhile begins anew, and the right file arrives."""
+    source = random_file(tmp_path / "x", 1_000_000)
+    with _no_records(monkeypatch, _full):
+        _interrupted(local, source)
+    (receipt,) = send_files([source], local.client())
+    assert receipt.resumed_bytes == 0
     assert [md5(path) for path in received(local.output)] == [receipt.digest]
 
 
