@@ -374,6 +374,11 @@ class BarSafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not ge
         with self.around():
             super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Let a line go that nobody takes, on a full disk say; a bug of ours is still told."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
 
 def wants_colour(stream: TextIO) -> bool:
     """Say whether to colour: only on a terminal, and never with ``NO_COLOR`` (no-color.org)."""

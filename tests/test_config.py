@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -507,6 +508,25 @@ def test_the_log_is_coloured_on_a_terminal(
     handler = setup_logging("INFO")
     record = logging.LogRecord("server", logging.ERROR, "file.py", 1, "no", (), None)
     assert handler.format(record).startswith("\x1b[31m")
+
+
+class _Full(io.StringIO):
+    """A stream on a full disk."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_line_that_cannot_be_written_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a full disk the log loses lines, and that is all."""
+    BarSafeHandler(_Full()).handle(logging.makeLogRecord({"msg": "line"}))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_line_that_cannot_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bug of ours does not hide behind that."""
+    BarSafeHandler(io.StringIO()).handle(logging.makeLogRecord({"msg": "%d", "args": ("x",)}))
+    assert "TypeError" in capsys.readouterr().err
 
 
 def test_each_line_is_written_inside_what_the_bar_asks_for() -> None:
