@@ -2307,6 +2307,8 @@ class Service:
                 break
         self._send_acks(peer)
         self._put_off_deadline(peer, moved)
+        # what came in one piece with ATTACH is in memory: no selector tells of it
+        peer.hurried = peer.connection.mid_frame and time.monotonic() < peer.deadline
 
     def gives_way(self, peer: Peer) -> bool:
         """Whether a data connection rests with main while a higher priority sends (its owner)."""

@@ -401,6 +401,20 @@ def test_a_data_connection_need_not_wait_before_its_first_block(local: ServerThr
             assert isinstance(upload.complete(), IntegrityOk)
 
 
+def test_blocks_that_came_with_attach_are_not_forgotten_when_others_wait(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """28: the worker leaves after each block; no selector tells of what is in memory already."""
+    monkeypatch.setattr(server_module.WorkQueue, "pressed", True)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * 4096), block_size=4096)
+        start = HELLO + encode(Attach(client.token))
+        with raw_socket(local.port, start + upload.frame(0) + upload.frame(1)) as data:
+            said = b""
+            while encode_ack(upload.number, 1) not in said:
+                said += data.recv(4096)
+
+
 def test_the_verdict_does_not_wait_for_a_second_complete(local: ServerThread) -> None:
     """18: said when all is read, it asks for nothing and holds for what is still on its way."""
     with RawClient(local.port).log_in() as client:
