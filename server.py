@@ -1965,10 +1965,15 @@ class Service:
                 break
         else:
             peer.hurried = True
+        self._flush(peer)
+        self._put_off_deadline(peer, moved)
+
+    @staticmethod
+    def _flush(peer: Peer) -> None:
+        """Send what is left, as far as the peer has room; cut off who does not read."""
         peer.connection.flush()
         if peer.connection.unsent > config.MAX_QUEUED_BYTES:
             raise ConnectionLostError(f"{peer.connection.peer} does not read our answers")
-        self._put_off_deadline(peer, moved)
 
     def _send_mail(self, peer: Peer) -> bool:
         """Send the mailbox. What the dialogue no longer allows has been overtaken: a verdict or a
@@ -2412,8 +2417,7 @@ class Service:
             self._run(Transfer.note_blocks, peer.incoming)
             peer.connection.push(bytes(peer.acks))
             peer.acks.clear()
-        if peer.connection.unsent > config.MAX_QUEUED_BYTES:
-            raise ConnectionLostError(f"{peer.connection.peer} does not read our answers")
+        self._flush(peer)
 
     # -- hashing, flushing, publishing
 

@@ -45,6 +45,7 @@ import server as server_module
 from client import FailedIntegrityError, Receipt, send_files
 from config import ClientSettings
 from protocol import (
+    CODEC_HELD,
     FEATURES,
     VERSION,
     Attach,
@@ -413,6 +414,35 @@ def test_blocks_that_came_with_attach_are_not_forgotten_when_others_wait(
             said = b""
             while encode_ack(upload.number, 1) not in said:
                 said += data.recv(4096)
+
+
+def test_acknowledgements_that_the_system_did_not_take_follow_when_it_does(
+    local: ServerThread,
+) -> None:
+    """41: a peer that reads late is told everything all the same."""
+    count = 20_000  # acknowledgements: more than the smallest buffers hold
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * 4096), block_size=4096)
+        held = upload.frame(0, payload=b"", codec=CODEC_HELD, raw_length=4096)
+        data = socket.socket()
+        data.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        data.settimeout(PATIENCE)
+        with data:
+            data.connect(("127.0.0.1", local.port))
+            data.sendall(HELLO + encode(Attach(client.token)))
+            (server_side,) = _data_connections(local)
+            server_side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            data.sendall(count * held)
+            said = 0
+            while said < count * len(encode_ack(0, 0)):
+                said += len(data.recv(1 << 20))
+
+
+def _data_connections(local: ServerThread) -> list[socket.socket]:
+    """Wait for data connections of the only session; return the server's sockets."""
+    (session,) = local.server._service.registry._sessions.values()
+    eventually(lambda: session.streams)
+    return [peer.connection._socket for peer in session.streams]
 
 
 def test_the_verdict_does_not_wait_for_a_second_complete(local: ServerThread) -> None:
