@@ -724,6 +724,16 @@ class PartStore:
             others = [part.facts for part in self._all_resting() if not part.published]
         return sum(o.size for o in others if o.directory == facts.directory and o.key != facts.key)
 
+    def published_bytes(self, facts: Facts) -> int:
+        """Return the bytes of this same file that are published and can still be answered for."""
+        with self._lock:
+            same = [part for part in (*self._all_resting(), *self._in_use) if part.published]
+        return sum(
+            part.facts.size
+            for part in same
+            if (part.facts.key, part.facts.directory) == (facts.key, facts.directory)
+        )
+
     def _pop(self, key: tuple[object, ...]) -> PartFile | None:
         with self._lock:
             parts = self._resting.get(key, [])
@@ -1840,15 +1850,15 @@ class Registry:
         self._waiting = [one for one in self._waiting if one not in admitted]
         return admitted
 
-    def reserved(self, transfer: Transfer) -> int:
-        """Return the bytes of those before ``transfer`` that go to the same directory (any).
+    def earlier(self, transfer: Transfer) -> list[Transfer]:
+        """Return those before ``transfer`` that go to the same directory (any).
 
         Of two that race for the last bytes of a quota, one sees the other.
         """
         with self._lock:
             others = [one for one in self._active + self._waiting if one.turn < transfer.turn]
         place = transfer.facts.directory
-        return sum(o.blocks.size for o in others if not o.ended and o.facts.directory == place)
+        return [one for one in others if not one.ended and one.facts.directory == place]
 
     def active(self) -> list[Transfer]:
         """Return the transfers that receive or are verified (any)."""
@@ -2106,7 +2116,7 @@ class Service:
         try:
             transfer = peer.session.transfer = self._accept(peer.session, message)
             position = self.registry.enter(transfer)
-            self._check_quota(transfer)
+            self._check_quota(transfer, anew=not transfer.resumes)
         except (RejectedError, OSError) as error:
             coordinator_log.warning("rejected %s: %s", message.name, error)
             if peer.session.transfer:  # it came as far as to have a place
@@ -2119,17 +2129,21 @@ class Service:
         else:
             self._start(self._open, transfer)
 
-    def _check_quota(self, transfer: Transfer) -> None:
+    def _check_quota(self, transfer: Transfer, *, anew: bool) -> None:
         """Raise ``RejectedError`` if the directory has no room for it, reserved room counted.
 
         What is reserved is counted before what is there: a file that is published meanwhile may
-        count twice, but never not at all.
+        count twice, but never not at all. Unless it begins ``anew``, what there is of the same file
+        does not count: it may be what this one goes on with.
         """
         quota = transfer.session.rights.quota
         if quota is None:
             return
-        used = self.registry.reserved(transfer) + self.parts.resting_bytes(transfer.facts)
+        earlier = self.registry.earlier(transfer)
+        used = sum(one.blocks.size for one in earlier if anew or not one.same_file(transfer))
+        used += self.parts.resting_bytes(transfer.facts)
         used += used_bytes(self.settings.output / transfer.facts.directory)
+        used -= 0 if anew else self.parts.published_bytes(transfer.facts)
         if used + transfer.blocks.size > quota:
             left, size = format_size(max(0, quota - used)), format_size(transfer.blocks.size)
             raise RejectedError("quota", f"{size} is more than the {left} left of the quota")
@@ -2162,8 +2176,8 @@ class Service:
         except StaleError:
             transfer.spoil()
             self._finish(transfer, Rejected("stale", "the file has changed since it was published"))
-        except OSError as error:
-            self._finish(transfer, _disk_rejection(error))
+        except (RejectedError, OSError) as error:
+            self._finish(transfer, _rejection(error))
         except Exception:
             log.exception("%s: internal error", transfer.name)
             self._finish(transfer, Rejected("internal", "internal error of the server"))
@@ -2179,6 +2193,8 @@ class Service:
         if kept is None and transfer.resumes and self._must_wait(transfer):
             self._seeking.append(transfer)
             return
+        if kept is None and transfer.resumes:
+            self._check_quota(transfer, anew=True)
         part, claims = kept or (self.parts.create(transfer), None)
         if not transfer.open(part, claims):
             self.parts.rest(part)
