@@ -845,13 +845,17 @@ class PartStore:
             self._expire(part)
 
     def _expire(self, part: PartFile) -> None:
-        limit = config.KEEP_ANSWER if part.published else config.KEEP_PARTIAL
+        fresh = PartFile(self._output, part.stem, part.facts)  # somebody may use the other by now
         try:
-            part.look()
-            if part.age() < limit:
+            fresh.look()
+            limit = config.KEEP_ANSWER if fresh.published else config.KEEP_PARTIAL
+            if fresh.age() < limit:
                 return
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             log.debug("%s: %s", part.stem, error)  # gone already: forget it
+        except OSError as error:  # no fault of the file's
+            log.warning("leaving %s alone: %s", part.stem, _reason(error))
+            return
         with self._lock:
             if part not in self._resting.get(part.facts.key, []):
                 return  # somebody goes on with it

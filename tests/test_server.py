@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import socket
@@ -649,7 +650,7 @@ def test_a_name_that_the_disk_may_not_have_is_taken_back(
     """FAULTS 34: without INTEGRITY_OK there is no file under a final name."""
     part = _left(output)
     part.reopen(facts_of(39))
-    monkeypatch.setattr(module, "_flush_directory", _broken)
+    monkeypatch.setattr(os, "fsync", _broken)
     if how == "rename":
         monkeypatch.setattr(os, "link", _no_links)
     with pytest.raises(OSError, match="Input/output"):
@@ -993,6 +994,46 @@ def test_a_part_file_that_somebody_else_removed_is_forgotten(
     store.expire()
     assert part_files(output) == strays(output) == []
     assert store.resume(transfer_of(DATA, name="gone")) is None
+
+
+@pytest.mark.parametrize("what", ["_careful", "lstat"])
+def test_what_cannot_be_looked_at_just_now_does_not_expire(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """FAULTS 29 and 33: no descriptor left, or a disk with a fault, is no reason to remove it."""
+    _left(output)
+    store.scan()
+    with monkeypatch.context() as patch:
+        patch.setattr(module if what == "_careful" else os, what, _no_descriptors)
+        store.expire()
+    assert len(part_files(output)) == 1
+    assert store.resume(transfer_of(DATA)) is not None
+
+
+def _no_descriptors(*_: object, **__: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_look_at_what_expires_changes_nothing_for_who_goes_on_with_it(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was published between two looks stays published, and is not written to."""
+    _left(output)
+    store.scan()
+    same_file, calls, parts = module._same_file, itertools.count(), []
+
+    def overtaken(path: Path, facts: os.stat_result) -> bool:
+        answer = same_file(path, facts)
+        if next(calls) == 0:
+            found = store.resume(transfer_of(DATA))
+            assert found is not None
+            found[0].publish()
+            parts.append(found[0])
+        return answer
+
+    monkeypatch.setattr(module, "_same_file", overtaken)
+    store.expire()
+    assert [part.published for part in parts] == [True]
 
 
 def test_rivals_are_the_others_that_send_the_same_file(store: PartStore) -> None:
