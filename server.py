@@ -695,10 +695,14 @@ class PartStore:
             log.info("unfinished files kept for their clients to go on: %d", kept)
 
     def _put(self, part: PartFile, age: float = 0.0) -> None:
-        """Let ``part`` rest; of too many of one user the oldest goes."""
+        """Let ``part`` rest; of too many of one user the oldest goes.
+
+        Until then it counts as in use, so that who comes for it always finds it.
+        """
         oldest = None
         part.rested_at = time.monotonic() - age
         with self._lock:
+            self._in_use.pop(part, None)
             self._resting.setdefault(part.facts.key, []).append(part)
             own = [p for p in self._all_resting() if p.facts.user == part.facts.user]
             if len(own) > config.MAX_PARTS_OF_USER:
@@ -815,14 +819,13 @@ class PartStore:
 
     def rest(self, part: PartFile) -> None:
         """Take a part file back that its transfer has let go, for whoever comes again (any)."""
-        with self._lock:
-            if self._in_use.pop(part, None) is None:
-                return  # another thread was faster
+        if part not in self._in_use:
+            return  # it rests already
         if part.worth_keeping:
             part.close()
             self._put(part)
         else:
-            part.remove()
+            self.drop(part)
 
     def drop(self, part: PartFile) -> None:
         """Remove a part file that nobody needs any more (any)."""
@@ -2193,8 +2196,9 @@ class Service:
         make_directory(self.settings.output, transfer.facts.directory)  # said before a byte is sent
         if not transfer.resumes:
             self.parts.forget(transfer.facts.key)
+        rivals = self.parts.rivals(transfer)  # before the search: what rests then is found later
         kept = self.parts.resume(transfer) if transfer.resumes else None
-        if kept is None and transfer.resumes and self._must_wait(transfer):
+        if kept is None and transfer.resumes and self._must_wait(transfer, rivals):
             self._seeking.append(transfer)
             return
         if kept is None and transfer.resumes:
@@ -2216,15 +2220,15 @@ class Service:
         else:
             coordinator_log.info("receiving %s from %s", facts, user)
 
-    def _must_wait(self, transfer: Transfer) -> bool:
-        """Whether somebody who may be dead has the part file; the owner is asked to answer.
+    def _must_wait(self, transfer: Transfer, rivals: list[Transfer]) -> bool:
+        """Whether one of ``rivals`` that may be dead has the part file; it is asked to answer.
 
         A client notices a dead connection long before the server does, and comes back while its old
         session still stands. So who does not answer in ``PROBE_TIMEOUT`` seconds loses the file.
         """
         now = time.monotonic()
         silent = False
-        for rival in self.parts.rivals(transfer):
+        for rival in rivals:
             asked_at = transfer.probes.setdefault(rival, now)
             if not rival.ended and (rival.lives(asked_at) or not rival.receiving):
                 continue  # it lives, or is about to begin

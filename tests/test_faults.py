@@ -54,6 +54,7 @@ from protocol import (
     ConnectionLostError,
     FileReady,
     FileStart,
+    Goodbye,
     Hello,
     IntegrityFailed,
     IntegrityOk,
@@ -1116,6 +1117,29 @@ def test_two_that_resume_at_once_get_one_part_file_and_a_new_one(
     both = [Background(source, local.client()) for _ in range(2)]
     assert sorted(one.join().resumed_bytes for one in both) == [0, 2 * 200 * 1024]
     assert [md5(path) for path in received(local.output)] == 2 * [md5(source)]
+
+
+def test_a_part_file_that_rests_while_it_is_looked_for_is_found(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """43: the old attempt ends between two looks of the new one, which goes on all the same."""
+    content = os.urandom(10 * 4096)
+    resume, parts = server_module.PartStore.resume, local.server._service.parts
+
+    def late(store: server_module.PartStore, transfer: server_module.Transfer) -> object:
+        found = resume(store, transfer)
+        if parts.in_use and not found:
+            first.control.send(Goodbye())
+            eventually(lambda: parts.in_use == 0, "the old attempt to end")
+        return found
+
+    with RawClient(local.port).log_in() as first, RawClient(local.port).log_in() as second:
+        first.start("x", content, 4096, resume=True).send(first.attach(), *range(5))
+        monkeypatch.setattr(server_module.PartStore, "resume", late)
+        second.control.send(FileStart("x", len(content), 4096, "md5", _head(content), resume=True))
+        ready = second.answer()
+        assert isinstance(ready, FileReady)
+        assert ready.have == ((0, 5),)
 
 
 def _interrupted(local: ServerThread, source: Path) -> None:

@@ -1036,6 +1036,25 @@ def test_a_look_at_what_expires_changes_nothing_for_who_goes_on_with_it(
     assert [part.published for part in parts] == [True]
 
 
+def test_a_part_file_on_its_way_to_rest_is_still_known(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 43: who comes for it just then has to wait for it, and begins nothing anew."""
+    owner, successor = transfer_of(DATA), transfer_of(DATA)
+    part = store.create(owner)
+    part.note(record(0, running(DATA, 0)))
+    seen: list[bool] = []
+    close = PartFile.close
+
+    def look_and_close(part: PartFile) -> None:
+        seen.append(store.rivals(successor) == [owner] or store.resume(successor) is not None)
+        close(part)
+
+    monkeypatch.setattr(PartFile, "close", look_and_close)
+    store.rest(part)
+    assert seen == [True]
+
+
 def test_rivals_are_the_others_that_send_the_same_file(store: PartStore) -> None:
     """Same key and same first block; a transfer is no rival of itself."""
     mine, same, other = transfer_of(DATA), transfer_of(DATA), transfer_of(b"other" + DATA)
