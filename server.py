@@ -762,7 +762,7 @@ class PartStore:
             try:
                 part = PartFile.create(self._output, transfer.facts)
             except FileNotFoundError:  # somebody has tidied up
-                (self._output / PARTIAL).mkdir()
+                (self._output / PARTIAL).mkdir(exist_ok=True)  # another worker may be faster
             except OSError as error:
                 older = self._pop(transfer.facts.key) if error.errno in _NO_SPACE else None
                 if older is None:

@@ -1055,6 +1055,21 @@ def test_a_part_file_on_its_way_to_rest_is_still_known(
     assert seen == [True]
 
 
+def test_the_folder_may_come_back_while_somebody_makes_it(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: two workers find that it was deleted, and both make it."""
+    create, calls = PartFile.create, itertools.count()
+
+    def deleted_before(output: Path, facts: Facts) -> PartFile:
+        if next(calls) == 0:
+            raise FileNotFoundError
+        return create(output, facts)
+
+    monkeypatch.setattr(PartFile, "create", deleted_before)
+    assert store.create(transfer_of(DATA)).facts.size == len(DATA)
+
+
 def test_rivals_are_the_others_that_send_the_same_file(store: PartStore) -> None:
     """Same key and same first block; a transfer is no rival of itself."""
     mine, same, other = transfer_of(DATA), transfer_of(DATA), transfer_of(b"other" + DATA)
