@@ -381,6 +381,7 @@ class Journal:
 _INDEX = struct.Struct("!I")
 _PUBLISHED = 2**32 - 1  # in place of a block index; no file has that many (config.MAX_BLOCKS)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_UNKNOWN_HERE = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # to a file system
 _FACT_TYPES = [str, str, int, int, str, str, str, str]
 _OUR_NAME = re.compile(r"server_received_[^/\0]+")
 
@@ -497,8 +498,12 @@ class PartFile:
         if size - own > facts.f_bavail * facts.f_frsize:  # some would write zeros until full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.truncate(self._fd, size)
-        if size and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._fd, 0, size)
+        try:
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._fd, 0, size)
+        except OSError as error:
+            if error.errno not in _UNKNOWN_HERE:
+                raise
 
     def write(self, payload: memoryview, offset: int) -> None:
         """Put ``payload`` at ``offset``. Raises ``StaleError`` for a file that is published."""
@@ -590,7 +595,7 @@ class PartFile:
         try:
             os.link(self._path, path, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            if error.errno not in (*_UNKNOWN_HERE, errno.EPERM, errno.EMLINK):
                 raise
             if os.path.lexists(path):  # no hard links here: the random name makes this safe enough
                 raise FileExistsError(path) from None

@@ -623,6 +623,19 @@ def test_what_is_flushed_and_proven_leaves_the_memory(output: Path) -> None:
     part.remove()
 
 
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_where_space_cannot_be_reserved_files_are_taken_all_the_same(
+    output: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """FAULTS 33: some file systems have no such call; whether there is room was looked at."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    PartFile.create(output, facts_of(39)).remove()
+
+
 def test_a_failed_flush_is_final(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FAULTS 34: what the disk lost stays lost, though a second flush would say all is well."""
     store = PartStore(output)
