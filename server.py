@@ -566,6 +566,20 @@ class PartFile:
             return self.facts.place
         self.published = False
         make_directory(self._output, self.facts.directory)
+        with _directory(self._final.parent) as folder:  # there may be no descriptor left later
+            self._give_name()
+            try:
+                os.fsync(folder)
+            except OSError:
+                self._unpublish()
+                raise
+        try:
+            self._journal.note_published(self.facts)
+        except OSError as error:  # a full disk, say: the file is there all the same
+            log.debug("%s: %s", self.stem, error)
+        return self.facts.place
+
+    def _give_name(self) -> None:
         while not self.published:
             try:
                 self._link(self._final)
@@ -574,16 +588,6 @@ class PartFile:
                 name = output_name(self.facts.name, _unique())
                 self.facts = self.facts._replace(saved_as=name)
                 self._journal.begin(self.facts, self._journal.load(self.facts))
-        try:
-            _flush_directory(self._final.parent)
-        except OSError:
-            self._unpublish()
-            raise
-        try:
-            self._journal.note_published(self.facts)
-        except OSError as error:  # a full disk, say: the file is there all the same
-            log.debug("%s: %s", self.stem, error)
-        return self.facts.place
 
     def _unpublish(self) -> None:
         """Take back a name that the disk may not have: the client will hear of no success."""
@@ -658,12 +662,18 @@ def used_bytes(directory: Path) -> int:
     return total
 
 
-def _flush_directory(path: Path) -> None:
+@contextlib.contextmanager
+def _directory(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _flush_directory(path: Path) -> None:
+    with _directory(path) as descriptor:
+        os.fsync(descriptor)
 
 
 class PartStore:

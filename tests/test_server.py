@@ -636,6 +636,29 @@ def test_where_space_cannot_be_reserved_files_are_taken_all_the_same(
     PartFile.create(output, facts_of(39)).remove()
 
 
+def test_a_file_whose_name_cannot_be_flushed_for_want_of_a_descriptor_is_not_lost(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 29: all of it is on the disk; the same command publishes it later."""
+    part = _left(output)
+    part.reopen(facts_of(39))
+    open_ = os.open
+
+    def no_directories(path: object, flags: int, *more: int) -> int:
+        if flags & os.O_DIRECTORY:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return open_(path, flags, *more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_directories)
+        with pytest.raises(OSError, match="Too many open files"):
+            part.publish()
+    assert received(output) == []
+    assert part.worth_keeping
+    assert part.publish() == "server_received_taken_x"
+    part.remove()
+
+
 def test_a_failed_flush_is_final(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FAULTS 34: what the disk lost stays lost, though a second flush would say all is well."""
     store = PartStore(output)
