@@ -563,16 +563,8 @@ class PartFile:
         """
         if self.published and _same_file(self._final, os.fstat(self._fd)):
             _flush_directory(self._final.parent)
-            return self.facts.place
-        self.published = False
-        make_directory(self._output, self.facts.directory)
-        with _directory(self._final.parent) as folder:  # there may be no descriptor left later
+        else:
             self._give_name()
-            try:
-                os.fsync(folder)
-            except OSError:
-                self._unpublish()
-                raise
         try:
             self._journal.note_published(self.facts)
         except OSError as error:  # a full disk, say: the file is there all the same
@@ -580,14 +572,22 @@ class PartFile:
         return self.facts.place
 
     def _give_name(self) -> None:
-        while not self.published:
+        self.published = False
+        make_directory(self._output, self.facts.directory)
+        with _directory(self._final.parent) as folder:  # there may be no descriptor left later
+            while not self.published:
+                try:
+                    self._link(self._final)
+                    self.published = True
+                except FileExistsError:  # somebody else's: the journal must know the other first
+                    name = output_name(self.facts.name, _unique())
+                    self.facts = self.facts._replace(saved_as=name)
+                    self._journal.begin(self.facts, self._journal.load(self.facts))
             try:
-                self._link(self._final)
-                self.published = True
-            except FileExistsError:  # somebody else's: the journal must know the other name first
-                name = output_name(self.facts.name, _unique())
-                self.facts = self.facts._replace(saved_as=name)
-                self._journal.begin(self.facts, self._journal.load(self.facts))
+                os.fsync(folder)
+            except OSError:
+                self._unpublish()
+                raise
 
     def _unpublish(self) -> None:
         """Take back a name that the disk may not have: the client will hear of no success."""

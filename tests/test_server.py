@@ -739,6 +739,19 @@ def test_a_published_file_that_was_removed_is_not_kept_a_second_time(
     assert "removed since" in caplog.text
 
 
+def test_a_verdict_asked_for_again_is_still_that_of_a_published_file(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal says so for ever: what is removed then is not taken for unfinished."""
+    part = _published(output, monkeypatch, "link")
+    part.reopen(facts_of(39))
+    part.publish()
+    part.close()
+    received(output)[0].unlink()
+    PartStore(output).scan()
+    assert part_files(output) == strays(output) == []
+
+
 # --- all part files -----------------------------------------------------------------------------
 
 
