@@ -2887,6 +2887,8 @@ class Server:
             self._peers.remove(peer)
             self._strangers.pop(peer, None)
             self._neighbours[peer.address] -= 1
+            if not self._neighbours[peer.address]:
+                del self._neighbours[peer.address]
         peer.connection.close()
 
     def _end_session(self, peer: Peer) -> None:

@@ -1769,6 +1769,20 @@ def test_a_unit_that_comes_after_the_end_is_dropped() -> None:
     work.put(lambda: None, 0)
 
 
+def test_an_address_is_forgotten_with_its_last_connection(tmp_path: Path) -> None:
+    """FAULTS 29: who comes from a new one each time must not fill the memory."""
+    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    pairs = [socket.socketpair() for _ in range(2)]
+    for ours, _ in pairs:
+        server._welcome(ours)
+    for peer in list(server._peers):
+        server._forget(peer)
+    assert dict(server._neighbours) == {}
+    for _, theirs in pairs:
+        theirs.close()
+    server._close()
+
+
 def test_a_connection_is_never_given_to_two_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
