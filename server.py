@@ -1703,7 +1703,7 @@ class Peer:
     """One connection and what the server knows of it.
 
     Owned by the main thread while idle, by one worker while it is served. Only ``mailbox`` may be
-    touched by others: what they want said on this connection.
+    touched by others: what they want said on this connection. Main may set ``gone`` at any time.
     """
 
     def __init__(self, connection: Connection, login_timeout: float) -> None:
@@ -2799,7 +2799,7 @@ class Server:
 
     def _unknown(self) -> list[Peer]:
         """Return those that have not logged in, the oldest first."""
-        return [peer for peer in self._strangers if not (peer.session or peer.leaving)]
+        return [p for p in self._strangers if not (p.session or p.leaving or p.gone)]
 
     def _make_room(self, strangers: list[Peer]) -> bool:
         if strangers:
@@ -2908,7 +2908,8 @@ class Server:
         if peer.idle:
             self._forget(peer)
         else:
-            peer.connection.cut()  # its worker finds the end of the stream and gives it back
+            peer.gone = True  # whatever its worker still finds
+            peer.connection.cut()
 
     # -- clocks
 

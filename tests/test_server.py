@@ -1769,6 +1769,34 @@ def test_a_unit_that_comes_after_the_end_is_dropped() -> None:
     work.put(lambda: None, 0)
 
 
+def test_strangers_whom_a_worker_serves_make_way_one_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 29: while all workers are busy there are no more of them than there may be."""
+    monkeypatch.setattr(config, "MAX_STRANGERS", 2)
+    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    pairs = [socket.socketpair() for _ in range(6)]
+    with monkeypatch.context() as patch:
+        patch.setattr(server._service.work, "put", lambda unit, priority: None)
+        for ours, _ in pairs:
+            server._welcome(ours)
+            for peer in [peer for peer in server._peers if peer.idle]:
+                server._hand_over(peer)
+    for _, theirs in pairs:
+        theirs.setblocking(False)
+    assert sum(_is_cut(theirs) for _, theirs in pairs) == 4
+    for _, theirs in pairs:
+        theirs.close()
+    server._close()
+
+
+def _is_cut(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
 def test_an_address_is_forgotten_with_its_last_connection(tmp_path: Path) -> None:
     """FAULTS 29: who comes from a new one each time must not fill the memory."""
     server = Server(ServerSettings(port=0, output=tmp_path), {})
