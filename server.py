@@ -2632,7 +2632,7 @@ class Server:
         self._stops = 0
         self._reload = False
         self._grace_ends = self._confirm_by = float("inf")
-        self._next_tick = self._next_verifying = self._next_queued = self._next_expiry = 0.0
+        self._next_tick = self._next_report = self._next_expiry = 0.0
 
     @property
     def address(self) -> tuple[str, int]:
@@ -2970,17 +2970,15 @@ class Server:
 
     def _report(self, now: float) -> None:
         """Tell clients that wait how far they are; it also shows them that we live."""
-        if now >= self._next_verifying:
-            self._next_verifying = now + config.VERIFYING_EVERY
-            for transfer in self._service.registry.active():
-                if not transfer.receiving:  # its part file is looked for, or made
-                    self._post(transfer.session.coordinator, Queued(1))
-                else:
-                    self._post(transfer.session.coordinator, Verifying(transfer.verified_bytes))
-        if now >= self._next_queued:
-            self._next_queued = now + config.QUEUED_EVERY
-            for transfer, position in self._service.registry.positions():
-                self._post(transfer.session.coordinator, Queued(position))
+        if now < self._next_report:
+            return
+        self._next_report = now + config.REPORT_EVERY
+        for transfer in self._service.registry.active():
+            begun = transfer.receiving  # else its part file is looked for, or made
+            report = Verifying(transfer.verified_bytes) if begun else Queued(1)
+            self._post(transfer.session.coordinator, report)
+        for transfer, position in self._service.registry.positions():
+            self._post(transfer.session.coordinator, Queued(position))
 
     # -- the end
 
