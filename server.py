@@ -94,7 +94,6 @@ from protocol import (
     Pauses,
     Ping,
     Pong,
-    ProtocolError,
     Queued,
     Rejected,
     RejectedError,
@@ -1745,6 +1744,12 @@ class Peer:
         """Whether it owes us the rest of something."""
         return self.connection.mid_frame or (self.blocks is not None and self.blocks.mid_block)
 
+    def refuse(self, code: str, reason: str) -> None:
+        """Say our last words; after them it may only read and close (its owner)."""
+        self.leaving = True
+        with contextlib.suppress(TransferError):
+            self.connection.send(Error(code, reason))
+
 
 class Session:
     """One logged-in client: its coordinator and the data connections that showed its token.
@@ -1965,18 +1970,13 @@ class Service:
             peer.gone = True
         except RemoteProtocolError as error:
             log.warning("%s: %s", peer.connection.peer, error)
-            self._refuse(peer, error.code, str(error))
+            peer.refuse(error.code, str(error))
         except AuthenticationError as error:
             log.warning("%s: login failed: %s", peer.connection.peer, error)
-            self._refuse(peer, "authentication", str(error))
+            peer.refuse("authentication", str(error))
         except Exception:
             log.exception("%s: internal error", peer.connection.peer)
-            self._refuse(peer, "internal", "internal error of the server")
-
-    def _refuse(self, peer: Peer, code: str, reason: str) -> None:
-        peer.leaving = True
-        with contextlib.suppress(ConnectionLostError, ProtocolError):
-            peer.connection.send(Error(code, reason))
+            peer.refuse("internal", "internal error of the server")
 
     # -- the coordinator
 
@@ -2824,8 +2824,11 @@ class Server:
             return  # an earlier event of the same round has handed it over, or closed it
         if not peer.leaving:
             self._hand_over(peer)
-        elif peer.connection.discard() or self._flushed_and_finished(peer):
+        elif peer.connection.discard():
             self._forget(peer)
+        elif peer.connection.unsent:
+            self._unwatch(peer)
+            self._say_rest(peer)
 
     def _hand_over(self, peer: Peer) -> None:
         """Give ``peer`` to a worker."""
@@ -2861,23 +2864,13 @@ class Server:
         """
         self._end_session(peer)
         peer.deadline = time.monotonic() + config.CLOSING_TIMEOUT
-        with contextlib.suppress(ConnectionLostError):
+        self._say_rest(peer)
+
+    def _say_rest(self, peer: Peer) -> None:
+        with contextlib.suppress(ConnectionLostError):  # the selector tells of that as well
             if peer.connection.flush():
                 peer.connection.finish()
         self._watch(peer)
-
-    def _flushed_and_finished(self, peer: Peer) -> bool:
-        """Go on sending last words; ``True`` when the peer cannot be reached any more."""
-        if not peer.connection.unsent:
-            return False
-        try:
-            if peer.connection.flush():
-                peer.connection.finish()
-                self._unwatch(peer)
-                self._watch(peer)
-        except ConnectionLostError:
-            return True
-        return False
 
     def _forget(self, peer: Peer) -> None:
         """Close a connection and what depends on it."""
@@ -2962,9 +2955,7 @@ class Server:
             self._forget(peer)
             return
         log.info("%s: closed after too long a silence", peer.connection.peer)
-        peer.leaving = True
-        with contextlib.suppress(TransferError):
-            peer.connection.send(Error("timeout", "too slow, or silent for too long"))
+        peer.refuse("timeout", "too slow, or silent for too long")
         self._unwatch(peer)
         self._see_off(peer)
 
@@ -2987,8 +2978,12 @@ class Server:
         self._service.stopping = True
         self._unwatch_listener()
         self._listener.close()
-        for peer in list(self._peers):
-            self._say_shutdown(peer)
+        for peer in self._peers:
+            if peer.idle:
+                peer.refuse("shutdown", "the server is shutting down")
+                peer.connection.finish()
+            else:
+                peer.connection.cut()
         with self._watchdog():
             for transfer in self._service.registry.active() + self._service.registry.waiting():
                 transfer.end()  # workers that are at it stop at the next block
@@ -3013,14 +3008,6 @@ class Server:
         finally:
             watchdog.cancel()
             watchdog.join()
-
-    def _say_shutdown(self, peer: Peer) -> None:
-        if not peer.idle:
-            peer.connection.cut()
-            return
-        with contextlib.suppress(TransferError):
-            peer.connection.send(Error("shutdown", "the server is shutting down"))
-        peer.connection.finish()
 
 
 def _give_up() -> None:
