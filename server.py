@@ -995,7 +995,6 @@ class Transfer:
         self.turn = 0  # the registry's: in which order they came in
         self.session = session
         self.name = name
-        self.algorithm = start.digest
         self.resumes = start.resume
         self.blocks = Blocks(start.size, start.block_size)
         saved_as = output_name(name, _unique())
@@ -1542,17 +1541,14 @@ class WorkQueue:
             due = time.monotonic() - priority * config.LEAD
             heapq.heappush(self._heap, (due, next(self._ages), unit))
             self._pool.submit(self._run_most_urgent)
-            wanted = self._lingering > 0 and self._short_of_workers()
+            wanted = self._lingering > 0 and self.pressed
         if wanted:
             self._pressure.ring()
 
-    def _short_of_workers(self) -> bool:
-        return len(self._heap) + self._busy > self._workers
-
     @property
     def pressed(self) -> bool:
-        """Whether somebody waits while all workers are busy (any)."""
-        return self._short_of_workers()  # two reads of one number each: a stale answer is harmless
+        """Whether somebody waits while all workers are busy (any); no lock: it may be stale."""
+        return len(self._heap) + self._busy > self._workers
 
     def _run_most_urgent(self) -> None:
         """Run one unit (a worker). What a unit raises is a bug: logged, and the worker goes on."""
@@ -1573,7 +1569,7 @@ class WorkQueue:
         Ends at once when somebody else needs the worker.
         """
         with self._lock:
-            if self._short_of_workers():
+            if self.pressed:
                 return False
             self._lingering += 1
         try:
@@ -2116,16 +2112,15 @@ class Service:
 
     def _on_goodbye(self, peer: Peer, _message: Goodbye) -> None:
         peer.leaving = True
-        self._confirm(peer.session)
-
-    def _confirm(self, session: Session | None) -> None:
-        """The client has read its last verdict: nobody will ask for it again."""
-        if session:
-            self._settle(session, confirmed=True)
+        if peer.session:
+            self._settle(peer.session, confirmed=True)
 
     @staticmethod
     def _settle(session: Session, *, confirmed: bool) -> None:
-        """Let go the part file of the session's last verdict (any)."""
+        """Let go the part file of the session's last verdict (any).
+
+        Once the client has ``confirmed`` that it read it, nobody will ask for it again.
+        """
         transfer, session.unconfirmed = session.unconfirmed, None
         if transfer:
             transfer.settle(confirmed=confirmed)
@@ -2134,7 +2129,7 @@ class Service:
 
     def _on_file_start(self, peer: Peer, message: FileStart) -> None:
         assert peer.session is not None
-        self._confirm(peer.session)
+        self._settle(peer.session, confirmed=True)
         try:
             transfer = peer.session.transfer = self._accept(peer.session, message)
             position = self.registry.enter(transfer)
@@ -2536,7 +2531,7 @@ class Service:
             self._finish(transfer, transfer.receipt(name), by_publisher=True)
         if transfer.session.closed:  # while we published
             self._settle(transfer.session, confirmed=False)
-        facts = f"{format_size(transfer.blocks.size)}, {transfer.algorithm} {transfer.digest}"
+        facts = f"{format_size(transfer.blocks.size)}, {transfer.facts.digest} {transfer.digest}"
         log.info("saved %s (%s)", name, facts, extra=SUCCESS)
 
     def _publish(self, transfer: Transfer, part: PartFile) -> str:
@@ -2568,16 +2563,10 @@ def _transfer_of(peer: Peer) -> Transfer | None:
 
 
 def _rejection(error: RejectedError | OSError) -> Rejected:
-    """Say why a file is not taken (any)."""
-    if isinstance(error, OSError):
-        return _disk_rejection(error)
-    return Rejected(error.code, str(error))
-
-
-def _disk_rejection(error: OSError) -> Rejected:
-    """Say what the disk says, without the server's paths (any)."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if full:
+    """Say why a file is not taken; what the disk says without the server's paths (any)."""
+    if isinstance(error, RejectedError):
+        return Rejected(error.code, str(error))
+    if error.errno in (*_NO_SPACE, errno.EFBIG):
         return Rejected("space", "not enough space on the server")
     return Rejected("disk", f"the server cannot write: {error.strerror or 'unknown error'}")
 
