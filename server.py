@@ -2009,7 +2009,8 @@ class Service:
         sent = False
         while peer.mailbox:
             message = peer.mailbox.popleft()
-            if peer.connection.dialogue.allows(message) and not _late(peer, message):
+            late = isinstance(message, FileReady) and not _transfer_of(peer, message.transfer)
+            if peer.connection.dialogue.allows(message) and not late:
                 peer.connection.send(message)
                 sent = True
         return sent
@@ -2144,7 +2145,7 @@ class Service:
             coordinator_log.info("%s waits at position %d", transfer.name, position)
             peer.connection.send(Queued(position))
         else:
-            self._start(self._open, transfer)
+            self.start(self._open, transfer)
 
     def _check_quota(self, transfer: Transfer, *, anew: bool) -> None:
         """Raise ``RejectedError`` if the directory has no room for it, reserved room counted.
@@ -2180,7 +2181,7 @@ class Service:
         session.rights.check(name, start.size)
         return Transfer(number, session, start, name, self._buffers, self._let_go)
 
-    def _start(self, unit: Callable[[Transfer], None], transfer: Transfer) -> None:
+    def start(self, unit: Callable[[Transfer], None], transfer: Transfer) -> None:
         """Have ``unit`` done for ``transfer`` by some worker (any)."""
         self.work.put(partial(self._run, unit, transfer), transfer.priority)
 
@@ -2260,7 +2261,7 @@ class Service:
     def look_again(self) -> None:
         """Start the search of those who wait for a part file again (main)."""
         for _ in range(len(self._seeking)):
-            self._start(self._open, self._seeking.popleft())
+            self.start(self._open, self._seeking.popleft())
 
     def _let_go(self, transfer: Transfer, part: PartFile) -> None:
         """Take back the part file of a transfer that has ended, from its last user (any)."""
@@ -2281,7 +2282,7 @@ class Service:
         if answer:  # before the registry lets go of it: a stopping server waits for that
             self._post(transfer.session.coordinator, answer)
         for admitted in self.registry.leave(transfer):
-            self._start(self._open, admitted)
+            self.start(self._open, admitted)
 
     def abandon(self, session: Session) -> None:
         """End what a session that is gone has left."""
@@ -2306,8 +2307,8 @@ class Service:
             self._finish(transfer, Rejected("cancelled", "cancelled by the client"))
 
     def _on_transfer_complete(self, peer: Peer, message: TransferComplete) -> None:
-        transfer = _transfer_of(peer)
-        if transfer is None or transfer.number != message.transfer:
+        transfer = _transfer_of(peer, message.transfer)
+        if transfer is None:
             return  # it crossed our REJECTED or INTEGRITY_FAILED
         missing = transfer.complete(message.digest, delivered=message.delivered)
         if transfer.hopeless:
@@ -2316,7 +2317,7 @@ class Service:
             block_log.warning("%s: asking for missing blocks %s", transfer.name, missing[:10])
             peer.connection.send(Missing(transfer.number, missing, Why.LOST))
         elif transfer.begin_hashing():
-            self._start(self.verify_blocks, transfer)
+            self.start(self.verify_blocks, transfer)
 
     def _fail(self, transfer: Transfer, reason: str) -> None:
         transfer.spoil()
@@ -2372,8 +2373,8 @@ class Service:
 
         There is one answer for foreign, unknown, finished and expired transfers.
         """
-        transfer = peer.incoming = _transfer_of(peer)
-        if transfer is None or transfer.number != header.transfer or not transfer.receiving:
+        transfer = peer.incoming = _transfer_of(peer, header.transfer)
+        if transfer is None or not transfer.receiving:
             raise RemoteProtocolError("no such transfer", "transfer")
         blocks, length = transfer.blocks, header.wire_length
         if header.block >= blocks.count or header.raw_length != blocks.length(header.block):
@@ -2417,7 +2418,7 @@ class Service:
         peer.acks += encode_ack(header.transfer, header.block)
         self._way.moved(transfer.priority, len(payload))
         if due.flush:
-            self._start(self.flush_part, transfer)
+            self.start(self.flush_part, transfer)
         if due.missing:
             block_log.info("%s: changed since the last attempt, from block %d on",
                            transfer.name, due.missing[0][0])  # fmt: skip
@@ -2489,7 +2490,7 @@ class Service:
         if pause:
             self._later(time.monotonic() + pause, partial(self._go_on_hashing, transfer))
         else:
-            self._start(self.verify_blocks, transfer)
+            self.start(self.verify_blocks, transfer)
 
     def _check_content(self, transfer: Transfer) -> None:
         """Once its first block is verified, see that a file is what its extension says."""
@@ -2549,17 +2550,10 @@ def _unnamed(peer: Peer) -> str:
     return f"token from {peer.address}"
 
 
-def _late(peer: Peer, message: Message) -> bool:
-    """Whether this is about a transfer that has ended meanwhile (any)."""
-    current = _transfer_of(peer)
-    return isinstance(message, FileReady) and (
-        current is None or current.number != message.transfer
-    )
-
-
-def _transfer_of(peer: Peer) -> Transfer | None:
-    """Return what the peer's session sends right now, if anything (any)."""
-    return peer.session.transfer if peer.session else None
+def _transfer_of(peer: Peer, number: int | None = None) -> Transfer | None:
+    """Return what the peer's session sends right now, if it is (that) one (any)."""
+    transfer = peer.session.transfer if peer.session else None
+    return transfer if transfer and number in (None, transfer.number) else None
 
 
 def _rejection(error: RejectedError | OSError) -> Rejected:
@@ -2695,7 +2689,7 @@ class Server:
         self._confirm_by = time.monotonic() + config.CLOSING_TIMEOUT
         self._unwatch_listener()
         for transfer in self._service.registry.waiting():
-            self._service.work.put(partial(self._service.turn_away, transfer), transfer.priority)
+            self._service.start(self._service.turn_away, transfer)
         active = len(self._service.registry.active())
         if active:
             log.info("stopping: %d transfers have %g s to end", active, self._settings.grace)
@@ -2929,7 +2923,7 @@ class Server:
                 self._hand_over(peer)
         for transfer in self._service.registry.active():
             if transfer.stalled_for() > self._settings.stall_timeout:
-                self._service.work.put(partial(self._service.expire, transfer), transfer.priority)
+                self._service.start(self._service.expire, transfer)
         self._service.look_again()
         self._report(now)
         if now >= self._next_expiry:
