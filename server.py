@@ -637,7 +637,7 @@ def _same_file(path: Path, facts: os.stat_result) -> bool:
 def make_directory(output: Path, relative: str) -> Path:
     """Make the directory of a user below ``output``; return it. Any worker.
 
-    Raises ``OSError``, also where a symlink would lead somewhere else.
+    Raises ``OSError``, also where a symlink or a mount would lead somewhere else.
     """
     path = output
     for part in relative.split("/") if relative else ():
@@ -645,8 +645,11 @@ def make_directory(output: Path, relative: str) -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir()
             _flush_directory(parent)
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
+        facts = os.lstat(path)
+        if not stat.S_ISDIR(facts.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        if facts.st_dev != os.stat(output).st_dev:  # no part file could be moved there
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
     return path
 
 

@@ -739,6 +739,23 @@ def test_a_published_file_that_was_removed_is_not_kept_a_second_time(
     assert "removed since" in caplog.text
 
 
+def test_a_directory_on_another_file_system_is_refused_before_anything_is_sent(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: a whole file could not get its name there, at the very end."""
+    (output / "alice").mkdir()
+    lstat = os.lstat
+
+    def elsewhere(path: Path) -> os.stat_result:
+        facts = list(lstat(path))
+        facts[stat.ST_DEV] += path.name == "alice"
+        return os.stat_result(facts)
+
+    monkeypatch.setattr(os, "lstat", elsewhere)
+    with pytest.raises(OSError, match="device link"):
+        module.make_directory(output, "alice")
+
+
 def test_a_verdict_asked_for_again_is_still_that_of_a_published_file(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
