@@ -1090,25 +1090,21 @@ class Transfer:
     def _leave(self) -> None:
         with self._lock:
             self._users -= 1
-            part = self._last_look()
-        self._release(part)
+        self._look_last()
 
-    def _last_look(self) -> PartFile | None:
-        """Return the part file to let go, once, when the transfer has ended and nobody uses it.
+    def _look_last(self) -> None:
+        """Let the part file go, once, when the transfer has ended and nobody uses it.
 
         That of a published one stays until its verdict has been confirmed, or will not be.
         """
-        if not self._ended or self._users or self._awaits_confirmation:
-            return None
-        self._buffers.settle(self._kept)
-        self._kept = 0
-        part, self._part = self._part, None
-        return part
-
-    def _release(self, part: PartFile | None) -> None:
-        """Let go what ``_last_look`` returned, with all that it has in its journal."""
-        if part is None:
+        if not self._ended:  # one read: who ends it looks as well
             return
+        with self._lock:
+            if self._users or self._awaits_confirmation or self._part is None:
+                return
+            self._buffers.settle(self._kept)
+            self._kept = 0
+            part, self._part = self._part, None
         try:
             part.note(bytes(self._records))  # nobody else is left to touch them
         except OSError as error:
@@ -1151,8 +1147,7 @@ class Transfer:
         with self._lock:
             ends = not self._ended and (by_publisher or not self._publishing)
             self._ended |= ends
-            part = self._last_look()
-        self._release(part)
+        self._look_last()
         return ends
 
     def await_confirmation(self) -> None:
@@ -1165,8 +1160,7 @@ class Transfer:
         with self._lock:
             self._awaits_confirmation = False
             self.needed = not confirmed
-            part = self._last_look()
-        self._release(part)
+        self._look_last()
 
     def begin_publishing(self) -> None:
         """Pass the point of no return. Raises ``TransferEndedError`` if somebody was faster."""
@@ -1296,8 +1290,7 @@ class Transfer:
             self._arrived(length)
             due = Due(self._received, self._hashing_due(), self._flush_due())
             self._users -= 1
-            part = self._last_look()
-        self._release(part)
+        self._look_last()
         if not keep:
             self._buffers.give(payload)
         return due
