@@ -1141,8 +1141,7 @@ class Transfer:
     def end(self, *, by_publisher: bool = False) -> bool:
         """Let nobody begin anything; the part file goes with its last user.
 
-        Returns whether the caller ended it, and so owes the client an answer. From
-        ``begin_publishing`` on, only the publisher can.
+        Returns whether the caller ended it, and so owes the client an answer.
         """
         with self._lock:
             ends = not self._ended and (by_publisher or not self._publishing)
@@ -1162,17 +1161,22 @@ class Transfer:
             self.needed = not confirmed
         self._look_last()
 
-    def begin_publishing(self) -> None:
-        """Pass the point of no return. Raises ``TransferEndedError`` if somebody was faster."""
+    @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Pass the point of no return: from here on, unless it fails, only the publisher ends it.
+
+        Raises ``TransferEndedError`` if somebody was faster.
+        """
         with self._lock:
             if self._ended:
                 raise TransferEndedError
             self._publishing = True
-
-    def stop_publishing(self) -> None:
-        """Go back before it: publishing did not work."""
-        with self._lock:
-            self._publishing = False
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._publishing = False
+            raise
 
     # -- blocks: any worker
 
@@ -2522,7 +2526,8 @@ class Service:
             return  # flush_part calls us again
         with transfer.part() as part:
             transfer.last_flush(part)
-            name = self._publish(transfer, part)
+            with transfer.publishing():
+                name = part.publish()
             transfer.await_confirmation()  # both before the client can confirm it
             transfer.session.unconfirmed = transfer
             self._finish(transfer, transfer.receipt(name), by_publisher=True)
@@ -2530,15 +2535,6 @@ class Service:
             self._settle(transfer.session, confirmed=False)
         facts = f"{format_size(transfer.blocks.size)}, {transfer.facts.digest} {transfer.digest}"
         log.info("saved %s (%s)", name, facts, extra=SUCCESS)
-
-    def _publish(self, transfer: Transfer, part: PartFile) -> str:
-        """Give the file its name; from here on nobody else can end the transfer."""
-        transfer.begin_publishing()
-        try:
-            return part.publish()
-        except BaseException:
-            transfer.stop_publishing()
-            raise
 
 
 def _unnamed(peer: Peer) -> str:

@@ -1348,7 +1348,8 @@ def test_a_complete_transfer_is_judged_once(sample: Sample) -> None:
 
 def test_nobody_else_ends_a_transfer_that_is_being_published(sample: Sample) -> None:
     """A CANCEL that comes too late must not be answered REJECTED beside a published file."""
-    sample.transfer.begin_publishing()
+    with sample.transfer.publishing():
+        pass
     assert not sample.transfer.end()
     assert sample.transfer.end(by_publisher=True)
 
@@ -1356,8 +1357,8 @@ def test_nobody_else_ends_a_transfer_that_is_being_published(sample: Sample) -> 
 def test_an_ended_transfer_is_not_published(sample: Sample) -> None:
     """Whoever was faster has answered the client already."""
     sample.transfer.end()
-    with pytest.raises(TransferEndedError):
-        sample.transfer.begin_publishing()
+    with pytest.raises(TransferEndedError), sample.transfer.publishing():
+        pytest.fail("published")
 
 
 def test_only_so_many_blocks_may_wait_behind_a_gap(
