@@ -1716,7 +1716,8 @@ class Peer:
         self.held_until = 0.0  # it brings a block then at the latest, whoever has the right of way
         self.mailbox: deque[Message] = deque()
         self.deadline = time.monotonic() + login_timeout
-        self.idle = False
+        self.idle = False  # the selector watches it
+        self.resting = False  # nobody does, until its pause is over
         self.hurried = False  # there is more to do at once
         self.leaving = False  # all is said; it may read that and close
         self.gone = False
@@ -2673,7 +2674,8 @@ class Server:
             return False
         if self._service.parts.in_use and time.monotonic() < self._confirm_by:
             return False  # a client that lives confirms its verdict in no time
-        return all(peer.idle and not peer.connection.unsent for peer in self._peers)
+        at_rest = (peer.idle or peer.resting for peer in self._peers)
+        return all(at_rest) and not any(peer.connection.unsent for peer in self._peers)
 
     def _begin_stop(self) -> None:
         self._service.stopping = True
@@ -2808,7 +2810,7 @@ class Server:
     def _hand_over(self, peer: Peer) -> None:
         """Give ``peer`` to a worker."""
         self._unwatch(peer)
-        peer.hurried = False
+        peer.resting = peer.hurried = False
         self._service.work.put(partial(self._serve, peer), peer.priority)
 
     def _serve(self, peer: Peer) -> None:
@@ -2826,6 +2828,7 @@ class Server:
         elif peer.leaving:
             self._see_off(peer)
         elif peer.paused_until > time.monotonic():
+            peer.resting = True
             self._rest(peer.paused_until, partial(self._go_on, peer))
         elif peer.hurried or peer.mailbox or peer.connection.pending:
             self._hand_over(peer)
@@ -2849,6 +2852,7 @@ class Server:
 
     def _forget(self, peer: Peer) -> None:
         """Close a connection and what depends on it."""
+        peer.gone = True
         self._unwatch(peer)
         self._end_session(peer)
         if peer in self._peers:
@@ -2873,7 +2877,7 @@ class Server:
 
     def _drop(self, peer: Peer) -> None:
         """Close a connection that a worker may be busy with."""
-        if peer.idle:
+        if peer.idle or peer.resting:
             self._forget(peer)
         else:
             peer.gone = True  # whatever its worker still finds
@@ -2896,6 +2900,8 @@ class Server:
 
     def _go_on(self, peer: Peer) -> None:
         """End the pause of ``peer``, unless it has to give way: that needs no worker to see."""
+        if peer.gone:  # closed while it rested
+            return
         if self._service.gives_way(peer):
             self._rest(peer.paused_until, partial(self._go_on, peer))
         else:
