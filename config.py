@@ -124,8 +124,7 @@ STALL_TIMEOUT = 120.0  # seconds without a new block before a transfer is given 
 BLOCK_TIMEOUT = 300.0  # seconds for one block from its first to its last byte
 CLOSING_TIMEOUT = 2.0  # seconds for a peer to read our last words before the connection is cut
 TICK = 0.5  # seconds between two looks at the clocks of all connections
-VERIFYING_EVERY = 1.0  # seconds between two reports while a file is verified
-QUEUED_EVERY = 1.0  # seconds between two reports of the position in the queue
+REPORT_EVERY = 1.0  # seconds between two words to a client of its progress or place in the queue
 LINGER = 0.05  # seconds a worker stays with a silent connection while nobody else is ready:
 # long beside the gap between two blocks on a busy connection, short beside a person's patience
 URGENCY = 5.0  # one step of priority weighs as much as this many seconds of waiting, for transfers

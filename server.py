@@ -94,7 +94,6 @@ from protocol import (
     Pauses,
     Ping,
     Pong,
-    ProtocolError,
     Queued,
     Rejected,
     RejectedError,
@@ -381,6 +380,7 @@ class Journal:
 _INDEX = struct.Struct("!I")
 _PUBLISHED = 2**32 - 1  # in place of a block index; no file has that many (config.MAX_BLOCKS)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_UNKNOWN_HERE = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # to a file system
 _FACT_TYPES = [str, str, int, int, str, str, str, str]
 _OUR_NAME = re.compile(r"server_received_[^/\0]+")
 
@@ -498,8 +498,12 @@ class PartFile:
         if size - own > facts.f_bavail * facts.f_frsize:  # some would write zeros until full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.truncate(self._fd, size)
-        if size and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._fd, 0, size)
+        try:
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._fd, 0, size)
+        except OSError as error:
+            if error.errno not in _UNKNOWN_HERE:
+                raise
 
     def write(self, payload: memoryview, offset: int) -> None:
         """Put ``payload`` at ``offset``. Raises ``StaleError`` for a file that is published."""
@@ -572,27 +576,31 @@ class PartFile:
         """
         if self.published and _same_file(self._final, os.fstat(self._fd)):
             _flush_directory(self._final.parent)
-            return self.facts.place
-        self.published = False
-        make_directory(self._output, self.facts.directory)
-        while not self.published:
-            try:
-                self._link(self._final)
-                self.published = True
-            except FileExistsError:  # somebody else's: the journal must know the other name first
-                name = output_name(self.facts.name, _unique())
-                self.facts = self.facts._replace(saved_as=name)
-                self._journal.begin(self.facts, self._journal.load(self.facts))
-        try:
-            _flush_directory(self._final.parent)
-        except OSError:
-            self._unpublish()
-            raise
+        else:
+            self._give_name()
         try:
             self._journal.note_published(self.facts)
         except OSError as error:  # a full disk, say: the file is there all the same
             log.debug("%s: %s", self.stem, error)
         return self.facts.place
+
+    def _give_name(self) -> None:
+        self.published = False
+        make_directory(self._output, self.facts.directory)
+        with _directory(self._final.parent) as folder:  # there may be no descriptor left later
+            while not self.published:
+                try:
+                    self._link(self._final)
+                    self.published = True
+                except FileExistsError:  # somebody else's: the journal must know the other first
+                    name = output_name(self.facts.name, _unique())
+                    self.facts = self.facts._replace(saved_as=name)
+                    self._journal.begin(self.facts, self._journal.load(self.facts))
+            try:
+                os.fsync(folder)
+            except OSError:
+                self._unpublish()
+                raise
 
     def _unpublish(self) -> None:
         """Take back a name that the disk may not have: the client will hear of no success."""
@@ -604,7 +612,7 @@ class PartFile:
         try:
             os.link(self._path, path, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            if error.errno not in (*_UNKNOWN_HERE, errno.EPERM, errno.EMLINK):
                 raise
             if os.path.lexists(path):  # no hard links here: the random name makes this safe enough
                 raise FileExistsError(path) from None
@@ -643,7 +651,7 @@ def _same_file(path: Path, facts: os.stat_result) -> bool:
 def make_directory(output: Path, relative: str) -> Path:
     """Make the directory of a user below ``output``; return it. Any worker.
 
-    Raises ``OSError``, also where a symlink would lead somewhere else.
+    Raises ``OSError``, also where a symlink or a mount would lead somewhere else.
     """
     path = output
     for part in relative.split("/") if relative else ():
@@ -651,8 +659,11 @@ def make_directory(output: Path, relative: str) -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir()
             _flush_directory(parent)
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
+        facts = os.lstat(path)
+        if not stat.S_ISDIR(facts.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        if facts.st_dev != os.stat(output).st_dev:  # no part file could be moved there
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
     return path
 
 
@@ -667,12 +678,18 @@ def used_bytes(directory: Path) -> int:
     return total
 
 
-def _flush_directory(path: Path) -> None:
+@contextlib.contextmanager
+def _directory(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _flush_directory(path: Path) -> None:
+    with _directory(path) as descriptor:
+        os.fsync(descriptor)
 
 
 class PartStore:
@@ -709,10 +726,14 @@ class PartStore:
             log.info("unfinished files kept for their clients to go on: %d", kept)
 
     def _put(self, part: PartFile, age: float = 0.0) -> None:
-        """Let ``part`` rest; of too many of one user the oldest goes."""
+        """Let ``part`` rest; of too many of one user the oldest goes.
+
+        Until then it counts as in use, so that who comes for it always finds it.
+        """
         oldest = None
         part.rested_at = time.monotonic() - age
         with self._lock:
+            self._in_use.pop(part, None)
             self._resting.setdefault(part.facts.key, []).append(part)
             own = [p for p in self._all_resting() if p.facts.user == part.facts.user]
             if len(own) > config.MAX_PARTS_OF_USER:
@@ -738,6 +759,16 @@ class PartStore:
             others = [part.facts for part in self._all_resting() if not part.published]
         return sum(o.size for o in others if o.directory == facts.directory and o.key != facts.key)
 
+    def published_bytes(self, facts: Facts) -> int:
+        """Return the bytes of this same file that are published and can still be answered for."""
+        with self._lock:
+            same = [part for part in (*self._all_resting(), *self._in_use) if part.published]
+        return sum(
+            part.facts.size
+            for part in same
+            if (part.facts.key, part.facts.directory) == (facts.key, facts.directory)
+        )
+
     def _pop(self, key: tuple[object, ...]) -> PartFile | None:
         with self._lock:
             parts = self._resting.get(key, [])
@@ -762,7 +793,7 @@ class PartStore:
             try:
                 part = PartFile.create(self._output, transfer.facts)
             except FileNotFoundError:  # somebody has tidied up
-                (self._output / PARTIAL).mkdir()
+                (self._output / PARTIAL).mkdir(exist_ok=True)  # another worker may be faster
             except OSError as error:
                 older = self._pop(transfer.facts.key) if error.errno in _NO_SPACE else None
                 if older is None:
@@ -819,14 +850,13 @@ class PartStore:
 
     def rest(self, part: PartFile) -> None:
         """Take a part file back that its transfer has let go, for whoever comes again (any)."""
-        with self._lock:
-            if self._in_use.pop(part, None) is None:
-                return  # another thread was faster
+        if part not in self._in_use:
+            return  # it rests already
         if part.worth_keeping:
             part.close()
             self._put(part)
         else:
-            part.remove()
+            self.drop(part)
 
     def drop(self, part: PartFile) -> None:
         """Remove a part file that nobody needs any more (any)."""
@@ -849,13 +879,17 @@ class PartStore:
             self._expire(part)
 
     def _expire(self, part: PartFile) -> None:
-        limit = config.KEEP_ANSWER if part.published else config.KEEP_PARTIAL
+        fresh = PartFile(self._output, part.stem, part.facts)  # somebody may use the other by now
         try:
-            part.look()
-            if part.age() < limit:
+            fresh.look()
+            limit = config.KEEP_ANSWER if fresh.published else config.KEEP_PARTIAL
+            if fresh.age() < limit:
                 return
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             log.debug("%s: %s", part.stem, error)  # gone already: forget it
+        except OSError as error:  # no fault of the file's
+            log.warning("leaving %s alone: %s", part.stem, _reason(error))
+            return
         with self._lock:
             if part not in self._resting.get(part.facts.key, []):
                 return  # somebody goes on with it
@@ -978,7 +1012,6 @@ class Transfer:
         self.turn = 0  # the registry's: in which order they came in
         self.session = session
         self.name = name
-        self.algorithm = start.digest
         self.resumes = start.resume
         self.blocks = Blocks(start.size, start.block_size)
         saved_as = output_name(name, _unique())
@@ -1071,25 +1104,21 @@ class Transfer:
     def _leave(self) -> None:
         with self._lock:
             self._users -= 1
-            part = self._last_look()
-        self._release(part)
+        self._look_last()
 
-    def _last_look(self) -> PartFile | None:
-        """Return the part file to let go, once, when the transfer has ended and nobody uses it.
+    def _look_last(self) -> None:
+        """Let the part file go, once, when the transfer has ended and nobody uses it.
 
         That of a published one stays until its verdict has been confirmed, or will not be.
         """
-        if not self._ended or self._users or self._awaits_confirmation:
-            return None
-        self._buffers.settle(self._kept)
-        self._kept = 0
-        part, self._part = self._part, None
-        return part
-
-    def _release(self, part: PartFile | None) -> None:
-        """Let go what ``_last_look`` returned, with all that it has in its journal."""
-        if part is None:
+        if not self._ended:  # one read: who ends it looks as well
             return
+        with self._lock:
+            if self._users or self._awaits_confirmation or self._part is None:
+                return
+            self._buffers.settle(self._kept)
+            self._kept = 0
+            part, self._part = self._part, None
         try:
             part.note(bytes(self._records))  # nobody else is left to touch them
         except OSError as error:
@@ -1126,14 +1155,12 @@ class Transfer:
     def end(self, *, by_publisher: bool = False) -> bool:
         """Let nobody begin anything; the part file goes with its last user.
 
-        Returns whether the caller ended it, and so owes the client an answer. From
-        ``begin_publishing`` on, only the publisher can.
+        Returns whether the caller ended it, and so owes the client an answer.
         """
         with self._lock:
             ends = not self._ended and (by_publisher or not self._publishing)
             self._ended |= ends
-            part = self._last_look()
-        self._release(part)
+        self._look_last()
         return ends
 
     def await_confirmation(self) -> None:
@@ -1146,20 +1173,24 @@ class Transfer:
         with self._lock:
             self._awaits_confirmation = False
             self.needed = not confirmed
-            part = self._last_look()
-        self._release(part)
+        self._look_last()
 
-    def begin_publishing(self) -> None:
-        """Pass the point of no return. Raises ``TransferEndedError`` if somebody was faster."""
+    @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Pass the point of no return: from here on, unless it fails, only the publisher ends it.
+
+        Raises ``TransferEndedError`` if somebody was faster.
+        """
         with self._lock:
             if self._ended:
                 raise TransferEndedError
             self._publishing = True
-
-    def stop_publishing(self) -> None:
-        """Go back before it: publishing did not work."""
-        with self._lock:
-            self._publishing = False
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._publishing = False
+            raise
 
     # -- blocks: any worker
 
@@ -1277,8 +1308,7 @@ class Transfer:
             self._arrived(length)
             due = Due(self._received, self._hashing_due(), self._flush_due())
             self._users -= 1
-            part = self._last_look()
-        self._release(part)
+        self._look_last()
         if not keep:
             self._buffers.give(payload)
         return due
@@ -1525,17 +1555,14 @@ class WorkQueue:
             due = time.monotonic() - priority * config.LEAD
             heapq.heappush(self._heap, (due, next(self._ages), unit))
             self._pool.submit(self._run_most_urgent)
-            wanted = self._lingering > 0 and self._short_of_workers()
+            wanted = self._lingering > 0 and self.pressed
         if wanted:
             self._pressure.ring()
 
-    def _short_of_workers(self) -> bool:
-        return len(self._heap) + self._busy > self._workers
-
     @property
     def pressed(self) -> bool:
-        """Whether somebody waits while all workers are busy (any)."""
-        return self._short_of_workers()  # two reads of one number each: a stale answer is harmless
+        """Whether somebody waits while all workers are busy (any); no lock: it may be stale."""
+        return len(self._heap) + self._busy > self._workers
 
     def _run_most_urgent(self) -> None:
         """Run one unit (a worker). What a unit raises is a bug: logged, and the worker goes on."""
@@ -1556,7 +1583,7 @@ class WorkQueue:
         Ends at once when somebody else needs the worker.
         """
         with self._lock:
-            if self._short_of_workers():
+            if self.pressed:
                 return False
             self._lingering += 1
         try:
@@ -1685,7 +1712,7 @@ class Peer:
     """One connection and what the server knows of it.
 
     Owned by the main thread while idle, by one worker while it is served. Only ``mailbox`` may be
-    touched by others: what they want said on this connection.
+    touched by others: what they want said on this connection. Main may set ``gone`` at any time.
     """
 
     def __init__(self, connection: Connection, login_timeout: float) -> None:
@@ -1703,7 +1730,8 @@ class Peer:
         self.held_until = 0.0  # it brings a block then at the latest, whoever has the right of way
         self.mailbox: deque[Message] = deque()
         self.deadline = time.monotonic() + login_timeout
-        self.idle = False
+        self.idle = False  # the selector watches it
+        self.resting = False  # nobody does, until its pause is over
         self.hurried = False  # there is more to do at once
         self.leaving = False  # all is said; it may read that and close
         self.gone = False
@@ -1726,6 +1754,12 @@ class Peer:
     def mid_frame(self) -> bool:
         """Whether it owes us the rest of something."""
         return self.connection.mid_frame or (self.blocks is not None and self.blocks.mid_block)
+
+    def refuse(self, code: str, reason: str) -> None:
+        """Say our last words; after them it may only read and close (its owner)."""
+        self.leaving = True
+        with contextlib.suppress(TransferError):
+            self.connection.send(Error(code, reason))
 
 
 class Session:
@@ -1854,15 +1888,15 @@ class Registry:
         self._waiting = [one for one in self._waiting if one not in admitted]
         return admitted
 
-    def reserved(self, transfer: Transfer) -> int:
-        """Return the bytes of those before ``transfer`` that go to the same directory (any).
+    def earlier(self, transfer: Transfer) -> list[Transfer]:
+        """Return those before ``transfer`` that go to the same directory (any).
 
         Of two that race for the last bytes of a quota, one sees the other.
         """
         with self._lock:
             others = [one for one in self._active + self._waiting if one.turn < transfer.turn]
         place = transfer.facts.directory
-        return sum(o.blocks.size for o in others if not o.ended and o.facts.directory == place)
+        return [one for one in others if not one.ended and one.facts.directory == place]
 
     def active(self) -> list[Transfer]:
         """Return the transfers that receive or are verified (any)."""
@@ -1947,18 +1981,13 @@ class Service:
             peer.gone = True
         except RemoteProtocolError as error:
             log.warning("%s: %s", peer.connection.peer, error)
-            self._refuse(peer, error.code, str(error))
+            peer.refuse(error.code, str(error))
         except AuthenticationError as error:
             log.warning("%s: login failed: %s", peer.connection.peer, error)
-            self._refuse(peer, "authentication", str(error))
+            peer.refuse("authentication", str(error))
         except Exception:
             log.exception("%s: internal error", peer.connection.peer)
-            self._refuse(peer, "internal", "internal error of the server")
-
-    def _refuse(self, peer: Peer, code: str, reason: str) -> None:
-        peer.leaving = True
-        with contextlib.suppress(ConnectionLostError, ProtocolError):
-            peer.connection.send(Error(code, reason))
+            peer.refuse("internal", "internal error of the server")
 
     # -- the coordinator
 
@@ -1979,10 +2008,15 @@ class Service:
                 break
         else:
             peer.hurried = True
+        self._flush(peer)
+        self._put_off_deadline(peer, moved)
+
+    @staticmethod
+    def _flush(peer: Peer) -> None:
+        """Send what is left, as far as the peer has room; cut off who does not read."""
         peer.connection.flush()
         if peer.connection.unsent > config.MAX_QUEUED_BYTES:
             raise ConnectionLostError(f"{peer.connection.peer} does not read our answers")
-        self._put_off_deadline(peer, moved)
 
     def _send_mail(self, peer: Peer) -> bool:
         """Send the mailbox. What the dialogue no longer allows has been overtaken: a verdict or a
@@ -1990,7 +2024,8 @@ class Service:
         sent = False
         while peer.mailbox:
             message = peer.mailbox.popleft()
-            if peer.connection.dialogue.allows(message) and not _late(peer, message):
+            late = isinstance(message, FileReady) and not _transfer_of(peer, message.transfer)
+            if peer.connection.dialogue.allows(message) and not late:
                 peer.connection.send(message)
                 sent = True
         return sent
@@ -2093,16 +2128,15 @@ class Service:
 
     def _on_goodbye(self, peer: Peer, _message: Goodbye) -> None:
         peer.leaving = True
-        self._confirm(peer.session)
-
-    def _confirm(self, session: Session | None) -> None:
-        """The client has read its last verdict: nobody will ask for it again."""
-        if session:
-            self._settle(session, confirmed=True)
+        if peer.session:
+            self._settle(peer.session, confirmed=True)
 
     @staticmethod
     def _settle(session: Session, *, confirmed: bool) -> None:
-        """Let go the part file of the session's last verdict (any)."""
+        """Let go the part file of the session's last verdict (any).
+
+        Once the client has ``confirmed`` that it read it, nobody will ask for it again.
+        """
         transfer, session.unconfirmed = session.unconfirmed, None
         if transfer:
             transfer.settle(confirmed=confirmed)
@@ -2111,11 +2145,11 @@ class Service:
 
     def _on_file_start(self, peer: Peer, message: FileStart) -> None:
         assert peer.session is not None
-        self._confirm(peer.session)
+        self._settle(peer.session, confirmed=True)
         try:
             transfer = peer.session.transfer = self._accept(peer.session, message)
             position = self.registry.enter(transfer)
-            self._check_quota(transfer)
+            self._check_quota(transfer, anew=not transfer.resumes)
         except (RejectedError, OSError) as error:
             coordinator_log.warning("rejected %s: %s", message.name, error)
             if peer.session.transfer:  # it came as far as to have a place
@@ -2126,19 +2160,23 @@ class Service:
             coordinator_log.info("%s waits at position %d", transfer.name, position)
             peer.connection.send(Queued(position))
         else:
-            self._start(self._open, transfer)
+            self.start(self._open, transfer)
 
-    def _check_quota(self, transfer: Transfer) -> None:
+    def _check_quota(self, transfer: Transfer, *, anew: bool) -> None:
         """Raise ``RejectedError`` if the directory has no room for it, reserved room counted.
 
         What is reserved is counted before what is there: a file that is published meanwhile may
-        count twice, but never not at all.
+        count twice, but never not at all. Unless it begins ``anew``, what there is of the same file
+        does not count: it may be what this one goes on with.
         """
         quota = transfer.session.rights.quota
         if quota is None:
             return
-        used = self.registry.reserved(transfer) + self.parts.resting_bytes(transfer.facts)
+        earlier = self.registry.earlier(transfer)
+        used = sum(one.blocks.size for one in earlier if anew or not one.same_file(transfer))
+        used += self.parts.resting_bytes(transfer.facts)
         used += used_bytes(self.settings.output / transfer.facts.directory)
+        used -= 0 if anew else self.parts.published_bytes(transfer.facts)
         if used + transfer.blocks.size > quota:
             left, size = format_size(max(0, quota - used)), format_size(transfer.blocks.size)
             raise RejectedError("quota", f"{size} is more than the {left} left of the quota")
@@ -2158,7 +2196,7 @@ class Service:
         session.rights.check(name, start.size)
         return Transfer(number, session, start, name, self._buffers, self._let_go)
 
-    def _start(self, unit: Callable[[Transfer], None], transfer: Transfer) -> None:
+    def start(self, unit: Callable[[Transfer], None], transfer: Transfer) -> None:
         """Have ``unit`` done for ``transfer`` by some worker (any)."""
         self.work.put(partial(self._run, unit, transfer), transfer.priority)
 
@@ -2171,8 +2209,8 @@ class Service:
         except StaleError:
             transfer.spoil()
             self._finish(transfer, Rejected("stale", "the file has changed since it was published"))
-        except OSError as error:
-            self._finish(transfer, _disk_rejection(error))
+        except (RejectedError, OSError) as error:
+            self._finish(transfer, _rejection(error))
         except Exception:
             log.exception("%s: internal error", transfer.name)
             self._finish(transfer, Rejected("internal", "internal error of the server"))
@@ -2184,10 +2222,13 @@ class Service:
         make_directory(self.settings.output, transfer.facts.directory)  # said before a byte is sent
         if not transfer.resumes:
             self.parts.forget(transfer.facts.key)
+        rivals = self.parts.rivals(transfer)  # before the search: what rests then is found later
         kept = self.parts.resume(transfer) if transfer.resumes else None
-        if kept is None and transfer.resumes and self._must_wait(transfer):
+        if kept is None and transfer.resumes and self._must_wait(transfer, rivals):
             self._seeking.append(transfer)
             return
+        if kept is None and transfer.resumes:
+            self._check_quota(transfer, anew=True)
         part, claims = kept or (self.parts.create(transfer), None)
         if not transfer.open(part, claims):
             self.parts.rest(part)
@@ -2205,15 +2246,15 @@ class Service:
         else:
             coordinator_log.info("receiving %s from %s", facts, user)
 
-    def _must_wait(self, transfer: Transfer) -> bool:
-        """Whether somebody who may be dead has the part file; the owner is asked to answer.
+    def _must_wait(self, transfer: Transfer, rivals: list[Transfer]) -> bool:
+        """Whether one of ``rivals`` that may be dead has the part file; it is asked to answer.
 
         A client notices a dead connection long before the server does, and comes back while its old
         session still stands. So who does not answer in ``PROBE_TIMEOUT`` seconds loses the file.
         """
         now = time.monotonic()
         silent = False
-        for rival in self.parts.rivals(transfer):
+        for rival in rivals:
             asked_at = transfer.probes.setdefault(rival, now)
             if not rival.ended and (rival.lives(asked_at) or not rival.receiving):
                 continue  # it lives, or is about to begin
@@ -2235,7 +2276,7 @@ class Service:
     def look_again(self) -> None:
         """Start the search of those who wait for a part file again (main)."""
         for _ in range(len(self._seeking)):
-            self._start(self._open, self._seeking.popleft())
+            self.start(self._open, self._seeking.popleft())
 
     def _let_go(self, transfer: Transfer, part: PartFile) -> None:
         """Take back the part file of a transfer that has ended, from its last user (any)."""
@@ -2256,7 +2297,7 @@ class Service:
         if answer:  # before the registry lets go of it: a stopping server waits for that
             self._post(transfer.session.coordinator, answer)
         for admitted in self.registry.leave(transfer):
-            self._start(self._open, admitted)
+            self.start(self._open, admitted)
 
     def abandon(self, session: Session) -> None:
         """End what a session that is gone has left."""
@@ -2281,8 +2322,8 @@ class Service:
             self._finish(transfer, Rejected("cancelled", "cancelled by the client"))
 
     def _on_transfer_complete(self, peer: Peer, message: TransferComplete) -> None:
-        transfer = _transfer_of(peer)
-        if transfer is None or transfer.number != message.transfer:
+        transfer = _transfer_of(peer, message.transfer)
+        if transfer is None:
             return  # it crossed our REJECTED or INTEGRITY_FAILED
         missing = transfer.complete(message.digest, delivered=message.delivered)
         if transfer.hopeless:
@@ -2291,7 +2332,7 @@ class Service:
             block_log.warning("%s: asking for missing blocks %s", transfer.name, missing[:10])
             peer.connection.send(Missing(transfer.number, missing, Why.LOST))
         elif transfer.begin_hashing():
-            self._start(self.verify_blocks, transfer)
+            self.start(self.verify_blocks, transfer)
 
     def _fail(self, transfer: Transfer, reason: str) -> None:
         transfer.spoil()
@@ -2321,6 +2362,8 @@ class Service:
                 break
         self._send_acks(peer)
         self._put_off_deadline(peer, moved)
+        # what came in one piece with ATTACH is in memory: no selector tells of it
+        peer.hurried = peer.connection.mid_frame and time.monotonic() < peer.deadline
 
     def gives_way(self, peer: Peer) -> bool:
         """Whether a data connection rests with main while a higher priority sends (its owner)."""
@@ -2345,8 +2388,8 @@ class Service:
 
         There is one answer for foreign, unknown, finished and expired transfers.
         """
-        transfer = peer.incoming = _transfer_of(peer)
-        if transfer is None or transfer.number != header.transfer or not transfer.receiving:
+        transfer = peer.incoming = _transfer_of(peer, header.transfer)
+        if transfer is None or not transfer.receiving:
             raise RemoteProtocolError("no such transfer", "transfer")
         blocks, length = transfer.blocks, header.wire_length
         if header.block >= blocks.count or header.raw_length != blocks.length(header.block):
@@ -2390,7 +2433,7 @@ class Service:
         peer.acks += encode_ack(header.transfer, header.block)
         self._way.moved(transfer.priority, len(payload))
         if due.flush:
-            self._start(self.flush_part, transfer)
+            self.start(self.flush_part, transfer)
         if due.missing:
             block_log.info("%s: changed since the last attempt, from block %d on",
                            transfer.name, due.missing[0][0])  # fmt: skip
@@ -2424,8 +2467,7 @@ class Service:
             self._run(Transfer.note_blocks, peer.incoming)
             peer.connection.push(bytes(peer.acks))
             peer.acks.clear()
-        if peer.connection.unsent > config.MAX_QUEUED_BYTES:
-            raise ConnectionLostError(f"{peer.connection.peer} does not read our answers")
+        self._flush(peer)
 
     # -- hashing, flushing, publishing
 
@@ -2463,7 +2505,7 @@ class Service:
         if pause:
             self._later(time.monotonic() + pause, partial(self._go_on_hashing, transfer))
         else:
-            self._start(self.verify_blocks, transfer)
+            self.start(self.verify_blocks, transfer)
 
     def _check_content(self, transfer: Transfer) -> None:
         """Once its first block is verified, see that a file is what its extension says."""
@@ -2499,23 +2541,15 @@ class Service:
             return  # flush_part calls us again
         with transfer.part() as part:
             transfer.last_flush(part)
-            name = self._publish(transfer, part)
+            with transfer.publishing():
+                name = part.publish()
             transfer.await_confirmation()  # both before the client can confirm it
             transfer.session.unconfirmed = transfer
             self._finish(transfer, transfer.receipt(name), by_publisher=True)
         if transfer.session.closed:  # while we published
             self._settle(transfer.session, confirmed=False)
-        facts = f"{format_size(transfer.blocks.size)}, {transfer.algorithm} {transfer.digest}"
+        facts = f"{format_size(transfer.blocks.size)}, {transfer.facts.digest} {transfer.digest}"
         log.info("saved %s (%s)", name, facts, extra=SUCCESS)
-
-    def _publish(self, transfer: Transfer, part: PartFile) -> str:
-        """Give the file its name; from here on nobody else can end the transfer."""
-        transfer.begin_publishing()
-        try:
-            return part.publish()
-        except BaseException:
-            transfer.stop_publishing()
-            raise
 
 
 def _unnamed(peer: Peer) -> str:
@@ -2523,30 +2557,17 @@ def _unnamed(peer: Peer) -> str:
     return f"token from {peer.address}"
 
 
-def _late(peer: Peer, message: Message) -> bool:
-    """Whether this is about a transfer that has ended meanwhile (any)."""
-    current = _transfer_of(peer)
-    return isinstance(message, FileReady) and (
-        current is None or current.number != message.transfer
-    )
-
-
-def _transfer_of(peer: Peer) -> Transfer | None:
-    """Return what the peer's session sends right now, if anything (any)."""
-    return peer.session.transfer if peer.session else None
+def _transfer_of(peer: Peer, number: int | None = None) -> Transfer | None:
+    """Return what the peer's session sends right now, if it is (that) one (any)."""
+    transfer = peer.session.transfer if peer.session else None
+    return transfer if transfer and number in (None, transfer.number) else None
 
 
 def _rejection(error: RejectedError | OSError) -> Rejected:
-    """Say why a file is not taken (any)."""
-    if isinstance(error, OSError):
-        return _disk_rejection(error)
-    return Rejected(error.code, str(error))
-
-
-def _disk_rejection(error: OSError) -> Rejected:
-    """Say what the disk says, without the server's paths (any)."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if full:
+    """Say why a file is not taken; what the disk says without the server's paths (any)."""
+    if isinstance(error, RejectedError):
+        return Rejected(error.code, str(error))
+    if error.errno in (*_NO_SPACE, errno.EFBIG):
         return Rejected("space", "not enough space on the server")
     return Rejected("disk", f"the server cannot write: {error.strerror or 'unknown error'}")
 
@@ -2601,7 +2622,7 @@ class Server:
         self._stops = 0
         self._reload = False
         self._grace_ends = self._confirm_by = float("inf")
-        self._next_tick = self._next_verifying = self._next_queued = self._next_expiry = 0.0
+        self._next_tick = self._next_report = self._next_expiry = 0.0
 
     @property
     def address(self) -> tuple[str, int]:
@@ -2667,7 +2688,8 @@ class Server:
             return False
         if self._service.parts.in_use and time.monotonic() < self._confirm_by:
             return False  # a client that lives confirms its verdict in no time
-        return all(peer.idle and not peer.connection.unsent for peer in self._peers)
+        at_rest = (peer.idle or peer.resting for peer in self._peers)
+        return all(at_rest) and not any(peer.connection.unsent for peer in self._peers)
 
     def _begin_stop(self) -> None:
         self._service.stopping = True
@@ -2675,7 +2697,7 @@ class Server:
         self._confirm_by = time.monotonic() + config.CLOSING_TIMEOUT
         self._unwatch_listener()
         for transfer in self._service.registry.waiting():
-            self._service.work.put(partial(self._service.turn_away, transfer), transfer.priority)
+            self._service.start(self._service.turn_away, transfer)
         active = len(self._service.registry.active())
         if active:
             log.info("stopping: %d transfers have %g s to end", active, self._settings.grace)
@@ -2768,7 +2790,7 @@ class Server:
 
     def _unknown(self) -> list[Peer]:
         """Return those that have not logged in, the oldest first."""
-        return [peer for peer in self._strangers if not (peer.session or peer.leaving)]
+        return [p for p in self._strangers if not (p.session or p.leaving or p.gone)]
 
     def _make_room(self, strangers: list[Peer]) -> bool:
         if strangers:
@@ -2793,13 +2815,16 @@ class Server:
             return  # an earlier event of the same round has handed it over, or closed it
         if not peer.leaving:
             self._hand_over(peer)
-        elif peer.connection.discard() or self._flushed_and_finished(peer):
+        elif peer.connection.discard():
             self._forget(peer)
+        elif peer.connection.unsent:
+            self._unwatch(peer)
+            self._say_rest(peer)
 
     def _hand_over(self, peer: Peer) -> None:
         """Give ``peer`` to a worker."""
         self._unwatch(peer)
-        peer.hurried = False
+        peer.resting = peer.hurried = False
         self._service.work.put(partial(self._serve, peer), peer.priority)
 
     def _serve(self, peer: Peer) -> None:
@@ -2817,6 +2842,7 @@ class Server:
         elif peer.leaving:
             self._see_off(peer)
         elif peer.paused_until > time.monotonic():
+            peer.resting = True
             self._rest(peer.paused_until, partial(self._go_on, peer))
         elif peer.hurried or peer.mailbox or peer.connection.pending:
             self._hand_over(peer)
@@ -2830,32 +2856,25 @@ class Server:
         """
         self._end_session(peer)
         peer.deadline = time.monotonic() + config.CLOSING_TIMEOUT
-        with contextlib.suppress(ConnectionLostError):
+        self._say_rest(peer)
+
+    def _say_rest(self, peer: Peer) -> None:
+        with contextlib.suppress(ConnectionLostError):  # the selector tells of that as well
             if peer.connection.flush():
                 peer.connection.finish()
         self._watch(peer)
 
-    def _flushed_and_finished(self, peer: Peer) -> bool:
-        """Go on sending last words; ``True`` when the peer cannot be reached any more."""
-        if not peer.connection.unsent:
-            return False
-        try:
-            if peer.connection.flush():
-                peer.connection.finish()
-                self._unwatch(peer)
-                self._watch(peer)
-        except ConnectionLostError:
-            return True
-        return False
-
     def _forget(self, peer: Peer) -> None:
         """Close a connection and what depends on it."""
+        peer.gone = True
         self._unwatch(peer)
         self._end_session(peer)
         if peer in self._peers:
             self._peers.remove(peer)
             self._strangers.pop(peer, None)
             self._neighbours[peer.address] -= 1
+            if not self._neighbours[peer.address]:
+                del self._neighbours[peer.address]
         peer.connection.close()
 
     def _end_session(self, peer: Peer) -> None:
@@ -2872,10 +2891,11 @@ class Server:
 
     def _drop(self, peer: Peer) -> None:
         """Close a connection that a worker may be busy with."""
-        if peer.idle:
+        if peer.idle or peer.resting:
             self._forget(peer)
         else:
-            peer.connection.cut()  # its worker finds the end of the stream and gives it back
+            peer.gone = True  # whatever its worker still finds
+            peer.connection.cut()
 
     # -- clocks
 
@@ -2894,6 +2914,8 @@ class Server:
 
     def _go_on(self, peer: Peer) -> None:
         """End the pause of ``peer``, unless it has to give way: that needs no worker to see."""
+        if peer.gone:  # closed while it rested
+            return
         if self._service.gives_way(peer):
             self._rest(peer.paused_until, partial(self._go_on, peer))
         else:
@@ -2913,7 +2935,7 @@ class Server:
                 self._hand_over(peer)
         for transfer in self._service.registry.active():
             if transfer.stalled_for() > self._settings.stall_timeout:
-                self._service.work.put(partial(self._service.expire, transfer), transfer.priority)
+                self._service.start(self._service.expire, transfer)
         self._service.look_again()
         self._report(now)
         if now >= self._next_expiry:
@@ -2928,25 +2950,21 @@ class Server:
             self._forget(peer)
             return
         log.info("%s: closed after too long a silence", peer.connection.peer)
-        peer.leaving = True
-        with contextlib.suppress(TransferError):
-            peer.connection.send(Error("timeout", "too slow, or silent for too long"))
+        peer.refuse("timeout", "too slow, or silent for too long")
         self._unwatch(peer)
         self._see_off(peer)
 
     def _report(self, now: float) -> None:
         """Tell clients that wait how far they are; it also shows them that we live."""
-        if now >= self._next_verifying:
-            self._next_verifying = now + config.VERIFYING_EVERY
-            for transfer in self._service.registry.active():
-                if not transfer.receiving:  # its part file is looked for, or made
-                    self._post(transfer.session.coordinator, Queued(1))
-                else:
-                    self._post(transfer.session.coordinator, Verifying(transfer.verified_bytes))
-        if now >= self._next_queued:
-            self._next_queued = now + config.QUEUED_EVERY
-            for transfer, position in self._service.registry.positions():
-                self._post(transfer.session.coordinator, Queued(position))
+        if now < self._next_report:
+            return
+        self._next_report = now + config.REPORT_EVERY
+        for transfer in self._service.registry.active():
+            begun = transfer.receiving  # else its part file is looked for, or made
+            report = Verifying(transfer.verified_bytes) if begun else Queued(1)
+            self._post(transfer.session.coordinator, report)
+        for transfer, position in self._service.registry.positions():
+            self._post(transfer.session.coordinator, Queued(position))
 
     # -- the end
 
@@ -2955,8 +2973,12 @@ class Server:
         self._service.stopping = True
         self._unwatch_listener()
         self._listener.close()
-        for peer in list(self._peers):
-            self._say_shutdown(peer)
+        for peer in self._peers:
+            if peer.idle:
+                peer.refuse("shutdown", "the server is shutting down")
+                peer.connection.finish()
+            else:
+                peer.connection.cut()
         with self._watchdog():
             for transfer in self._service.registry.active() + self._service.registry.waiting():
                 transfer.end()  # workers that are at it stop at the next block
@@ -2981,14 +3003,6 @@ class Server:
         finally:
             watchdog.cancel()
             watchdog.join()
-
-    def _say_shutdown(self, peer: Peer) -> None:
-        if not peer.idle:
-            peer.connection.cut()
-            return
-        with contextlib.suppress(TransferError):
-            peer.connection.send(Error("shutdown", "the server is shutting down"))
-        peer.connection.finish()
 
 
 def _give_up() -> None:

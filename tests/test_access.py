@@ -77,6 +77,8 @@ from protocol import (
     Hello,
     IntegrityOk,
     Message,
+    Ping,
+    Pong,
     Queued,
     Rejected,
     RejectedError,
@@ -1148,6 +1150,46 @@ def test_a_resumed_file_does_not_count_against_itself(serve: Serve) -> None:
         answer = peer.ask("x", len(data), head=data[: 200 * KB], resume=True)
     assert isinstance(answer, FileReady)
     assert answer.have == ((0, 1),)
+
+
+def test_a_verdict_that_was_lost_can_be_asked_for_again_within_the_quota(serve: Serve) -> None:
+    """13 and 37: the published file is not counted against itself."""
+    local = serve({"alice": account(quota=300 * KB)})
+    data = os.urandom(200 * KB)
+    with Peer(local.port).log_in() as peer:
+        upload = peer.start("x", data, resume=True)
+        upload.send(peer.attach(), 0)
+        first = upload.complete()
+        assert isinstance(first, IntegrityOk)
+    eventually(lambda: local.server._service.parts.in_use == 0, "the part file to rest")
+    with Peer(local.port).log_in() as peer:
+        answer = peer.ask("x", len(data), head=data, resume=True)
+    assert isinstance(answer, FileReady)
+    assert answer.have == ((0, 1),)
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_dead_attempt_at_the_same_file_does_not_count_against_its_successor(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    """13 and 40: whose link is cut goes on with what it has; beside one that lives is no room."""
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", 0.6)
+    local = serve({"alice": account(quota=500 * KB)})
+    data = os.urandom(400 * KB)
+    with Peer(local.port).log_in() as first, Peer(local.port).log_in() as second:
+        first.start("x", data, resume=True).send(first.attach(), 0)
+        head = hashlib.md5(data[: 200 * KB]).hexdigest()
+        second.control.send(FileStart("x", len(data), 200 * KB, "md5", head, resume=True))
+        if lives:
+            assert isinstance(first.answer(), Ping)
+            first.control.send(Pong())
+        answer = second.answer()
+        if lives:
+            assert isinstance(answer, Rejected)
+            assert answer.code == "quota"
+        else:
+            assert isinstance(answer, FileReady)
+            assert answer.have == ((0, 1),)
 
 
 def test_a_quota_is_that_of_the_users_directory(serve: Serve, tmp_path: Path) -> None:

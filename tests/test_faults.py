@@ -45,6 +45,7 @@ import server as server_module
 from client import FailedIntegrityError, Receipt, send_files
 from config import ClientSettings
 from protocol import (
+    CODEC_HELD,
     FEATURES,
     VERSION,
     Attach,
@@ -53,6 +54,7 @@ from protocol import (
     ConnectionLostError,
     FileReady,
     FileStart,
+    Goodbye,
     Hello,
     IntegrityFailed,
     IntegrityOk,
@@ -399,6 +401,49 @@ def test_a_data_connection_need_not_wait_before_its_first_block(local: ServerThr
             while not all(answer in said for answer in answers):
                 said += data.recv(4096)
             assert isinstance(upload.complete(), IntegrityOk)
+
+
+def test_blocks_that_came_with_attach_are_not_forgotten_when_others_wait(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """28: the worker leaves after each block; no selector tells of what is in memory already."""
+    monkeypatch.setattr(server_module.WorkQueue, "pressed", True)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * 4096), block_size=4096)
+        start = HELLO + encode(Attach(client.token))
+        with raw_socket(local.port, start + upload.frame(0) + upload.frame(1)) as data:
+            said = b""
+            while encode_ack(upload.number, 1) not in said:
+                said += data.recv(4096)
+
+
+def test_acknowledgements_that_the_system_did_not_take_follow_when_it_does(
+    local: ServerThread,
+) -> None:
+    """41: a peer that reads late is told everything all the same."""
+    count = 20_000  # acknowledgements: more than the smallest buffers hold
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * 4096), block_size=4096)
+        held = upload.frame(0, payload=b"", codec=CODEC_HELD, raw_length=4096)
+        data = socket.socket()
+        data.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        data.settimeout(PATIENCE)
+        with data:
+            data.connect(("127.0.0.1", local.port))
+            data.sendall(HELLO + encode(Attach(client.token)))
+            (server_side,) = _data_connections(local)
+            server_side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            data.sendall(count * held)
+            said = 0
+            while said < count * len(encode_ack(0, 0)):
+                said += len(data.recv(1 << 20))
+
+
+def _data_connections(local: ServerThread) -> list[socket.socket]:
+    """Wait for data connections of the only session; return the server's sockets."""
+    (session,) = local.server._service.registry._sessions.values()
+    eventually(lambda: session.streams)
+    return [peer.connection._socket for peer in session.streams]
 
 
 def test_the_verdict_does_not_wait_for_a_second_complete(local: ServerThread) -> None:
@@ -1072,6 +1117,29 @@ def test_two_that_resume_at_once_get_one_part_file_and_a_new_one(
     both = [Background(source, local.client()) for _ in range(2)]
     assert sorted(one.join().resumed_bytes for one in both) == [0, 2 * 200 * 1024]
     assert [md5(path) for path in received(local.output)] == 2 * [md5(source)]
+
+
+def test_a_part_file_that_rests_while_it_is_looked_for_is_found(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """43: the old attempt ends between two looks of the new one, which goes on all the same."""
+    content = os.urandom(10 * 4096)
+    resume, parts = server_module.PartStore.resume, local.server._service.parts
+
+    def late(store: server_module.PartStore, transfer: server_module.Transfer) -> object:
+        found = resume(store, transfer)
+        if parts.in_use and not found:
+            first.control.send(Goodbye())
+            eventually(lambda: parts.in_use == 0, "the old attempt to end")
+        return found
+
+    with RawClient(local.port).log_in() as first, RawClient(local.port).log_in() as second:
+        first.start("x", content, 4096, resume=True).send(first.attach(), *range(5))
+        monkeypatch.setattr(server_module.PartStore, "resume", late)
+        second.control.send(FileStart("x", len(content), 4096, "md5", _head(content), resume=True))
+        ready = second.answer()
+        assert isinstance(ready, FileReady)
+        assert ready.have == ((0, 5),)
 
 
 def _interrupted(local: ServerThread, source: Path) -> None:

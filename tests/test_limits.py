@@ -221,6 +221,18 @@ def test_a_connection_that_is_held_back_and_closes_is_released(
         eventually(lambda: len(local.server._peers) == 2, "its connections to be forgotten")
 
 
+def test_a_connection_that_rests_and_is_gone_does_not_hold_up_the_end(
+    start_local: StartLocal,
+) -> None:
+    """38: nobody is left to wait for, however long a limit keeps it from being received from."""
+    local = start_local(limit=16 * config.KB, grace=600.0)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * config.MB), config.MB)
+        upload.send(client.attach(), 0)  # which takes a minute
+    eventually(lambda: not local.server._service.registry._sessions, "the session to end")
+    local.stop()
+
+
 def test_a_limit_holds_for_a_connection_whose_turn_has_come(
     start_local: StartLocal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

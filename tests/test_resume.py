@@ -184,7 +184,8 @@ class ResumeMachine(RuleBasedStateMachine):
         self.ever[part.stem] = set(claimed.items())
         garbled, torn = part.stem in self.garbled, part.stem in self.doubtful
         self.attempt = Attempt(data, transfer, part, garbled, torn)
-        self.doubtful.discard(part.stem)
+        if part.stem not in self.answers:  # what is published gets no new claims for those it lost
+            self.doubtful.discard(part.stem)
 
     def resumable(self, data: bytes) -> bool:
         """Whether something is left that must be found for ``data``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import socket
@@ -622,6 +623,42 @@ def test_what_is_flushed_and_proven_leaves_the_memory(output: Path) -> None:
     part.remove()
 
 
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_where_space_cannot_be_reserved_files_are_taken_all_the_same(
+    output: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """FAULTS 33: some file systems have no such call; whether there is room was looked at."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    PartFile.create(output, facts_of(39)).remove()
+
+
+def test_a_file_whose_name_cannot_be_flushed_for_want_of_a_descriptor_is_not_lost(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 29: all of it is on the disk; the same command publishes it later."""
+    part = _left(output)
+    part.reopen(facts_of(39))
+    open_ = os.open
+
+    def no_directories(path: object, flags: int, *more: int) -> int:
+        if flags & os.O_DIRECTORY:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return open_(path, flags, *more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_directories)
+        with pytest.raises(OSError, match="Too many open files"):
+            part.publish()
+    assert received(output) == []
+    assert part.worth_keeping
+    assert part.publish() == "server_received_taken_x"
+    part.remove()
+
+
 def test_a_failed_flush_is_final(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FAULTS 34: what the disk lost stays lost, though a second flush would say all is well."""
     store = PartStore(output)
@@ -649,7 +686,7 @@ def test_a_name_that_the_disk_may_not_have_is_taken_back(
     """FAULTS 34: without INTEGRITY_OK there is no file under a final name."""
     part = _left(output)
     part.reopen(facts_of(39))
-    monkeypatch.setattr(module, "_flush_directory", _broken)
+    monkeypatch.setattr(os, "fsync", _broken)
     if how == "rename":
         monkeypatch.setattr(os, "link", _no_links)
     with pytest.raises(OSError, match="Input/output"):
@@ -700,6 +737,36 @@ def test_a_published_file_that_was_removed_is_not_kept_a_second_time(
     PartStore(output).scan()
     assert part_files(output) == strays(output) == []
     assert "removed since" in caplog.text
+
+
+def test_a_directory_on_another_file_system_is_refused_before_anything_is_sent(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: a whole file could not get its name there, at the very end."""
+    (output / "alice").mkdir()
+    lstat = os.lstat
+
+    def elsewhere(path: Path) -> os.stat_result:
+        facts = list(lstat(path))
+        facts[stat.ST_DEV] += path.name == "alice"
+        return os.stat_result(facts)
+
+    monkeypatch.setattr(os, "lstat", elsewhere)
+    with pytest.raises(OSError, match="device link"):
+        module.make_directory(output, "alice")
+
+
+def test_a_verdict_asked_for_again_is_still_that_of_a_published_file(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal says so for ever: what is removed then is not taken for unfinished."""
+    part = _published(output, monkeypatch, "link")
+    part.reopen(facts_of(39))
+    part.publish()
+    part.close()
+    received(output)[0].unlink()
+    PartStore(output).scan()
+    assert part_files(output) == strays(output) == []
 
 
 # --- all part files -----------------------------------------------------------------------------
@@ -995,6 +1062,80 @@ def test_a_part_file_that_somebody_else_removed_is_forgotten(
     assert store.resume(transfer_of(DATA, name="gone")) is None
 
 
+@pytest.mark.parametrize("what", ["_careful", "lstat"])
+def test_what_cannot_be_looked_at_just_now_does_not_expire(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """FAULTS 29 and 33: no descriptor left, or a disk with a fault, is no reason to remove it."""
+    _left(output)
+    store.scan()
+    with monkeypatch.context() as patch:
+        patch.setattr(module if what == "_careful" else os, what, _no_descriptors)
+        store.expire()
+    assert len(part_files(output)) == 1
+    assert store.resume(transfer_of(DATA)) is not None
+
+
+def _no_descriptors(*_: object, **__: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_look_at_what_expires_changes_nothing_for_who_goes_on_with_it(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was published between two looks stays published, and is not written to."""
+    _left(output)
+    store.scan()
+    same_file, calls, parts = module._same_file, itertools.count(), []
+
+    def overtaken(path: Path, facts: os.stat_result) -> bool:
+        answer = same_file(path, facts)
+        if next(calls) == 0:
+            found = store.resume(transfer_of(DATA))
+            assert found is not None
+            found[0].publish()
+            parts.append(found[0])
+        return answer
+
+    monkeypatch.setattr(module, "_same_file", overtaken)
+    store.expire()
+    assert [part.published for part in parts] == [True]
+
+
+def test_a_part_file_on_its_way_to_rest_is_still_known(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 43: who comes for it just then has to wait for it, and begins nothing anew."""
+    owner, successor = transfer_of(DATA), transfer_of(DATA)
+    part = store.create(owner)
+    part.note(record(0, running(DATA, 0)))
+    seen: list[bool] = []
+    close = PartFile.close
+
+    def look_and_close(part: PartFile) -> None:
+        seen.append(store.rivals(successor) == [owner] or store.resume(successor) is not None)
+        close(part)
+
+    monkeypatch.setattr(PartFile, "close", look_and_close)
+    store.rest(part)
+    assert seen == [True]
+
+
+def test_the_folder_may_come_back_while_somebody_makes_it(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: two workers find that it was deleted, and both make it."""
+    create, calls = PartFile.create, itertools.count()
+
+    def deleted_before(output: Path, facts: Facts) -> PartFile:
+        if next(calls) == 0:
+            raise FileNotFoundError
+        return create(output, facts)
+
+    monkeypatch.setattr(PartFile, "create", deleted_before)
+    assert store.create(transfer_of(DATA)).facts.size == len(DATA)
+
+
 def test_rivals_are_the_others_that_send_the_same_file(store: PartStore) -> None:
     """Same key and same first block; a transfer is no rival of itself."""
     mine, same, other = transfer_of(DATA), transfer_of(DATA), transfer_of(b"other" + DATA)
@@ -1207,7 +1348,8 @@ def test_a_complete_transfer_is_judged_once(sample: Sample) -> None:
 
 def test_nobody_else_ends_a_transfer_that_is_being_published(sample: Sample) -> None:
     """A CANCEL that comes too late must not be answered REJECTED beside a published file."""
-    sample.transfer.begin_publishing()
+    with sample.transfer.publishing():
+        pass
     assert not sample.transfer.end()
     assert sample.transfer.end(by_publisher=True)
 
@@ -1215,8 +1357,8 @@ def test_nobody_else_ends_a_transfer_that_is_being_published(sample: Sample) -> 
 def test_an_ended_transfer_is_not_published(sample: Sample) -> None:
     """Whoever was faster has answered the client already."""
     sample.transfer.end()
-    with pytest.raises(TransferEndedError):
-        sample.transfer.begin_publishing()
+    with pytest.raises(TransferEndedError), sample.transfer.publishing():
+        pytest.fail("published")
 
 
 def test_only_so_many_blocks_may_wait_behind_a_gap(
@@ -1643,6 +1785,48 @@ def test_a_unit_that_comes_after_the_end_is_dropped() -> None:
     work = WorkQueue(1)
     work.shutdown()
     work.put(lambda: None, 0)
+
+
+def test_strangers_whom_a_worker_serves_make_way_one_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 29: while all workers are busy there are no more of them than there may be."""
+    monkeypatch.setattr(config, "MAX_STRANGERS", 2)
+    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    pairs = [socket.socketpair() for _ in range(6)]
+    with monkeypatch.context() as patch:
+        patch.setattr(server._service.work, "put", lambda unit, priority: None)
+        for ours, _ in pairs:
+            server._welcome(ours)
+            for peer in [peer for peer in server._peers if peer.idle]:
+                server._hand_over(peer)
+    for _, theirs in pairs:
+        theirs.setblocking(False)
+    assert sum(_is_cut(theirs) for _, theirs in pairs) == 4
+    for _, theirs in pairs:
+        theirs.close()
+    server._close()
+
+
+def _is_cut(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_an_address_is_forgotten_with_its_last_connection(tmp_path: Path) -> None:
+    """FAULTS 29: who comes from a new one each time must not fill the memory."""
+    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    pairs = [socket.socketpair() for _ in range(2)]
+    for ours, _ in pairs:
+        server._welcome(ours)
+    for peer in list(server._peers):
+        server._forget(peer)
+    assert dict(server._neighbours) == {}
+    for _, theirs in pairs:
+        theirs.close()
+    server._close()
 
 
 def test_a_connection_is_never_given_to_two_workers(
