@@ -21,7 +21,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import jwt
 import pytest
@@ -539,8 +539,9 @@ def _shaken(connection: Connection) -> bool:
     return connection._tls is not None and connection._tls.ready
 
 
-def test_last_words_before_a_close_are_heard_over_tls(pki: Pki) -> None:
-    """27: a message, its close_notify and the end of the stream may come in one go."""
+@contextlib.contextmanager
+def secure_pair(pki: Pki) -> Iterator[tuple[Connection, Connection]]:
+    """Give both ends of one connection, client and server, that have shaken hands."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname())
         client = Connection(far, Side.CLIENT, auth.client_tls(pki.ca), "localhost")
@@ -551,12 +552,30 @@ def test_last_words_before_a_close_are_heard_over_tls(pki: Pki) -> None:
             shaking = pool.submit(client.secure_channel, PATIENCE)
             while not (shaking.done() and _shaken(server)):
                 server.receive()
+        yield client, server
+
+
+def test_last_words_before_a_close_are_heard_over_tls(pki: Pki) -> None:
+    """27: a message, its close_notify and the end of the stream may come in one go."""
+    with secure_pair(pki) as (client, server):
         server.send(Error("authentication", "no"))
         server.finish()
         server.close()
         with socket.socket(fileno=os.dup(client.fileno())) as twin:
             eventually(lambda: _has_ended(twin), "the end of the stream")
         assert client.receive() == Error("authentication", "no")
+
+
+def test_a_message_that_comes_in_many_tls_records_is_waited_for(pki: Pki) -> None:
+    """27 and 2: its first part must not keep the receiver busy until the rest is there."""
+    with secure_pair(pki) as (client, server):
+        message = Hello(VERSION, FEATURES)
+        heard = []
+        for byte in encode(message):
+            client.push(bytes([byte]))
+            assert server.wait(PATIENCE)
+            heard.append(server.receive())
+    assert heard == [None] * (len(heard) - 1) + [message]
 
 
 def _has_ended(sock: socket.socket) -> bool:
