@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import hmac
 import os
 import resource
 import signal
@@ -924,6 +925,40 @@ def test_unknown_user_and_wrong_password_are_the_same_on_the_wire(
     assert shapes[0][2] == encode(Error("authentication", "unknown user or wrong password"))
 
 
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[int]]]:
+    """What workers compute: each call of something with keys or hashes, and how much goes in."""
+    done: list[tuple[str, list[int]]] = []
+
+    def recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if threading.current_thread().name.startswith("worker"):
+                done.append((name, [len(one) for one in arguments if isinstance(one, bytes)]))
+            return function(*arguments, **options)
+
+        return call
+
+    for module, name in ((hmac, "new"), (hmac, "compare_digest"), (hashlib, "sha256"),
+                         (hashlib, "pbkdf2_hmac")):  # fmt: skip
+        monkeypatch.setattr(module, name, recorded(name, getattr(module, name)))
+    return done
+
+
+def test_unknown_user_and_wrong_password_cost_the_same_work(
+    serve: Serve, no_delays: None, work: list[tuple[str, list[int]]]
+) -> None:
+    """22: the same hashes over as many bytes, in the same order, so that no clock can tell."""
+    users = {"alice": VERIFIER, "carla": account(disabled=True), "david": account(expires=1)}
+    local = serve(Accounts(users))
+    costs = []
+    for user in ("alice", "bobby", "carla", "david"):
+        work.clear()
+        _failed_login(local.port, user)
+        costs.append(list(work))
+    assert {name for name, _ in costs[0]} == {"new", "sha256", "compare_digest"}
+    assert costs[0] == costs[1] == costs[2] == costs[3]
+
+
 def test_an_unknown_users_salt_stays_the_same(serve: Serve, no_delays: None) -> None:
     """22: one that changes with each attempt would tell that nobody has it."""
     local = serve({"alice": VERIFIER})
@@ -940,14 +975,15 @@ def fail(local: ServerThread, times: int, user: str = "alice", address: str = "1
         local.server._service.delays.attempt(user, address)
 
 
+@pytest.mark.parametrize("user", ["alice", "nobody"])
 def test_each_wrong_password_costs_more_than_the_one_before(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+    serve: Serve, caplog: pytest.LogCaptureFixture, user: str
 ) -> None:
-    """23: two slips of the finger are free, then the delay doubles."""
+    """23 and 22: two slips of the finger are free, then the delay doubles, also for no user."""
     local = serve({"alice": VERIFIER})
     for _ in range(auth.FREE_PAIR + 2):
         with Peer(local.port) as peer, pytest.raises(AuthenticationError):
-            peer.log_in(password="wrong")
+            peer.log_in(user, "wrong")
     waits = [line.rpartition("waits ")[2] for line in lines(caplog, "its login waits")]
     assert waits == ["0.5 s", "1.0 s"]
 
