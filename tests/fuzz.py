@@ -290,7 +290,7 @@ TRAPS: list[tuple[type[Message] | None, bool]] = [
     (FileStart, False), (FileStart, True), (TransferComplete, False), (Cancel, False),
     (Cancel, True),
 ]  # fmt: skip
-SHORT_MESSAGES, SHORT_CASES = 4000, 2 * len(TRAPS)
+SHORT_MESSAGES, SHORT_CASES = 4000, 6 * len(TRAPS)
 STRANGERS = [
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     b"SSH-2.0-x\r\n",
