@@ -151,6 +151,7 @@ class Peer(RawClient):
         self.prove(user, password)
         welcome = self.control.answer(PATIENCE)
         assert isinstance(welcome, AuthOk)
+        self._login.check_server(welcome.data)
         self.token = welcome.token
         return self
 
@@ -159,7 +160,7 @@ class Peer(RawClient):
         self.hello(self.control)
         certificate = self.control.certificate
         binding = auth.server_end_point(certificate) if certificate else None
-        login = auth.ScramClient(user, password, binding=binding)
+        self._login = login = auth.ScramClient(user, password, binding=binding)
         challenge = self.control.call(AuthStart(login.mechanism, login.first()), PATIENCE)
         assert isinstance(challenge, AuthChallenge)
         self.control.send(AuthResponse(login.respond(challenge.data)))
