@@ -25,8 +25,8 @@ error, and nobody was told of one; what it said was well-formed; what it publish
 a file that a dialogue was about; a normal transfer works (now and then by ``client.py``).
 
 The client's side: ``client.send_files`` against a server that does all that is right, with what it
-says disturbed in the same ways. Only exceptions below ``TransferError`` may come out, within a
-bounded time and memory, and no thread or open file may stay behind.
+says disturbed in the same ways, half of the time over TLS. Only exceptions below ``TransferError``
+may come out, within a bounded time and memory, and no thread or open file may stay behind.
 
 How it knows where it has been: the server process is ``server.main`` with a counter around
 the two functions that receive, so the states are the server's own and not what we believe. A state
@@ -34,10 +34,9 @@ in which nothing was ever taken or nothing was ever refused, a step of the hands
 ever left or broke a record, or an answer that never came, is a failure of this program. (The short
 form does not ask for every answer, nor for a broken record in every state.)
 
-What it does not say: how the client bears a sick server's TLS (``test_access.py`` does); what the
-disk does meanwhile (``sweep.py``); and no number of messages proves that there is no other. A seed
-gives the same plan and not the same microsecond: what needs a race may not come again with the
-first replay.
+What it does not say: what the disk does meanwhile (``sweep.py``); and no number of messages proves
+that there is no other. A seed gives the same plan and not the same microsecond: what needs a race
+may not come again with the first replay.
 """
 
 from __future__ import annotations
@@ -56,6 +55,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -489,6 +489,22 @@ def records_of(data: bytes) -> list[bytes]:
     return found
 
 
+class Channel(TlsLayer):
+    """One side of TLS, whose records are disturbed on their way out."""
+
+    def __init__(self, context: ssl.SSLContext, side: Side, host: str | None, how: Mutator) -> None:
+        super().__init__(context, side, host)
+        self._how = how
+        self.spoilt = False  # then what the other side says need not make sense any more
+
+    def outgoing(self) -> bytes:
+        """Return what is sent instead of the records that are to leave."""
+        records = records_of(super().outgoing())
+        sent = self._how.disturb(records)
+        self.spoilt |= sent != records
+        return b"".join(sent)
+
+
 # --- plans ----------------------------------------------------------------------------------------
 
 
@@ -811,9 +827,7 @@ class Actor:
     session: int
     rng: random.Random
     sock: socket.socket | None = None
-    tls: TlsLayer | None = None
-    records: Mutator | None = None  # disturbs what TLS sends
-    spoilt: bool = False  # whether it has: then the server's records need not make sense
+    tls: Channel | None = None
     frames: FrameReader = field(default_factory=FrameReader)
     login: auth.ScramClient | None = None
     final: str = ""
@@ -912,12 +926,13 @@ class Round:
             raise ViolationError(f"the server cannot be reached: {error}") from None
         actor.sock.settimeout(HEAR)
         actor.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        actor.tls, actor.spoilt = None, not self._plan.secure
+        actor.tls = None
         if rate:
-            actor.tls = TlsLayer(self._target.context, Side.CLIENT, "localhost")
-            actor.records = Mutator(actor.rng, float(rate))
+            how = Mutator(actor.rng, float(rate))
+            actor.tls = Channel(self._target.context, Side.CLIENT, "localhost", how)
+            actor.tls.spoilt = not self._plan.secure
             actor.tls.shake_hands()
-            self._send(actor, self._outgoing(actor))
+            self._send(actor, actor.tls.outgoing())
 
     def _seal(self, actor: Actor, data: bytes, cuts: Sequence[int]) -> bytes:
         """Put each piece into a record; where there is no channel, what is not said in TLS goes."""
@@ -927,19 +942,9 @@ class Round:
             for first, end in pieces(data, cuts):
                 actor.tls.write([data[first:end]])
         except TransferError:  # not shaken hands, or broken
-            actor.spoilt = True
+            actor.tls.spoilt = True
             return data
-        return self._outgoing(actor)
-
-    @staticmethod
-    def _outgoing(actor: Actor) -> bytes:
-        """Return the records that are to leave, disturbed."""
-        assert actor.tls is not None
-        assert actor.records is not None
-        records = records_of(actor.tls.outgoing())
-        sent = actor.records.disturb(records)
-        actor.spoilt |= sent != records
-        return b"".join(sent)
+        return actor.tls.outgoing()
 
     def _unseal(self, actor: Actor, data: bytes) -> bytes:
         """Go on with the handshake, or return what was in the records."""
@@ -951,12 +956,12 @@ class Round:
             if not actor.tls.ready:
                 actor.tls.shake_hands()
                 actor.heard += actor.tls.ready
-                self._send(actor, self._outgoing(actor))
+                self._send(actor, actor.tls.outgoing())
             return bytes(room[: actor.tls.read_into(room)]) if actor.tls.ready else b""
         except ConnectionLostError:  # it said goodbye
             return b""
         except TransferError as error:
-            if not actor.spoilt:
+            if not actor.tls.spoilt:
                 raise ViolationError(f"the server's TLS is broken: {error}") from None
             return b""
 
@@ -1256,12 +1261,14 @@ class SickServer:
     state is reached. It is used for one call of ``send_files``.
     """
 
-    def __init__(self, seed: str, source: Path) -> None:
+    def __init__(self, seed: str, source: Path, tls: server_module.Tls) -> None:
         rng = random.Random(seed)
         self._seed, self._source = seed, source
         number, odd = divmod(int(seed.rpartition("-")[2]), 2)
+        self.tls = tls if number // len(TRAPS) % 2 else None
         self.trap, self.trap_after = TRAPS[number % len(TRAPS)] if not odd else (None, False)
         self._rate = 0.0 if self.trap else rng.choice((0.0, 0.03, 0.1, 0.3, 0.6))
+        self._records = 0.0 if self.trap else rng.choice((0.0, 0.03, 0.3))
         self._touches = self.trap is Cancel or (self.trap is None and rng.random() < 0.3)
         credential = auth.Credential.make(PASSWORD, 0, auth.MIN_ITERATIONS)
         self._credentials = {NORMAL: credential}
@@ -1307,9 +1314,15 @@ class SickServer:
         """Return what disturbs one connection."""
         return Mutator(rng, self._rate)
 
+    def channel_of(self, rng: random.Random) -> Channel | None:
+        """Return the TLS of one connection, if that is spoken."""
+        how = Mutator(rng, self._records)
+        return Channel(self.tls.context, Side.SERVER, None, how) if self.tls else None
+
     def login(self) -> auth.ScramServer:
         """Return the server's side of a login."""
-        return auth.ScramServer(self._credentials, b"secret")
+        binding = self.tls.binding if self.tls else None
+        return auth.ScramServer(self._credentials, b"secret", binding=binding)
 
     def touch(self) -> None:
         """Let the file look changed, now and then: the client has to cancel it."""
@@ -1334,6 +1347,7 @@ class SickConnection:
         self._server, self._sock, self._number = server, sock, number
         self._rng = server.rng_of(number)
         self._mutator = server.mutator_of(self._rng)
+        self._tls = server.channel_of(self._rng)
         self._login = server.login()
         self._frames = FrameReader()
         self._file: FileStart | None = None
@@ -1353,6 +1367,20 @@ class SickConnection:
                 self._take_blocks()
 
     def _receive(self, size: int) -> bytes:
+        if self._tls is None:
+            return self._take(size)
+        room, came = memoryview(bytearray(size)), 0
+        while not came:
+            if self._tls.ready:
+                came = self._tls.read_into(room)
+            if not came:
+                self._tls.feed(self._take(65536))
+            if not self._tls.ready:
+                self._tls.shake_hands()
+                self._sock.sendall(self._tls.outgoing())
+        return bytes(room[:came])
+
+    def _take(self, size: int) -> bytes:
         data = self._sock.recv(size)
         if not data:
             raise EOFError
@@ -1375,6 +1403,9 @@ class SickConnection:
         whole = [one if isinstance(one, bytes) else encode(one) for one in said]
         data = b"".join(self._mutator.disturb(whole))
         self._server.said.append((self._number, data))
+        if self._tls:
+            self._tls.write([data])
+            data = self._tls.outgoing()
         cut = self._rng.randrange(len(data)) if data and self._rng.random() < 0.2 else 0
         self._sock.sendall(data[:cut])
         self._sock.sendall(data[cut:])
@@ -1394,7 +1425,7 @@ class SickConnection:
 
     def _honest(self, message: Message) -> list[Message | bytes]:
         answers: dict[type[Message], Callable[[Any], list[Message | bytes]]] = {
-            Hello: lambda _: [Hello(VERSION, FEATURES)],
+            Hello: lambda _: [Hello(VERSION, FEATURES + (auth.SCRAM_PLUS,) * bool(self._tls))],
             AuthStart: lambda said: [AuthChallenge(self._login.challenge(said.data))],
             AuthResponse: lambda said: [AuthOk(self._login.verify(said.data), "t" * 43, 0)],
             Attach: lambda _: [Attached()],
@@ -1469,6 +1500,11 @@ class Patient:
         self.source = folder / "source.txt"
         self.source.write_bytes(b"".join(CONTENTS[6].blocks))
         self._digest = hashlib.md5(self.source.read_bytes()).hexdigest()
+        self._pki = Pki(folder)
+        pair = self._pki.issue("sick", HOST)
+        self._tls = server_module.Tls(
+            auth.server_tls(pair.cert, pair.key), auth.certificate_binding(pair.cert)
+        )
         self.counts = no_counts()
         self.outcomes: collections.Counter[str] = collections.Counter()
         self._listener = Listener()
@@ -1497,14 +1533,15 @@ class Patient:
 
     def try_server(self, seed: str) -> SickServer:
         """Send the file to a sick server, which is returned; nothing is judged."""
-        server = SickServer(seed, self.source)
+        server = SickServer(seed, self.source, self._tls)
         self._result: object = None
         threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
         self._room = threads - 1, files - 1  # without the server's
         self._memory = peak_memory(os.getpid())
         compresses = random.Random(seed).random() < 0.5
         settings = ClientSettings(
-            HOST, server.port, NORMAL, PASSWORD, 2, BLOCK, 1000, timeout=0.5, compress=compresses
+            HOST, server.port, NORMAL, PASSWORD, 2, BLOCK, 1000, timeout=0.5, compress=compresses,
+            ca=self._pki.ca if server.tls else None,
         )  # fmt: skip
         caller = threading.Thread(target=self._send, args=(settings,), name="caller", daemon=True)
         caller.start()
@@ -1523,7 +1560,7 @@ class Patient:
     def judge(self, server: SickServer) -> None:
         """See that the last call ended as it should. Raises ``ViolationError``."""
         result = self._result
-        self.outcomes[type(result).__name__] += 1
+        self.outcomes[type(result).__name__ + " over TLS" * bool(server.tls)] += 1
         if isinstance(result, client.Receipt):
             if (result.verdict, result.digest) != ("INTEGRITY_OK", self._digest):
                 raise ViolationError(f"a wrong receipt: {result}")
