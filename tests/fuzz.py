@@ -20,9 +20,10 @@ on, are disturbed in the same ways, and have wild types, versions and lengths; h
 up after any of them; some groups speak no TLS at all, as some do where there is none.
 
 After each round: the server lives; its threads and open files, as /proc tells, are back where they
-were; ``.partial`` holds only part files with journals; its log has no traceback and no internal
-error, and nobody was told of one; what it said was well-formed; what it published is byte for byte
-a file that a dialogue was about; a normal transfer works (now and then by ``client.py``).
+were, and the threads sleep; ``.partial`` holds only part files with journals; its log has no
+traceback and no internal error, and nobody was told of one; what it said was well-formed; what it
+published is byte for byte a file that a dialogue was about; a normal transfer works (now and then
+by ``client.py``).
 
 The client's side: ``client.send_files`` against a server that does all that is right, with what it
 says disturbed in the same ways, half of the time over TLS. Only exceptions below ``TransferError``
@@ -1154,12 +1155,20 @@ class Target:
         self._await(lambda: self._open_files() <= self._files, "back to its open files")
         self._await(lambda: status(self._process.pid, "Threads") <= WORKERS + 1, "at its threads")
         self._await(lambda: not strays(self.output), "without strays")
+        self._await(self._rests, "at rest")
         self._check_log()
         self._check_published()
         for kind, most in (("VmHWM", MOST_MEMORY), ("VmPeak", MOST_ASKED)):
             if status(self._process.pid, kind) > most:
                 raise ViolationError(f"memory: {kind} {status(self._process.pid, kind)} KB")
         self._transfer(number)
+
+    def _rests(self) -> bool:
+        """Whether all its threads sleep, several times in a row: else one may turn in circles."""
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        return all(
+            b") S " in (task / "stat").read_bytes() for _ in range(5) for task in tasks.iterdir()
+        )
 
     def _await(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + SETTLE
@@ -1234,6 +1243,8 @@ class Target:
         if self._process.returncode:
             raise ViolationError(f"the server ended with {self._process.returncode}")
         self._check_log()
+        if not self._counts.exists():
+            raise ViolationError("the server ended without its workers")
         counts: Counts = json.loads(self._counts.read_text())
         return counts
 
