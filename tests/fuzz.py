@@ -632,15 +632,30 @@ def plan_handshake(group: Group) -> None:
         group.say(actor, group.mutator.other(), hear=1)
 
 
-def plan_nonsense(group: Group, depth: int) -> None:
-    """What can be no frame, in the states before a login is over."""
-    group.mutator, group.polite = Mutator(group.rng, 0.0), True
+def plan_outsider(group: Group, words: bytes) -> None:
+    """Somebody who speaks no TLS, or not a word."""
+    group.mutator, group.polite, group.secure = Mutator(group.rng, 0.0), True, False
     actor = group.open()
-    binding = b"" if group.secure else None
-    login = auth.ScramClient(group.user, PASSWORD, f"{group.session}", binding=binding)
-    words = [Hello(VERSION, FEATURES), AuthStart(login.mechanism, login.first())]
-    for word in words[:depth]:
-        group.say(actor, word, hear=1)
+    if words:
+        group.say(actor, words, hear=1)
+
+
+def plan_nonsense(group: Group, depth: int) -> None:
+    """What can be no frame, in every state in which the server waits for one."""
+    group.mutator, group.polite = Mutator(group.rng, 0.0), True
+    if depth < 3:
+        actor = group.open()
+        binding = b"" if group.secure else None
+        login = auth.ScramClient(group.user, PASSWORD, f"{group.session}", binding=binding)
+        words = [Hello(VERSION, FEATURES), AuthStart(login.mechanism, login.first())]
+        for word in words[:depth]:
+            group.say(actor, word, hear=1)
+    else:
+        actor = group.log_in()
+    if depth == 4:
+        group.say(actor, CONTENTS[-1].start(resume=False), hear=1)
+    if depth == 5:
+        actor = group.attach()
     group.say(actor, bytes(64), hear=1)
 
 
@@ -787,7 +802,8 @@ def make_plan(seed: str, number: int, jwt_length: int) -> Plan:
         words = (Goodbye(), Hello(VERSION, FEATURES), Pong())
         chosen += [functools.partial(plan_at_once, wanted=(word, at))
                    for at in range(6) for word in words]  # fmt: skip
-        chosen += [functools.partial(plan_nonsense, depth=depth) for depth in range(3)]
+        chosen += [functools.partial(plan_nonsense, depth=depth) for depth in range(6)]
+        chosen += [functools.partial(plan_outsider, words=words) for words in (b"", bytes(64))]
         chosen += [plan_handshake] * 8 * secure
     groups = []
     for session, plan in enumerate(chosen):
