@@ -1256,7 +1256,7 @@ class Connection:
     def _receive_some(self) -> bytes | None:
         if self._tls:
             view = memoryview(bytearray(16 * 1024))
-            size = self.receive_into(view)
+            size = self._open_into(self._tls, view)
             return bytes(view[:size]) if size else None
         try:
             data = self._socket.recv(16 * 1024)

@@ -5,33 +5,39 @@
     python tests/fuzz.py --short                   some seconds: for the gate
     python tests/fuzz.py --replay FILE             what a violation has left, again
 
-The server's side: a real ``server.py`` process with ten workers. A round is some groups at once,
-each a session, part of one, or a stranger: logins (password, token, guesses that are made to wait),
-uploads over several data connections in any order, resumes of what other rounds left, crowds that
-queue, plain noise. Between a valid dialogue and the wire each message may be flipped in some bits,
-truncated, repeated, dropped, replaced by or joined with any other message of either side, given a
-wrong length, a wild value, a deep nesting, a missing or a double key; blocks, which come raw or
-compressed, get wild headers, foreign transfers, the codec *held*, one that they are not of, bombs;
-events swap places. What is left is cut at random places and sent, the groups interleaved; each
-connection ends at random: politely, with FIN, or with RST.
+The server's side: two real ``server.py`` processes with ten workers, one of which speaks TLS, take
+turns. A round is some groups at once, each a session, part of one, or a stranger: logins (password,
+token, guesses that are made to wait), uploads over several data connections in any order, resumes
+of what other rounds left, crowds that queue, plain noise. Between a valid dialogue and the wire
+each message may be flipped in some bits, truncated, repeated, dropped, replaced by or joined with
+any other message of either side, given a wrong length, a wild value, a deep nesting, a missing or a
+double key; blocks, which come raw or compressed, get wild headers, foreign transfers, the codec
+*held*, one that they are not of, bombs; events swap places. What is left is cut at random places
+and sent, the groups interleaved; each connection ends at random: politely, with FIN, or with RST.
+
+Where TLS is spoken, all of this takes place in channels of TLS 1.3. Their records, from ClientHello
+on, are disturbed in the same ways, and have wild types, versions and lengths; handshakes are given
+up after any of them; some groups speak no TLS at all, as some do where there is none.
 
 After each round: the server lives; its threads and open files, as /proc tells, are back where they
-were; ``.partial`` holds only part files with journals; its log has no traceback and no internal
-error, and nobody was told of one; what it said was well-formed; what it published is byte for byte
-a file that a dialogue was about; a normal transfer works (now and then by ``client.py``).
+were, and the threads sleep; ``.partial`` holds only part files with journals; its log has no
+traceback and no internal error, and nobody was told of one; what it said was well-formed; what it
+published is byte for byte a file that a dialogue was about; a normal transfer works (now and then
+by ``client.py``).
 
 The client's side: ``client.send_files`` against a server that does all that is right, with what it
-says disturbed in the same ways. Only exceptions below ``TransferError`` may come out, within a
-bounded time and memory, and no thread or open file may stay behind.
+says disturbed in the same ways, half of the time over TLS. Only exceptions below ``TransferError``
+may come out, within a bounded time and memory, and no thread or open file may stay behind.
 
 How it knows where it has been: the server process is ``server.main`` with a counter around
 the two functions that receive, so the states are the server's own and not what we believe. A state
-in which nothing was ever taken or nothing was ever refused, or an answer that never came, is a
-failure of this program.
+in which nothing was ever taken or nothing was ever refused, a step of the handshake at which nobody
+ever left or broke a record, or an answer that never came, is a failure of this program. (The short
+form does not ask for every answer, nor for a broken record in every state.)
 
-What it does not say: anything about TLS (``test_security.py`` does); what the disk does meanwhile
-(``sweep.py``); and no number of messages proves that there is no other. A seed gives the same plan
-and not the same microsecond: what needs a race may not come again with the first replay.
+What it does not say: what the disk does meanwhile (``sweep.py``); and no number of messages proves
+that there is no other. A seed gives the same plan and not the same microsecond: what needs a race
+may not come again with the first replay.
 """
 
 from __future__ import annotations
@@ -50,6 +56,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -64,13 +71,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import (  # noqa: E402
-    RawClient,
     client_command,
     environment,
     peak_memory,
     status,
     strays,
 )
+from test_access import Peer, Pki, tls_options  # noqa: E402
 
 import auth  # noqa: E402
 import client  # noqa: E402
@@ -115,6 +122,7 @@ from protocol import (  # noqa: E402
     Rejected,
     Side,
     State,
+    TlsLayer,
     TransferComplete,
     TransferError,
     Verifying,
@@ -133,21 +141,27 @@ WORKERS = 10
 LARGEST = 2 * MB  # the server takes no larger file: a wild size must not fill the disk
 BLOCK = 4 * KB
 ROUND_GROUPS = 12
-TOUR_ROUNDS = 2  # the first ones, which also visit every state on purpose
+TOUR_ROUNDS = 4  # the first ones, which also visit every state on purpose
 HEAR = 0.2  # seconds to wait for an answer that may never come
 SETTLE = 20.0  # seconds for the server to be as it was
 MOST_MEMORY = 400 * KB  # in KB: the buffers the server may keep, a few blocks, and Python
 MOST_ASKED = 1900 * KB  # in KB: what it may ask for, used or not; each thread's heap asks for 64 MB
 CASE_LIMIT = 30.0  # seconds one call of send_files may take here, where its own limits are small
 CASE_MEMORY = 64 * KB  # in KB: what the client may take on top, whatever the server says
-CLIENT_EVERY = 100  # rounds after which the normal transfer is done by client.py
+CLIENT_EVERY = 75  # rounds after which client.py does the normal transfer; odd: of both servers
 MESSAGES, CASES = 100_000, 200
 # Where a message may meet the server; the states it passes through within one call are not here.
 SERVER_STATES = (
     State.NEW, State.OPEN, State.LOGIN, State.CHALLENGED, State.PROVING, State.READY, State.ASKED,
     State.RECEIVING, State.VERIFYING, State.CANCELLING, State.STREAMING,
 )  # fmt: skip
-CLOSED_BOOK = (State.LOGIN, State.PROVING)  # only GOODBYE may be said there, which nobody waits for
+HANDSHAKE = ("client hello", "finished")  # of the client's messages, the one that is waited for
+# Only GOODBYE may be said there, which nobody waits for.
+CLOSED_BOOK = (State.LOGIN.value, State.PROVING.value)
+# Where a connection stays until something comes, so that a broken record can find it there.
+RESTING = (
+    State.NEW, State.OPEN, State.CHALLENGED, State.READY, State.RECEIVING, State.STREAMING,
+)  # fmt: skip
 CLIENT_STATES = (
     State.GREETED, State.LOGIN, State.PROVING, State.ASKED, State.RECEIVING, State.VERIFYING,
     State.CANCELLING, State.ATTACHING, State.STREAMING,
@@ -158,6 +172,7 @@ ANSWERS = (
 )  # fmt: skip
 
 Counts = Dict[str, Dict[str, int]]
+KINDS = ("taken", "refused", "broken", "cut")  # broken: no TLS, or not what the other side has sent
 
 
 class ViolationError(Exception):
@@ -174,7 +189,7 @@ def note(text: str) -> None:
 # A plan is made before anything is sent. For a session's token, a transfer's number and a proof it
 # has marks of the same length, which give way to the real ones on their way out.
 MARK = re.compile(
-    rb"token(\d\d)_{36}|final(\d\d\d)_{96}|jwt_+|40000000(\d\d)|\xee\x6b\x28([\x00-\x63])"
+    rb"token(\d\d)_{36}|final(\d\d\d)_+|jwt_+|40000000(\d\d)|\xee\x6b\x28([\x00-\x63])"
 )
 
 
@@ -188,9 +203,9 @@ def number_mark(session: int) -> int:
     return 4_000_000_000 + session
 
 
-def final_mark(actor: int) -> str:
-    """Stand in for the last message of an actor's login."""
-    return f"final{actor:03d}".ljust(104, "_")
+def final_mark(actor: int, *, bound: bool) -> str:
+    """Stand in for the last message of an actor's login, which is longer if bound to TLS."""
+    return f"final{actor:03d}".ljust(176 if bound else 104, "_")
 
 
 def jwt_mark(length: int) -> str:
@@ -276,7 +291,7 @@ TRAPS: list[tuple[type[Message] | None, bool]] = [
     (FileStart, False), (FileStart, True), (TransferComplete, False), (Cancel, False),
     (Cancel, True),
 ]  # fmt: skip
-SHORT_MESSAGES, SHORT_CASES = 3000, 2 * len(TRAPS)
+SHORT_MESSAGES, SHORT_CASES = 4000, 6 * len(TRAPS)
 STRANGERS = [
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     b"SSH-2.0-x\r\n",
@@ -314,6 +329,7 @@ class Mutator:
         self._of_control = [*self._ways, self._field, self._field, self._field, self._keys]
         self._of_blocks = [*self._ways, self._header, self._header, self._held, self._codec]
         self._of_blocks += [self._bomb, *[self._damage] * 3]
+        self._of_records = [*self._ways, self._record, self._record]
 
     def disturb(self, frames: Iterable[bytes]) -> list[bytes]:
         """Return what is sent instead of ``frames``."""
@@ -328,6 +344,8 @@ class Mutator:
             ways = self._of_control
         elif frame[:1] == b"B" and frame[1:2] <= b"\3" and frame[2:4] == b"\0\0":
             ways = self._of_blocks
+        elif is_record(frame):
+            ways = self._of_records
         return self._rng.choice(ways)(frame)
 
     def other(self) -> bytes:
@@ -429,6 +447,20 @@ class Mutator:
         codec = self._rng.choice([CODEC_RAW, *COMPRESSIONS.values(), 4, 255])
         return [encode_header(header._replace(codec=codec)) + frame[HEADER_SIZE:]]
 
+    def _record(self, frame: bytes) -> list[bytes]:
+        """Give a TLS record a wild header, or make two of it, which may be what they should."""
+        if self._rng.random() < 0.3:
+            middle = self._rng.randrange(5, len(frame))
+            parts = frame[5:middle], frame[middle:]
+            return [frame[:3] + struct.pack("!H", len(part)) + part for part in parts]
+        kind = self._rng.choice([frame[0], *range(19, 26), 128, 255])
+        version = self._rng.choice([0x303, 0x303, 0, 2, 0x300, 0x301, 0x304, 0xFFFF])
+        change = self._rng.choice([0, 0, -1, 1])
+        length = self._rng.choice(
+            [len(frame) - 5 + change] * 3 + [0, 2**14, 2**14 + 257, 2**16 - 1]
+        )
+        return [struct.pack("!BHH", kind, version, length) + frame[5:]]
+
     def _bomb(self, frame: bytes) -> list[bytes]:
         """Send what unpacks to much more than the block, or to less."""
         codec = self._rng.choice(list(COMPRESSIONS.values()))
@@ -443,6 +475,37 @@ def control_frame(text: str) -> bytes:
     return struct.pack("!I", len(data)) + data
 
 
+def is_record(data: bytes) -> bool:
+    """Whether ``data`` begins as a TLS record does."""
+    return 20 <= (data[:1] or b"\0")[0] <= 23 and data[1:2] == b"\3" and len(data) > 5
+
+
+def records_of(data: bytes) -> list[bytes]:
+    """Take what goes over a TLS connection apart."""
+    found = []
+    while data:
+        end = 5 + int.from_bytes(data[3:5], "big")
+        found.append(data[:end])
+        data = data[end:]
+    return found
+
+
+class Channel(TlsLayer):
+    """One side of TLS, whose records are disturbed on their way out."""
+
+    def __init__(self, context: ssl.SSLContext, side: Side, host: str | None, how: Mutator) -> None:
+        super().__init__(context, side, host)
+        self._how = how
+        self.spoilt = False  # then what the other side says need not make sense any more
+
+    def outgoing(self) -> bytes:
+        """Return what is sent instead of the records that are to leave."""
+        records = records_of(super().outgoing())
+        sent = self._how.disturb(records)
+        self.spoilt |= sent != records
+        return b"".join(sent)
+
+
 # --- plans ----------------------------------------------------------------------------------------
 
 
@@ -450,8 +513,9 @@ def control_frame(text: str) -> bytes:
 class Event:
     """One thing that happens on one connection.
 
-    ``open`` (data: address it comes from), ``login`` (data: user and nonce), ``send`` (number:
-    messages in it), ``hear`` (number: answers to wait for), ``close``, ``reset``, ``shut``.
+    ``open`` (data: address it comes from, and how often a record is disturbed if it speaks TLS),
+    ``login`` (data: user and nonce), ``send`` (number: messages in it), ``hear`` (number: answers
+    to wait for; a handshake counts as one), ``close``, ``reset``, ``shut``.
     """
 
     kind: str
@@ -464,9 +528,12 @@ class Event:
 class Group:
     """Plans what one session does, or what pretends to be one."""
 
-    def __init__(self, rng: random.Random, session: int, actors: Iterator[int]) -> None:
-        self.rng, self.session, self._actors = rng, session, actors
+    def __init__(
+        self, rng: random.Random, session: int, actors: Iterator[int], *, secure: bool
+    ) -> None:
+        self.rng, self.session, self._actors, self.secure = rng, session, actors, secure
         self.mutator = Mutator(rng, rng.choice((0.0, 0.02, 0.1, 0.5)))
+        self.records = rng.choice((0.0, 0.0, 0.0, 0.02, 0.1))  # how often one is disturbed
         self._calm = rng.random() < 0.7  # whether logins go well: else few would come further
         self.events: list[Event] = []
         self.user = rng.choice(USERS)
@@ -483,7 +550,10 @@ class Group:
         """Plan a new connection; return its actor."""
         actor = next(self._actors)
         self._opened.append(actor)
-        self.add("open", actor, self._address.encode())
+        rate = f" {0.0 if self.polite else self.records}" if self.secure else ""
+        self.add("open", actor, f"{self._address}{rate}".encode())
+        if self.secure:
+            self.add("hear", actor)
         return actor
 
     def say(self, actor: int, *said: Message | bytes, hear: int = 0) -> None:
@@ -504,11 +574,11 @@ class Group:
         nonce = f"{self.rng.getrandbits(96):024x}"
         user = user or self.user
         self.add("login", actor, f"{user} {nonce}".encode())
-        login = auth.ScramClient(user, PASSWORD, nonce)
+        login = auth.ScramClient(user, PASSWORD, nonce, binding=b"" if self.secure else None)
         with self._calmly():
             self.say(actor, Hello(VERSION, FEATURES), hear=1)
-            self.say(actor, AuthStart(SCRAM, login.first()), hear=1)
-            self.say(actor, AuthResponse(final_mark(actor)), hear=1)
+            self.say(actor, AuthStart(login.mechanism, login.first()), hear=1)
+            self.say(actor, AuthResponse(final_mark(actor, bound=self.secure)), hear=1)
         return actor
 
     @contextlib.contextmanager
@@ -550,6 +620,43 @@ def plan_stranger(group: Group) -> None:
     for _ in range(group.rng.randrange(1, 4)):
         data = group.rng.choice([group.mutator.noise(2000), *STRANGERS])
         group.say(actor, data, hear=group.rng.randrange(2))
+
+
+def plan_handshake(group: Group) -> None:
+    """A handshake, most of its records disturbed, that is given up or gone on with."""
+    group.records = group.rng.choice((0.0, 0.6))
+    actor = group.open()
+    if group.rng.random() < 0.5:
+        del group.events[-1]  # it does not wait for the server's part
+    if group.rng.random() < 0.3:
+        group.say(actor, group.mutator.other(), hear=1)
+
+
+def plan_outsider(group: Group, words: bytes) -> None:
+    """Somebody who speaks no TLS, or not a word."""
+    group.mutator, group.polite, group.secure = Mutator(group.rng, 0.0), True, False
+    actor = group.open()
+    if words:
+        group.say(actor, words, hear=1)
+
+
+def plan_nonsense(group: Group, depth: int) -> None:
+    """What can be no frame, in every state in which the server waits for one."""
+    group.mutator, group.polite = Mutator(group.rng, 0.0), True
+    if depth < 3:
+        actor = group.open()
+        binding = b"" if group.secure else None
+        login = auth.ScramClient(group.user, PASSWORD, f"{group.session}", binding=binding)
+        words = [Hello(VERSION, FEATURES), AuthStart(login.mechanism, login.first())]
+        for word in words[:depth]:
+            group.say(actor, word, hear=1)
+    else:
+        actor = group.log_in()
+    if depth == 4:
+        group.say(actor, CONTENTS[-1].start(resume=False), hear=1)
+    if depth == 5:
+        actor = group.attach()
+    group.say(actor, bytes(64), hear=1)
 
 
 def plan_walk(group: Group) -> None:
@@ -601,12 +708,12 @@ def plan_blocks(group: Group, streams: list[int], content: Content) -> None:
 
 def plan_at_once(group: Group, wanted: tuple[Message, int] | None = None) -> None:
     """Several messages in one segment: they find the server in states that last an instant."""
+    if wanted:
+        group.mutator, group.polite = Mutator(group.rng, 0.0), True
     coordinator = group.log_in()
     content = CONTENTS[group.rng.randrange(3, len(CONTENTS))]
     start, complete = content.start(resume=True), TransferComplete(group.number, content.digest)
     words: list[Message | bytes] = [Pong(), Goodbye(), Cancel(), group.mutator.other()]
-    if wanted:
-        group.mutator, group.polite = Mutator(group.rng, 0.0), True
     last, choice = wanted or (group.rng.choice(words), group.rng.randrange(6))
     if choice == 0:  # asked
         first = [] if wanted else [group.rng.choice(words)]
@@ -657,7 +764,7 @@ def plan_token(group: Group, length: int) -> None:
 
 def plan_crowd(group: Group) -> None:
     """More files at once than the server takes at a time."""
-    group.mutator = Mutator(group.rng, 0.005)
+    group.mutator, group.records = Mutator(group.rng, 0.005), 0.0
     actors = [group.log_in(USERS[at]) for at in range(config.MAX_ACTIVE_TRANSFERS + 2)]
     for actor in actors:
         group.say(actor, group.rng.choice(CONTENTS[3:]).start(resume=False), hear=1)
@@ -669,6 +776,7 @@ class Plan(NamedTuple):
     """A round: groups of events that go on side by side, and the seed of how they mix."""
 
     seed: str
+    secure: bool  # whether it is for the server that speaks TLS
     groups: list[list[Event]]
 
     @property
@@ -679,11 +787,13 @@ class Plan(NamedTuple):
 
 
 def make_plan(seed: str, number: int, jwt_length: int) -> Plan:
-    """Plan a round; the first ones have all that there is."""
+    """Plan a round; the first ones have all that there is. Every other one is for TLS."""
+    secure = number % 2 == 0
     rng = random.Random(f"{seed}-{number}")
     actors = iter(range(1000))
     token = functools.partial(plan_token, length=jwt_length)
     plans = [plan_upload] * 5 + [plan_at_once] * 3 + [plan_walk] * 3 + [plan_stranger, token]
+    plans += [plan_handshake] * 2 * secure
     chosen: list[Callable[[Group], None]] = [rng.choice(plans) for _ in range(ROUND_GROUPS)]
     rare: list[Callable[[Group], None]] = [plan_crowd]
     rare += [functools.partial(plan_guesser, by_token=one) for one in (True, False)]
@@ -692,13 +802,17 @@ def make_plan(seed: str, number: int, jwt_length: int) -> Plan:
         words = (Goodbye(), Hello(VERSION, FEATURES), Pong())
         chosen += [functools.partial(plan_at_once, wanted=(word, at))
                    for at in range(6) for word in words]  # fmt: skip
+        chosen += [functools.partial(plan_nonsense, depth=depth) for depth in range(6)]
+        chosen += [functools.partial(plan_outsider, words=words) for words in (b"", bytes(64))]
+        chosen += [plan_handshake] * 8 * secure
     groups = []
     for session, plan in enumerate(chosen):
-        group = Group(rng, session, actors)
+        odd = plan in plans and rng.random() < 0.05  # speaks TLS where nobody does, or the reverse
+        group = Group(rng, session, actors, secure=secure is not odd)
         plan(group)
         group.end()
         groups.append(group.events)
-    return Plan(f"{seed}-{number}", groups)
+    return Plan(f"{seed}-{number}", secure, groups)
 
 
 def save_plan(path: Path, plan: Plan, why: str) -> None:
@@ -706,7 +820,8 @@ def save_plan(path: Path, plan: Plan, why: str) -> None:
     groups = [
         [[*astuple(e)[:2], e.data.hex(), e.number, e.cuts] for e in group] for group in plan.groups
     ]
-    path.write_text(json.dumps({"seed": plan.seed, "why": why, "groups": groups}, indent=0))
+    values = {"seed": plan.seed, "secure": plan.secure, "why": why, "groups": groups}
+    path.write_text(json.dumps(values, indent=0))
 
 
 def load_plan(values: dict[str, Any]) -> Plan:
@@ -716,7 +831,7 @@ def load_plan(values: dict[str, Any]) -> Plan:
          for kind, actor, data, number, cuts in group]
         for group in values["groups"]
     ]  # fmt: skip
-    return Plan(values["seed"], groups)
+    return Plan(values["seed"], values["secure"], groups)
 
 
 # --- a round --------------------------------------------------------------------------------------
@@ -727,7 +842,9 @@ class Actor:
     """One connection of ours and what the server has said on it."""
 
     session: int
+    rng: random.Random
     sock: socket.socket | None = None
+    tls: Channel | None = None
     frames: FrameReader = field(default_factory=FrameReader)
     login: auth.ScramClient | None = None
     final: str = ""
@@ -743,11 +860,20 @@ class Actor:
         self.sock = None
 
 
+ALERT = re.compile(rb"\x15\x03[\x00-\x04]\x00\x02..", re.DOTALL)  # in TLS, before there are keys
+
+
+def pieces(data: bytes, cuts: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Return the bounds of what ``data`` is cut into."""
+    bounds = [0, *cuts, len(data)]
+    return zip(bounds, bounds[1:])
+
+
 class Round:
     """Performs a plan. One thread; it waits for nothing but the server's answers."""
 
-    def __init__(self, plan: Plan, port: int, jwt: str, heard: collections.Counter[str]) -> None:
-        self._plan, self._port, self._jwt, self._heard = plan, port, jwt, heard
+    def __init__(self, plan: Plan, target: Target) -> None:
+        self._plan, self._target = plan, target
         self._rng = random.Random(plan.seed)
         self._actors: dict[int, Actor] = {}
         self._tokens: dict[int, str] = {}
@@ -782,39 +908,84 @@ class Round:
         return time.monotonic() > self._waits.setdefault(at, time.monotonic() + HEAR)
 
     def _do(self, at: int, event: Event) -> None:
-        actor = self._actors.setdefault(event.actor, Actor(at))
+        actor = self._actors.get(event.actor)
+        if actor is None:
+            rng = random.Random(f"{self._plan.seed}-{event.actor}")
+            actor = self._actors[event.actor] = Actor(at, rng)
         if event.kind == "open":
-            self._open(actor, event.data.decode())
+            self._open(actor, *event.data.decode().split())
         elif event.kind == "login":
             user, nonce = event.data.decode().split()
-            actor.login = auth.ScramClient(user, PASSWORD, nonce)
+            binding = self._target.binding if actor.tls else None
+            actor.login = auth.ScramClient(user, PASSWORD, nonce, binding=binding)
         elif event.kind == "hear":
             self._waits.pop(at, None)
             actor.heard = 0
         elif event.kind == "send":
-            self._send(actor, self._fill(actor, event.data), event.cuts)
+            data = self._seal(actor, self._fill(actor, event.data), event.cuts)
+            self._send(actor, data, event.cuts)
         elif event.kind == "shut" and actor.sock:
             with contextlib.suppress(OSError):
+                if actor.tls:
+                    actor.tls.say_goodbye()
+                    actor.sock.sendall(actor.tls.outgoing())
                 actor.sock.shutdown(socket.SHUT_WR)
         else:
             actor.close(reset=event.kind == "reset")
 
-    def _open(self, actor: Actor, address: str) -> None:
+    def _open(self, actor: Actor, address: str, rate: str = "") -> None:
         actor.close()
         actor.frames, actor.heard = FrameReader(), 0
         actor.frames.takes_acks = True
         try:
-            actor.sock = socket.create_connection((HOST, self._port), SETTLE, (address, 0))
+            actor.sock = socket.create_connection((HOST, self._target.port), SETTLE, (address, 0))
         except OSError as error:
             raise ViolationError(f"the server cannot be reached: {error}") from None
         actor.sock.settimeout(HEAR)
         actor.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        actor.tls = None
+        if rate:
+            how = Mutator(actor.rng, float(rate))
+            actor.tls = Channel(self._target.context, Side.CLIENT, "localhost", how)
+            actor.tls.spoilt = not self._plan.secure
+            actor.tls.shake_hands()
+            self._send(actor, actor.tls.outgoing())
 
-    def _send(self, actor: Actor, data: bytes, cuts: Sequence[int]) -> None:
-        """Send in pieces; a server that has closed, or reads no more, is none of our concern."""
-        bounds = [0, *cuts, len(data)]
+    def _seal(self, actor: Actor, data: bytes, cuts: Sequence[int]) -> bytes:
+        """Put each piece into a record; where there is no channel, what is not said in TLS goes."""
+        if actor.tls is None:
+            return data
         try:
-            for first, end in zip(bounds, bounds[1:]):
+            for first, end in pieces(data, cuts):
+                actor.tls.write([data[first:end]])
+        except TransferError:  # not shaken hands, or broken
+            actor.tls.spoilt = True
+            return data
+        return actor.tls.outgoing()
+
+    def _unseal(self, actor: Actor, data: bytes) -> bytes:
+        """Go on with the handshake, or return what was in the records."""
+        if actor.tls is None:  # an alert is the last thing one hears from who speaks TLS
+            return ALERT.sub(b"", data) if self._plan.secure else data
+        room = memoryview(bytearray(2 * len(data) + 32 * KB))
+        try:
+            actor.tls.feed(data)
+            if not actor.tls.ready:
+                actor.tls.shake_hands()
+                actor.heard += actor.tls.ready
+                self._send(actor, actor.tls.outgoing())
+            return bytes(room[: actor.tls.read_into(room)]) if actor.tls.ready else b""
+        except ConnectionLostError:  # it said goodbye
+            return b""
+        except TransferError as error:
+            if not actor.tls.spoilt:
+                raise ViolationError(f"the server's TLS is broken: {error}") from None
+            return b""
+
+    def _send(self, actor: Actor, data: bytes, cuts: Sequence[int] = ()) -> None:
+        """Send in pieces; a server that has closed, or reads no more, is none of our concern."""
+        try:
+            for first, end in pieces(data, cuts):
                 if actor.sock:
                     actor.sock.sendall(data[first:end])
         except OSError:
@@ -842,7 +1013,8 @@ class Round:
         if binary:
             session = binary[0]
             return struct.pack("!I", self._numbers.get(session, number_mark(session)))
-        return self._jwt.encode() if len(self._jwt) == len(text) else text
+        jwt = self._target.jwt
+        return jwt.encode() if len(jwt) == len(text) else text
 
     def _listen(self, seconds: float) -> None:
         """Take what has come on all connections."""
@@ -862,7 +1034,8 @@ class Round:
 
     def _take(self, actor: Actor, data: bytes) -> bool:
         """Read the server's words; ``False`` at their end."""
-        actor.frames.feed(data)
+        if data:
+            actor.frames.feed(self._unseal(actor, data))
         try:
             frame = actor.frames.next()
             while frame is not None:
@@ -873,7 +1046,7 @@ class Round:
         return bool(data)
 
     def _note(self, actor: Actor, frame: Message | Ack) -> None:
-        self._heard["ack" if isinstance(frame, Ack) else frame.VERB] += 1
+        self._target.heard["ack" if isinstance(frame, Ack) else frame.VERB] += 1
         actor.heard += not isinstance(frame, (Queued, Verifying))
         if isinstance(frame, AuthChallenge) and actor.login:
             with contextlib.suppress(TransferError):  # the challenge of a login that we disturbed
@@ -894,24 +1067,43 @@ def count_receiving(counts: Counts, function: Callable[..., Any]) -> Callable[..
 
     def receive(this: Any, *arguments: Any) -> Any:
         connection = arguments[0] if arguments else this
-        state = counts[connection.state.value]
+        before = place(connection)
         try:
             found = function(this, *arguments)
-        except ConnectionLostError:
-            state["cut"] += 1
+        except (ConnectionLostError, ProtocolError) as error:
+            # one call may go through several steps of a handshake
+            where = place(connection) if before in HANDSHAKE else before
+            counts[where][kind_of(error)] += 1
             raise
-        except ProtocolError:
-            state["refused"] += 1
-            raise
-        state["taken"] += found is not None
+        counts[before]["taken"] += found is not None or place(connection) != before
         return found
 
     return receive
 
 
+def kind_of(error: TransferError) -> str:
+    """Tell a peer that has gone from one that breaks the rules, of TLS or our own."""
+    if isinstance(error, ConnectionLostError):
+        return "cut"
+    return "broken" if getattr(error, "code", "") in ("tls", "plain") else "refused"
+
+
+def place(connection: protocol.Connection) -> str:
+    """Tell where a connection is: in which state, or at which step of the handshake."""
+    tls = connection._tls
+    if tls is None or tls.ready:
+        return connection.state.value
+    return HANDSHAKE[tls._tls.cipher() is not None]  # chosen when the ClientHello has come
+
+
+def no_counts() -> Counts:
+    """Return zeros for every place."""
+    return {name: dict.fromkeys(KINDS, 0) for name in [*HANDSHAKE, *(one.value for one in State)]}
+
+
 def serve(counts_file: Path, arguments: list[str]) -> int:
     """Be the server, and write down which states it was talked to in."""
-    counts: Counts = {one.value: {"taken": 0, "refused": 0, "cut": 0} for one in State}
+    counts = no_counts()
     for kind in (protocol.Connection, protocol.BlockReader):
         function: Callable[..., Any] = vars(kind)["receive"]
         setattr(kind, "receive", count_receiving(counts, function))  # noqa: B010
@@ -923,7 +1115,17 @@ def serve(counts_file: Path, arguments: list[str]) -> int:
 class Target:
     """A real server process with its accounts, and what can be said about its health."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, secure: bool) -> None:
+        folder.mkdir()
+        pki = Pki(folder)
+        self.name, self.secure = folder.name, secure
+        self._ca = pki.ca if secure else None
+        self.context, self.binding = (
+            auth.client_tls(pki.ca),
+            auth.certificate_binding(pki.server.cert),
+        )
+        self.heard: collections.Counter[str] = collections.Counter()
+        self.rounds = self.messages = 0
         self.output, self._log, self._counts = (
             folder / "output", folder / "server.log", folder / "counts"
         )  # fmt: skip
@@ -932,7 +1134,7 @@ class Target:
         command = [sys.executable, str(Path(__file__).resolve()), "--serve", str(self._counts)]
         command += ["--port", "0", "--output", str(self.output), "--workers", str(WORKERS)]
         command += ["--credentials", str(folder / "users"), "--max-file-size", str(LARGEST)]
-        command += ["--grace", "0"]
+        command += ["--grace", "0", *(tls_options(pki.server) if secure else [])]
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(),
@@ -969,12 +1171,20 @@ class Target:
         self._await(lambda: self._open_files() <= self._files, "back to its open files")
         self._await(lambda: status(self._process.pid, "Threads") <= WORKERS + 1, "at its threads")
         self._await(lambda: not strays(self.output), "without strays")
+        self._await(self._rests, "at rest")
         self._check_log()
         self._check_published()
         for kind, most in (("VmHWM", MOST_MEMORY), ("VmPeak", MOST_ASKED)):
             if status(self._process.pid, kind) > most:
                 raise ViolationError(f"memory: {kind} {status(self._process.pid, kind)} KB")
         self._transfer(number)
+
+    def _rests(self) -> bool:
+        """Whether all its threads sleep, several times in a row: else one may turn in circles."""
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        return all(
+            b") S " in (task / "stat").read_bytes() for _ in range(5) for task in tasks.iterdir()
+        )
 
     def _await(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + SETTLE
@@ -1022,7 +1232,7 @@ class Target:
             raise ViolationError("a normal transfer arrives changed")
 
     def _by_hand(self, data: bytes) -> str:
-        with RawClient(self.port) as raw:
+        with Peer(self.port, ca=self._ca) as raw:
             raw.log_in(NORMAL, PASSWORD)
             first, second = raw.attach(), raw.attach()
             upload = raw.start("normal.bin", data, 8 * KB)
@@ -1036,6 +1246,7 @@ class Target:
         source = self._folder / "normal.bin"
         source.write_bytes(data)
         options = ["--user", NORMAL, "--password-file", str(self._folder / "password"), "--json"]
+        options += ["--ca", str(self._ca)] if self._ca else []
         done = subprocess.run(
             client_command(self.port, source, *options),
             check=True, capture_output=True, text=True, timeout=60, env=environment(),
@@ -1048,6 +1259,8 @@ class Target:
         if self._process.returncode:
             raise ViolationError(f"the server ended with {self._process.returncode}")
         self._check_log()
+        if not self._counts.exists():
+            raise ViolationError("the server ended without its workers")
         counts: Counts = json.loads(self._counts.read_text())
         return counts
 
@@ -1075,12 +1288,14 @@ class SickServer:
     state is reached. It is used for one call of ``send_files``.
     """
 
-    def __init__(self, seed: str, source: Path) -> None:
+    def __init__(self, seed: str, source: Path, tls: server_module.Tls) -> None:
         rng = random.Random(seed)
         self._seed, self._source = seed, source
         number, odd = divmod(int(seed.rpartition("-")[2]), 2)
+        self.tls = tls if number // len(TRAPS) % 2 else None
         self.trap, self.trap_after = TRAPS[number % len(TRAPS)] if not odd else (None, False)
         self._rate = 0.0 if self.trap else rng.choice((0.0, 0.03, 0.1, 0.3, 0.6))
+        self._records = 0.0 if self.trap else rng.choice((0.0, 0.03, 0.3))
         self._touches = self.trap is Cancel or (self.trap is None and rng.random() < 0.3)
         credential = auth.Credential.make(PASSWORD, 0, auth.MIN_ITERATIONS)
         self._credentials = {NORMAL: credential}
@@ -1126,9 +1341,15 @@ class SickServer:
         """Return what disturbs one connection."""
         return Mutator(rng, self._rate)
 
+    def channel_of(self, rng: random.Random) -> Channel | None:
+        """Return the TLS of one connection, if that is spoken."""
+        how = Mutator(rng, self._records)
+        return Channel(self.tls.context, Side.SERVER, None, how) if self.tls else None
+
     def login(self) -> auth.ScramServer:
         """Return the server's side of a login."""
-        return auth.ScramServer(self._credentials, b"secret")
+        binding = self.tls.binding if self.tls else None
+        return auth.ScramServer(self._credentials, b"secret", binding=binding)
 
     def touch(self) -> None:
         """Let the file look changed, now and then: the client has to cancel it."""
@@ -1153,6 +1374,7 @@ class SickConnection:
         self._server, self._sock, self._number = server, sock, number
         self._rng = server.rng_of(number)
         self._mutator = server.mutator_of(self._rng)
+        self._tls = server.channel_of(self._rng)
         self._login = server.login()
         self._frames = FrameReader()
         self._file: FileStart | None = None
@@ -1172,6 +1394,20 @@ class SickConnection:
                 self._take_blocks()
 
     def _receive(self, size: int) -> bytes:
+        if self._tls is None:
+            return self._take(size)
+        room, came = memoryview(bytearray(size)), 0
+        while not came:
+            if self._tls.ready:
+                came = self._tls.read_into(room)
+            if not came:
+                self._tls.feed(self._take(65536))
+            if not self._tls.ready:
+                self._tls.shake_hands()
+                self._sock.sendall(self._tls.outgoing())
+        return bytes(room[:came])
+
+    def _take(self, size: int) -> bytes:
         data = self._sock.recv(size)
         if not data:
             raise EOFError
@@ -1194,6 +1430,9 @@ class SickConnection:
         whole = [one if isinstance(one, bytes) else encode(one) for one in said]
         data = b"".join(self._mutator.disturb(whole))
         self._server.said.append((self._number, data))
+        if self._tls:
+            self._tls.write([data])
+            data = self._tls.outgoing()
         cut = self._rng.randrange(len(data)) if data and self._rng.random() < 0.2 else 0
         self._sock.sendall(data[:cut])
         self._sock.sendall(data[cut:])
@@ -1213,7 +1452,7 @@ class SickConnection:
 
     def _honest(self, message: Message) -> list[Message | bytes]:
         answers: dict[type[Message], Callable[[Any], list[Message | bytes]]] = {
-            Hello: lambda _: [Hello(VERSION, FEATURES)],
+            Hello: lambda _: [Hello(VERSION, FEATURES + (auth.SCRAM_PLUS,) * bool(self._tls))],
             AuthStart: lambda said: [AuthChallenge(self._login.challenge(said.data))],
             AuthResponse: lambda said: [AuthOk(self._login.verify(said.data), "t" * 43, 0)],
             Attach: lambda _: [Attached()],
@@ -1288,7 +1527,12 @@ class Patient:
         self.source = folder / "source.txt"
         self.source.write_bytes(b"".join(CONTENTS[6].blocks))
         self._digest = hashlib.md5(self.source.read_bytes()).hexdigest()
-        self.counts: Counts = {one.value: {"taken": 0, "refused": 0, "cut": 0} for one in State}
+        self._pki = Pki(folder)
+        pair = self._pki.issue("sick", HOST)
+        self._tls = server_module.Tls(
+            auth.server_tls(pair.cert, pair.key), auth.certificate_binding(pair.cert)
+        )
+        self.counts = no_counts()
         self.outcomes: collections.Counter[str] = collections.Counter()
         self._listener = Listener()
         threading.excepthook = self._listener.note_thread
@@ -1316,14 +1560,15 @@ class Patient:
 
     def try_server(self, seed: str) -> SickServer:
         """Send the file to a sick server, which is returned; nothing is judged."""
-        server = SickServer(seed, self.source)
+        server = SickServer(seed, self.source, self._tls)
         self._result: object = None
         threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
         self._room = threads - 1, files - 1  # without the server's
         self._memory = peak_memory(os.getpid())
         compresses = random.Random(seed).random() < 0.5
         settings = ClientSettings(
-            HOST, server.port, NORMAL, PASSWORD, 2, BLOCK, 1000, timeout=0.5, compress=compresses
+            HOST, server.port, NORMAL, PASSWORD, 2, BLOCK, 1000, timeout=0.5, compress=compresses,
+            ca=self._pki.ca if server.tls else None,
         )  # fmt: skip
         caller = threading.Thread(target=self._send, args=(settings,), name="caller", daemon=True)
         caller.start()
@@ -1342,7 +1587,7 @@ class Patient:
     def judge(self, server: SickServer) -> None:
         """See that the last call ended as it should. Raises ``ViolationError``."""
         result = self._result
-        self.outcomes[type(result).__name__] += 1
+        self.outcomes[type(result).__name__ + " over TLS" * bool(server.tls)] += 1
         if isinstance(result, client.Receipt):
             if (result.verdict, result.digest) != ("INTEGRITY_OK", self._digest):
                 raise ViolationError(f"a wrong receipt: {result}")
@@ -1373,27 +1618,24 @@ class Patient:
 # --- the program ----------------------------------------------------------------------------------
 
 
-def fuzz_server(target: Target, seed: str, messages: int) -> tuple[int, collections.Counter[str]]:
-    """Go on for so many messages; return the rounds and what the server said.
-
-    Raises ``ViolationError``.
-    """
+def fuzz_servers(targets: Sequence[Target], seed: str, messages: int) -> None:
+    """Go on for so many messages. Raises ``ViolationError``."""
     sent, number = 0, 0
-    heard: collections.Counter[str] = collections.Counter()
     while sent < messages:
         number += 1
-        plan = make_plan(seed, number, len(target.jwt))
-        perform(target, plan, number, heard)
+        plan = make_plan(seed, number, len(targets[0].jwt))
+        perform(targets[plan.secure], plan, number)
         sent += plan.messages
         if number % 20 == 0:
             note(f"{sent} messages in {number} rounds")
-    return number, heard
 
 
-def perform(target: Target, plan: Plan, number: int, heard: collections.Counter[str]) -> None:
+def perform(target: Target, plan: Plan, number: int) -> None:
     """Do one round and look at the server. A violation leaves the plan in a file."""
+    target.rounds += 1
+    target.messages += plan.messages
     try:
-        Round(plan, target.port, target.jwt, heard).perform()
+        Round(plan, target).perform()
         target.check(number)
     except ViolationError as error:
         path = kept(f"server-{plan.seed}")
@@ -1423,15 +1665,16 @@ def kept(name: str) -> Path:
     return Path(path)
 
 
-def show(title: str, counts: Counts, states: Sequence[State]) -> list[str]:
-    """Print how often each state was met; return those that were missed."""
-    print(f"{title:<22}{'taken':>9}{'refused':>9}{'cut':>9}")
+def show(title: str, counts: Counts, states: Sequence[State], steps: Sequence[str]) -> list[str]:
+    """Print how often each place was met; return those that were missed."""
+    print(f"{title:<22}" + "".join(f"{kind:>9}" for kind in KINDS))
     missed = []
-    for state in states:
-        row = counts[state.value]
-        print(f"  {state.value:<20}{row['taken']:>9}{row['refused']:>9}{row['cut']:>9}")
-        wanted = ("refused",) if state in CLOSED_BOOK else ("taken", "refused")
-        missed += [f"{state.value} ({kind})" for kind in wanted if not row[kind]]
+    for name in [*steps, *(state.value for state in states)]:
+        print(f"  {name:<20}" + "".join(f"{counts[name][kind]:>9}" for kind in KINDS))
+        wanted = ["refused"] if name in CLOSED_BOOK else ["taken", "refused"]
+        if name in steps:
+            wanted = ["taken", "broken", "cut"]
+        missed += [f"{title} {name} ({kind})" for kind in wanted if not counts[name][kind]]
     return missed
 
 
@@ -1443,21 +1686,30 @@ def show_words(title: str, words: collections.Counter[str]) -> None:
 def run(arguments: argparse.Namespace, folder: Path) -> int:
     """Fuzz both sides; return the exit code. Raises ``ViolationError``."""
     began = time.monotonic()
-    target = Target(folder)
-    try:
-        rounds, heard = fuzz_server(target, arguments.seed, arguments.messages)
-        counts = target.stop()
-    finally:
-        target.kill()
+    with contextlib.ExitStack() as stack:
+        targets = []
+        for name in ("plain", "TLS"):
+            targets.append(Target(folder / name, secure=name == "TLS"))
+            stack.callback(targets[-1].kill)
+        fuzz_servers(targets, arguments.seed, arguments.messages)
+        counts = [target.stop() for target in targets]
     patient = Patient(folder)
     fuzz_client(patient, (f"{arguments.seed}-{at}" for at in range(arguments.cases)))
-    print(f"seed {arguments.seed}: {rounds} rounds, {arguments.cases} sick servers, "
+    print(f"seed {arguments.seed}: {arguments.cases} sick servers, "
           f"{time.monotonic() - began:.0f} s, no violation")  # fmt: skip
-    missed = show("the server, in state", counts, SERVER_STATES)
-    show_words("the server said", heard)
-    if not arguments.short:  # a few seconds do not always bring two transfers to wait for a place
-        missed += [f"answer {word}" for word in ANSWERS if not heard[word]]
-    missed += [f"client, {one}" for one in show("the client", patient.counts, CLIENT_STATES)]
+    missed = []
+    for target, own in zip(targets, counts):
+        print(f"{target.name}: {target.messages} messages in {target.rounds} rounds")
+        missed += show(f"{target.name}, the server", own, SERVER_STATES, HANDSHAKE * target.secure)
+        show_words("it said", target.heard)
+        if not arguments.short:  # seconds do not always bring two transfers to wait for a place
+            missed += [
+                f"{target.name}, answer {word}" for word in ANSWERS if not target.heard[word]
+            ]
+    if not arguments.short:
+        broken = [one.value for one in RESTING if not counts[1][one.value]["broken"]]
+        missed += [f"TLS, {state} (broken)" for state in broken]
+    missed += show("the client", patient.counts, CLIENT_STATES, ())
     show_words("send_files ended with", patient.outcomes)
     for one in missed:
         print(f"NEVER REACHED: {one}")
@@ -1471,10 +1723,11 @@ def replay(path: Path, folder: Path, times: int) -> int:
     if "client" in values:
         fuzz_client(Patient(folder), [values["client"]] * times)
         return 0
-    plan, target = load_plan(values), Target(folder)
+    plan = load_plan(values)
+    target = Target(folder / "server", secure=plan.secure)
     try:
         for number in range(1, times + 1):
-            perform(target, plan, number, collections.Counter())
+            perform(target, plan, number)
         target.stop()
     finally:
         target.kill()

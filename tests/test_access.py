@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import hmac
 import os
 import resource
 import signal
@@ -21,7 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import jwt
 import pytest
@@ -152,6 +153,7 @@ class Peer(RawClient):
         self.prove(user, password)
         welcome = self.control.answer(PATIENCE)
         assert isinstance(welcome, AuthOk)
+        self._login.check_server(welcome.data)
         self.token = welcome.token
         return self
 
@@ -160,7 +162,7 @@ class Peer(RawClient):
         self.hello(self.control)
         certificate = self.control.certificate
         binding = auth.server_end_point(certificate) if certificate else None
-        login = auth.ScramClient(user, password, binding=binding)
+        self._login = login = auth.ScramClient(user, password, binding=binding)
         challenge = self.control.call(AuthStart(login.mechanism, login.first()), PATIENCE)
         assert isinstance(challenge, AuthChallenge)
         self.control.send(AuthResponse(login.respond(challenge.data)))
@@ -541,8 +543,9 @@ def _shaken(connection: Connection) -> bool:
     return connection._tls is not None and connection._tls.ready
 
 
-def test_last_words_before_a_close_are_heard_over_tls(pki: Pki) -> None:
-    """27: a message, its close_notify and the end of the stream may come in one go."""
+@contextlib.contextmanager
+def secure_pair(pki: Pki) -> Iterator[tuple[Connection, Connection]]:
+    """Give both ends of one connection, client and server, that have shaken hands."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname())
         client = Connection(far, Side.CLIENT, auth.client_tls(pki.ca), "localhost")
@@ -553,12 +556,30 @@ def test_last_words_before_a_close_are_heard_over_tls(pki: Pki) -> None:
             shaking = pool.submit(client.secure_channel, PATIENCE)
             while not (shaking.done() and _shaken(server)):
                 server.receive()
+        yield client, server
+
+
+def test_last_words_before_a_close_are_heard_over_tls(pki: Pki) -> None:
+    """27: a message, its close_notify and the end of the stream may come in one go."""
+    with secure_pair(pki) as (client, server):
         server.send(Error("authentication", "no"))
         server.finish()
         server.close()
         with socket.socket(fileno=os.dup(client.fileno())) as twin:
             eventually(lambda: _has_ended(twin), "the end of the stream")
         assert client.receive() == Error("authentication", "no")
+
+
+def test_a_message_that_comes_in_many_tls_records_is_waited_for(pki: Pki) -> None:
+    """27 and 2: its first part must not keep the receiver busy until the rest is there."""
+    with secure_pair(pki) as (client, server):
+        message = Hello(VERSION, FEATURES)
+        heard = []
+        for byte in encode(message):
+            client.push(bytes([byte]))
+            assert server.wait(PATIENCE)
+            heard.append(server.receive())
+    assert heard == [None] * (len(heard) - 1) + [message]
 
 
 def _has_ended(sock: socket.socket) -> bool:
@@ -907,6 +928,40 @@ def test_unknown_user_and_wrong_password_are_the_same_on_the_wire(
     assert shapes[0][2] == encode(Error("authentication", "unknown user or wrong password"))
 
 
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[int]]]:
+    """What workers compute: each call of something with keys or hashes, and how much goes in."""
+    done: list[tuple[str, list[int]]] = []
+
+    def recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if threading.current_thread().name.startswith("worker"):
+                done.append((name, [len(one) for one in arguments if isinstance(one, bytes)]))
+            return function(*arguments, **options)
+
+        return call
+
+    for module, name in ((hmac, "new"), (hmac, "compare_digest"), (hashlib, "sha256"),
+                         (hashlib, "pbkdf2_hmac")):  # fmt: skip
+        monkeypatch.setattr(module, name, recorded(name, getattr(module, name)))
+    return done
+
+
+def test_unknown_user_and_wrong_password_cost_the_same_work(
+    serve: Serve, no_delays: None, work: list[tuple[str, list[int]]]
+) -> None:
+    """22: the same hashes over as many bytes, in the same order, so that no clock can tell."""
+    users = {"alice": VERIFIER, "carla": account(disabled=True), "david": account(expires=1)}
+    local = serve(Accounts(users))
+    costs = []
+    for user in ("alice", "bobby", "carla", "david"):
+        work.clear()
+        _failed_login(local.port, user)
+        costs.append(list(work))
+    assert {name for name, _ in costs[0]} == {"new", "sha256", "compare_digest"}
+    assert costs[0] == costs[1] == costs[2] == costs[3]
+
+
 def test_an_unknown_users_salt_stays_the_same(serve: Serve, no_delays: None) -> None:
     """22: one that changes with each attempt would tell that nobody has it."""
     local = serve({"alice": VERIFIER})
@@ -923,14 +978,15 @@ def fail(local: ServerThread, times: int, user: str = "alice", address: str = "1
         local.server._service.delays.attempt(user, address)
 
 
+@pytest.mark.parametrize("user", ["alice", "nobody"])
 def test_each_wrong_password_costs_more_than_the_one_before(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+    serve: Serve, caplog: pytest.LogCaptureFixture, user: str
 ) -> None:
-    """23: two slips of the finger are free, then the delay doubles."""
+    """23 and 22: two slips of the finger are free, then the delay doubles, also for no user."""
     local = serve({"alice": VERIFIER})
     for _ in range(auth.FREE_PAIR + 2):
         with Peer(local.port) as peer, pytest.raises(AuthenticationError):
-            peer.log_in(password="wrong")
+            peer.log_in(user, "wrong")
     waits = [line.rpartition("waits ")[2] for line in lines(caplog, "its login waits")]
     assert waits == ["0.5 s", "1.0 s"]
 
