@@ -1191,11 +1191,12 @@ def _first_line(file: Path, what: str) -> str:
 
 
 def _prompt(user: str, remark: str = "") -> str:
-    if not sys.stdin.isatty():
-        raise UsageError(
-            f"no password for {printable(user)}: use --password-file or {PASSWORD_VARIABLE}"
-        )
-    return getpass.getpass(f"Password of {printable(user)} {remark}".rstrip() + ": ")
+    if sys.stdin.isatty():
+        with contextlib.suppress(EOFError):  # Ctrl-D
+            return getpass.getpass(f"Password of {printable(user)} {remark}".rstrip() + ": ")
+    raise UsageError(
+        f"no password for {printable(user)}: use --password-file or {PASSWORD_VARIABLE}"
+    )
 
 
 # --- the command line of the credential file ----------------------------------------------------

@@ -2674,3 +2674,13 @@ def test_ctrl_c_at_the_prompt_ends_without_a_traceback(terminal: Terminal, file:
     assert terminal.leaves() == 130
     assert "Traceback" not in terminal.seen
     assert not file.exists()
+
+
+def test_end_of_file_at_the_prompt_is_no_password(terminal: Terminal, file: Path) -> None:
+    """Ctrl-D instead of a password: one line and exit code 2, no traceback."""
+    terminal.sees("Password of alice: ")
+    terminal.types("\x04")
+    assert terminal.leaves() == 2
+    assert "auth.py: no password for alice" in terminal.seen
+    assert "Traceback" not in terminal.seen
+    assert not file.exists()
