@@ -1936,15 +1936,18 @@ class Interrupt(BaseException):  # no Exception: nothing on its way up may take 
     exit_code = 130
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 def _handle_signals() -> None:
     """Turn SIGINT and SIGTERM into an exception in the main thread; the second one ends at once."""
 
     def interrupt(_number: int, _frame: object) -> NoReturn:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             signal.signal(number, lambda *_: os._exit(Interrupt.exit_code))
         raise Interrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, interrupt)
 
 
@@ -1987,28 +1990,37 @@ class Reporter:
             self.told.append(outcome)
 
 
+def _run_and_tell(arguments: argparse.Namespace, handler: config.BarSafeHandler) -> int:
+    """Do what the command line says; say in one line what went wrong, and return the exit code."""
+    progress = Bar(handler) if sys.stderr.isatty() and not arguments.quiet else Progress()
+    try:
+        try:
+            return _run(arguments, progress)
+        finally:
+            progress.end()
+    except TransferError as error:
+        lost_it = isinstance(error, ConnectionLostError)
+        log.error("%s%s", error, GO_ON if lost_it else "")
+        return error.exit_code
+    except OSError as error:  # out of descriptors, say
+        log.error("%s", error)
+        return UsageError.exit_code
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run ``python client.py``; return its exit code."""
     config.make_output_safe()
     arguments = _parser().parse_args(argv)
     handler = config.setup_logging("WARNING" if arguments.quiet else arguments.log_level)
-    _handle_signals()
-    progress = Bar(handler) if sys.stderr.isatty() and not arguments.quiet else Progress()
     try:
-        return _run(arguments, progress)
-    except TransferError as error:
-        progress.end()
-        lost_it = isinstance(error, ConnectionLostError)
-        log.error("%s%s", error, GO_ON if lost_it else "")
-        return error.exit_code
-    except OSError as error:  # out of descriptors or threads, say
-        progress.end()
-        log.error("%s", error)
-        return UsageError.exit_code
+        _handle_signals()
+        code = _run_and_tell(arguments, handler)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the end is near enough
     except Interrupt:
-        progress.end()
         log.error("interrupted%s", GO_ON)
         return Interrupt.exit_code
+    return code
 
 
 if __name__ == "__main__":

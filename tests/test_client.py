@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 import os
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -922,6 +925,55 @@ def test_a_host_that_does_not_exist_is_exit_5_at_once(tmp_path: Path) -> None:
     assert done.returncode == 5
     assert done.stderr.count("\n") == 1
     assert host in done.stderr
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """``main`` as if on a terminal; afterwards the signals mean what they meant before."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    monkeypatch.setattr(module, "Bar", lambda _: Progress())
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        return module.main([str(argument) for argument in arguments])
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("moment", ["Bar", "_run", "send_files", "Progress.end"])
+def test_a_signal_at_any_moment_is_exit_130_and_one_line(
+    main: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    moment: str,
+) -> None:
+    """FAULTS 38: also while the bar is imported, and before an error is told."""
+    before = operator.attrgetter(moment)(module)
+    interrupts = [number]
+
+    def interrupted(*arguments: object) -> object:
+        while interrupts:
+            os.kill(os.getpid(), interrupts.pop())
+        return before(*arguments)
+
+    monkeypatch.setattr(f"client.{moment}", interrupted)
+    assert main("no such file") == 130
+    told = capsys.readouterr().err.splitlines()
+    assert ["interrupted" in line for line in told] == [True]
+
+
+def test_a_signal_after_the_last_line_changes_nothing(main: Callable[..., int]) -> None:
+    """All is done and told: the exit code stays."""
+    assert main("no such file") == 2
+    for number in SIGNALS:
+        os.kill(os.getpid(), number)
 
 
 def test_the_sample_of_the_demo_has_its_size(
