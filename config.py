@@ -391,7 +391,13 @@ def setup_logging(level: str) -> BarSafeHandler:
 
 
 def make_output_safe() -> None:
-    """Let standard output and error write any name, whatever the terminal's encoding."""
+    """Let standard output and error write any name, whatever the terminal's encoding.
+
+    A standard stream that was closed before we began leads nowhere from now on.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # in this order each takes its own descriptor again
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (it stays)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -998,3 +998,15 @@ def test_a_full_standard_output_is_said_in_one_line(local: ServerThread, tmp_pat
     assert done.returncode == 2
     assert "cannot write to standard output" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_does_not_stop_the_transfer(
+    local: ServerThread, tmp_path: Path, closed: str
+) -> None:
+    """A job without input, output or error has nobody to talk to, but a file to send."""
+    source = random_file(tmp_path / "x", 1000)
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *client_command(local.port, source)]
+    done = subprocess.run(command, check=False, env=environment(), capture_output=True)
+    assert done.returncode == 0
+    assert md5(received(local.output)[0]) == md5(source)

@@ -555,3 +555,18 @@ def test_streams_that_cannot_be_changed_are_left_alone(monkeypatch: pytest.Monke
     make_output_safe()
     print("ok")
     assert stream.getvalue() == "ok\n"
+
+
+def test_a_stream_that_is_closed_becomes_one_that_leads_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python has ``None`` in the place of a standard stream that was closed before it began."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    make_output_safe()
+    try:
+        print("nobody reads this", file=sys.stderr, flush=True)
+        assert (sys.stdin.read(), sys.stdin.isatty()) == ("", False)
+    finally:
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            stream.close()
