@@ -1808,10 +1808,10 @@ def _make_sample(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _demo_server() -> Iterator[int]:
+def _demo_server(log_level: str) -> Iterator[int]:
     """Run a real server.py on a free port; give the port, stop it at the end."""
     script = Path(__file__).resolve().with_name("server.py")
-    command = [sys.executable, str(script), "--port", "0"]
+    command = [sys.executable, str(script), "--port", "0", "--log-level", log_level]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             assert process.stdout is not None
@@ -1831,21 +1831,27 @@ def _md5_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _demo(path: Path, settings: ClientSettings, progress: Progress) -> None:
+def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
     """Do the whole main job once: server, sample, transfer, both MD5 sums, throughput."""
+    path, *more = arguments.files or [DEFAULT_FILE]
+    if more:
+        raise UsageError("--demo takes one FILE")
+    arguments.user = "user1"
+    password, _priority = auth.DEMO_ACCOUNTS[arguments.user]
     if not path.exists():
         _make_sample(path)
-    with _demo_server() as port:
-        settings = dataclasses.replace(settings, server="localhost", port=port)
-        (receipt,) = send_files([path], settings, progress)
+    with _demo_server(arguments.log_level) as port:
+        settings = dataclasses.replace(_settings(arguments), server="localhost", port=port,
+                                       password=password, tls=False, ca=None)  # fmt: skip
+        (receipt,) = send_files([path], settings, progress, reporter.report)
     saved = Path("output") / receipt.saved_as
     sums = {name: _md5_of(name) for name in (path, saved)}
     for name, digest in sums.items():
-        print(f"md5 {digest}  {printable(str(name))}")
+        reporter.say(f"md5 {digest}  {printable(str(name))}")
     if len(set(sums.values())) > 1:
         raise IntegrityError("the two files differ")
     rate = format_size(receipt.bytes / receipt.seconds)
-    print(f"the same: {format_size(receipt.bytes)} in {receipt.seconds:.2f} s ({rate}/s)")
+    reporter.say(f"the same: {format_size(receipt.bytes)} in {receipt.seconds:.2f} s ({rate}/s)")
 
 
 # --- the command line ---------------------------------------------------------------------------
@@ -1915,15 +1921,6 @@ def _with_proof(settings: ClientSettings, arguments: argparse.Namespace) -> Clie
     return dataclasses.replace(settings, password=password)
 
 
-def _print_receipt(receipt: Receipt, *, as_json: bool) -> None:
-    """Print the one line that a file gets on standard output. Raises ``UsageError``."""
-    line = json.dumps(dataclasses.asdict(receipt)) if as_json else _receipt_line(receipt)
-    try:
-        print(line, flush=True)
-    except OSError as error:
-        raise UsageError(f"cannot write to standard output: {error.strerror}") from None
-
-
 def _receipt_line(receipt: Receipt) -> str:
     saved = f"saved as {receipt.saved_as}, " if receipt.saved_as else "nothing saved, "
     facts = f"{format_size(receipt.bytes)} in {receipt.seconds:.2f} s, {saved}{receipt.algorithm}"
@@ -1951,28 +1948,6 @@ def _handle_signals() -> None:
         signal.signal(number, interrupt)
 
 
-def _run(arguments: argparse.Namespace, progress: Progress) -> int:
-    """Do what the command line says; return the exit code. Raises below ``TransferError``."""
-    files = arguments.files or [DEFAULT_FILE]
-    if arguments.demo:
-        arguments.user = "user1"
-        password, _priority = auth.DEMO_ACCOUNTS[arguments.user]
-        settings = dataclasses.replace(_settings(arguments), password=password, tls=False, ca=None)
-        _demo(files[0], settings, progress)
-        return 0
-    if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
-        raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
-    settings = _with_proof(_settings(arguments), arguments)
-    reporter = Reporter(as_json=arguments.json)
-    try:
-        send_files(files, settings, progress, reporter.report)
-    except TransferError as error:
-        if error not in reporter.told:
-            raise
-        return error.exit_code
-    return 0
-
-
 class Reporter:
     """Tells what became of each file: verdicts on standard output, errors in the log."""
 
@@ -1981,13 +1956,50 @@ class Reporter:
         self.told: list[TransferError] = []
 
     def report(self, _path: Path, outcome: Receipt | TransferError) -> None:
-        """Tell it."""
+        """Tell it. Raises ``UsageError`` where standard output takes nothing."""
         receipt = getattr(outcome, "receipt", outcome)  # INTEGRITY_FAILED has one, too
         if isinstance(receipt, Receipt):
-            _print_receipt(receipt, as_json=self._as_json)
+            facts = dataclasses.asdict(receipt)
+            self._print(json.dumps(facts) if self._as_json else _receipt_line(receipt))
         if isinstance(outcome, TransferError):
             log.error("%s", outcome)
             self.told.append(outcome)
+
+    def say(self, line: str) -> None:
+        """Print what is not about one file, unless a program reads standard output."""
+        if not self._as_json:
+            self._print(line)
+
+    @staticmethod
+    def _print(line: str) -> None:
+        try:
+            print(line, flush=True)
+        except OSError as error:
+            raise UsageError(f"cannot write to standard output: {error.strerror}") from None
+
+
+def _run(arguments: argparse.Namespace, progress: Progress) -> int:
+    """Do what the command line says; return the exit code. Raises below ``TransferError``."""
+    reporter = Reporter(as_json=arguments.json)
+    try:
+        if arguments.demo:
+            _demo(arguments, progress, reporter)
+        else:
+            _send(arguments, progress, reporter)
+    except TransferError as error:
+        if error not in reporter.told:
+            raise
+        return error.exit_code
+    return 0
+
+
+def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
+    """Send the files of the command line."""
+    files = arguments.files or [DEFAULT_FILE]
+    if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
+        raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
+    settings = _with_proof(_settings(arguments), arguments)
+    send_files(files, settings, progress, reporter.report)
 
 
 def _run_and_tell(arguments: argparse.Namespace, handler: config.BarSafeHandler) -> int:
@@ -2011,7 +2023,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``python client.py``; return its exit code."""
     config.make_output_safe()
     arguments = _parser().parse_args(argv)
-    handler = config.setup_logging("WARNING" if arguments.quiet else arguments.log_level)
+    if arguments.quiet:
+        arguments.log_level = "WARNING"
+    handler = config.setup_logging(arguments.log_level)
     try:
         _handle_signals()
         code = _run_and_tell(arguments, handler)
