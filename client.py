@@ -1872,7 +1872,7 @@ def _parser() -> argparse.ArgumentParser:
     add("files", nargs="*", type=Path, metavar="FILE", help=f"what to send ({DEFAULT_FILE})")
     add("--server", default=config.DEFAULT_HOST, metavar="HOST",
         help="where server.py runs (localhost)")
-    add("--port", type=config.port_argument(), default=config.DEFAULT_PORT, help="its port (4455)")
+    add("--port", type=config.port_argument(1), default=config.DEFAULT_PORT, help="its port (4455)")
     add("--user", default="user1", metavar="NAME", help="who we are (user1)")
     add("--password-file", type=Path, metavar="FILE",
         help=f"holds the password; else it comes from {auth.PASSWORD_VARIABLE} or a prompt")

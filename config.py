@@ -272,9 +272,9 @@ def rate_argument(least: int) -> Callable[[str], int]:
     return argument(parse_size, least, 2**62, what)
 
 
-def port_argument() -> Callable[[str], int]:
-    """Make the argparse type of ``--port``."""
-    return argument(int, 0, 65535, "a port is a number from 0 to 65535")
+def port_argument(least: int = 0) -> Callable[[str], int]:
+    """Make the argparse type of ``--port``; only who listens may say 0, for a free one."""
+    return argument(int, least, 65535, f"a port is a number from {least} to 65535")
 
 
 def seconds_argument(low: float) -> Callable[[str], float]:
@@ -286,7 +286,8 @@ def seconds_argument(low: float) -> Callable[[str], float]:
         except ValueError:
             value = -1.0
         if not low <= value <= 86400:
-            raise argparse.ArgumentTypeError(f"a number of seconds, not {printable(text)!r}")
+            what = f"a number of seconds from {low:g} to 86400"
+            raise argparse.ArgumentTypeError(f"{what}, not {printable(text)!r}")
         return value
 
     return convert

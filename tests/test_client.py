@@ -878,6 +878,7 @@ def test_a_server_that_starts_late_is_reached(start_local: StartLocal, tmp_path:
         ["--block-size", "1"],
         ["--block-size", "1G"],
         ["--chunk-size", "0"],
+        ["--port", "0"],
         ["--port", "65536"],
         ["--timeout", "1"],
         ["--timeout", "nan"],

@@ -241,6 +241,13 @@ def test_what_is_not_a_port_is_refused(text: str) -> None:
         port_argument()(text)
 
 
+def test_who_connects_cannot_ask_for_any_free_port() -> None:
+    """Nobody listens on port zero: to try it for half a minute would be in vain."""
+    assert port_argument(1)("1") == 1
+    with pytest.raises(argparse.ArgumentTypeError, match="from 1 to 65535, not '0'"):
+        port_argument(1)("0")
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("0.1", 0.1), ("30", 30.0), ("86400", 86400.0)])
 def test_a_duration_is_taken(text: str, seconds: float) -> None:
     """Seconds with or without a fraction, from the given least to a day."""
@@ -250,7 +257,7 @@ def test_a_duration_is_taken(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["0", "0.09", "-1", "86401", "nan", "inf", "-inf", "30s", ""])
 def test_what_is_not_a_duration_is_refused(text: str) -> None:
     """Too short, too long, endless, or no number at all."""
-    with pytest.raises(argparse.ArgumentTypeError, match="a number of seconds"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"a number of seconds from 0\.1 to 86400"):
         seconds_argument(0.1)(text)
 
 
