@@ -1648,7 +1648,7 @@ class Session:
             message = self._control.receive()
         if message:
             raise_error(message)
-        if isinstance(message, Ping):
+        if isinstance(message, Ping) and not self._control.unsent:  # else one answer is on its way
             self._control.send(Pong())
         return message
 

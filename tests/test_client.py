@@ -51,12 +51,15 @@ from protocol import (
     FileReady,
     IntegrityOk,
     RejectedError,
+    Ping,
     RemoteProtocolError,
     Side,
     SourceError,
     TransferError,
+    State,
     Waker,
     encode_ack,
+    encode,
 )
 
 # --- the input file -----------------------------------------------------------------------------
@@ -513,6 +516,22 @@ def session(clock: Clock) -> Iterator[module.Session]:
 
 
 @pytest.fixture
+def test_pings_without_end_are_not_answered_without_end(
+    session: module.Session,
+) -> None:
+    """FAULTS 26: a server that pings and reads nothing does not fill our memory with answers."""
+    ours, theirs = socket.socketpair()
+    control = session._coordinator = Connection(ours, Side.CLIENT)
+    control.dialogue.state = State.RECEIVING
+    ping = encode(Ping())
+    with theirs:
+        for _ in range(100):
+            theirs.sendall(ping * 500)
+            for _ in range(500):
+                assert session._next_message() == Ping()
+        assert control.unsent < 100
+
+
 def silent(session: module.Session, upload: Upload, clock: Clock) -> Iterator[Callable[[], bool]]:
     """A sender that is owed an acknowledgement, on a connection on which nothing comes."""
     ours, theirs = socket.socketpair()
