@@ -881,12 +881,14 @@ def _open_socket(
 
 
 def _connect(settings: ClientSettings, timeout: float, tls: ssl.SSLContext | None) -> Connection:
-    """Connect to the first address of the server that answers."""
+    """Connect to the first address of the server that answers; each has its share of the time."""
     host, port = settings.server, settings.port
     problem = OSError(0, "no address")
-    for family, _, _, _, address in _resolve(host, port):
+    addresses, deadline = _resolve(host, port), Deadline(timeout)
+    for number, (family, _, _, _, address) in enumerate(addresses):
+        share = deadline.left() / (len(addresses) - number)
         try:
-            sock = _open_socket(family, address, partial(wait, timeout=timeout, write=True))
+            sock = _open_socket(family, address, partial(wait, timeout=share, write=True))
         except OSError as error:
             problem = error
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import operator
 import os
@@ -870,6 +871,25 @@ def test_a_server_that_is_not_there_is_tried_for_the_timeout(tmp_path: Path) -> 
     path = random_file(tmp_path / "a", 10)
     with pytest.raises(ConnectionLostError, match="nothing listens"):
         send_files([path], ClientSettings(port=port, timeout=0.6))
+
+
+def test_all_addresses_of_a_server_are_tried_within_the_timeout(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 9: three addresses of which none answers have together what one would have."""
+    address = socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1)
+    tried = []
+
+    def silent(_family: int, _address: object, until: Callable[[object], bool]) -> socket.socket:
+        tried.append(until(None))
+        raise OSError(errno.ETIMEDOUT, "no answer")
+
+    monkeypatch.setattr(module, "_resolve", lambda *_: [address] * 3)
+    monkeypatch.setattr(module, "_open_socket", silent)
+    monkeypatch.setattr(module, "wait", lambda _sock, timeout, **_: clock.sleep(timeout))
+    with pytest.raises(ConnectionLostError, match="no answer"):
+        module._connect(ClientSettings(), 30.0, None)
+    assert clock.slept == pytest.approx([10, 10, 10])
 
 
 def test_a_server_that_starts_late_is_reached(start_local: StartLocal, tmp_path: Path) -> None:
