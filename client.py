@@ -1565,6 +1565,8 @@ class Session:
     def _start(self, source: Source) -> Upload:
         """Announce a file and wait until the server is ready for it."""
         settings = self.settings
+        if self._control.state is not State.READY:
+            raise ConnectionLostError("the server did not say that the last file is given up")
         self.progress.phase("waiting")
         size, algorithm = self.block_size(source.size), settings.digest
         resume = settings.resume or self._patience.achieved  # at least what we sent ourselves

@@ -51,16 +51,16 @@ from protocol import (
     ConnectionLostError,
     FileReady,
     IntegrityOk,
-    RejectedError,
     Ping,
+    RejectedError,
     RemoteProtocolError,
     Side,
     SourceError,
-    TransferError,
     State,
+    TransferError,
     Waker,
-    encode_ack,
     encode,
+    encode_ack,
 )
 
 # --- the input file -----------------------------------------------------------------------------
@@ -516,7 +516,6 @@ def session(clock: Clock) -> Iterator[module.Session]:
     one.close()
 
 
-@pytest.fixture
 def test_pings_without_end_are_not_answered_without_end(
     session: module.Session,
 ) -> None:
@@ -533,6 +532,7 @@ def test_pings_without_end_are_not_answered_without_end(
         assert control.unsent < 100
 
 
+@pytest.fixture
 def silent(session: module.Session, upload: Upload, clock: Clock) -> Iterator[Callable[[], bool]]:
     """A sender that is owed an acknowledgement, on a connection on which nothing comes."""
     ours, theirs = socket.socketpair()
