@@ -47,6 +47,7 @@ from config import (
     parse_size,
     printable,
     rate_argument,
+    say,
 )
 from protocol import (
     MAX_FILE_SIZE,
@@ -1355,7 +1356,7 @@ def _without_user(old: Accounts, arguments: argparse.Namespace) -> Accounts:
 
 def _list(arguments: argparse.Namespace) -> None:
     for name, credential in sorted(load_credentials(arguments.credentials).items()):
-        print("\t".join([printable(name), *_facts(credential, time.time())]))
+        say("\t".join([printable(name), *_facts(credential, time.time())]))
 
 
 def _facts(credential: Credential, now: float) -> Iterator[str]:
@@ -1388,7 +1389,7 @@ def _token(arguments: argparse.Namespace) -> None:
     if arguments.renew_key or not accounts.token_key:
         accounts = _change(path, lambda old: old.with_token_key(renew=arguments.renew_key))
     if arguments.name is not None:
-        print(make_token(accounts, name, arguments.expires))
+        say(make_token(accounts, name, arguments.expires))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1406,6 +1407,9 @@ def main(argv: list[str] | None = None) -> int:
     except TransferError as error:
         print(f"auth.py: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # nobody takes what we have to say
+        print(f"auth.py: cannot write to standard output: {error.strerror}", file=sys.stderr)
+        return UsageError.exit_code
     except KeyboardInterrupt:
         return 130
     return 0

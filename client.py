@@ -1977,7 +1977,7 @@ class Reporter:
     @staticmethod
     def _print(line: str) -> None:
         try:
-            print(line, flush=True)
+            config.say(line)
         except OSError as error:
             raise UsageError(f"cannot write to standard output: {error.strerror}") from None
 

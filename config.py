@@ -402,3 +402,18 @@ def make_output_safe() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def say(line: str) -> None:
+    """Print a line on standard output, at once. Raises ``OSError`` where it cannot be written.
+
+    Python keeps such a line and tries again at its end, which would change the exit code: from then
+    on standard output leads nowhere.
+    """
+    try:
+        print(line, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise

@@ -2585,6 +2585,23 @@ def test_the_script_itself_ends_with_the_exit_code_and_one_line(file: Path) -> N
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [["list"], ["token", "alice"]])
+def test_a_full_standard_output_is_exit_code_2_and_one_line(
+    cli: Cli, file: Path, command: list[str], unbuffered: str
+) -> None:
+    """A token that was not written must not look as if it were."""
+    cli("add", "alice")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, str(auth.__file__), *command, "--credentials", str(file)],
+            env={**environment(), "PYTHONUNBUFFERED": unbuffered}, check=False,
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "auth.py: cannot write to standard output: No space left on device\n"
+
+
 # --- at a terminal ------------------------------------------------------------------------------
 
 # Opening the terminal as the leader of a new session makes it the one that getpass asks at.
