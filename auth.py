@@ -925,7 +925,8 @@ class ScramServer:
         """Turn client-first into server-first-message. Raises ``AuthenticationError``."""
         self._header, bare = self._split(client_first)
         name, nonce = _attributes(bare, "nr", extensions=True)
-        if not 0 < len(nonce) <= MAX_NONCE or len(name) > 3 * MAX_USER_NAME:
+        escaped = not re.search("=(?!2C|3D)", name)  # RFC 5802, section 5.1: else MUST fail
+        if not 0 < len(nonce) <= MAX_NONCE or len(name) > 3 * MAX_USER_NAME or not escaped:
             raise AuthenticationError(_MALFORMED)
         self.user = name.replace("=2C", ",").replace("=3D", "=")
         self._find(_accounts(self._credentials))

@@ -434,6 +434,7 @@ MALFORMED_FIRST = ["", "n", "n,", "n,,", "n,,n=user", "n,,n=user,r=", "n,,n=user
 MALFORMED_FIRST += ["n,,r=x,n=user", "n=user,r=x", " n,,n=user,r=x", "N,,n=user,r=x"]
 MALFORMED_FIRST += ["n,,N=user,R=x", "n,,m=must,n=user,r=x", "n,a=other,n=user,r=x"]
 MALFORMED_FIRST += ["p=tls-unique,,n=user,r=x", "y,a=other,n=user,r=x", "y"]  # channel binding
+MALFORMED_FIRST += ["n,,n=us=er,r=x", "n,,n=user=,r=x", "n,,n=us=2Fer,r=x"]  # no =2C, no =3D
 MALFORMED_FIRST += ["n,,n=" + "x" * 10_000 + ",r=x"]
 
 
