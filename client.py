@@ -300,7 +300,10 @@ class Source:
             raise SourceError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         self._facts = os.fstat(self._fd)
         self.size = self._facts.st_size
-        if not self.size and self._has_more():
+        try:
+            if not self.size and self._has_more():
+                raise SourceError(f"{path}: says it is empty but is not; copy it to a regular file")
+        except BaseException:
             self.close()
             raise SourceError(f"{path}: says it is empty but is not; copy it to a regular file")
 

@@ -25,6 +25,7 @@ from conftest import (
     client_command,
     environment,
     md5,
+    open_descriptors,
     random_file,
     received,
     run_client,
@@ -106,6 +107,14 @@ def _as_nobody() -> Iterator[None]:
     finally:
         if root:
             os.seteuid(0)
+
+
+def test_a_file_that_cannot_be_looked_into_is_closed_again() -> None:
+    """It says it is empty, and reading the first byte of it is an error."""
+    before = open_descriptors()
+    with pytest.raises(SourceError, match="Input/output error"):
+        Source(Path("/proc/self/mem"))
+    assert open_descriptors() == before
 
 
 def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
