@@ -305,7 +305,7 @@ class Source:
                 raise SourceError(f"{path}: says it is empty but is not; copy it to a regular file")
         except BaseException:
             self.close()
-            raise SourceError(f"{path}: says it is empty but is not; copy it to a regular file")
+            raise
 
     @property
     def name(self) -> str:
@@ -1033,6 +1033,8 @@ class Sender:
             raise lost(f"{address[0]}:{address[1]}", error) from error
         self._connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
         try:
+            if self._session.ending.is_set():  # again: ``stop`` may have found nothing to cut
+                raise Stop
             self._connection.secure_channel(timeout)
             if self._session.far:
                 self._connection.keep_unsent(config.UNSENT)

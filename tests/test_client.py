@@ -15,7 +15,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import pytest
 from conftest import (
@@ -734,6 +734,32 @@ def test_a_limit_is_named_as_what_held_up_a_file(
     settings = local.client(limit=rate if limited == "client" else None)
     (receipt,) = send_files([random_file(tmp_path / "x", 6 * MB)], settings)
     assert receipt.bottleneck == {"client": "limit", "server": "server limit"}[limited]
+
+
+def test_a_sender_that_was_stopped_while_it_connected_does_not_shake_hands(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 38: main asks for a connection to cut just before there is one."""
+    settings = ClientSettings(timeout=30, streams=1, tls=True)
+    session = module.Session(settings, Progress(), Patience(settings))
+    sender = module.Sender(session, 0)
+
+    def stopped(*arguments: Any) -> Connection:
+        session.ending.set()
+        sender.stop()
+        return Connection(*arguments)
+
+    monkeypatch.setattr(module, "Connection", stopped)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and says nothing
+        session.address = socket.AF_INET, silent.getsockname()
+        thread = threading.Thread(target=sender.run)
+        thread.start()
+        thread.join(5)
+        ended = not thread.is_alive()
+    thread.join()
+    session.close()
+    sender.close()
+    assert ended
 
 
 def test_what_is_heard_while_a_block_is_pushed_counts(
