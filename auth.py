@@ -17,7 +17,6 @@ import base64
 import contextlib
 import errno
 import fcntl
-import getpass
 import hashlib
 import hmac
 import ipaddress
@@ -35,7 +34,6 @@ import time
 import unicodedata
 from collections import Counter, OrderedDict
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Tuple
 
@@ -1193,6 +1191,8 @@ def _first_line(file: Path, what: str) -> str:
 
 
 def _prompt(user: str, remark: str = "") -> str:
+    import getpass  # noqa: PLC0415  (3 ms that nobody who is not asked should pay)
+
     if sys.stdin.isatty():
         with contextlib.suppress(EOFError):  # Ctrl-D
             return getpass.getpass(f"Password of {printable(user)} {remark}".rstrip() + ": ")
@@ -1374,9 +1374,8 @@ def _facts(credential: Credential, now: float) -> Iterator[str]:
     if credential.allow_ext:
         yield f"allow-ext {','.join(credential.allow_ext)}"
     if credential.expires:
-        instant = datetime.fromtimestamp(credential.expires, timezone.utc)
         word = "expires" if now < credential.expires else "expired"
-        yield f"{word} {instant:%Y-%m-%dT%H:%M:%SZ}"
+        yield time.strftime(f"{word} %Y-%m-%dT%H:%M:%SZ", time.gmtime(credential.expires))
     if credential.disabled:
         yield "disabled"
 

@@ -38,7 +38,6 @@ import random
 import socket
 import ssl
 import stat
-import subprocess
 import sys
 import threading
 import time
@@ -1819,6 +1818,8 @@ def _make_sample(path: Path) -> None:
 @contextlib.contextmanager
 def _demo_server(log_level: str) -> Iterator[int]:
     """Run a real server.py on a free port; give the port, stop it at the end."""
+    import subprocess  # noqa: PLC0415  (4 ms that nobody but the demo should pay)
+
     script = Path(__file__).resolve().with_name("server.py")
     command = [sys.executable, str(script), "--port", "0", "--log-level", log_level]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
