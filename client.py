@@ -1539,6 +1539,7 @@ class Session:
             self.progress.begin(source.name, source.size)
             upload = self._start(source)
             receipt = self._send_upload(upload)
+            self.progress.move(source.size)
         except ConnectionLostError:
             raise  # the bar stays: the next session goes on with it
         except BaseException:
@@ -1619,6 +1620,7 @@ class Session:
         self.streams.begin()
         complete = claimed = False  # what TRANSFER_COMPLETE has said; the latter since a MISSING
         silence = Deadline(config.PATIENCE * self.settings.timeout)  # senders reconnect meanwhile
+        heard = Deadline(self.settings.timeout)  # of the server, once it is its turn
         moved = (0, 0)  # bytes acknowledged, bytes verified
         while True:
             self.streams.check()
@@ -1633,8 +1635,9 @@ class Session:
             elif message:
                 receipt = self._judged(upload, message)
                 if receipt:
-                    self.progress.move(upload.source.size)
                     return receipt
+            if message or not claimed:
+                heard.put_off()
             self.streams.look(upload)
             verified = max(moved[1], message.verified if isinstance(message, Verifying) else 0)
             if (upload.acknowledged, verified) != moved:
@@ -1642,7 +1645,7 @@ class Session:
                 self.progress.move(moved[0])
                 self._patience.moved(*moved)
                 silence.put_off()
-            if silence.passed:
+            if silence.passed or heard.passed:
                 raise ConnectionLostError(f"{self._control.peer}: no progress for too long")
 
     def _next_message(self) -> Message | None:

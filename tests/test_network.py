@@ -233,6 +233,21 @@ def test_a_coordinator_lost_with_a_message_on_the_way_is_made_again(
     _check_one(local.output, source)
 
 
+@pytest.mark.parametrize(
+    ("way", "word"), [(Way.UP, b"TRANSFER_COMPLETE"), (Way.DOWN, b"INTEGRITY_OK")]
+)
+def test_a_coordinator_that_falls_silent_at_the_end_is_made_again(
+    local: ServerThread, proxy: FaultProxy, tmp_path: Path, way: Way, word: bytes
+) -> None:
+    """40: gone without FIN once all is delivered; another session gets the verdict."""
+    silence = Fault(What.BLACK_HOLE, way, word=word)
+    proxy.plan(Plan(faults=(silence,)), Kind.COORDINATOR)
+    source = random_file(tmp_path / "x", 2 * MB)
+    assert _send(proxy, source, timeout=2.0).verdict == "INTEGRITY_OK"
+    assert proxy.happened(silence) == 1
+    _check_one(local.output, source)
+
+
 def test_refused_connections_are_tried_again(
     local: ServerThread, proxy: FaultProxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
