@@ -911,8 +911,8 @@ class ScramServer:
         self._transcript = ""
         self._nonce = ""
         self._known = False
-        self._credential: Credential
         self.user = ""
+        self.credential: Credential  # the account, once it has been verified
 
     @property
     def mechanism(self) -> str:
@@ -929,8 +929,8 @@ class ScramServer:
         self.user = name.replace("=2C", ",").replace("=3D", "=")
         self._find(_accounts(self._credentials))
         self._nonce = nonce + self._extension
-        salt = _base64(self._credential.salt)
-        server_first = f"r={self._nonce},s={salt},i={self._credential.iterations}"
+        salt = _base64(self.credential.salt)
+        server_first = f"r={self._nonce},s={salt},i={self.credential.iterations}"
         self._transcript = f"{bare},{server_first}"
         return server_first
 
@@ -949,7 +949,7 @@ class ScramServer:
         found = accounts.get(self.user)
         stand_in = self._stand_in(accounts)  # made for everyone, to take everyone's time
         self._known = found is not None and found.active(time.time())
-        self._credential = found if found is not None and self._known else stand_in
+        self.credential = found if found is not None and self._known else stand_in
 
     def _stand_in(self, accounts: Accounts) -> Credential:
         salt = _hmac(accounts.salt_key or self._secret, self.user.encode())[:16]
@@ -963,24 +963,14 @@ class ScramServer:
         except ValueError:
             proof = b""
         signed = f"{self._transcript},{client_final.rpartition(',p=')[0]}".encode()
-        client_key = _xor(proof, _hmac(self._credential.stored_key, signed))
+        client_key = _xor(proof, _hmac(self.credential.stored_key, signed))
         found = hashlib.sha256(client_key).digest()
-        right = hmac.compare_digest(found, self._credential.stored_key) and len(proof) == 32
+        right = hmac.compare_digest(found, self.credential.stored_key) and len(proof) == 32
         if binding != _base64(self._header.encode() + (self._binding or b"")):
             raise AuthenticationError("the login is bound to another connection")
         if not (right and self._known and nonce == self._nonce):
             raise AuthenticationError(_BAD_LOGIN)
-        return f"v={_base64(_hmac(self._credential.server_key, signed))}"
-
-    @property
-    def credential(self) -> Credential:
-        """The account, once it has been verified."""
-        return self._credential
-
-    @property
-    def priority(self) -> int:
-        """The account's priority, once it has been verified."""
-        return self._credential.priority
+        return f"v={_base64(_hmac(self.credential.server_key, signed))}"
 
 
 # --- channel binding ----------------------------------------------------------------------------

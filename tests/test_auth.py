@@ -186,7 +186,7 @@ def test_the_priority_is_the_accounts() -> None:
     """Who has logged in has the priority that the file gives."""
     server = ScramServer({"boss": Credential.make("pw", 7, iterations=4096)}, b"secret")
     log_in(ScramClient("boss", "pw"), server)
-    assert server.priority == 7
+    assert server.credential.priority == 7
 
 
 latin = st.characters(max_codepoint=0x24F, blacklist_categories=("Cc", "Cf", "Zs"))
@@ -2218,7 +2218,7 @@ def test_add_makes_a_file_with_which_the_user_can_log_in(cli: Cli, file: Path) -
     assert cli("add", "alice", "--priority", "3") == 0
     server = ScramServer(load_credentials(file), b"secret")
     assert log_in(ScramClient("alice", "pw"), server) == "alice"
-    assert server.priority == 3
+    assert server.credential.priority == 3
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
