@@ -420,10 +420,14 @@ class Upload:
         with self._lock:
             return self._acknowledged
 
+    @property
+    def _stuck(self) -> float:
+        """How many seconds without an acknowledgement are too many for a stream (any)."""
+        return max(config.STUCK, config.STUCK_TIMES * self._usual)
+
     def passed_by(self, silent: float) -> bool:
         """Whether others got on while a stream heard nothing for ``silent`` seconds (a sender)."""
-        patience = max(config.STUCK, config.STUCK_TIMES * self._usual)
-        return silent > patience and time.monotonic() - self._moved_at < silent / 2
+        return silent > self._stuck and time.monotonic() - self._moved_at < silent / 2
 
     @property
     def carried(self) -> int:
@@ -521,10 +525,7 @@ class Upload:
         ``hasty`` where what is sent twice costs nobody anything: on a link with room and a long
         round trip. Elsewhere a block lags only when its stream is stuck.
         """
-        if hasty:
-            patience = max(config.LATE_LEAST, config.LATE * self._usual)
-        else:
-            patience = max(config.STUCK, config.STUCK_TIMES * self._usual)
+        patience = max(config.LATE_LEAST, config.LATE * self._usual) if hasty else self._stuck
         with self._lock:
             if self._read < self.blocks.count:
                 return []
@@ -623,11 +624,10 @@ class BlockQueue:
         if other:
             other.ring()
 
-    def clear(self) -> list[Block]:
+    def clear(self) -> None:
         """Take all blocks out."""
         with self._lock:
-            blocks, self._blocks = list(self._blocks), deque()
-            return blocks
+            self._blocks.clear()
 
 
 class Spent:
@@ -1515,13 +1515,13 @@ class Session:
 
         It depends on nothing that the link may do: an attempt to go on has to arrive at the same.
         """
-        block_size = self.settings.block_size or config.BLOCK_SIZE
-        while self.settings.block_size is None and size > block_size * config.AUTO_BLOCKS:
-            if block_size == config.MAX_BLOCK_SIZE:
-                break
-            block_size = min(2 * block_size, config.MAX_BLOCK_SIZE)
-        if self.settings.limit:  # each stream should have something to do in every second
-            share = self.settings.limit // (self.settings.streams or config.STREAMS)
+        settings, most = self.settings, config.MAX_BLOCK_SIZE
+        block_size = settings.block_size or config.BLOCK_SIZE
+        if settings.block_size is None:
+            while size > block_size * config.AUTO_BLOCKS and block_size < most:
+                block_size = min(2 * block_size, most)
+        if settings.limit:  # each stream should have something to do in every second
+            share = settings.limit // (settings.streams or config.STREAMS)
             block_size = min(block_size, max(config.MIN_BLOCK_SIZE, share))
         return block_size
 
@@ -1676,11 +1676,11 @@ class Session:
         for first, end in message.blocks:
             if end > upload.blocks.count:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
-            what = _what_happened(upload.blocks, first, end, message.reason)
-            upload.repairs += 1
-            upload.repaired += [what] if upload.repairs <= config.REPAIRS_TOLD else []
-            if upload.repairs <= config.REPAIRS_TOLD:
+            if upload.repairs < config.REPAIRS_TOLD:
+                what = _what_happened(upload.blocks, first, end, message.reason)
+                upload.repaired.append(what)
                 log.warning("%s: sent again", what)
+            upload.repairs += 1
             for index in range(first, end):
                 if upload.ask_again(index):
                     self.queue.put(Block(upload, index))
