@@ -1927,10 +1927,14 @@ def _settings(arguments: argparse.Namespace) -> ClientSettings:
 
 
 def _with_proof(settings: ClientSettings, arguments: argparse.Namespace) -> ClientSettings:
-    """Add the token or the password. Raises ``UsageError`` where there is none to be had."""
+    """Add the token or the password. Raises below ``TransferError`` where there is none."""
     if arguments.token_file:
         return dataclasses.replace(settings, token=auth.read_token(arguments.token_file))
-    password = auth.read_password(arguments.user, arguments.password_file, arguments.server)
+    try:
+        password = auth.read_password(arguments.user, arguments.password_file, arguments.server)
+    except UsageError:
+        _resolve(arguments.server, arguments.port)  # that there is no such host is the better news
+        raise
     return dataclasses.replace(settings, password=password)
 
 

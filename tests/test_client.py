@@ -992,11 +992,14 @@ def test_an_unreachable_server_is_exit_5(tmp_path: Path) -> None:
     assert "the same command goes on" in done.stderr.splitlines()[-1]
 
 
-def test_a_host_that_does_not_exist_is_exit_5_at_once(tmp_path: Path) -> None:
-    """A typing error in the name need not be tried for half a minute."""
+@pytest.mark.parametrize("variables", [{"LFT_PASSWORD": "x"}, {}])
+def test_a_host_that_does_not_exist_is_exit_5_at_once(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
+    """A typing error in the name need not be tried for half a minute, nor have a password."""
     path = random_file(tmp_path / "a", 10)
     host = 64 * "x"  # longer than a label can be: refused without asking a name service
-    done = run_client(1, path, "--server", host, variables={"LFT_PASSWORD": "x"})
+    done = run_client(1, path, "--server", host, variables=variables)
     assert done.returncode == 5
     assert done.stderr.count("\n") == 1
     assert host in done.stderr
