@@ -17,7 +17,6 @@ import base64
 import contextlib
 import errno
 import fcntl
-import getpass
 import hashlib
 import hmac
 import ipaddress
@@ -35,7 +34,6 @@ import time
 import unicodedata
 from collections import Counter, OrderedDict
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Tuple
 
@@ -47,6 +45,7 @@ from config import (
     parse_size,
     printable,
     rate_argument,
+    say,
 )
 from protocol import (
     MAX_FILE_SIZE,
@@ -912,8 +911,8 @@ class ScramServer:
         self._transcript = ""
         self._nonce = ""
         self._known = False
-        self._credential: Credential
         self.user = ""
+        self.credential: Credential  # the account, once it has been verified
 
     @property
     def mechanism(self) -> str:
@@ -924,13 +923,14 @@ class ScramServer:
         """Turn client-first into server-first-message. Raises ``AuthenticationError``."""
         self._header, bare = self._split(client_first)
         name, nonce = _attributes(bare, "nr", extensions=True)
-        if not 0 < len(nonce) <= MAX_NONCE or len(name) > 3 * MAX_USER_NAME:
+        escaped = not re.search("=(?!2C|3D)", name)  # RFC 5802, section 5.1: else MUST fail
+        if not 0 < len(nonce) <= MAX_NONCE or len(name) > 3 * MAX_USER_NAME or not escaped:
             raise AuthenticationError(_MALFORMED)
         self.user = name.replace("=2C", ",").replace("=3D", "=")
         self._find(_accounts(self._credentials))
         self._nonce = nonce + self._extension
-        salt = _base64(self._credential.salt)
-        server_first = f"r={self._nonce},s={salt},i={self._credential.iterations}"
+        salt = _base64(self.credential.salt)
+        server_first = f"r={self._nonce},s={salt},i={self.credential.iterations}"
         self._transcript = f"{bare},{server_first}"
         return server_first
 
@@ -949,7 +949,7 @@ class ScramServer:
         found = accounts.get(self.user)
         stand_in = self._stand_in(accounts)  # made for everyone, to take everyone's time
         self._known = found is not None and found.active(time.time())
-        self._credential = found if found is not None and self._known else stand_in
+        self.credential = found if found is not None and self._known else stand_in
 
     def _stand_in(self, accounts: Accounts) -> Credential:
         salt = _hmac(accounts.salt_key or self._secret, self.user.encode())[:16]
@@ -963,24 +963,14 @@ class ScramServer:
         except ValueError:
             proof = b""
         signed = f"{self._transcript},{client_final.rpartition(',p=')[0]}".encode()
-        client_key = _xor(proof, _hmac(self._credential.stored_key, signed))
+        client_key = _xor(proof, _hmac(self.credential.stored_key, signed))
         found = hashlib.sha256(client_key).digest()
-        right = hmac.compare_digest(found, self._credential.stored_key) and len(proof) == 32
+        right = hmac.compare_digest(found, self.credential.stored_key) and len(proof) == 32
         if binding != _base64(self._header.encode() + (self._binding or b"")):
             raise AuthenticationError("the login is bound to another connection")
         if not (right and self._known and nonce == self._nonce):
             raise AuthenticationError(_BAD_LOGIN)
-        return f"v={_base64(_hmac(self._credential.server_key, signed))}"
-
-    @property
-    def credential(self) -> Credential:
-        """The account, once it has been verified."""
-        return self._credential
-
-    @property
-    def priority(self) -> int:
-        """The account's priority, once it has been verified."""
-        return self._credential.priority
+        return f"v={_base64(_hmac(self.credential.server_key, signed))}"
 
 
 # --- channel binding ----------------------------------------------------------------------------
@@ -1191,11 +1181,14 @@ def _first_line(file: Path, what: str) -> str:
 
 
 def _prompt(user: str, remark: str = "") -> str:
-    if not sys.stdin.isatty():
-        raise UsageError(
-            f"no password for {printable(user)}: use --password-file or {PASSWORD_VARIABLE}"
-        )
-    return getpass.getpass(f"Password of {printable(user)} {remark}".rstrip() + ": ")
+    import getpass  # noqa: PLC0415  (3 ms that nobody who is not asked should pay)
+
+    if sys.stdin.isatty():
+        with contextlib.suppress(EOFError):  # Ctrl-D
+            return getpass.getpass(f"Password of {printable(user)} {remark}".rstrip() + ": ")
+    raise UsageError(
+        f"no password for {printable(user)}: use --password-file or {PASSWORD_VARIABLE}"
+    )
 
 
 # --- the command line of the credential file ----------------------------------------------------
@@ -1354,7 +1347,7 @@ def _without_user(old: Accounts, arguments: argparse.Namespace) -> Accounts:
 
 def _list(arguments: argparse.Namespace) -> None:
     for name, credential in sorted(load_credentials(arguments.credentials).items()):
-        print("\t".join([printable(name), *_facts(credential, time.time())]))
+        say("\t".join([printable(name), *_facts(credential, time.time())]))
 
 
 def _facts(credential: Credential, now: float) -> Iterator[str]:
@@ -1371,9 +1364,8 @@ def _facts(credential: Credential, now: float) -> Iterator[str]:
     if credential.allow_ext:
         yield f"allow-ext {','.join(credential.allow_ext)}"
     if credential.expires:
-        instant = datetime.fromtimestamp(credential.expires, timezone.utc)
         word = "expires" if now < credential.expires else "expired"
-        yield f"{word} {instant:%Y-%m-%dT%H:%M:%SZ}"
+        yield time.strftime(f"{word} %Y-%m-%dT%H:%M:%SZ", time.gmtime(credential.expires))
     if credential.disabled:
         yield "disabled"
 
@@ -1387,7 +1379,7 @@ def _token(arguments: argparse.Namespace) -> None:
     if arguments.renew_key or not accounts.token_key:
         accounts = _change(path, lambda old: old.with_token_key(renew=arguments.renew_key))
     if arguments.name is not None:
-        print(make_token(accounts, name, arguments.expires))
+        say(make_token(accounts, name, arguments.expires))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1405,6 +1397,9 @@ def main(argv: list[str] | None = None) -> int:
     except TransferError as error:
         print(f"auth.py: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # nobody takes what we have to say
+        print(f"auth.py: cannot write to standard output: {error.strerror}", file=sys.stderr)
+        return UsageError.exit_code
     except KeyboardInterrupt:
         return 130
     return 0

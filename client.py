@@ -38,7 +38,6 @@ import random
 import socket
 import ssl
 import stat
-import subprocess
 import sys
 import threading
 import time
@@ -300,9 +299,12 @@ class Source:
             raise SourceError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         self._facts = os.fstat(self._fd)
         self.size = self._facts.st_size
-        if not self.size and self._has_more():
+        try:
+            if not self.size and self._has_more():
+                raise SourceError(f"{path}: says it is empty but is not; copy it to a regular file")
+        except BaseException:
             self.close()
-            raise SourceError(f"{path}: says it is empty but is not; copy it to a regular file")
+            raise
 
     @property
     def name(self) -> str:
@@ -418,10 +420,14 @@ class Upload:
         with self._lock:
             return self._acknowledged
 
+    @property
+    def _stuck(self) -> float:
+        """How many seconds without an acknowledgement are too many for a stream (any)."""
+        return max(config.STUCK, config.STUCK_TIMES * self._usual)
+
     def passed_by(self, silent: float) -> bool:
         """Whether others got on while a stream heard nothing for ``silent`` seconds (a sender)."""
-        patience = max(config.STUCK, config.STUCK_TIMES * self._usual)
-        return silent > patience and time.monotonic() - self._moved_at < silent / 2
+        return silent > self._stuck and time.monotonic() - self._moved_at < silent / 2
 
     @property
     def carried(self) -> int:
@@ -519,10 +525,7 @@ class Upload:
         ``hasty`` where what is sent twice costs nobody anything: on a link with room and a long
         round trip. Elsewhere a block lags only when its stream is stuck.
         """
-        if hasty:
-            patience = max(config.LATE_LEAST, config.LATE * self._usual)
-        else:
-            patience = max(config.STUCK, config.STUCK_TIMES * self._usual)
+        patience = max(config.LATE_LEAST, config.LATE * self._usual) if hasty else self._stuck
         with self._lock:
             if self._read < self.blocks.count:
                 return []
@@ -621,11 +624,10 @@ class BlockQueue:
         if other:
             other.ring()
 
-    def clear(self) -> list[Block]:
+    def clear(self) -> None:
         """Take all blocks out."""
         with self._lock:
-            blocks, self._blocks = list(self._blocks), deque()
-            return blocks
+            self._blocks.clear()
 
 
 class Spent:
@@ -881,12 +883,14 @@ def _open_socket(
 
 
 def _connect(settings: ClientSettings, timeout: float, tls: ssl.SSLContext | None) -> Connection:
-    """Connect to the first address of the server that answers."""
+    """Connect to the first address of the server that answers; each has its share of the time."""
     host, port = settings.server, settings.port
     problem = OSError(0, "no address")
-    for family, _, _, _, address in _resolve(host, port):
+    addresses, deadline = _resolve(host, port), Deadline(timeout)
+    for number, (family, _, _, _, address) in enumerate(addresses):
+        share = deadline.left() / (len(addresses) - number)
         try:
-            sock = _open_socket(family, address, partial(wait, timeout=timeout, write=True))
+            sock = _open_socket(family, address, partial(wait, timeout=share, write=True))
         except OSError as error:
             problem = error
         else:
@@ -1028,6 +1032,8 @@ class Sender:
             raise lost(f"{address[0]}:{address[1]}", error) from error
         self._connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
         try:
+            if self._session.ending.is_set():  # again: ``stop`` may have found nothing to cut
+                raise Stop
             self._connection.secure_channel(timeout)
             if self._session.far:
                 self._connection.keep_unsent(config.UNSENT)
@@ -1509,13 +1515,13 @@ class Session:
 
         It depends on nothing that the link may do: an attempt to go on has to arrive at the same.
         """
-        block_size = self.settings.block_size or config.BLOCK_SIZE
-        while self.settings.block_size is None and size > block_size * config.AUTO_BLOCKS:
-            if block_size == config.MAX_BLOCK_SIZE:
-                break
-            block_size = min(2 * block_size, config.MAX_BLOCK_SIZE)
-        if self.settings.limit:  # each stream should have something to do in every second
-            share = self.settings.limit // (self.settings.streams or config.STREAMS)
+        settings, most = self.settings, config.MAX_BLOCK_SIZE
+        block_size = settings.block_size or config.BLOCK_SIZE
+        if settings.block_size is None:
+            while size > block_size * config.AUTO_BLOCKS and block_size < most:
+                block_size = min(2 * block_size, most)
+        if settings.limit:  # each stream should have something to do in every second
+            share = settings.limit // (settings.streams or config.STREAMS)
             block_size = min(block_size, max(config.MIN_BLOCK_SIZE, share))
         return block_size
 
@@ -1533,6 +1539,7 @@ class Session:
             self.progress.begin(source.name, source.size)
             upload = self._start(source)
             receipt = self._send_upload(upload)
+            self.progress.move(source.size)
         except ConnectionLostError:
             raise  # the bar stays: the next session goes on with it
         except BaseException:
@@ -1563,6 +1570,8 @@ class Session:
     def _start(self, source: Source) -> Upload:
         """Announce a file and wait until the server is ready for it."""
         settings = self.settings
+        if self._control.state is not State.READY:
+            raise ConnectionLostError("the server did not say that the last file is given up")
         self.progress.phase("waiting")
         size, algorithm = self.block_size(source.size), settings.digest
         resume = settings.resume or self._patience.achieved  # at least what we sent ourselves
@@ -1611,6 +1620,7 @@ class Session:
         self.streams.begin()
         complete = claimed = False  # what TRANSFER_COMPLETE has said; the latter since a MISSING
         silence = Deadline(config.PATIENCE * self.settings.timeout)  # senders reconnect meanwhile
+        heard = Deadline(self.settings.timeout)  # of the server, once it is its turn
         moved = (0, 0)  # bytes acknowledged, bytes verified
         while True:
             self.streams.check()
@@ -1625,8 +1635,9 @@ class Session:
             elif message:
                 receipt = self._judged(upload, message)
                 if receipt:
-                    self.progress.move(upload.source.size)
                     return receipt
+            if message or not claimed:
+                heard.put_off()
             self.streams.look(upload)
             verified = max(moved[1], message.verified if isinstance(message, Verifying) else 0)
             if (upload.acknowledged, verified) != moved:
@@ -1634,7 +1645,7 @@ class Session:
                 self.progress.move(moved[0])
                 self._patience.moved(*moved)
                 silence.put_off()
-            if silence.passed:
+            if silence.passed or heard.passed:
                 raise ConnectionLostError(f"{self._control.peer}: no progress for too long")
 
     def _next_message(self) -> Message | None:
@@ -1648,7 +1659,7 @@ class Session:
             message = self._control.receive()
         if message:
             raise_error(message)
-        if isinstance(message, Ping):
+        if isinstance(message, Ping) and not self._control.unsent:  # else one answer is on its way
             self._control.send(Pong())
         return message
 
@@ -1665,11 +1676,11 @@ class Session:
         for first, end in message.blocks:
             if end > upload.blocks.count:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
-            what = _what_happened(upload.blocks, first, end, message.reason)
-            upload.repairs += 1
-            upload.repaired += [what] if upload.repairs <= config.REPAIRS_TOLD else []
-            if upload.repairs <= config.REPAIRS_TOLD:
+            if upload.repairs < config.REPAIRS_TOLD:
+                what = _what_happened(upload.blocks, first, end, message.reason)
+                upload.repaired.append(what)
                 log.warning("%s: sent again", what)
+            upload.repairs += 1
             for index in range(first, end):
                 if upload.ask_again(index):
                     self.queue.put(Block(upload, index))
@@ -1808,10 +1819,12 @@ def _make_sample(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _demo_server() -> Iterator[int]:
+def _demo_server(log_level: str) -> Iterator[int]:
     """Run a real server.py on a free port; give the port, stop it at the end."""
+    import subprocess  # noqa: PLC0415  (4 ms that nobody but the demo should pay)
+
     script = Path(__file__).resolve().with_name("server.py")
-    command = [sys.executable, str(script), "--port", "0"]
+    command = [sys.executable, str(script), "--port", "0", "--log-level", log_level]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             assert process.stdout is not None
@@ -1831,21 +1844,27 @@ def _md5_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _demo(path: Path, settings: ClientSettings, progress: Progress) -> None:
+def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
     """Do the whole main job once: server, sample, transfer, both MD5 sums, throughput."""
+    path, *more = arguments.files or [DEFAULT_FILE]
+    if more:
+        raise UsageError("--demo takes one FILE")
+    arguments.user = "user1"
+    password, _priority = auth.DEMO_ACCOUNTS[arguments.user]
     if not path.exists():
         _make_sample(path)
-    with _demo_server() as port:
-        settings = dataclasses.replace(settings, server="localhost", port=port)
-        (receipt,) = send_files([path], settings, progress)
+    with _demo_server(arguments.log_level) as port:
+        settings = dataclasses.replace(_settings(arguments), server="localhost", port=port,
+                                       password=password, tls=False, ca=None)  # fmt: skip
+        (receipt,) = send_files([path], settings, progress, reporter.report)
     saved = Path("output") / receipt.saved_as
     sums = {name: _md5_of(name) for name in (path, saved)}
     for name, digest in sums.items():
-        print(f"md5 {digest}  {printable(str(name))}")
+        reporter.say(f"md5 {digest}  {printable(str(name))}")
     if len(set(sums.values())) > 1:
         raise IntegrityError("the two files differ")
     rate = format_size(receipt.bytes / receipt.seconds)
-    print(f"the same: {format_size(receipt.bytes)} in {receipt.seconds:.2f} s ({rate}/s)")
+    reporter.say(f"the same: {format_size(receipt.bytes)} in {receipt.seconds:.2f} s ({rate}/s)")
 
 
 # --- the command line ---------------------------------------------------------------------------
@@ -1866,7 +1885,7 @@ def _parser() -> argparse.ArgumentParser:
     add("files", nargs="*", type=Path, metavar="FILE", help=f"what to send ({DEFAULT_FILE})")
     add("--server", default=config.DEFAULT_HOST, metavar="HOST",
         help="where server.py runs (localhost)")
-    add("--port", type=config.port_argument(), default=config.DEFAULT_PORT, help="its port (4455)")
+    add("--port", type=config.port_argument(1), default=config.DEFAULT_PORT, help="its port (4455)")
     add("--user", default="user1", metavar="NAME", help="who we are (user1)")
     add("--password-file", type=Path, metavar="FILE",
         help=f"holds the password; else it comes from {auth.PASSWORD_VARIABLE} or a prompt")
@@ -1908,20 +1927,15 @@ def _settings(arguments: argparse.Namespace) -> ClientSettings:
 
 
 def _with_proof(settings: ClientSettings, arguments: argparse.Namespace) -> ClientSettings:
-    """Add the token or the password. Raises ``UsageError`` where there is none to be had."""
+    """Add the token or the password. Raises below ``TransferError`` where there is none."""
     if arguments.token_file:
         return dataclasses.replace(settings, token=auth.read_token(arguments.token_file))
-    password = auth.read_password(arguments.user, arguments.password_file, arguments.server)
-    return dataclasses.replace(settings, password=password)
-
-
-def _print_receipt(receipt: Receipt, *, as_json: bool) -> None:
-    """Print the one line that a file gets on standard output. Raises ``UsageError``."""
-    line = json.dumps(dataclasses.asdict(receipt)) if as_json else _receipt_line(receipt)
     try:
-        print(line, flush=True)
-    except OSError as error:
-        raise UsageError(f"cannot write to standard output: {error.strerror}") from None
+        password = auth.read_password(arguments.user, arguments.password_file, arguments.server)
+    except UsageError:
+        _resolve(arguments.server, arguments.port)  # that there is no such host is the better news
+        raise
+    return dataclasses.replace(settings, password=password)
 
 
 def _receipt_line(receipt: Receipt) -> str:
@@ -1936,38 +1950,19 @@ class Interrupt(BaseException):  # no Exception: nothing on its way up may take 
     exit_code = 130
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 def _handle_signals() -> None:
     """Turn SIGINT and SIGTERM into an exception in the main thread; the second one ends at once."""
 
     def interrupt(_number: int, _frame: object) -> NoReturn:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             signal.signal(number, lambda *_: os._exit(Interrupt.exit_code))
         raise Interrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, interrupt)
-
-
-def _run(arguments: argparse.Namespace, progress: Progress) -> int:
-    """Do what the command line says; return the exit code. Raises below ``TransferError``."""
-    files = arguments.files or [DEFAULT_FILE]
-    if arguments.demo:
-        arguments.user = "user1"
-        password, _priority = auth.DEMO_ACCOUNTS[arguments.user]
-        settings = dataclasses.replace(_settings(arguments), password=password, tls=False, ca=None)
-        _demo(files[0], settings, progress)
-        return 0
-    if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
-        raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
-    settings = _with_proof(_settings(arguments), arguments)
-    reporter = Reporter(as_json=arguments.json)
-    try:
-        send_files(files, settings, progress, reporter.report)
-    except TransferError as error:
-        if error not in reporter.told:
-            raise
-        return error.exit_code
-    return 0
 
 
 class Reporter:
@@ -1978,37 +1973,85 @@ class Reporter:
         self.told: list[TransferError] = []
 
     def report(self, _path: Path, outcome: Receipt | TransferError) -> None:
-        """Tell it."""
+        """Tell it. Raises ``UsageError`` where standard output takes nothing."""
         receipt = getattr(outcome, "receipt", outcome)  # INTEGRITY_FAILED has one, too
         if isinstance(receipt, Receipt):
-            _print_receipt(receipt, as_json=self._as_json)
+            facts = dataclasses.asdict(receipt)
+            self._print(json.dumps(facts) if self._as_json else _receipt_line(receipt))
         if isinstance(outcome, TransferError):
             log.error("%s", outcome)
             self.told.append(outcome)
+
+    def say(self, line: str) -> None:
+        """Print what is not about one file, unless a program reads standard output."""
+        if not self._as_json:
+            self._print(line)
+
+    @staticmethod
+    def _print(line: str) -> None:
+        try:
+            config.say(line)
+        except OSError as error:
+            raise UsageError(f"cannot write to standard output: {error.strerror}") from None
+
+
+def _run(arguments: argparse.Namespace, progress: Progress) -> int:
+    """Do what the command line says; return the exit code. Raises below ``TransferError``."""
+    reporter = Reporter(as_json=arguments.json)
+    try:
+        if arguments.demo:
+            _demo(arguments, progress, reporter)
+        else:
+            _send(arguments, progress, reporter)
+    except TransferError as error:
+        if error not in reporter.told:
+            raise
+        return error.exit_code
+    return 0
+
+
+def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
+    """Send the files of the command line."""
+    files = arguments.files or [DEFAULT_FILE]
+    if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
+        raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
+    settings = _with_proof(_settings(arguments), arguments)
+    send_files(files, settings, progress, reporter.report)
+
+
+def _run_and_tell(arguments: argparse.Namespace, handler: config.BarSafeHandler) -> int:
+    """Do what the command line says; say in one line what went wrong, and return the exit code."""
+    progress = Bar(handler) if sys.stderr.isatty() and not arguments.quiet else Progress()
+    try:
+        try:
+            return _run(arguments, progress)
+        finally:
+            progress.end()
+    except TransferError as error:
+        lost_it = isinstance(error, ConnectionLostError)
+        log.error("%s%s", error, GO_ON if lost_it else "")
+        return error.exit_code
+    except OSError as error:  # out of descriptors, say
+        log.error("%s", error)
+        return UsageError.exit_code
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``python client.py``; return its exit code."""
     config.make_output_safe()
     arguments = _parser().parse_args(argv)
-    handler = config.setup_logging("WARNING" if arguments.quiet else arguments.log_level)
-    _handle_signals()
-    progress = Bar(handler) if sys.stderr.isatty() and not arguments.quiet else Progress()
+    if arguments.quiet:
+        arguments.log_level = "WARNING"
+    handler = config.setup_logging(arguments.log_level)
     try:
-        return _run(arguments, progress)
-    except TransferError as error:
-        progress.end()
-        lost_it = isinstance(error, ConnectionLostError)
-        log.error("%s%s", error, GO_ON if lost_it else "")
-        return error.exit_code
-    except OSError as error:  # out of descriptors or threads, say
-        progress.end()
-        log.error("%s", error)
-        return UsageError.exit_code
+        _handle_signals()
+        code = _run_and_tell(arguments, handler)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the end is near enough
     except Interrupt:
-        progress.end()
         log.error("interrupted%s", GO_ON)
         return Interrupt.exit_code
+    return code
 
 
 if __name__ == "__main__":

@@ -271,9 +271,9 @@ def rate_argument(least: int) -> Callable[[str], int]:
     return argument(parse_size, least, 2**62, what)
 
 
-def port_argument() -> Callable[[str], int]:
-    """Make the argparse type of ``--port``."""
-    return argument(int, 0, 65535, "a port is a number from 0 to 65535")
+def port_argument(least: int = 0) -> Callable[[str], int]:
+    """Make the argparse type of ``--port``; only who listens may say 0, for a free one."""
+    return argument(int, least, 65535, f"a port is a number from {least} to 65535")
 
 
 def seconds_argument(low: float) -> Callable[[str], float]:
@@ -285,7 +285,8 @@ def seconds_argument(low: float) -> Callable[[str], float]:
         except ValueError:
             value = -1.0
         if not low <= value <= 86400:
-            raise argparse.ArgumentTypeError(f"a number of seconds, not {printable(text)!r}")
+            what = f"a number of seconds from {low:g} to 86400"
+            raise argparse.ArgumentTypeError(f"{what}, not {printable(text)!r}")
         return value
 
     return convert
@@ -395,7 +396,28 @@ def setup_logging(level: str) -> BarSafeHandler:
 
 
 def make_output_safe() -> None:
-    """Let standard output and error write any name, whatever the terminal's encoding."""
+    """Let standard output and error write any name, whatever the terminal's encoding.
+
+    A standard stream that was closed before we began leads nowhere from now on.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # in this order each takes its own descriptor again
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (it stays)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def say(line: str) -> None:
+    """Print a line on standard output, at once. Raises ``OSError`` where it cannot be written.
+
+    Python keeps such a line and tries again at its end, which would change the exit code: from then
+    on standard output leads nowhere.
+    """
+    try:
+        print(line, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise

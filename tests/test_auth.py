@@ -186,7 +186,7 @@ def test_the_priority_is_the_accounts() -> None:
     """Who has logged in has the priority that the file gives."""
     server = ScramServer({"boss": Credential.make("pw", 7, iterations=4096)}, b"secret")
     log_in(ScramClient("boss", "pw"), server)
-    assert server.priority == 7
+    assert server.credential.priority == 7
 
 
 latin = st.characters(max_codepoint=0x24F, blacklist_categories=("Cc", "Cf", "Zs"))
@@ -434,6 +434,7 @@ MALFORMED_FIRST = ["", "n", "n,", "n,,", "n,,n=user", "n,,n=user,r=", "n,,n=user
 MALFORMED_FIRST += ["n,,r=x,n=user", "n=user,r=x", " n,,n=user,r=x", "N,,n=user,r=x"]
 MALFORMED_FIRST += ["n,,N=user,R=x", "n,,m=must,n=user,r=x", "n,a=other,n=user,r=x"]
 MALFORMED_FIRST += ["p=tls-unique,,n=user,r=x", "y,a=other,n=user,r=x", "y"]  # channel binding
+MALFORMED_FIRST += ["n,,n=us=er,r=x", "n,,n=user=,r=x", "n,,n=us=2Fer,r=x"]  # no =2C, no =3D
 MALFORMED_FIRST += ["n,,n=" + "x" * 10_000 + ",r=x"]
 
 
@@ -2217,7 +2218,7 @@ def test_add_makes_a_file_with_which_the_user_can_log_in(cli: Cli, file: Path) -
     assert cli("add", "alice", "--priority", "3") == 0
     server = ScramServer(load_credentials(file), b"secret")
     assert log_in(ScramClient("alice", "pw"), server) == "alice"
-    assert server.priority == 3
+    assert server.credential.priority == 3
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
@@ -2585,6 +2586,23 @@ def test_the_script_itself_ends_with_the_exit_code_and_one_line(file: Path) -> N
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [["list"], ["token", "alice"]])
+def test_a_full_standard_output_is_exit_code_2_and_one_line(
+    cli: Cli, file: Path, command: list[str], unbuffered: str
+) -> None:
+    """A token that was not written must not look as if it were."""
+    cli("add", "alice")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, str(auth.__file__), *command, "--credentials", str(file)],
+            env={**environment(), "PYTHONUNBUFFERED": unbuffered}, check=False,
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "auth.py: cannot write to standard output: No space left on device\n"
+
+
 # --- at a terminal ------------------------------------------------------------------------------
 
 # Opening the terminal as the leader of a new session makes it the one that getpass asks at.
@@ -2672,5 +2690,15 @@ def test_ctrl_c_at_the_prompt_ends_without_a_traceback(terminal: Terminal, file:
     terminal.sees("Password of alice: ")
     terminal.types("\x03")
     assert terminal.leaves() == 130
+    assert "Traceback" not in terminal.seen
+    assert not file.exists()
+
+
+def test_end_of_file_at_the_prompt_is_no_password(terminal: Terminal, file: Path) -> None:
+    """Ctrl-D instead of a password: one line and exit code 2, no traceback."""
+    terminal.sees("Password of alice: ")
+    terminal.types("\x04")
+    assert terminal.leaves() == 2
+    assert "auth.py: no password for alice" in terminal.seen
     assert "Traceback" not in terminal.seen
     assert not file.exists()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
+import operator
 import os
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import pytest
 from conftest import (
@@ -21,6 +25,7 @@ from conftest import (
     client_command,
     environment,
     md5,
+    open_descriptors,
     random_file,
     received,
     run_client,
@@ -47,12 +52,15 @@ from protocol import (
     ConnectionLostError,
     FileReady,
     IntegrityOk,
+    Ping,
     RejectedError,
     RemoteProtocolError,
     Side,
     SourceError,
+    State,
     TransferError,
     Waker,
+    encode,
     encode_ack,
 )
 
@@ -99,6 +107,14 @@ def _as_nobody() -> Iterator[None]:
     finally:
         if root:
             os.seteuid(0)
+
+
+def test_a_file_that_cannot_be_looked_into_is_closed_again() -> None:
+    """It says it is empty, and reading the first byte of it is an error."""
+    before = open_descriptors()
+    with pytest.raises(SourceError, match="Input/output error"):
+        Source(Path("/proc/self/mem"))
+    assert open_descriptors() == before
 
 
 def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
@@ -509,6 +525,22 @@ def session(clock: Clock) -> Iterator[module.Session]:
     one.close()
 
 
+def test_pings_without_end_are_not_answered_without_end(
+    session: module.Session,
+) -> None:
+    """FAULTS 26: a server that pings and reads nothing does not fill our memory with answers."""
+    ours, theirs = socket.socketpair()
+    control = session._coordinator = Connection(ours, Side.CLIENT)
+    control.dialogue.state = State.RECEIVING
+    ping = encode(Ping())
+    with theirs:
+        for _ in range(100):
+            theirs.sendall(ping * 500)
+            for _ in range(500):
+                assert session._next_message() == Ping()
+        assert control.unsent < 100
+
+
 @pytest.fixture
 def silent(session: module.Session, upload: Upload, clock: Clock) -> Iterator[Callable[[], bool]]:
     """A sender that is owed an acknowledgement, on a connection on which nothing comes."""
@@ -704,6 +736,32 @@ def test_a_limit_is_named_as_what_held_up_a_file(
     assert receipt.bottleneck == {"client": "limit", "server": "server limit"}[limited]
 
 
+def test_a_sender_that_was_stopped_while_it_connected_does_not_shake_hands(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 38: main asks for a connection to cut just before there is one."""
+    settings = ClientSettings(timeout=30, streams=1, tls=True)
+    session = module.Session(settings, Progress(), Patience(settings))
+    sender = module.Sender(session, 0)
+
+    def stopped(*arguments: Any) -> Connection:
+        session.ending.set()
+        sender.stop()
+        return Connection(*arguments)
+
+    monkeypatch.setattr(module, "Connection", stopped)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and says nothing
+        session.address = socket.AF_INET, silent.getsockname()
+        thread = threading.Thread(target=sender.run)
+        thread.start()
+        thread.join(5)
+        ended = not thread.is_alive()
+    thread.join()
+    session.close()
+    sender.close()
+    assert ended
+
+
 def test_what_is_heard_while_a_block_is_pushed_counts(
     session: module.Session, upload: Upload, clock: Clock
 ) -> None:
@@ -850,6 +908,25 @@ def test_a_server_that_is_not_there_is_tried_for_the_timeout(tmp_path: Path) -> 
         send_files([path], ClientSettings(port=port, timeout=0.6))
 
 
+def test_all_addresses_of_a_server_are_tried_within_the_timeout(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 9: three addresses of which none answers have together what one would have."""
+    address = socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1)
+    tried = []
+
+    def silent(_family: int, _address: object, until: Callable[[object], bool]) -> socket.socket:
+        tried.append(until(None))
+        raise OSError(errno.ETIMEDOUT, "no answer")
+
+    monkeypatch.setattr(module, "_resolve", lambda *_: [address] * 3)
+    monkeypatch.setattr(module, "_open_socket", silent)
+    monkeypatch.setattr(module, "wait", lambda _sock, timeout, **_: clock.sleep(timeout))
+    with pytest.raises(ConnectionLostError, match="no answer"):
+        module._connect(ClientSettings(), 30.0, None)
+    assert clock.slept == pytest.approx([10, 10, 10])
+
+
 def test_a_server_that_starts_late_is_reached(start_local: StartLocal, tmp_path: Path) -> None:
     """Who starts the client first gets the file through all the same."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -875,6 +952,7 @@ def test_a_server_that_starts_late_is_reached(start_local: StartLocal, tmp_path:
         ["--block-size", "1"],
         ["--block-size", "1G"],
         ["--chunk-size", "0"],
+        ["--port", "0"],
         ["--port", "65536"],
         ["--timeout", "1"],
         ["--timeout", "nan"],
@@ -914,14 +992,66 @@ def test_an_unreachable_server_is_exit_5(tmp_path: Path) -> None:
     assert "the same command goes on" in done.stderr.splitlines()[-1]
 
 
-def test_a_host_that_does_not_exist_is_exit_5_at_once(tmp_path: Path) -> None:
-    """A typing error in the name need not be tried for half a minute."""
+@pytest.mark.parametrize("variables", [{"LFT_PASSWORD": "x"}, {}])
+def test_a_host_that_does_not_exist_is_exit_5_at_once(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
+    """A typing error in the name need not be tried for half a minute, nor have a password."""
     path = random_file(tmp_path / "a", 10)
     host = 64 * "x"  # longer than a label can be: refused without asking a name service
-    done = run_client(1, path, "--server", host, variables={"LFT_PASSWORD": "x"})
+    done = run_client(1, path, "--server", host, variables=variables)
     assert done.returncode == 5
     assert done.stderr.count("\n") == 1
     assert host in done.stderr
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """``main`` as if on a terminal; afterwards the signals mean what they meant before."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    monkeypatch.setattr(module, "Bar", lambda _: Progress())
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        return module.main([str(argument) for argument in arguments])
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("moment", ["Bar", "_run", "send_files", "Progress.end"])
+def test_a_signal_at_any_moment_is_exit_130_and_one_line(
+    main: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    moment: str,
+) -> None:
+    """FAULTS 38: also while the bar is imported, and before an error is told."""
+    before = operator.attrgetter(moment)(module)
+    interrupts = [number]
+
+    def interrupted(*arguments: object) -> object:
+        while interrupts:
+            os.kill(os.getpid(), interrupts.pop())
+        return before(*arguments)
+
+    monkeypatch.setattr(f"client.{moment}", interrupted)
+    assert main("no such file") == 130
+    told = capsys.readouterr().err.splitlines()
+    assert ["interrupted" in line for line in told] == [True]
+
+
+def test_a_signal_after_the_last_line_changes_nothing(main: Callable[..., int]) -> None:
+    """All is done and told: the exit code stays."""
+    assert main("no such file") == 2
+    for number in SIGNALS:
+        os.kill(os.getpid(), number)
 
 
 def test_the_sample_of_the_demo_has_its_size(
@@ -935,14 +1065,30 @@ def test_the_sample_of_the_demo_has_its_size(
     assert os.listdir(sample.parent) == ["big_file.txt"]
 
 
-def test_a_full_standard_output_is_said_in_one_line(local: ServerThread, tmp_path: Path) -> None:
-    """The verdict that nobody can read is an error of its own, without a traceback."""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_output_is_said_in_one_line(
+    local: ServerThread, tmp_path: Path, unbuffered: str
+) -> None:
+    """The verdict that nobody can read is an error of its own, whenever Python writes it."""
     source = random_file(tmp_path / "x", 10)
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            client_command(local.port, source, "--quiet"), env=environment(), check=False,
-            stdout=full, stderr=subprocess.PIPE, text=True,
+            client_command(local.port, source, "--quiet"), check=False, text=True,
+            env={**environment(), "PYTHONUNBUFFERED": unbuffered},
+            stdout=full, stderr=subprocess.PIPE,
         )  # fmt: skip
     assert done.returncode == 2
     assert "cannot write to standard output" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_does_not_stop_the_transfer(
+    local: ServerThread, tmp_path: Path, closed: str
+) -> None:
+    """A job without input, output or error has nobody to talk to, but a file to send."""
+    source = random_file(tmp_path / "x", 1000)
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *client_command(local.port, source)]
+    done = subprocess.run(command, check=False, env=environment(), capture_output=True)
+    assert done.returncode == 0
+    assert md5(received(local.output)[0]) == md5(source)

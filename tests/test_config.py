@@ -242,6 +242,13 @@ def test_what_is_not_a_port_is_refused(text: str) -> None:
         port_argument()(text)
 
 
+def test_who_connects_cannot_ask_for_any_free_port() -> None:
+    """Nobody listens on port zero: to try it for half a minute would be in vain."""
+    assert port_argument(1)("1") == 1
+    with pytest.raises(argparse.ArgumentTypeError, match="from 1 to 65535, not '0'"):
+        port_argument(1)("0")
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("0.1", 0.1), ("30", 30.0), ("86400", 86400.0)])
 def test_a_duration_is_taken(text: str, seconds: float) -> None:
     """Seconds with or without a fraction, from the given least to a day."""
@@ -251,7 +258,7 @@ def test_a_duration_is_taken(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["0", "0.09", "-1", "86401", "nan", "inf", "-inf", "30s", ""])
 def test_what_is_not_a_duration_is_refused(text: str) -> None:
     """Too short, too long, endless, or no number at all."""
-    with pytest.raises(argparse.ArgumentTypeError, match="a number of seconds"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"a number of seconds from 0\.1 to 86400"):
         seconds_argument(0.1)(text)
 
 
@@ -575,3 +582,18 @@ def test_streams_that_cannot_be_changed_are_left_alone(monkeypatch: pytest.Monke
     make_output_safe()
     print("ok")
     assert stream.getvalue() == "ok\n"
+
+
+def test_a_stream_that_is_closed_becomes_one_that_leads_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python has ``None`` in the place of a standard stream that was closed before it began."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    make_output_safe()
+    try:
+        print("nobody reads this", file=sys.stderr, flush=True)
+        assert (sys.stdin.read(), sys.stdin.isatty()) == ("", False)
+    finally:
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            stream.close()

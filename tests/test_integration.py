@@ -204,20 +204,48 @@ def test_json_has_one_object_for_each_file(server: ServerProcess, tmp_path: Path
     assert first["wire_bytes"] == 500_000
 
 
+def _demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the demonstration on a small file in ``folder``."""
+    (folder / "input").mkdir()
+    random_file(folder / "input" / "big_file.txt", 3_000_000)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "client.py"), "--demo", *options], cwd=folder,
+        env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE * 2,
+    )  # fmt: skip
+
+
 def test_the_demo_does_the_whole_main_job(tmp_path: Path) -> None:
     """One command: server, sample, transfer, two equal sums, throughput, and everything stopped."""
-    (tmp_path / "input").mkdir()
-    random_file(tmp_path / "input" / "big_file.txt", 3_000_000)
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "client.py"), "--demo"], cwd=tmp_path, env=environment(),
-        capture_output=True, text=True, check=False, timeout=PATIENCE * 2,
-    )  # fmt: skip
+    done = _demo(tmp_path)
     assert done.returncode == 0, done.stderr
     sums = re.findall(r"^md5 ([0-9a-f]{32})  (.*)$", done.stdout, re.M)
     assert [digest for digest, _ in sums] == [md5(tmp_path / "input" / "big_file.txt")] * 2
     assert sums[1][1].startswith("output/server_received_")
     assert "/s)" in done.stdout
     assert "stopped" in done.stderr
+
+
+def test_the_demo_prints_the_verdict_like_any_transfer(tmp_path: Path) -> None:
+    """DESIGN 9: one line for each file, with the digest and the name at its end."""
+    first = _demo(tmp_path).stdout.splitlines()[0]
+    verdict, digest, name = _line(first + "\n")
+    assert (verdict, name) == ("INTEGRITY_OK", "big_file.txt")
+    assert digest == md5(tmp_path / "input" / "big_file.txt")
+
+
+def test_the_demo_with_json_prints_nothing_else(tmp_path: Path) -> None:
+    """Programs read all of standard output; with --quiet neither side has anything to add."""
+    done = _demo(tmp_path, "--json", "--quiet")
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["verdict"] == "INTEGRITY_OK"
+    assert done.stderr == ""
+
+
+def test_the_demo_takes_one_file(tmp_path: Path) -> None:
+    """A second one would be left out without a word."""
+    done = _demo(tmp_path, "input/big_file.txt", "input/big_file.txt")
+    assert done.returncode == 2
+    assert "--demo takes one FILE" in done.stderr
 
 
 # --- the terminal -------------------------------------------------------------------------------

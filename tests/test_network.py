@@ -29,9 +29,9 @@ from conftest import (
 )
 from proxy import BUFFER, Fault, FaultProxy, Kind, Line, Plan, Way, What, reserve_port
 
-from client import Receipt, send_files
+from client import Receipt, Source, send_files
 from config import BLOCK_SIZE, STREAMS, ClientSettings
-from protocol import ConnectionLostError
+from protocol import Connection, ConnectionLostError, Message, SourceError, State
 
 MB = 1024 * 1024
 FRAME = HEADER + BLOCK_SIZE  # bytes of a whole block on a data connection
@@ -230,6 +230,21 @@ def test_a_coordinator_lost_with_a_message_on_the_way_is_made_again(
     source = random_file(tmp_path / "x", 2 * MB)
     assert _send(proxy, source).verdict == "INTEGRITY_OK"
     assert proxy.happened(cut) == 1
+    _check_one(local.output, source)
+
+
+@pytest.mark.parametrize(
+    ("way", "word"), [(Way.UP, b"TRANSFER_COMPLETE"), (Way.DOWN, b"INTEGRITY_OK")]
+)
+def test_a_coordinator_that_falls_silent_at_the_end_is_made_again(
+    local: ServerThread, proxy: FaultProxy, tmp_path: Path, way: Way, word: bytes
+) -> None:
+    """40: gone without FIN once all is delivered; another session gets the verdict."""
+    silence = Fault(What.BLACK_HOLE, way, word=word)
+    proxy.plan(Plan(faults=(silence,)), Kind.COORDINATOR)
+    source = random_file(tmp_path / "x", 2 * MB)
+    assert _send(proxy, source, timeout=2.0).verdict == "INTEGRITY_OK"
+    assert proxy.happened(silence) == 1
     _check_one(local.output, source)
 
 
@@ -512,3 +527,33 @@ def test_no_resume_begins_anew(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["resumed_bytes"] == 0
     _check_one(keeper.output, source)
+
+
+# --- a session that did not come to its end -----------------------------------------------------
+
+
+def test_a_connection_lost_while_a_file_is_given_up_costs_the_next_file_nothing(
+    local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first file changed and is cancelled; the answer never comes: another session goes on."""
+    changed, good = random_file(tmp_path / "a", 1000), random_file(tmp_path / "b", 1000)
+    cancelled = []
+    answer, check = Connection.answer, Source.check_unchanged
+
+    def lose(connection: Connection, timeout: float) -> Message:
+        if connection.state is State.CANCELLING:
+            cancelled.append(connection)
+            raise ConnectionLostError("gone")
+        return answer(connection, timeout)
+
+    def notice(source: Source) -> None:
+        if source.name == changed.name:
+            raise SourceError("changed")
+        check(source)
+
+    monkeypatch.setattr(Connection, "answer", lose)
+    monkeypatch.setattr(Source, "check_unchanged", notice)
+    with pytest.raises(SourceError, match="changed"):
+        send_files([changed, good], local.client())
+    assert len(cancelled) == 1
+    _check_one(local.output, good)
