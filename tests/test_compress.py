@@ -933,7 +933,7 @@ def test_a_compressed_block_damaged_on_the_way_is_repaired(
 def test_many_damaged_compressed_blocks_are_repaired(local: ServerThread, tmp_path: Path) -> None:
     """15: one on each connection, again and again, while blocks get through in between."""
     flip = Fault(What.FLIP, Way.UP, 400 * KB, every=400 * KB, times=None)
-    source = text_file(tmp_path / "x", 4 * MB)
+    source = text_file(tmp_path / "x", 10 * MB)  # some 2 MB on the wire, or less on a quiet machine
     with FaultProxy(local.port) as proxy:
         proxy.plan(Plan(up=Line(rate=4 * MB), faults=(flip,)), Kind.DATA)
         done = run_client(proxy.port, source, "--compress", "--streams", "1")
