@@ -5,7 +5,7 @@ forget all objects, with no clean-up, and to let new ones look at the same direc
 
 Longer than in the gate, for a new seed each time::
 
-    LFT_EXAMPLES=5000 python -m pytest tests/test_resume.py
+    LFT_EXAMPLES=5000 python -m pytest --timeout 0 tests/test_resume.py
 """
 
 from __future__ import annotations
