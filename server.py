@@ -3089,7 +3089,10 @@ def _serve(settings: ServerSettings) -> None:
     on_hangup = server.reload if settings.tls_cert else server.stop
     signal.signal(signal.SIGHUP, lambda *_: on_hangup())
     host, port = server.address
-    print(f"Listening on {host}:{port}", flush=True)
+    try:
+        config.say(f"Listening on {host}:{port}")
+    except OSError as error:
+        raise UsageError(f"cannot write to standard output: {error.strerror}") from error
     try:
         server.run()
     finally:
@@ -3105,7 +3108,7 @@ def main(argv: list[str] | None = None) -> int:
     config.setup_logging(arguments.pop("log_level"))
     try:
         _serve(ServerSettings(**arguments))
-    except (TransferError, OSError) as error:  # OSError: standard output is full or closed
+    except (TransferError, OSError) as error:  # OSError: no descriptors left, say
         log.error("%s", error)
         return UsageError.exit_code
     return 0

@@ -333,6 +333,22 @@ def test_an_idle_server_stops_with_exit_0(start_server: StartServer, number: int
     assert "stopped" in server.log
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_server_whose_first_line_nobody_takes_does_not_start(
+    tmp_path: Path, unbuffered: str
+) -> None:
+    """Exit 2 and one line: whoever started it waits for that line in vain."""
+    command = [sys.executable, str(ROOT / "server.py"), "--port", "0", "--output", str(tmp_path)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, check=False, text=True, stdout=full, stderr=subprocess.PIPE,
+            env={**environment(), "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "standard output" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_stopping_server_lets_a_running_transfer_end(
     start_server: StartServer, tmp_path: Path
 ) -> None:
