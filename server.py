@@ -440,10 +440,11 @@ class PartFile:
             raise
         return part
 
-    def reopen(self, facts: Facts) -> Claims:
+    def reopen(self, facts: Facts, check: Callable[[], None] = lambda: None) -> Claims:
         """Open one that an earlier attempt left, for ``facts``; return what its journal claims.
 
-        Raises ``OSError``, and ``ValueError`` when it cannot be used.
+        ``check`` may object before space is reserved. Raises ``OSError``, and ``ValueError`` when
+        it cannot be used.
         """
         self._claims_some = True  # till we know better
         self._fd = self._open()
@@ -454,6 +455,7 @@ class PartFile:
         if self.published and not facts.size == self.facts.size == os.fstat(self._fd).st_size:
             raise ValueError("it was published, and there is another size by now")
         if not self.published:
+            check()  # the file may have grown, and others may rest beside this one
             self._reserve(facts.size)
         self._renew_journal(facts, claims)
         self.facts = facts
@@ -753,11 +755,18 @@ class PartStore:
         if not parts:
             del self._resting[part.facts.key]
 
-    def resting_bytes(self, facts: Facts) -> int:
-        """Return the bytes that unfinished files for the same directory reserve, but for this."""
+    def left_bytes(self, facts: Facts, *, same: bool) -> int:
+        """Return what unfinished files that nobody sends reserve in the directory of ``facts``.
+
+        With ``same``, also those that an attempt at this same file could go on with.
+        """
         with self._lock:
             others = [part.facts for part in self._all_resting() if not part.published]
-        return sum(o.size for o in others if o.directory == facts.directory and o.key != facts.key)
+        return sum(
+            other.size
+            for other in others
+            if other.directory == facts.directory and (same or other.key != facts.key)
+        )
 
     def published_bytes(self, facts: Facts) -> int:
         """Return the bytes of this same file that are published and can still be answered for."""
@@ -803,14 +812,19 @@ class PartStore:
                 self._use(part, transfer)
                 return part
 
-    def resume(self, transfer: Transfer) -> tuple[PartFile, Claims] | None:
-        """Return one that rests and was for the same file, with what it claims to have."""
+    def resume(
+        self, transfer: Transfer, check: Callable[[], None] = lambda: None
+    ) -> tuple[PartFile, Claims] | None:
+        """Return one that rests and was for the same file, with what it claims to have.
+
+        Raises what ``check`` does, which is asked before space is reserved.
+        """
         aside: list[PartFile] = []  # cannot be read just now: somebody may look after the disk
         try:
             part = self._pop(transfer.facts.key)
             while part is not None:
                 self._use(part, transfer)  # from now on somebody who comes for it has to wait
-                claims = self._reopen(part, transfer, aside)
+                claims = self._reopen(part, transfer, check, aside)
                 if claims is not None:
                     return part, claims
                 part = self._pop(transfer.facts.key)
@@ -819,10 +833,19 @@ class PartStore:
             for part in aside:
                 self.rest(part)
 
-    def _reopen(self, part: PartFile, transfer: Transfer, aside: list[PartFile]) -> Claims | None:
+    def _reopen(
+        self,
+        part: PartFile,
+        transfer: Transfer,
+        check: Callable[[], None],
+        aside: list[PartFile],
+    ) -> Claims | None:
         """Open ``part`` for ``transfer``, or set it aside; a bad one goes. Raises ``OSError``."""
         try:
-            return part.reopen(transfer.facts)
+            return part.reopen(transfer.facts, check)
+        except RejectedError:
+            aside.append(part)
+            raise
         except (FileNotFoundError, ValueError) as error:
             log.warning("removing %s: it cannot be resumed (%s)", part.stem, _reason(error))
             self.drop(part)
@@ -2174,7 +2197,7 @@ class Service:
             return
         earlier = self.registry.earlier(transfer)
         used = sum(one.blocks.size for one in earlier if anew or not one.same_file(transfer))
-        used += self.parts.resting_bytes(transfer.facts)
+        used += self.parts.left_bytes(transfer.facts, same=anew and transfer.resumes)
         used += used_bytes(self.settings.output / transfer.facts.directory)
         used -= 0 if anew else self.parts.published_bytes(transfer.facts)
         if used + transfer.blocks.size > quota:
@@ -2223,12 +2246,13 @@ class Service:
         if not transfer.resumes:
             self.parts.forget(transfer.facts.key)
         rivals = self.parts.rivals(transfer)  # before the search: what rests then is found later
-        kept = self.parts.resume(transfer) if transfer.resumes else None
+        check = partial(self._check_quota, transfer, anew=True)
+        kept = self.parts.resume(transfer, check) if transfer.resumes else None
         if kept is None and transfer.resumes and self._must_wait(transfer, rivals):
             self._seeking.append(transfer)
             return
         if kept is None and transfer.resumes:
-            self._check_quota(transfer, anew=True)
+            check()
         part, claims = kept or (self.parts.create(transfer), None)
         if not transfer.open(part, claims):
             self.parts.rest(part)

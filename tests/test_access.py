@@ -1224,6 +1224,24 @@ def test_a_verdict_that_was_lost_can_be_asked_for_again_within_the_quota(serve: 
     assert answer.have == ((0, 1),)
 
 
+def test_a_file_that_has_grown_does_not_go_on_beyond_the_quota(serve: Serve) -> None:
+    """13: of two attempts at one file, what the other reserves still counts; both are kept."""
+    local = serve({"alice": account(quota=800 * KB)})
+    data = os.urandom(800 * KB)
+    with Peer(local.port).log_in() as first, Peer(local.port).log_in() as second:
+        for peer in (first, second):
+            peer.start("x", data[: 400 * KB]).send(peer.attach(), 0)
+    eventually(lambda: local.server._service.parts.in_use == 0, "the part files to rest")
+    with Peer(local.port).log_in() as peer:
+        answer = peer.ask("x", len(data), head=data[: 200 * KB], resume=True)
+        assert isinstance(answer, Rejected)
+        assert answer.code == "quota"
+        assert [part.stat().st_size for part in part_files(local.output)] == [400 * KB] * 2
+        answer = peer.ask("x", 400 * KB, head=data[: 200 * KB], resume=True)
+    assert isinstance(answer, FileReady)
+    assert answer.have == ((0, 1),)
+
+
 @pytest.mark.parametrize("lives", [True, False])
 def test_a_dead_attempt_at_the_same_file_does_not_count_against_its_successor(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, lives: bool
