@@ -761,7 +761,9 @@ class PartStore:
         With ``same``, also those that an attempt at this same file could go on with.
         """
         with self._lock:
-            others = [part.facts for part in self._all_resting() if not part.published]
+            left = list(self._all_resting())
+            left += [part for part, transfer in self._in_use.items() if transfer.ended]
+        others = [part.facts for part in left if not part.published]
         return sum(
             other.size
             for other in others

@@ -1242,6 +1242,20 @@ def test_a_file_that_has_grown_does_not_go_on_beyond_the_quota(serve: Serve) -> 
     assert answer.have == ((0, 1),)
 
 
+def test_a_part_file_counts_until_its_last_user_has_left(serve: Serve) -> None:
+    """13: who leaves while the disk is busy has no second quota meanwhile."""
+    local = serve({"alice": account(quota=500 * KB)})
+    with Peer(local.port).log_in() as peer:
+        peer.start("x", bytes(400 * KB))
+        (transfer,) = local.server._service.registry.active()
+        with transfer.part():  # as a worker does that writes or flushes
+            assert isinstance(peer.control.call(Cancel(), PATIENCE), Rejected)
+            answer = peer.ask("y", 400 * KB)
+            assert isinstance(answer, Rejected)
+            assert answer.code == "quota"
+        assert isinstance(peer.ask("y", 400 * KB), FileReady)
+
+
 @pytest.mark.parametrize("lives", [True, False])
 def test_a_dead_attempt_at_the_same_file_does_not_count_against_its_successor(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, lives: bool
