@@ -1799,6 +1799,7 @@ class Session:
     ) -> None:
         self.user = user
         self.rights = rights or Rights()
+        self.verifier = b""  # what the account had when it was proven
         self.buckets: tuple[TokenBucket, ...] = ()  # what limits its bytes in a second
         self.priority = priority
         self.coordinator = coordinator
@@ -2121,6 +2122,7 @@ class Service:
     def _let_in(self, peer: Peer, user: str, credential: auth.Credential, final: str) -> None:
         rights = Rights.of(credential, self.settings)
         session = Session(user, credential.priority, peer, rights)
+        session.verifier = credential.stored_key
         session.buckets = tuple(filter(None, (self._bucket, self._bucket_of(user, rights.limit))))
         peer.session, peer.login = session, None
         self.registry.add(session)
@@ -2171,6 +2173,7 @@ class Service:
     def _on_file_start(self, peer: Peer, message: FileStart) -> None:
         assert peer.session is not None
         self._settle(peer.session, confirmed=True)
+        self._check_account(peer.session)
         try:
             transfer = peer.session.transfer = self._accept(peer.session, message)
             position = self.registry.enter(transfer)
@@ -2186,6 +2189,17 @@ class Service:
             peer.connection.send(Queued(position))
         else:
             self.start(self._open, transfer)
+
+    def _check_account(self, session: Session) -> None:
+        """Raise ``AuthenticationError`` if the user could not log in any more as he once did.
+
+        A session may last for days: a closed account, a changed password must not wait for its end.
+        """
+        account = self._credentials.get(session.user)
+        if account is None or not account.active(time.time()):
+            raise AuthenticationError("the account has been closed")
+        if account.stored_key != session.verifier:
+            raise AuthenticationError("the account has another password by now")
 
     def _check_quota(self, transfer: Transfer, *, anew: bool) -> None:
         """Raise ``RejectedError`` if the directory has no room for it, reserved room counted.

@@ -1441,6 +1441,40 @@ def test_a_user_taken_away_while_the_server_runs_does_not_get_in(
     assert not gets_in(stored, "alice")
 
 
+@pytest.mark.parametrize(
+    "users",
+    [
+        {},
+        {"alice": account(disabled=True)},
+        {"alice": account(expires=1)},
+        {"alice": Credential.make("another", iterations=auth.MIN_ITERATIONS)},
+    ],
+)
+def test_who_is_taken_away_while_logged_in_begins_no_other_file(
+    stored: ServerThread, users_file: Path, users: dict[str, Credential]
+) -> None:
+    """25: removed, disabled, expired or with a new password; what runs may end."""
+    data = os.urandom(10)
+    with Peer(stored.port).log_in() as peer:
+        upload = peer.start("x", data)
+        auth.save_credentials(users_file, Accounts(users))
+        upload.send(peer.attach(), 0)
+        assert isinstance(upload.complete(), IntegrityOk)
+        with pytest.raises(AuthenticationError, match="the account has"):
+            peer.ask("y", 10)
+
+
+def test_who_gets_other_limits_while_logged_in_sends_on(
+    stored: ServerThread, users_file: Path
+) -> None:
+    """25: they hold from the next login on."""
+    with Peer(stored.port).log_in() as peer:
+        auth.save_credentials(users_file, Accounts({"alice": account(quota=1)}))
+        assert isinstance(peer.ask("x", 10), FileReady)
+    with Peer(stored.port).log_in() as peer:
+        assert isinstance(peer.ask("y", 10), Rejected)
+
+
 def test_a_broken_credential_file_changes_nothing(
     stored: ServerThread, users_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
