@@ -628,7 +628,7 @@ FREE_PAIR = 2  # failures of one user from one address that cost nothing: slips 
 FREE_ADDRESS = 10  # of one address: many people may share one
 FREE_ACCOUNT = 20  # of one user from anywhere
 FORGET_AFTER = 600.0  # seconds without an attempt
-MAX_REMEMBERED = 10_000  # users, addresses, and pairs: a megabyte or two of each
+MAX_REMEMBERED = 10_000  # users, addresses, and pairs: two or three megabytes of each
 
 
 class _Failures:
@@ -685,21 +685,30 @@ class LoginDelay:
 
     def attempt(self, user: str, address: str) -> float:
         """Count an attempt; return the seconds to wait before it is answered, right or wrong."""
-        now, network = self._clock(), _network(address)
+        now, (pair, network, name) = self._clock(), _keys(user, address)
         with self._lock:
             return max(
-                self._pairs.add(f"{network} {user}", now),
+                self._pairs.add(pair, now),
                 self._addresses.add(network, now),
-                self._users.add(user, now),
+                self._users.add(name, now),
             )
 
     def succeeded(self, user: str, address: str) -> None:
         """Forget the failures of this user at this address; elsewhere, take the attempt back."""
-        network = _network(address)
+        pair, network, name = _keys(user, address)
         with self._lock:
-            self._pairs.remove(f"{network} {user}", sys.maxsize)
+            self._pairs.remove(pair, sys.maxsize)
             self._addresses.remove(network, 1)
-            self._users.remove(user, 1)
+            self._users.remove(name, 1)
+
+
+def _keys(user: str, address: str) -> tuple[str, str, str]:
+    """Return what stands for this user there, for the address, and for the user anywhere."""
+    name = hashlib.sha256(
+        user.encode()
+    ).hexdigest()  # short, however long a name a guesser makes up
+    network = _network(address)
+    return f"{network} {name}", network, name
 
 
 def _network(address: str) -> str:

@@ -1841,6 +1841,17 @@ def test_memory_is_bounded_and_the_busiest_are_remembered() -> None:
     assert guess(3, "late", "192.0.2.3")[-1] == 0.5
 
 
+def test_a_long_name_takes_no_more_memory_than_a_short_one() -> None:
+    """Thousands of made-up names, each as long as a message allows, would be a way to fill it."""
+    guess = Guesser()
+    guess(1, "\U0001f600" * MAX_TEXT)
+    assert all(
+        len(key) < 128
+        for table in (guess.delay._pairs, guess.delay._users)
+        for key in table._entries
+    )
+
+
 def test_counting_by_many_threads_loses_nothing() -> None:
     """Eight threads, one account."""
     delay = LoginDelay(lambda: 0.0)
@@ -1854,7 +1865,7 @@ def test_counting_by_many_threads_loses_nothing() -> None:
         one.start()
     for one in crowd:
         one.join(PATIENCE)
-    assert delay._users._entries["ann"][0] == 4000
+    assert [times for times, _ in delay._users._entries.values()] == [4000]
 
 
 # --- TLS ----------------------------------------------------------------------------------------
