@@ -707,11 +707,11 @@ def _keys(user: str, address: str) -> tuple[str, str, str]:
     name = hashlib.sha256(
         user.encode()
     ).hexdigest()  # short, however long a name a guesser makes up
-    network = _network(address)
+    network = network_of(address)
     return f"{network} {name}", network, name
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """Return what one person has: an IPv4 address, or a /64 of IPv6, free to choose from."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])

@@ -1742,6 +1742,7 @@ class Peer:
 
     def __init__(self, connection: Connection, login_timeout: float) -> None:
         self.connection = connection
+        self.network = auth.network_of(self.address)
         self.session: Session | None = None
         self.login: auth.ScramServer | None = None
         self.binding: bytes | None = None  # of our certificate, where there is TLS
@@ -1766,7 +1767,7 @@ class Peer:
 
     @property
     def address(self) -> str:
-        """The machine it comes from."""
+        """The machine it comes from; ``network`` is what limits go by."""
         address = self.connection.address[1]
         return str(address[0]) if isinstance(address, tuple) else ""
 
@@ -2652,7 +2653,7 @@ class Server:
         self._service.parts.scan()
         self._selector = selectors.DefaultSelector()
         self._peers: set[Peer] = set()
-        self._neighbours: Counter[str] = Counter()  # connections of each address
+        self._neighbours: Counter[str] = Counter()  # connections of each network
         self._strangers: dict[Peer, None] = {}  # have not logged in, the oldest first
         self._waker = Waker()
         self._calls: deque[Callable[[], None]] = deque()
@@ -2808,7 +2809,7 @@ class Server:
         peer.binding = tls.binding if tls else None
         self._peers.add(peer)
         self._strangers[peer] = None
-        self._neighbours[peer.address] += 1
+        self._neighbours[peer.network] += 1
         self._watch(peer)
 
     def _room_for(self, address: str) -> bool:
@@ -2817,14 +2818,15 @@ class Server:
         A newcomer is more likely to be somebody who wants to send a file than the one that has said
         nothing for the longest time.
         """
-        if self._neighbours[address] >= config.MAX_OF_ADDRESS:
-            return self._make_room([peer for peer in self._unknown() if peer.address == address])
+        network = auth.network_of(address)
+        if self._neighbours[network] >= config.MAX_OF_ADDRESS:
+            return self._make_room([peer for peer in self._unknown() if peer.network == network])
         if len(self._peers) >= config.MAX_CONNECTIONS:
             return self._make_room(self._unknown())
         if len(self._strangers) < config.MAX_STRANGERS:
             return True
         strangers = self._unknown()
-        own = [peer for peer in strangers if peer.address == address]
+        own = [peer for peer in strangers if peer.network == network]
         crowd = own if 2 * len(own) > len(strangers) else strangers  # no address pushes all out
         return len(strangers) < config.MAX_STRANGERS or self._make_room(crowd)
 
@@ -2912,9 +2914,9 @@ class Server:
         if peer in self._peers:
             self._peers.remove(peer)
             self._strangers.pop(peer, None)
-            self._neighbours[peer.address] -= 1
-            if not self._neighbours[peer.address]:
-                del self._neighbours[peer.address]
+            self._neighbours[peer.network] -= 1
+            if not self._neighbours[peer.network]:
+                del self._neighbours[peer.network]
         peer.connection.close()
 
     def _end_session(self, peer: Peer) -> None:

@@ -54,6 +54,7 @@ from test_security import Impostor
 import auth
 import client as client_module
 import config
+import protocol
 import server as server_module
 from auth import Accounts, Credential
 from client import send_files
@@ -1548,6 +1549,32 @@ def test_strangers_of_a_crowded_address_make_way_for_their_like(
         assert last_words(silent[0]) == b""
         assert is_open(silent[1])
         assert is_open(elsewhere.control)
+
+
+def test_strangers_of_one_ipv6_network_are_of_one_address(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """29: who has IPv6 has 2**64 addresses, and would have as many limits."""
+    monkeypatch.setattr(config, "MAX_OF_ADDRESS", 2)
+    welcome = local.server._welcome
+
+    def welcome_from(address: str) -> Callable[[socket.socket, str], None]:
+        def disguised(sock: socket.socket, _: str) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(protocol, "_peer_address", lambda _: (address, 1))
+                welcome(sock, address)
+
+        return disguised
+
+    with contextlib.ExitStack() as stack:
+        strangers = []
+        for number in range(4):
+            address = f"2001:db8:0:{number == 0:d}::{number}"
+            monkeypatch.setattr(local.server, "_welcome", welcome_from(address))
+            strangers.append(stack.enter_context(raw_socket(local.port)))
+            eventually(lambda: len(local.server._peers) == min(len(strangers), 3), "the next one")
+        assert last_words(strangers[1]) == b""
+        assert [is_open(one) for one in strangers] == [True, False, True, True]
 
 
 def test_an_address_that_is_crowded_keeps_no_other_out(
