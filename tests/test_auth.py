@@ -12,6 +12,8 @@ import io
 import json
 import os
 import re
+import shlex
+import shutil
 import ssl
 import stat
 import subprocess
@@ -1965,6 +1967,21 @@ def test_a_certificate_for_an_address_is_good_for_the_address(identities: Identi
     """Servers without a name."""
     server = server_tls(*identities.issue("127.0.0.1"))
     shake_hands(server, client_tls(identities.ca), "127.0.0.1")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command here")
+def test_a_certificate_made_as_the_readme_says_works_for_its_name_only(tmp_path: Path) -> None:
+    """The client takes the server's own certificate for the authority, and checks the name."""
+    readme = Path(auth.__file__).with_name("README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^openssl .*\\\n.*$", readme, re.MULTILINE)
+    words = shlex.split(command.replace("\\\n", ""))
+    made = subprocess.run(words, cwd=tmp_path, capture_output=True, check=False)
+    assert made.returncode == 0, made.stderr
+    server = server_tls(tmp_path / "cert.pem", tmp_path / "key.pem")
+    client = client_tls(tmp_path / "cert.pem")
+    assert shake_hands(server, client, "files.example.org")[0].version() == "TLSv1.3"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(server, client, "other.example.org")
 
 
 def test_an_expired_certificate_is_refused(identities: Identities) -> None:
