@@ -312,9 +312,10 @@ _KEYS = {"token_key", "salt_key"}
 
 
 def _from_document(data: bytes) -> Accounts:
-    document = _object(_parse_json(data), {"version", "users"}, _KEYS)
-    if not _is_whole(document["version"], 1, 1):
+    parsed = _parse_json(data)
+    if not _is_whole(_unique(parsed).get("version", 1), 1, 1):  # which may know other keys, too
         raise ValueError("made by another version of this program")
+    document = _object(parsed, {"version", "users"}, _KEYS)
     keys = {name: _unbase64(document[name], name) for name in _KEYS & document.keys()}
     if any(len(key) != 32 for key in keys.values()):
         raise ValueError("a key does not have 32 bytes")

@@ -1059,6 +1059,7 @@ SAID = {
     "users is missing": b'{"version": 1}',
     "'admins' is not known": document_with(admins=[]),
     "made by another version": document_with(version=2),
+    "made by another version of this program": document_with(version=2, groups={}),
     "token_key must be base64": document_with(token_key=5),
     "a key does not have 32 bytes": document_with(salt_key="AAAA"),
 }
