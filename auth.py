@@ -193,8 +193,7 @@ class Accounts(Mapping[str, Credential]):
         self.token_key = token_key
         self.salt_key = salt_key
         counts = Counter(one.iterations for one in self._users.values())
-        most = max((times, count) for count, times in counts.items()) if counts else (0, ITERATIONS)
-        self.usual_iterations = most[1]
+        self.usual_iterations = max(counts, key=lambda n: (counts[n], n), default=ITERATIONS)
 
     def __getitem__(self, name: str) -> Credential:
         return self._users[name]
@@ -1155,22 +1154,22 @@ def read_password(user: str, file: Path | None, server: str) -> str:
 
     The demo accounts' own are for loopback. Raises ``UsageError`` where there is none to be had.
     """
-    if file is not None:
-        return _first_line(file, "password file")
-    if PASSWORD_VARIABLE in os.environ:
-        return os.environ[PASSWORD_VARIABLE]
+    given = _given_password(file)
+    if given is not None:
+        return given
     if user in DEMO_ACCOUNTS and is_loopback(server):
         return DEMO_ACCOUNTS[user][0]
     return _prompt(user)
 
 
+def _given_password(file: Path | None) -> str | None:
+    return os.environ.get(PASSWORD_VARIABLE) if file is None else _first_line(file, "password file")
+
+
 def _new_password(user: str, file: Path | None) -> str:
     """Find the password to give ``user``; asks twice where it has to ask."""
-    if file is not None:
-        password = _first_line(file, "password file")
-    elif PASSWORD_VARIABLE in os.environ:
-        password = os.environ[PASSWORD_VARIABLE]
-    else:
+    password = _given_password(file)
+    if password is None:
         password = _prompt(user)
         if _prompt(user, "once more") != password:
             raise UsageError("the two passwords differ")
@@ -1315,15 +1314,13 @@ def _add(arguments: argparse.Namespace) -> None:
     if arguments.keep_password and not known:
         raise UsageError(f"no user {name} in {arguments.credentials}")
     # made before the file is locked: nobody waits for somebody who types
-    verifier = None if arguments.keep_password else _new_verifier(name, arguments.password_file)
+    verifier = None
+    if not arguments.keep_password:
+        verifier = Credential.make(_new_password(name, arguments.password_file))
     _change(arguments.credentials, lambda old: _with_user(old, name, verifier, given))
 
 
 _GIVEN = _OPTIONAL | {"priority"}
-
-
-def _new_verifier(name: str, password_file: Path | None) -> Credential:
-    return Credential.make(_new_password(name, password_file))
 
 
 def _with_user(
