@@ -2091,6 +2091,8 @@ class Service:
     def _expect_proof(self, peer: Peer, proof: AuthStart | AuthResponse, user: str) -> None:
         """Judge a proof now, or later where there were wrong ones: main looks at the clock."""
         delay = self.delays.attempt(user, peer.address)
+        if delay == float("inf"):
+            raise AuthenticationError("too many wrong passwords; try again later")
         peer.proof, peer.proof_due = proof, time.monotonic() + delay
         if delay:
             log.warning("%s: wrong passwords before: its login waits %.1f s",

@@ -1009,7 +1009,8 @@ def test_the_right_user_elsewhere_gets_in_while_somebody_guesses(
 ) -> None:
     """23: guessing at one address costs the user at another one nothing, or next to it."""
     local = serve({"alice": VERIFIER})
-    fail(local, auth.FREE_ACCOUNT - 1)
+    fail(local, auth.GUESSES_AT_ONCE)
+    fail(local, auth.FREE_ACCOUNT - auth.GUESSES_AT_ONCE - 1, address="127.0.0.3")
     with Peer(local.port) as guesser, Peer(local.port, source="127.0.0.2") as owner:
         guesser.prove(password="wrong")
         fail(local, 1)
@@ -1018,6 +1019,16 @@ def test_the_right_user_elsewhere_gets_in_while_somebody_guesses(
         assert is_open(guesser.control)
     (wait,) = [text for text in lines(caplog, "its login waits") if "127.0.0.2" in text]
     assert float(wait.split()[-2]) <= auth.LONGEST_ACCOUNT_DELAY
+
+
+def test_of_too_many_logins_that_wait_the_last_is_refused_unseen(serve: Serve) -> None:
+    """23: the right password does not help, nor does its refusal tell that it was right."""
+    local = serve({"alice": VERIFIER})
+    fail(local, 100)
+    with Peer(local.port) as peer:
+        peer.prove()
+        with pytest.raises(AuthenticationError, match="too many wrong passwords"):
+            peer.control.answer(PATIENCE)
 
 
 def test_a_login_that_waits_holds_no_worker(serve: Serve, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -1759,6 +1760,20 @@ def test_the_delay_grows_with_each_failure() -> None:
     assert Guesser()(10) == [0, 0, 0.5, 1, 2, 4, 8, 15, 15, 15]
 
 
+def test_many_guesses_at_once_are_no_way_around_the_delay() -> None:
+    """A thousand connections an hour long: 8 guesses in 15 s, not a thousand; then all is well."""
+    guess = Guesser()
+    answered = 0
+    for _ in range(3600):
+        answered += sum(delay < math.inf for delay in guess(20))
+        guess.now += 1
+    assert answered <= 20 + 3600 / auth.LONGEST_DELAY * auth.GUESSES_AT_ONCE
+    assert guess(1, "ann", "192.0.2.2") == [auth.LONGEST_ACCOUNT_DELAY]
+    assert guess(1, "bob") == [auth.LONGEST_DELAY]  # the address's
+    guess.now += auth.LONGEST_DELAY
+    assert guess(1) == [auth.LONGEST_DELAY]
+
+
 def test_the_longest_delay_fits_into_the_time_for_a_login() -> None:
     """Or the right password would come too late behind wrong ones."""
     assert auth.LONGEST_DELAY < LOGIN_TIMEOUT
@@ -1838,6 +1853,8 @@ def test_memory_is_bounded_and_the_busiest_are_remembered() -> None:
     for number in range(1000):
         guess(1, f"user{number}")
         guess(1, "ann", "192.0.2.2")
+        guess.now += 1
+    guess.now += auth.LONGEST_DELAY
     tables = (guess.delay._pairs, guess.delay._addresses, guess.delay._users)
     assert max(len(table._entries) for table in tables) == 10
     assert guess(1, "ann", "192.0.2.2") == [auth.LONGEST_DELAY]
@@ -1868,7 +1885,7 @@ def test_counting_by_many_threads_loses_nothing() -> None:
         one.start()
     for one in crowd:
         one.join(PATIENCE)
-    assert [times for times, _ in delay._users._entries.values()] == [4000]
+    assert [times for times, *_ in delay._users._entries.values()] == [4000]
 
 
 # --- TLS ----------------------------------------------------------------------------------------
