@@ -67,7 +67,7 @@ MAX_SALT = 64  # bytes: it must fit a message, and more than 16 bring nothing
 MAX_TIME = 253_402_300_799  # the last second of the year 9999, which is the last one with a name
 READ_AGAIN_AFTER = 5.0  # seconds until a credential file that could not be read is tried once more
 MAX_TOKEN = MAX_TEXT  # characters: it must fit a message
-MAX_SECRET_FILE = 4096  # bytes read of a password or token file
+MAX_SECRET_FILE = 4096  # bytes of the first line of a password or token file
 MAX_PEM_FILE = 1024 * 1024  # bytes of a certificate chain or a key
 PRIORITIES = range(-100, 101)
 TOKEN_LIFETIME = "30d"  # noqa: S105  (how long, not what)
@@ -1197,7 +1197,9 @@ def _new_password(user: str, file: Path | None) -> str:
 def _first_line(file: Path, what: str) -> str:
     try:
         with open(file, "rb") as opened:
-            line = opened.read(MAX_SECRET_FILE).split(b"\n")[0]
+            line = opened.read(MAX_SECRET_FILE + 1).split(b"\n")[0]
+        if len(line) > MAX_SECRET_FILE:
+            raise UsageError(f"{what} {file}: its first line is too long")
         return line.decode("utf-8").rstrip("\r")
     except OSError as error:
         raise UsageError(f"{what} {file}: {error.strerror}") from None

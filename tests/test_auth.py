@@ -1730,7 +1730,7 @@ def test_a_file_without_a_token_is_an_error_that_does_not_quote_it(
 
 def test_a_token_file_without_end_is_not_read_to_its_end() -> None:
     """``/dev/zero`` has none."""
-    with pytest.raises(UsageError, match="no token"):
+    with pytest.raises(UsageError, match="first line is too long"):
         read_token(Path("/dev/zero"))
 
 
@@ -2206,6 +2206,16 @@ def test_a_password_is_the_first_line_of_its_file(
     path = tmp_path / "password"
     path.write_bytes(content)
     assert read_password("user1", path, "localhost") == password
+
+
+def test_a_password_that_is_too_long_for_its_file_is_refused_and_not_cut(tmp_path: Path) -> None:
+    """Half of it would be another password, and a weaker one."""
+    path = tmp_path / "password"
+    path.write_text("x" * auth.MAX_SECRET_FILE + "\n")
+    assert read_password("ann", path, "localhost") == "x" * auth.MAX_SECRET_FILE
+    path.write_text("x" * (auth.MAX_SECRET_FILE + 1))
+    with pytest.raises(UsageError, match="first line is too long"):
+        read_password("ann", path, "localhost")
 
 
 def test_a_missing_password_file_is_an_error_that_names_it(tmp_path: Path) -> None:
