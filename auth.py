@@ -67,7 +67,7 @@ MAX_SALT = 64  # bytes: it must fit a message, and more than 16 bring nothing
 MAX_TIME = 253_402_300_799  # the last second of the year 9999, which is the last one with a name
 READ_AGAIN_AFTER = 5.0  # seconds until a credential file that could not be read is tried once more
 MAX_TOKEN = MAX_TEXT  # characters: it must fit a message
-MAX_SECRET_FILE = 4096  # bytes read of a password or token file
+MAX_SECRET_FILE = 4096  # bytes of the first line of a password or token file
 MAX_PEM_FILE = 1024 * 1024  # bytes of a certificate chain or a key
 PRIORITIES = range(-100, 101)
 TOKEN_LIFETIME = "30d"  # noqa: S105  (how long, not what)
@@ -193,8 +193,7 @@ class Accounts(Mapping[str, Credential]):
         self.token_key = token_key
         self.salt_key = salt_key
         counts = Counter(one.iterations for one in self._users.values())
-        most = max((times, count) for count, times in counts.items()) if counts else (0, ITERATIONS)
-        self.usual_iterations = most[1]
+        self.usual_iterations = max(counts, key=lambda n: (counts[n], n), default=ITERATIONS)
 
     def __getitem__(self, name: str) -> Credential:
         return self._users[name]
@@ -312,9 +311,10 @@ _KEYS = {"token_key", "salt_key"}
 
 
 def _from_document(data: bytes) -> Accounts:
-    document = _object(_parse_json(data), {"version", "users"}, _KEYS)
-    if not _is_whole(document["version"], 1, 1):
+    parsed = _parse_json(data)
+    if not _is_whole(_unique(parsed).get("version", 1), 1, 1):  # which may know other keys, too
         raise ValueError("made by another version of this program")
+    document = _object(parsed, {"version", "users"}, _KEYS)
     keys = {name: _unbase64(document[name], name) for name in _KEYS & document.keys()}
     if any(len(key) != 32 for key in keys.values()):
         raise ValueError("a key does not have 32 bytes")
@@ -624,36 +624,48 @@ def read_token(file: Path) -> str:
 FIRST_DELAY = 0.5  # seconds, doubled with each further failure ...
 LONGEST_DELAY = 15.0  # ... up to this: a login must still end within LOGIN_TIMEOUT
 LONGEST_ACCOUNT_DELAY = 2.0  # seconds a stranger's guessing may cost the user himself
+GUESSES_AT_ONCE = 8  # of one user from one address may wait like that at the same time
 FREE_PAIR = 2  # failures of one user from one address that cost nothing: slips of the finger
 FREE_ADDRESS = 10  # of one address: many people may share one
 FREE_ACCOUNT = 20  # of one user from anywhere
 FORGET_AFTER = 600.0  # seconds without an attempt
-MAX_REMEMBERED = 10_000  # users, addresses, and pairs: a megabyte or two of each
+MAX_REMEMBERED = 10_000  # users, addresses, and pairs: two or three megabytes of each
 
 
 class _Failures:
-    """Failed attempts by key, and the delay they cost. The longest untouched are dropped first."""
+    """Failed attempts by key, and the delay they cost. The longest untouched are dropped first.
 
-    def __init__(self, free: int, longest: float, capacity: int) -> None:
+    An entry is their number, when the last one was, and until when the delays fill the time of the
+    ``at_once`` that may wait together.
+    """
+
+    def __init__(self, free: int, longest: float, capacity: int, at_once: float = math.inf) -> None:
         self._free, self._longest, self._capacity = free, longest, capacity
-        self._entries: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._at_once = at_once
+        self._entries: OrderedDict[str, tuple[int, float, float]] = OrderedDict()
 
     def add(self, key: str, now: float) -> float:
-        """Count a failure; return the seconds that those before it cost."""
-        before, last = self._entries.pop(key, (0, now))
+        """Count a failure; return the seconds that those before it cost, infinity if too many."""
+        before, last, busy = self._entries.pop(key, (0, now, now))
         if now - last >= FORGET_AFTER:
             before = 0
-        self._entries[key] = before + 1, now
+        over = min(before - self._free, 30)  # doubling has no use for more
+        delay = min(self._longest, FIRST_DELAY * 2**over) if over >= 0 else 0.0
+        longer = max(busy, now) + delay / self._at_once
+        if longer <= now + self._longest:
+            busy = longer
+        else:  # it takes nobody's place, or who goes on would keep everybody out for ever
+            delay = math.inf
+        self._entries[key] = before + 1, now, busy
         if len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
-        over = min(before - self._free, 30)  # doubling has no use for more
-        return min(self._longest, FIRST_DELAY * 2**over) if over >= 0 else 0.0
+        return delay
 
     def remove(self, key: str, count: int) -> None:
         """Take back ``count`` failures."""
-        before, last = self._entries.get(key, (0, 0.0))
+        before, last, busy = self._entries.get(key, (0, 0.0, 0.0))
         if before > count:
-            self._entries[key] = before - count, last
+            self._entries[key] = before - count, last, busy
         else:
             self._entries.pop(key, None)
 
@@ -668,7 +680,8 @@ class LoginDelay:
     which doubles up to 15 s, and OpenSSH's PerSourcePenalties; both go by address alone.
 
     An attempt counts as failed until ``succeeded`` says otherwise, so that many at the same time
-    are as slow as one after the other; how many an address may have open is the server's to limit.
+    wait as long as one after the other. Only so many of one user from one address may wait
+    together, or a thousand connections would make a thousand guesses in the time of one.
     Users that do not exist are counted like those that do. May be used by any thread.
 
     ``_lock`` guards the three tables; nothing but counting is done under it.
@@ -679,30 +692,42 @@ class LoginDelay:
     ) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._pairs = _Failures(FREE_PAIR, LONGEST_DELAY, capacity)
+        self._pairs = _Failures(FREE_PAIR, LONGEST_DELAY, capacity, GUESSES_AT_ONCE)
         self._addresses = _Failures(FREE_ADDRESS, LONGEST_DELAY, capacity)
         self._users = _Failures(FREE_ACCOUNT, LONGEST_ACCOUNT_DELAY, capacity)
 
     def attempt(self, user: str, address: str) -> float:
-        """Count an attempt; return the seconds to wait before it is answered, right or wrong."""
-        now, network = self._clock(), _network(address)
+        """Count an attempt; return the seconds to wait before it is answered, right or wrong.
+
+        Infinity: it is not to be looked at.
+        """
+        now, (pair, network, name) = self._clock(), _keys(user, address)
         with self._lock:
             return max(
-                self._pairs.add(f"{network} {user}", now),
+                self._pairs.add(pair, now),
                 self._addresses.add(network, now),
-                self._users.add(user, now),
+                self._users.add(name, now),
             )
 
     def succeeded(self, user: str, address: str) -> None:
         """Forget the failures of this user at this address; elsewhere, take the attempt back."""
-        network = _network(address)
+        pair, network, name = _keys(user, address)
         with self._lock:
-            self._pairs.remove(f"{network} {user}", sys.maxsize)
+            self._pairs.remove(pair, sys.maxsize)
             self._addresses.remove(network, 1)
-            self._users.remove(user, 1)
+            self._users.remove(name, 1)
 
 
-def _network(address: str) -> str:
+def _keys(user: str, address: str) -> tuple[str, str, str]:
+    """Return what stands for this user there, for the address, and for the user anywhere."""
+    name = hashlib.sha256(
+        user.encode()
+    ).hexdigest()  # short, however long a name a guesser makes up
+    network = network_of(address)
+    return f"{network} {name}", network, name
+
+
+def network_of(address: str) -> str:
     """Return what one person has: an IPv4 address, or a /64 of IPv6, free to choose from."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
@@ -1145,22 +1170,22 @@ def read_password(user: str, file: Path | None, server: str) -> str:
 
     The demo accounts' own are for loopback. Raises ``UsageError`` where there is none to be had.
     """
-    if file is not None:
-        return _first_line(file, "password file")
-    if PASSWORD_VARIABLE in os.environ:
-        return os.environ[PASSWORD_VARIABLE]
+    given = _given_password(file)
+    if given is not None:
+        return given
     if user in DEMO_ACCOUNTS and is_loopback(server):
         return DEMO_ACCOUNTS[user][0]
     return _prompt(user)
 
 
+def _given_password(file: Path | None) -> str | None:
+    return os.environ.get(PASSWORD_VARIABLE) if file is None else _first_line(file, "password file")
+
+
 def _new_password(user: str, file: Path | None) -> str:
     """Find the password to give ``user``; asks twice where it has to ask."""
-    if file is not None:
-        password = _first_line(file, "password file")
-    elif PASSWORD_VARIABLE in os.environ:
-        password = os.environ[PASSWORD_VARIABLE]
-    else:
+    password = _given_password(file)
+    if password is None:
         password = _prompt(user)
         if _prompt(user, "once more") != password:
             raise UsageError("the two passwords differ")
@@ -1172,7 +1197,9 @@ def _new_password(user: str, file: Path | None) -> str:
 def _first_line(file: Path, what: str) -> str:
     try:
         with open(file, "rb") as opened:
-            line = opened.read(MAX_SECRET_FILE).split(b"\n")[0]
+            line = opened.read(MAX_SECRET_FILE + 1).split(b"\n")[0]
+        if len(line) > MAX_SECRET_FILE:
+            raise UsageError(f"{what} {file}: its first line is too long")
         return line.decode("utf-8").rstrip("\r")
     except OSError as error:
         raise UsageError(f"{what} {file}: {error.strerror}") from None
@@ -1305,15 +1332,13 @@ def _add(arguments: argparse.Namespace) -> None:
     if arguments.keep_password and not known:
         raise UsageError(f"no user {name} in {arguments.credentials}")
     # made before the file is locked: nobody waits for somebody who types
-    verifier = None if arguments.keep_password else _new_verifier(name, arguments.password_file)
+    verifier = None
+    if not arguments.keep_password:
+        verifier = Credential.make(_new_password(name, arguments.password_file))
     _change(arguments.credentials, lambda old: _with_user(old, name, verifier, given))
 
 
 _GIVEN = _OPTIONAL | {"priority"}
-
-
-def _new_verifier(name: str, password_file: Path | None) -> Credential:
-    return Credential.make(_new_password(name, password_file))
 
 
 def _with_user(

@@ -111,7 +111,8 @@ MAX_ACTIVE_TRANSFERS = 16  # receiving at once: 64 connections' buffers, and dis
 # those of lower priority do not count
 MAX_WAITING_TRANSFERS = 1000  # asked for but not yet admitted
 MAX_CONNECTIONS = 4096  # of all kinds; further ones are closed at once
-MAX_OF_ADDRESS = 2048  # connections of one address: a company with 400 clients may sit behind it
+MAX_OF_ADDRESS = 2048  # connections of one address (of IPv6: one /64, which every household has to
+# choose from): a company with 400 clients may sit behind it
 MAX_STRANGERS = 1024  # connections that have not logged in; for each one more the oldest one goes
 MAX_TRANSFERS_OF_USER = 64  # receiving or waiting, so that one user cannot fill the queue
 MAX_PARTS_OF_USER = 64  # unfinished files kept for one user; for each one more the oldest one goes

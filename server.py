@@ -440,10 +440,11 @@ class PartFile:
             raise
         return part
 
-    def reopen(self, facts: Facts) -> Claims:
+    def reopen(self, facts: Facts, check: Callable[[], None] = lambda: None) -> Claims:
         """Open one that an earlier attempt left, for ``facts``; return what its journal claims.
 
-        Raises ``OSError``, and ``ValueError`` when it cannot be used.
+        ``check`` may object before space is reserved. Raises ``OSError``, and ``ValueError`` when
+        it cannot be used.
         """
         self._claims_some = True  # till we know better
         self._fd = self._open()
@@ -454,6 +455,7 @@ class PartFile:
         if self.published and not facts.size == self.facts.size == os.fstat(self._fd).st_size:
             raise ValueError("it was published, and there is another size by now")
         if not self.published:
+            check()  # the file may have grown, and others may rest beside this one
             self._reserve(facts.size)
         self._renew_journal(facts, claims)
         self.facts = facts
@@ -753,11 +755,20 @@ class PartStore:
         if not parts:
             del self._resting[part.facts.key]
 
-    def resting_bytes(self, facts: Facts) -> int:
-        """Return the bytes that unfinished files for the same directory reserve, but for this."""
+    def left_bytes(self, facts: Facts, *, same: bool) -> int:
+        """Return what unfinished files that nobody sends reserve in the directory of ``facts``.
+
+        With ``same``, also those that an attempt at this same file could go on with.
+        """
         with self._lock:
-            others = [part.facts for part in self._all_resting() if not part.published]
-        return sum(o.size for o in others if o.directory == facts.directory and o.key != facts.key)
+            left = list(self._all_resting())
+            left += [part for part, transfer in self._in_use.items() if transfer.ended]
+        others = [part.facts for part in left if not part.published]
+        return sum(
+            other.size
+            for other in others
+            if other.directory == facts.directory and (same or other.key != facts.key)
+        )
 
     def published_bytes(self, facts: Facts) -> int:
         """Return the bytes of this same file that are published and can still be answered for."""
@@ -803,14 +814,19 @@ class PartStore:
                 self._use(part, transfer)
                 return part
 
-    def resume(self, transfer: Transfer) -> tuple[PartFile, Claims] | None:
-        """Return one that rests and was for the same file, with what it claims to have."""
+    def resume(
+        self, transfer: Transfer, check: Callable[[], None] = lambda: None
+    ) -> tuple[PartFile, Claims] | None:
+        """Return one that rests and was for the same file, with what it claims to have.
+
+        Raises what ``check`` does, which is asked before space is reserved.
+        """
         aside: list[PartFile] = []  # cannot be read just now: somebody may look after the disk
         try:
             part = self._pop(transfer.facts.key)
             while part is not None:
                 self._use(part, transfer)  # from now on somebody who comes for it has to wait
-                claims = self._reopen(part, transfer, aside)
+                claims = self._reopen(part, transfer, check, aside)
                 if claims is not None:
                     return part, claims
                 part = self._pop(transfer.facts.key)
@@ -819,10 +835,19 @@ class PartStore:
             for part in aside:
                 self.rest(part)
 
-    def _reopen(self, part: PartFile, transfer: Transfer, aside: list[PartFile]) -> Claims | None:
+    def _reopen(
+        self,
+        part: PartFile,
+        transfer: Transfer,
+        check: Callable[[], None],
+        aside: list[PartFile],
+    ) -> Claims | None:
         """Open ``part`` for ``transfer``, or set it aside; a bad one goes. Raises ``OSError``."""
         try:
-            return part.reopen(transfer.facts)
+            return part.reopen(transfer.facts, check)
+        except RejectedError:
+            aside.append(part)
+            raise
         except (FileNotFoundError, ValueError) as error:
             log.warning("removing %s: it cannot be resumed (%s)", part.stem, _reason(error))
             self.drop(part)
@@ -1717,6 +1742,7 @@ class Peer:
 
     def __init__(self, connection: Connection, login_timeout: float) -> None:
         self.connection = connection
+        self.network = auth.network_of(self.address)
         self.session: Session | None = None
         self.login: auth.ScramServer | None = None
         self.binding: bytes | None = None  # of our certificate, where there is TLS
@@ -1741,7 +1767,7 @@ class Peer:
 
     @property
     def address(self) -> str:
-        """The machine it comes from."""
+        """The machine it comes from; ``network`` is what limits go by."""
         address = self.connection.address[1]
         return str(address[0]) if isinstance(address, tuple) else ""
 
@@ -1774,6 +1800,7 @@ class Session:
     ) -> None:
         self.user = user
         self.rights = rights or Rights()
+        self.verifier = b""  # what the account had when it was proven
         self.buckets: tuple[TokenBucket, ...] = ()  # what limits its bytes in a second
         self.priority = priority
         self.coordinator = coordinator
@@ -2064,6 +2091,8 @@ class Service:
     def _expect_proof(self, peer: Peer, proof: AuthStart | AuthResponse, user: str) -> None:
         """Judge a proof now, or later where there were wrong ones: main looks at the clock."""
         delay = self.delays.attempt(user, peer.address)
+        if delay == float("inf"):
+            raise AuthenticationError("too many wrong passwords; try again later")
         peer.proof, peer.proof_due = proof, time.monotonic() + delay
         if delay:
             log.warning("%s: wrong passwords before: its login waits %.1f s",
@@ -2096,6 +2125,7 @@ class Service:
     def _let_in(self, peer: Peer, user: str, credential: auth.Credential, final: str) -> None:
         rights = Rights.of(credential, self.settings)
         session = Session(user, credential.priority, peer, rights)
+        session.verifier = credential.stored_key
         session.buckets = tuple(filter(None, (self._bucket, self._bucket_of(user, rights.limit))))
         peer.session, peer.login = session, None
         self.registry.add(session)
@@ -2146,6 +2176,7 @@ class Service:
     def _on_file_start(self, peer: Peer, message: FileStart) -> None:
         assert peer.session is not None
         self._settle(peer.session, confirmed=True)
+        self._check_account(peer.session)
         try:
             transfer = peer.session.transfer = self._accept(peer.session, message)
             position = self.registry.enter(transfer)
@@ -2162,6 +2193,17 @@ class Service:
         else:
             self.start(self._open, transfer)
 
+    def _check_account(self, session: Session) -> None:
+        """Raise ``AuthenticationError`` if the user could not log in any more as he once did.
+
+        A session may last for days: a closed account, a changed password must not wait for its end.
+        """
+        account = self._credentials.get(session.user)
+        if account is None or not account.active(time.time()):
+            raise AuthenticationError("the account has been closed")
+        if account.stored_key != session.verifier:
+            raise AuthenticationError("the account has another password by now")
+
     def _check_quota(self, transfer: Transfer, *, anew: bool) -> None:
         """Raise ``RejectedError`` if the directory has no room for it, reserved room counted.
 
@@ -2174,7 +2216,7 @@ class Service:
             return
         earlier = self.registry.earlier(transfer)
         used = sum(one.blocks.size for one in earlier if anew or not one.same_file(transfer))
-        used += self.parts.resting_bytes(transfer.facts)
+        used += self.parts.left_bytes(transfer.facts, same=anew and transfer.resumes)
         used += used_bytes(self.settings.output / transfer.facts.directory)
         used -= 0 if anew else self.parts.published_bytes(transfer.facts)
         if used + transfer.blocks.size > quota:
@@ -2223,12 +2265,13 @@ class Service:
         if not transfer.resumes:
             self.parts.forget(transfer.facts.key)
         rivals = self.parts.rivals(transfer)  # before the search: what rests then is found later
-        kept = self.parts.resume(transfer) if transfer.resumes else None
+        check = partial(self._check_quota, transfer, anew=True)
+        kept = self.parts.resume(transfer, check) if transfer.resumes else None
         if kept is None and transfer.resumes and self._must_wait(transfer, rivals):
             self._seeking.append(transfer)
             return
         if kept is None and transfer.resumes:
-            self._check_quota(transfer, anew=True)
+            check()
         part, claims = kept or (self.parts.create(transfer), None)
         if not transfer.open(part, claims):
             self.parts.rest(part)
@@ -2612,7 +2655,7 @@ class Server:
         self._service.parts.scan()
         self._selector = selectors.DefaultSelector()
         self._peers: set[Peer] = set()
-        self._neighbours: Counter[str] = Counter()  # connections of each address
+        self._neighbours: Counter[str] = Counter()  # connections of each network
         self._strangers: dict[Peer, None] = {}  # have not logged in, the oldest first
         self._waker = Waker()
         self._calls: deque[Callable[[], None]] = deque()
@@ -2768,7 +2811,7 @@ class Server:
         peer.binding = tls.binding if tls else None
         self._peers.add(peer)
         self._strangers[peer] = None
-        self._neighbours[peer.address] += 1
+        self._neighbours[peer.network] += 1
         self._watch(peer)
 
     def _room_for(self, address: str) -> bool:
@@ -2777,14 +2820,15 @@ class Server:
         A newcomer is more likely to be somebody who wants to send a file than the one that has said
         nothing for the longest time.
         """
-        if self._neighbours[address] >= config.MAX_OF_ADDRESS:
-            return self._make_room([peer for peer in self._unknown() if peer.address == address])
+        network = auth.network_of(address)
+        if self._neighbours[network] >= config.MAX_OF_ADDRESS:
+            return self._make_room([peer for peer in self._unknown() if peer.network == network])
         if len(self._peers) >= config.MAX_CONNECTIONS:
             return self._make_room(self._unknown())
         if len(self._strangers) < config.MAX_STRANGERS:
             return True
         strangers = self._unknown()
-        own = [peer for peer in strangers if peer.address == address]
+        own = [peer for peer in strangers if peer.network == network]
         crowd = own if 2 * len(own) > len(strangers) else strangers  # no address pushes all out
         return len(strangers) < config.MAX_STRANGERS or self._make_room(crowd)
 
@@ -2872,9 +2916,9 @@ class Server:
         if peer in self._peers:
             self._peers.remove(peer)
             self._strangers.pop(peer, None)
-            self._neighbours[peer.address] -= 1
-            if not self._neighbours[peer.address]:
-                del self._neighbours[peer.address]
+            self._neighbours[peer.network] -= 1
+            if not self._neighbours[peer.network]:
+                del self._neighbours[peer.network]
         peer.connection.close()
 
     def _end_session(self, peer: Peer) -> None:

@@ -54,6 +54,7 @@ from test_security import Impostor
 import auth
 import client as client_module
 import config
+import protocol
 import server as server_module
 from auth import Accounts, Credential
 from client import send_files
@@ -1008,7 +1009,8 @@ def test_the_right_user_elsewhere_gets_in_while_somebody_guesses(
 ) -> None:
     """23: guessing at one address costs the user at another one nothing, or next to it."""
     local = serve({"alice": VERIFIER})
-    fail(local, auth.FREE_ACCOUNT - 1)
+    fail(local, auth.GUESSES_AT_ONCE)
+    fail(local, auth.FREE_ACCOUNT - auth.GUESSES_AT_ONCE - 1, address="127.0.0.3")
     with Peer(local.port) as guesser, Peer(local.port, source="127.0.0.2") as owner:
         guesser.prove(password="wrong")
         fail(local, 1)
@@ -1017,6 +1019,16 @@ def test_the_right_user_elsewhere_gets_in_while_somebody_guesses(
         assert is_open(guesser.control)
     (wait,) = [text for text in lines(caplog, "its login waits") if "127.0.0.2" in text]
     assert float(wait.split()[-2]) <= auth.LONGEST_ACCOUNT_DELAY
+
+
+def test_of_too_many_logins_that_wait_the_last_is_refused_unseen(serve: Serve) -> None:
+    """23: the right password does not help, nor does its refusal tell that it was right."""
+    local = serve({"alice": VERIFIER})
+    fail(local, 100)
+    with Peer(local.port) as peer:
+        peer.prove()
+        with pytest.raises(AuthenticationError, match="too many wrong passwords"):
+            peer.control.answer(PATIENCE)
 
 
 def test_a_login_that_waits_holds_no_worker(serve: Serve, tmp_path: Path) -> None:
@@ -1224,6 +1236,38 @@ def test_a_verdict_that_was_lost_can_be_asked_for_again_within_the_quota(serve: 
     assert answer.have == ((0, 1),)
 
 
+def test_a_file_that_has_grown_does_not_go_on_beyond_the_quota(serve: Serve) -> None:
+    """13: of two attempts at one file, what the other reserves still counts; both are kept."""
+    local = serve({"alice": account(quota=800 * KB)})
+    data = os.urandom(800 * KB)
+    with Peer(local.port).log_in() as first, Peer(local.port).log_in() as second:
+        for peer in (first, second):
+            peer.start("x", data[: 400 * KB]).send(peer.attach(), 0)
+    eventually(lambda: local.server._service.parts.in_use == 0, "the part files to rest")
+    with Peer(local.port).log_in() as peer:
+        answer = peer.ask("x", len(data), head=data[: 200 * KB], resume=True)
+        assert isinstance(answer, Rejected)
+        assert answer.code == "quota"
+        assert [part.stat().st_size for part in part_files(local.output)] == [400 * KB] * 2
+        answer = peer.ask("x", 400 * KB, head=data[: 200 * KB], resume=True)
+    assert isinstance(answer, FileReady)
+    assert answer.have == ((0, 1),)
+
+
+def test_a_part_file_counts_until_its_last_user_has_left(serve: Serve) -> None:
+    """13: who leaves while the disk is busy has no second quota meanwhile."""
+    local = serve({"alice": account(quota=500 * KB)})
+    with Peer(local.port).log_in() as peer:
+        peer.start("x", bytes(400 * KB))
+        (transfer,) = local.server._service.registry.active()
+        with transfer.part():  # as a worker does that writes or flushes
+            assert isinstance(peer.control.call(Cancel(), PATIENCE), Rejected)
+            answer = peer.ask("y", 400 * KB)
+            assert isinstance(answer, Rejected)
+            assert answer.code == "quota"
+        assert isinstance(peer.ask("y", 400 * KB), FileReady)
+
+
 @pytest.mark.parametrize("lives", [True, False])
 def test_a_dead_attempt_at_the_same_file_does_not_count_against_its_successor(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, lives: bool
@@ -1409,6 +1453,40 @@ def test_a_user_taken_away_while_the_server_runs_does_not_get_in(
     assert not gets_in(stored, "alice")
 
 
+@pytest.mark.parametrize(
+    "users",
+    [
+        {},
+        {"alice": account(disabled=True)},
+        {"alice": account(expires=1)},
+        {"alice": Credential.make("another", iterations=auth.MIN_ITERATIONS)},
+    ],
+)
+def test_who_is_taken_away_while_logged_in_begins_no_other_file(
+    stored: ServerThread, users_file: Path, users: dict[str, Credential]
+) -> None:
+    """25: removed, disabled, expired or with a new password; what runs may end."""
+    data = os.urandom(10)
+    with Peer(stored.port).log_in() as peer:
+        upload = peer.start("x", data)
+        auth.save_credentials(users_file, Accounts(users))
+        upload.send(peer.attach(), 0)
+        assert isinstance(upload.complete(), IntegrityOk)
+        with pytest.raises(AuthenticationError, match="the account has"):
+            peer.ask("y", 10)
+
+
+def test_who_gets_other_limits_while_logged_in_sends_on(
+    stored: ServerThread, users_file: Path
+) -> None:
+    """25: they hold from the next login on."""
+    with Peer(stored.port).log_in() as peer:
+        auth.save_credentials(users_file, Accounts({"alice": account(quota=1)}))
+        assert isinstance(peer.ask("x", 10), FileReady)
+    with Peer(stored.port).log_in() as peer:
+        assert isinstance(peer.ask("y", 10), Rejected)
+
+
 def test_a_broken_credential_file_changes_nothing(
     stored: ServerThread, users_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1482,6 +1560,32 @@ def test_strangers_of_a_crowded_address_make_way_for_their_like(
         assert last_words(silent[0]) == b""
         assert is_open(silent[1])
         assert is_open(elsewhere.control)
+
+
+def test_strangers_of_one_ipv6_network_are_of_one_address(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """29: who has IPv6 has 2**64 addresses, and would have as many limits."""
+    monkeypatch.setattr(config, "MAX_OF_ADDRESS", 2)
+    welcome = local.server._welcome
+
+    def welcome_from(address: str) -> Callable[[socket.socket, str], None]:
+        def disguised(sock: socket.socket, _: str) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(protocol, "_peer_address", lambda _: (address, 1))
+                welcome(sock, address)
+
+        return disguised
+
+    with contextlib.ExitStack() as stack:
+        strangers = []
+        for number in range(4):
+            address = f"2001:db8:0:{number == 0:d}::{number}"
+            monkeypatch.setattr(local.server, "_welcome", welcome_from(address))
+            strangers.append(stack.enter_context(raw_socket(local.port)))
+            eventually(lambda: len(local.server._peers) == min(len(strangers), 3), "the next one")
+        assert last_words(strangers[1]) == b""
+        assert [is_open(one) for one in strangers] == [True, False, True, True]
 
 
 def test_an_address_that_is_crowded_keeps_no_other_out(

@@ -10,8 +10,11 @@ import hashlib
 import hmac
 import io
 import json
+import math
 import os
 import re
+import shlex
+import shutil
 import ssl
 import stat
 import subprocess
@@ -1057,6 +1060,7 @@ SAID = {
     "users is missing": b'{"version": 1}',
     "'admins' is not known": document_with(admins=[]),
     "made by another version": document_with(version=2),
+    "made by another version of this program": document_with(version=2, groups={}),
     "token_key must be base64": document_with(token_key=5),
     "a key does not have 32 bytes": document_with(salt_key="AAAA"),
 }
@@ -1726,7 +1730,7 @@ def test_a_file_without_a_token_is_an_error_that_does_not_quote_it(
 
 def test_a_token_file_without_end_is_not_read_to_its_end() -> None:
     """``/dev/zero`` has none."""
-    with pytest.raises(UsageError, match="no token"):
+    with pytest.raises(UsageError, match="first line is too long"):
         read_token(Path("/dev/zero"))
 
 
@@ -1754,6 +1758,20 @@ class Guesser:
 def test_the_delay_grows_with_each_failure() -> None:
     """FAULTS 23: two slips are free, then it doubles to its limit and stays there."""
     assert Guesser()(10) == [0, 0, 0.5, 1, 2, 4, 8, 15, 15, 15]
+
+
+def test_many_guesses_at_once_are_no_way_around_the_delay() -> None:
+    """A thousand connections an hour long: 8 guesses in 15 s, not a thousand; then all is well."""
+    guess = Guesser()
+    answered = 0
+    for _ in range(3600):
+        answered += sum(delay < math.inf for delay in guess(20))
+        guess.now += 1
+    assert answered <= 20 + 3600 / auth.LONGEST_DELAY * auth.GUESSES_AT_ONCE
+    assert guess(1, "ann", "192.0.2.2") == [auth.LONGEST_ACCOUNT_DELAY]
+    assert guess(1, "bob") == [auth.LONGEST_DELAY]  # the address's
+    guess.now += auth.LONGEST_DELAY
+    assert guess(1) == [auth.LONGEST_DELAY]
 
 
 def test_the_longest_delay_fits_into_the_time_for_a_login() -> None:
@@ -1835,10 +1853,23 @@ def test_memory_is_bounded_and_the_busiest_are_remembered() -> None:
     for number in range(1000):
         guess(1, f"user{number}")
         guess(1, "ann", "192.0.2.2")
+        guess.now += 1
+    guess.now += auth.LONGEST_DELAY
     tables = (guess.delay._pairs, guess.delay._addresses, guess.delay._users)
     assert max(len(table._entries) for table in tables) == 10
     assert guess(1, "ann", "192.0.2.2") == [auth.LONGEST_DELAY]
     assert guess(3, "late", "192.0.2.3")[-1] == 0.5
+
+
+def test_a_long_name_takes_no_more_memory_than_a_short_one() -> None:
+    """Thousands of made-up names, each as long as a message allows, would be a way to fill it."""
+    guess = Guesser()
+    guess(1, "\U0001f600" * MAX_TEXT)
+    assert all(
+        len(key) < 128
+        for table in (guess.delay._pairs, guess.delay._users)
+        for key in table._entries
+    )
 
 
 def test_counting_by_many_threads_loses_nothing() -> None:
@@ -1854,7 +1885,7 @@ def test_counting_by_many_threads_loses_nothing() -> None:
         one.start()
     for one in crowd:
         one.join(PATIENCE)
-    assert delay._users._entries["ann"][0] == 4000
+    assert [times for times, *_ in delay._users._entries.values()] == [4000]
 
 
 # --- TLS ----------------------------------------------------------------------------------------
@@ -1954,6 +1985,21 @@ def test_a_certificate_for_an_address_is_good_for_the_address(identities: Identi
     """Servers without a name."""
     server = server_tls(*identities.issue("127.0.0.1"))
     shake_hands(server, client_tls(identities.ca), "127.0.0.1")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command here")
+def test_a_certificate_made_as_the_readme_says_works_for_its_name_only(tmp_path: Path) -> None:
+    """The client takes the server's own certificate for the authority, and checks the name."""
+    readme = Path(auth.__file__).with_name("README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^openssl .*\\\n.*$", readme, re.MULTILINE)
+    words = shlex.split(command.replace("\\\n", ""))
+    made = subprocess.run(words, cwd=tmp_path, capture_output=True, check=False)
+    assert made.returncode == 0, made.stderr
+    server = server_tls(tmp_path / "cert.pem", tmp_path / "key.pem")
+    client = client_tls(tmp_path / "cert.pem")
+    assert shake_hands(server, client, "files.example.org")[0].version() == "TLSv1.3"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(server, client, "other.example.org")
 
 
 def test_an_expired_certificate_is_refused(identities: Identities) -> None:
@@ -2160,6 +2206,16 @@ def test_a_password_is_the_first_line_of_its_file(
     path = tmp_path / "password"
     path.write_bytes(content)
     assert read_password("user1", path, "localhost") == password
+
+
+def test_a_password_that_is_too_long_for_its_file_is_refused_and_not_cut(tmp_path: Path) -> None:
+    """Half of it would be another password, and a weaker one."""
+    path = tmp_path / "password"
+    path.write_text("x" * auth.MAX_SECRET_FILE + "\n")
+    assert read_password("ann", path, "localhost") == "x" * auth.MAX_SECRET_FILE
+    path.write_text("x" * (auth.MAX_SECRET_FILE + 1))
+    with pytest.raises(UsageError, match="first line is too long"):
+        read_password("ann", path, "localhost")
 
 
 def test_a_missing_password_file_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import pytest
 from conftest import (
@@ -1126,8 +1126,8 @@ def test_a_part_file_that_rests_while_it_is_looked_for_is_found(
     content = os.urandom(10 * 4096)
     resume, parts = server_module.PartStore.resume, local.server._service.parts
 
-    def late(store: server_module.PartStore, transfer: server_module.Transfer) -> object:
-        found = resume(store, transfer)
+    def late(store: server_module.PartStore, *wanted: Any) -> object:
+        found = resume(store, *wanted)
         if parts.in_use and not found:
             first.control.send(Goodbye())
             eventually(lambda: parts.in_use == 0, "the old attempt to end")

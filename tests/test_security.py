@@ -397,3 +397,25 @@ def test_a_hostile_server_only_gets_a_clear_error(
         send_files([source], settings)
     assert "\x1b" not in str(caught.value)
     assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--json"])
+def test_what_a_server_calls_the_file_reaches_standard_output_escaped(
+    impostor: Callable[[Script], Impostor], tmp_path: Path, option: str
+) -> None:
+    """FAULTS 26: the one text of a verdict that the server chooses, for people and programs."""
+
+    def script(server: Impostor) -> None:
+        size = server.ready().size
+        server.take_block(size)
+        complete = server.control.answer(PATIENCE)
+        assert isinstance(complete, TransferComplete)
+        name = "\x1b[31m\r\nINTEGRITY_OK forged"
+        server.control.send(IntegrityOk(name, size, complete.digest, 0, True))
+
+    source = random_file(tmp_path / "x", 1000)
+    done = run_client(impostor(script).port, source, "--streams", "1", option)
+    assert done.returncode == 0
+    assert "forged" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stdout.count("\n") == 1
