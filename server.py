@@ -1752,8 +1752,8 @@ class Peer:
 
     @property
     def mid_frame(self) -> bool:
-        """Whether it owes us the rest of something."""
-        return self.connection.mid_frame or (self.blocks is not None and self.blocks.mid_block)
+        """Whether it owes us the rest of something; what came with ATTACH is here already."""
+        return self.blocks.mid_block if self.blocks else self.connection.mid_frame
 
     def refuse(self, code: str, reason: str) -> None:
         """Say our last words; after them it may only read and close (its owner)."""
@@ -2363,7 +2363,7 @@ class Service:
         self._send_acks(peer)
         self._put_off_deadline(peer, moved)
         # what came in one piece with ATTACH is in memory: no selector tells of it
-        peer.hurried = peer.connection.mid_frame and time.monotonic() < peer.deadline
+        peer.hurried = peer.connection.mid_frame
 
     def gives_way(self, peer: Peer) -> bool:
         """Whether a data connection rests with main while a higher priority sends (its owner)."""

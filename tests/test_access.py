@@ -63,6 +63,7 @@ from protocol import (
     SCRAM,
     TOKEN,
     VERSION,
+    Attach,
     AuthChallenge,
     AuthenticationError,
     AuthOk,
@@ -535,6 +536,24 @@ def test_what_a_worker_has_decrypted_and_left_is_taken_up_at_once(
         data = peer.attach()
         push(data, b"".join(upload.frame(index) for index in range(13)))
         upload.await_acks(data, 13)
+        assert isinstance(upload.complete(), IntegrityOk)
+
+
+@pytest.mark.parametrize("secured", [True, False])
+def test_the_time_a_limit_takes_is_not_the_clients(
+    start_local: StartLocal, pki: Pki, *, secured: bool
+) -> None:
+    """4 and 27: what is here and has to rest is not late, and no worker spins for it."""
+    options = tls(pki.server) if secured else {}
+    local = start_local(limit=14 * KB, block_timeout=0.3, **options)
+    ca = pki.ca if secured else None
+    with Peer(local.port, ca=ca).log_in("user1", "password1") as peer:
+        upload, data = peer.start("x", os.urandom(21 * KB), block_size=7 * KB), peer.connect()
+        start = Hello(VERSION, FEATURES), Attach(peer.token)
+        for message in start:
+            data.dialogue.sent(message)
+        push(data, b"".join([*map(encode, start), *map(upload.frame, range(3))]))
+        upload.await_acks(data, 3)
         assert isinstance(upload.complete(), IntegrityOk)
 
 
