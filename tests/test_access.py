@@ -85,6 +85,7 @@ from protocol import (
     Rejected,
     RejectedError,
     Side,
+    State,
     TransferError,
     UsageError,
     encode,
@@ -613,6 +614,46 @@ def test_a_peer_that_says_goodbye_in_tls_is_forgotten(secure: ServerThread, pki:
         peer.hello(peer.control)
         peer.control.finish()
         eventually(lambda: not secure.server._peers, "the connection to be forgotten")
+
+
+def test_main_does_not_spin_for_a_goodbye_that_finds_no_room(
+    secure: ServerThread, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """27 and 41: the last words fill the system's buffer to the brim; the close_notify waits."""
+    flush, calls = Connection.flush, []
+
+    def fill(connection: Connection) -> bool:
+        if connection.dialogue.side is Side.SERVER and connection.state is State.CLOSED:
+            calls.append(connection)
+            with contextlib.suppress(BlockingIOError):
+                while len(calls) == 1:
+                    connection._socket.send(bytes(100_000))
+        return flush(connection)
+
+    with Peer(secure.port, ca=pki.ca) as peer:
+        peer.hello(peer.control)
+        monkeypatch.setattr(Connection, "flush", fill)
+        peer.control.push(b"\0\0\0\1?")
+        eventually(lambda: not secure.server._peers, "the connection to be forgotten")
+    assert len(calls) < 10
+
+
+def test_a_goodbye_that_finds_no_room_is_said_later(pki: Pki) -> None:
+    """27 and 41: a peer that reads late learns that it was no cut."""
+    with secure_pair(pki) as (client, server):
+        assert client.receive() is None  # what TLS itself has to say after the handshake
+        filler = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filler += server._socket.send(bytes(100_000))
+        server.finish()
+        assert server.unsent
+        while filler:
+            filler -= client._raw_into(memoryview(bytearray(min(filler, 100_000))))
+        assert server.flush()
+        server.finish()
+        with pytest.raises(ConnectionLostError, match="the peer closed"):
+            client.answer(PATIENCE)
 
 
 def test_a_wrong_password_over_tls_is_exit_3(
