@@ -122,6 +122,7 @@ MAX_NAME_BYTES = 255  # of a file name, on every common file system
 ACKS_TOGETHER = 4 * len(encode_ack(0, 0))  # bytes: one call and one wake-up for four blocks
 ACK_PAUSE = 0.005  # seconds without another block after which they are sent all the same
 MAX_FIRST_LINE = 16 * 1024  # bytes of a journal's first line: names of 1024 and 255 characters
+TOO_SLOW = "too slow, or silent for too long"  # what who misses a deadline is told
 MESSAGES_PER_UNIT = 16  # of one coordinator before others get their turn
 
 # --- names --------------------------------------------------------------------------------------
@@ -2361,6 +2362,8 @@ class Service:
             else:
                 break
         self._send_acks(peer)
+        if self._overdue(peer):  # main would find it ready, and unread, again and again
+            raise RemoteProtocolError(TOO_SLOW, "timeout")
         self._put_off_deadline(peer, moved)
         # what came in one piece with ATTACH is in memory: no selector tells of it
         peer.hurried = peer.connection.mid_frame
@@ -2950,7 +2953,7 @@ class Server:
             self._forget(peer)
             return
         log.info("%s: closed after too long a silence", peer.connection.peer)
-        peer.refuse("timeout", "too slow, or silent for too long")
+        peer.refuse("timeout", TOO_SLOW)
         self._unwatch(peer)
         self._see_off(peer)
 
