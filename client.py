@@ -1128,7 +1128,10 @@ class Sender:
         return block
 
     def _take_block(self) -> Block | None:
-        return self._extra.popleft() if self._extra else self._session.queue.get(self._waker)
+        if not self._extra:
+            return self._session.queue.get(self._waker)
+        self._session.queue.leave(self._waker)  # who is busy is not to be woken for the next one
+        return self._extra.popleft()
 
     def _leave_if_overtaken(self) -> None:
         """Raise if the others leave this one behind: a new connection is faster."""

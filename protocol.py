@@ -1423,11 +1423,16 @@ class Connection:
             self.wait(deadline.left(), write=not self.flush())
 
     def finish(self) -> None:
-        """Say that nothing more will come from us; the peer can still be heard."""
+        """Say that nothing more will come from us; the peer can still be heard.
+
+        What finds no room stays unsent: then say it again when that has been flushed.
+        """
         if self._tls and self._tls.ready:
             self._tls.say_goodbye()
             with contextlib.suppress(ConnectionLostError):
                 self._push_raw(self._tls.outgoing())
+        if self.unsent:
+            return  # after the shutdown it could not leave, and the socket would claim to have room
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:

@@ -122,6 +122,7 @@ MAX_NAME_BYTES = 255  # of a file name, on every common file system
 ACKS_TOGETHER = 4 * len(encode_ack(0, 0))  # bytes: one call and one wake-up for four blocks
 ACK_PAUSE = 0.005  # seconds without another block after which they are sent all the same
 MAX_FIRST_LINE = 16 * 1024  # bytes of a journal's first line: names of 1024 and 255 characters
+TOO_SLOW = "too slow, or silent for too long"  # what who misses a deadline is told
 MESSAGES_PER_UNIT = 16  # of one coordinator before others get their turn
 
 # --- names --------------------------------------------------------------------------------------
@@ -1778,8 +1779,8 @@ class Peer:
 
     @property
     def mid_frame(self) -> bool:
-        """Whether it owes us the rest of something."""
-        return self.connection.mid_frame or (self.blocks is not None and self.blocks.mid_block)
+        """Whether it owes us the rest of something; what came with ATTACH is here already."""
+        return self.blocks.mid_block if self.blocks else self.connection.mid_frame
 
     def refuse(self, code: str, reason: str) -> None:
         """Say our last words; after them it may only read and close (its owner)."""
@@ -2404,9 +2405,11 @@ class Service:
             else:
                 break
         self._send_acks(peer)
+        if self._overdue(peer):  # main would find it ready, and unread, again and again
+            raise RemoteProtocolError(TOO_SLOW, "timeout")
         self._put_off_deadline(peer, moved)
         # what came in one piece with ATTACH is in memory: no selector tells of it
-        peer.hurried = peer.connection.mid_frame and time.monotonic() < peer.deadline
+        peer.hurried = peer.connection.mid_frame
 
     def gives_way(self, peer: Peer) -> bool:
         """Whether a data connection rests with main while a higher priority sends (its owner)."""
@@ -2994,7 +2997,7 @@ class Server:
             self._forget(peer)
             return
         log.info("%s: closed after too long a silence", peer.connection.peer)
-        peer.refuse("timeout", "too slow, or silent for too long")
+        peer.refuse("timeout", TOO_SLOW)
         self._unwatch(peer)
         self._see_off(peer)
 

@@ -64,6 +64,7 @@ from protocol import (
     SCRAM,
     TOKEN,
     VERSION,
+    Attach,
     AuthChallenge,
     AuthenticationError,
     AuthOk,
@@ -85,6 +86,7 @@ from protocol import (
     Rejected,
     RejectedError,
     Side,
+    State,
     TransferError,
     UsageError,
     encode,
@@ -539,6 +541,24 @@ def test_what_a_worker_has_decrypted_and_left_is_taken_up_at_once(
         assert isinstance(upload.complete(), IntegrityOk)
 
 
+@pytest.mark.parametrize("secured", [True, False])
+def test_the_time_a_limit_takes_is_not_the_clients(
+    start_local: StartLocal, pki: Pki, *, secured: bool
+) -> None:
+    """4 and 27: what is here and has to rest is not late, and no worker spins for it."""
+    options = tls(pki.server) if secured else {}
+    local = start_local(limit=14 * KB, block_timeout=0.3, **options)
+    ca = pki.ca if secured else None
+    with Peer(local.port, ca=ca).log_in("user1", "password1") as peer:
+        upload, data = peer.start("x", os.urandom(21 * KB), block_size=7 * KB), peer.connect()
+        start = Hello(VERSION, FEATURES), Attach(peer.token)
+        for message in start:
+            data.dialogue.sent(message)
+        push(data, b"".join([*map(encode, start), *map(upload.frame, range(3))]))
+        upload.await_acks(data, 3)
+        assert isinstance(upload.complete(), IntegrityOk)
+
+
 def _shaken(connection: Connection) -> bool:
     """Whether the handshake is over on this side, too: it can end on the other one first."""
     return connection._tls is not None and connection._tls.ready
@@ -595,6 +615,46 @@ def test_a_peer_that_says_goodbye_in_tls_is_forgotten(secure: ServerThread, pki:
         peer.hello(peer.control)
         peer.control.finish()
         eventually(lambda: not secure.server._peers, "the connection to be forgotten")
+
+
+def test_main_does_not_spin_for_a_goodbye_that_finds_no_room(
+    secure: ServerThread, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """27 and 41: the last words fill the system's buffer to the brim; the close_notify waits."""
+    flush, calls = Connection.flush, []
+
+    def fill(connection: Connection) -> bool:
+        if connection.dialogue.side is Side.SERVER and connection.state is State.CLOSED:
+            calls.append(connection)
+            with contextlib.suppress(BlockingIOError):
+                while len(calls) == 1:
+                    connection._socket.send(bytes(100_000))
+        return flush(connection)
+
+    with Peer(secure.port, ca=pki.ca) as peer:
+        peer.hello(peer.control)
+        monkeypatch.setattr(Connection, "flush", fill)
+        peer.control.push(b"\0\0\0\1?")
+        eventually(lambda: not secure.server._peers, "the connection to be forgotten")
+    assert len(calls) < 10
+
+
+def test_a_goodbye_that_finds_no_room_is_said_later(pki: Pki) -> None:
+    """27 and 41: a peer that reads late learns that it was no cut."""
+    with secure_pair(pki) as (client, server):
+        assert client.receive() is None  # what TLS itself has to say after the handshake
+        filler = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filler += server._socket.send(bytes(100_000))
+        server.finish()
+        assert server.unsent
+        while filler:
+            filler -= client._raw_into(memoryview(bytearray(min(filler, 100_000))))
+        assert server.flush()
+        server.finish()
+        with pytest.raises(ConnectionLostError, match="the peer closed"):
+            client.answer(PATIENCE)
 
 
 def test_a_wrong_password_over_tls_is_exit_3(

@@ -762,6 +762,22 @@ def test_a_sender_that_was_stopped_while_it_connected_does_not_shake_hands(
     assert ended
 
 
+def test_no_block_is_meant_for_a_sender_that_was_handed_another(
+    session: module.Session, upload: Upload
+) -> None:
+    """It has something to do, perhaps on a slow link: who has nothing to do is woken instead."""
+    session.streams.count = 1
+    sender, idle = module.Sender(session, 0), Waker()
+    assert session.queue.get(idle) is None
+    assert sender._next_block() is None
+    sender.hand(Block(upload, 0))
+    assert sender._next_block() == Block(upload, 0)
+    session.queue.put(Block(upload, 1))
+    assert idle.quiet()
+    sender.close()
+    idle.close()
+
+
 def test_what_is_heard_while_a_block_is_pushed_counts(
     session: module.Session, upload: Upload, clock: Clock
 ) -> None:

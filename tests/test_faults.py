@@ -514,6 +514,28 @@ def test_a_trickling_block_expires(start_local: StartLocal) -> None:
             _trickle(data, upload.frame(0)[100:5000])
 
 
+def test_a_block_that_expires_costs_no_processor_time(
+    start_local: StartLocal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4: what is too late is not handed to and fro, unread, until main looks at the clocks."""
+    monkeypatch.setattr(config, "TICK", 2.0)
+    local = start_local(block_timeout=0.3)
+    served, serve = [], server_module.Service.serve
+
+    def count(service: server_module.Service, peer: server_module.Peer) -> None:
+        served.append(peer)
+        serve(service, peer)
+
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(1_000_000), block_size=1_000_000)
+        data = client.attach()
+        push(data, upload.frame(0)[:100])
+        monkeypatch.setattr(server_module.Service, "serve", count)
+        with pytest.raises(ConnectionLostError):
+            _trickle(data, upload.frame(0)[100:5000])
+    assert len(served) < 500
+
+
 def _trickle(connection: Connection, data: bytes) -> None:
     """Send a byte now and then, and listen in between. Raises when the server has had enough."""
     for byte in data:
