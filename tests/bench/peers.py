@@ -8,8 +8,9 @@
 What it measures: the time from the start of a sending process to its end (for ``nc``, which does
 not wait for its receiver, to the end of both), over loopback, into a file on the same disk.
 ``md5sum`` of the same file is the floor: nothing that takes the MD5 of the file on its way can be
-faster; ``dd`` with ``conv=fdatasync`` is that of the disk. For our own pair also the peak memory of
-both sides and the server's number of threads.
+faster; ``dd`` with ``conv=fdatasync`` is that of the disk, ``bare`` (bare.py) that of Python with
+threads like ours. For our own pair also the peak memory of both sides and the server's number of
+threads.
 
 How fair it is: a round runs each tool once, each round begins with another tool, so that a slow
 minute of the machine hits all of them; medians are shown, with the best and the worst beside them.
@@ -83,6 +84,7 @@ from common import (  # noqa: E402
 from config import KB, MB, format_size  # noqa: E402
 
 REHEARSAL = 2 * MB  # more than one block of ours, and gone in no time
+BARE = [sys.executable, str(ROOT / "tests" / "bench" / "bare.py")]
 
 
 class Row(NamedTuple):
@@ -187,6 +189,26 @@ class Dd(Tool):
         """Copy the file."""
         target = self.inbox / "file"
         command = [self.program, f"if={source}", f"of={target}", "bs=1M", "conv=fdatasync"]
+        return timed(command, self.log, source.stat().st_size)
+
+
+class Bare(Tool):
+    """Python's floor: the threads and the proof of this pair, and nothing of the rest."""
+
+    rows = (Row("bare", "Python's floor: MD5 of each block and end to end, durable"),)
+
+    def start(self, stack: contextlib.ExitStack) -> None:
+        """Start the receiving side."""
+        command = [*BARE, "receive", str(self.inbox)]
+        receiver = stack.enter_context(logged(command, self.peer_log, stdout=subprocess.PIPE))
+        assert receiver.stdout is not None
+        self.port = receiver.stdout.readline().decode().strip()
+        if not self.port:
+            raise ToolError(f"not started: {last_line(self.peer_log)}")
+
+    def run(self, row: Row, source: Path) -> Run:
+        """Send the file."""
+        command = [*BARE, "send", str(source), self.port]
         return timed(command, self.log, source.stat().st_size)
 
 
@@ -351,7 +373,7 @@ class Scp(Tool):
         return timed(command, self.log, source.stat().st_size)
 
 
-TOOLS = (Md5sum, Dd, Ours, OursTls, Rsync, Netcat, Scp)
+TOOLS = (Md5sum, Dd, Bare, Ours, OursTls, Rsync, Netcat, Scp)
 NAMES = [row.name for tool in TOOLS for row in tool.rows]
 
 

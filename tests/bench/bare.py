@@ -1,0 +1,171 @@
+"""Moves a file with our threads and our proof and nothing else: Python's floor, for peers.py.
+
+    python tests/bench/bare.py receive DIRECTORY    says its port, then takes one file after another
+    python tests/bench/bare.py send FILE PORT       ends when the other side has the same MD5
+
+What it has in common with this pair: one thread that reads and hashes, four that send blocks of
+200 KB in chunks of 50 KB, each over a connection of its own; on the other side four that write
+them, acknowledge them and hash them in file order; the running digest in each header; a flush in
+the background every 64 MB and one at the end. What it leaves out is everything else: nobody logs
+in, nothing is resumed, repaired, limited, queued, logged, shown or named, and any error is the end.
+So what this pair takes more is what all that costs; what it takes itself cannot be had from Python
+with these threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import socket
+import struct
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+HOST = "127.0.0.1"
+CHUNK = 50 * 1024
+BLOCK = 4 * CHUNK
+STREAMS = 4
+BUFFERS = 16
+FLUSH_EVERY = 64 * 1024 * 1024
+_SIZE = struct.Struct("!Q")
+_HEADER = struct.Struct("!IQ16s")  # length, index, running digest
+
+
+class Incoming:
+    """A file that comes: the lock protects what waits to be hashed, and how much is unflushed."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.posix_fallocate(self._file, 0, size)
+        self._lock = threading.Lock()
+        self._waiting: dict[int, tuple[memoryview, bytes]] = {}
+        self._spare: list[bytearray] = []
+        self._hash = hashlib.md5()
+        self._next = 0
+        self._hashing = False
+        self._unflushed = 0
+
+    def receive(self, stream: socket.socket) -> None:
+        """Take blocks from one connection until its end (a thread for each)."""
+        head = memoryview(bytearray(_HEADER.size))
+        with stream:
+            while stream.recv_into(head, 0, socket.MSG_WAITALL) == _HEADER.size:
+                length, index, digest = _HEADER.unpack(head)
+                view = memoryview(self._spare.pop() if self._spare else bytearray(BLOCK))[:length]
+                filled = 0
+                while filled < length:
+                    filled += stream.recv_into(view[filled:])
+                os.pwrite(self._file, view, index * BLOCK)
+                stream.send(b"A")
+                self._put(index, view, digest)
+
+    def _put(self, index: int, view: memoryview, digest: bytes) -> None:
+        with self._lock:
+            self._waiting[index] = view, digest
+            hashes = not self._hashing and self._next in self._waiting
+            self._hashing |= hashes
+            self._unflushed += len(view)
+            flushes = self._unflushed >= FLUSH_EVERY
+            self._unflushed = 0 if flushes else self._unflushed
+        if flushes:
+            threading.Thread(target=self._flush).start()
+        while hashes:
+            hashes = self._hash_next()
+
+    def _flush(self) -> None:
+        hashed = self._next * BLOCK
+        os.fdatasync(self._file)
+        os.posix_fadvise(self._file, 0, hashed, os.POSIX_FADV_DONTNEED)
+
+    def _hash_next(self) -> bool:
+        with self._lock:
+            view, digest = self._waiting.pop(self._next, (None, b""))
+            self._hashing = view is not None
+            self._next += self._hashing
+        if view is None:
+            return False
+        self._hash.update(view)
+        if self._hash.digest() != digest:
+            raise SystemExit("a block is damaged")
+        self._spare.append(view.obj)  # type: ignore[arg-type]  # receive made it
+        return True
+
+    def finish(self) -> bytes:
+        """Bring it to the disk; return its MD5."""
+        os.fdatasync(self._file)
+        os.close(self._file)
+        return self._hash.digest()
+
+
+def receive(directory: Path) -> None:
+    """Take one file after another, for ever."""
+    with socket.create_server((HOST, 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            control, _ = listener.accept()
+            with control:
+                (size,) = _SIZE.unpack(control.recv(_SIZE.size, socket.MSG_WAITALL))
+                incoming = Incoming(directory / "file", size)
+                threads = [
+                    threading.Thread(target=incoming.receive, args=(listener.accept()[0],))
+                    for _ in range(STREAMS)
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                control.sendall(incoming.finish())
+
+
+def send_blocks(port: int, blocks: queue.SimpleQueue[Any], free: queue.SimpleQueue[Any]) -> None:
+    """Send pairs of header and block over a connection, until a ``None`` (a thread for each)."""
+    with socket.create_connection((HOST, port)) as stream:
+        while True:
+            item = blocks.get()
+            if item is None:
+                break
+            header, view = item
+            sent = stream.sendmsg([header, view[:CHUNK]]) - len(header)
+            while sent < len(view):
+                sent += stream.send(view[sent : sent + CHUNK])
+            free.put(view.obj)
+        stream.shutdown(socket.SHUT_WR)
+        while stream.recv(4096):
+            continue  # acknowledgements
+
+
+def send(path: Path, port: int) -> int:
+    """Send one file; return the exit code."""
+    blocks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for _ in range(BUFFERS):
+        free.put(bytearray(BLOCK))
+    with socket.create_connection((HOST, port)) as control, open(path, "rb", buffering=0) as file:
+        size = path.stat().st_size
+        control.sendall(_SIZE.pack(size))
+        threads = [
+            threading.Thread(target=send_blocks, args=(port, blocks, free)) for _ in range(STREAMS)
+        ]
+        for thread in threads:
+            thread.start()
+        running = hashlib.md5()
+        for index in range(-(-size // BLOCK)):
+            buffer = free.get()
+            view = memoryview(buffer)[: os.preadv(file.fileno(), [buffer], index * BLOCK)]
+            running.update(view)
+            blocks.put((_HEADER.pack(len(view), index, running.digest()), view))
+        for _ in threads:
+            blocks.put(None)
+        for thread in threads:
+            thread.join()
+        return int(control.recv(16, socket.MSG_WAITALL) != running.digest())
+
+
+if __name__ == "__main__":
+    what, where, *port = sys.argv[1:]
+    if what == "send":
+        sys.exit(send(Path(where), int(port[0])))
+    receive(Path(where))
