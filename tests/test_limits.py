@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import (
+    Clock,
     RawClient,
     RawUpload,
     ServerThread,
@@ -30,17 +31,6 @@ import protocol
 from client import Patience, Progress, Session, send_files
 from config import KB, MB, ClientSettings
 from protocol import Connection, IntegrityOk, TokenBucket, TransferComplete
-
-
-class Clock:
-    """The time, as far as a bucket is concerned."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        """Return the time."""
-        return self.now
 
 
 @pytest.fixture

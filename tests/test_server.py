@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
-from conftest import eventually, part_files, received, strays
+from conftest import Clock, eventually, part_files, received, strays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -1867,17 +1867,6 @@ def test_a_connection_that_is_held_back_costs_no_worker(
 
 FAST = 10 * config.MB  # more than holds the others back for as long as may be
 EVER = float("inf")
-
-
-class Clock:
-    """The time, as far as the server's module is concerned."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        """Return the time."""
-        return self.now
 
 
 @pytest.fixture
