@@ -2436,6 +2436,8 @@ class Service:
         """
         transfer = peer.incoming = _transfer_of(peer, header.transfer)
         if transfer is None or not transfer.receiving:
+            if peer.session and peer.session.closed:  # no fault of the peer's, nothing to warn of
+                raise ConnectionLostError("its session has ended")
             raise RemoteProtocolError("no such transfer", "transfer")
         blocks, length = transfer.blocks, header.wire_length
         if header.block >= blocks.count or header.raw_length != blocks.length(header.block):

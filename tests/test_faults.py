@@ -39,6 +39,7 @@ from conftest import (
     still_serves,
     strays,
 )
+from test_server import _peer as peer
 
 import config
 import server as server_module
@@ -46,9 +47,11 @@ from client import FailedIntegrityError, Receipt, send_files
 from config import ClientSettings
 from protocol import (
     CODEC_HELD,
+    CODEC_RAW,
     FEATURES,
     VERSION,
     Attach,
+    BlockHeader,
     Cancel,
     Connection,
     ConnectionLostError,
@@ -981,6 +984,18 @@ def test_a_bug_in_a_worker_hurts_only_its_transfer(
     assert "ZeroDivisionError" in caplog.text
     eventually(lambda: local.server._service.parts.in_use == 0)
     still_serves(local.port, tmp_path)
+
+
+def test_a_block_that_was_under_way_when_its_session_ended_is_nobodys_fault(
+    local: ServerThread,
+) -> None:
+    """36: after a ``kill -9`` of a client the server has nothing to warn of."""
+    stream = peer()
+    stream.session = server_module.Session("u", 0, peer())
+    stream.session.closed = True
+    header = BlockHeader(1, 0, 10, 10, CODEC_RAW, bytes(32))
+    with pytest.raises(ConnectionLostError, match="its session has ended"):
+        local.server._service._room_for(stream, header)
 
 
 def test_hundreds_of_idle_connections_and_their_end(local: ServerThread, tmp_path: Path) -> None:
