@@ -720,9 +720,8 @@ class LoginDelay:
 
 def _keys(user: str, address: str) -> tuple[str, str, str]:
     """Return what stands for this user there, for the address, and for the user anywhere."""
-    name = hashlib.sha256(
-        user.encode()
-    ).hexdigest()  # short, however long a name a guesser makes up
+    # short, however long a name a guesser makes up
+    name = hashlib.sha256(user.encode()).hexdigest()
     network = network_of(address)
     return f"{network} {name}", network, name
 
