@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
@@ -132,10 +133,15 @@ class Bench:
     def _await_movement(self, bulk: list[Future[Sent]]) -> None:
         """Wait until the server has blocks of every bulk transfer, or one is over already."""
         while not any(future.done() for future in bulk):
-            journals = (self._server.output / PARTIAL).glob("*.journal")
-            if sum(path.stat().st_size > MOVING for path in journals) == len(bulk):
+            if sum(size > MOVING for size in self._journal_sizes()) == len(bulk):
                 return
             time.sleep(0.005)
+
+    def _journal_sizes(self) -> Iterator[int]:
+        """Size of each journal; one of a transfer that ends meanwhile has no size any more."""
+        for path in (self._server.output / PARTIAL).glob("*.journal"):
+            with suppress(FileNotFoundError):
+                yield path.stat().st_size
 
     def _check_and_clear(self, count: int) -> None:
         """Compare what has come with what was sent, and remove it. Raises ``PriorityError``."""
