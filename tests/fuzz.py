@@ -33,7 +33,8 @@ How it knows where it has been: the server process is ``server.main`` with a cou
 the two functions that receive, so the states are the server's own and not what we believe. A state
 in which nothing was ever taken or nothing was ever refused, a step of the handshake at which nobody
 ever left or broke a record, or an answer that never came, is a failure of this program. (The short
-form does not ask for every answer, nor for a broken record in every state.)
+form does not ask for every answer, nor for a broken record in every state; and what else its
+seconds miss is only said, as long as it is little.)
 
 What it does not say: what the disk does meanwhile (``sweep.py``); and no number of messages proves
 that there is no other. A seed gives the same plan and not the same microsecond: what needs a race
@@ -148,6 +149,7 @@ MOST_MEMORY = 400 * KB  # in KB: the buffers the server may keep, a few blocks, 
 MOST_ASKED = 1900 * KB  # in KB: what it may ask for, used or not; each thread's heap asks for 64 MB
 CASE_LIMIT = 30.0  # seconds one call of send_files may take here, where its own limits are small
 CASE_MEMORY = 64 * KB  # in KB: what the client may take on top, whatever the server says
+FEW = 8  # places that the short form may miss: a side that is not fuzzed at all has 18 and more
 CLIENT_EVERY = 75  # rounds after which client.py does the normal transfer; odd: of both servers
 MESSAGES, CASES = 100_000, 200
 # Where a message may meet the server; the states it passes through within one call are not here.
@@ -1713,7 +1715,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
     show_words("send_files ended with", patient.outcomes)
     for one in missed:
         print(f"NEVER REACHED: {one}")
-    return 1 if missed else 0
+    return 1 if len(missed) > (FEW if arguments.short else 0) else 0
 
 
 def replay(path: Path, folder: Path, times: int) -> int:
