@@ -277,9 +277,10 @@ class Claims:
 class Journal:
     """The record beside a part file: what it is for, and which blocks have been written to it.
 
-    One line of JSON, then records of one size: block index (4 bytes) and running digest. Nothing
-    waits for it to be on the disk, for it is believed nothing without a proof: torn, lost or full
-    of garbage, it costs time and no more.
+    One line of JSON, then records of one size: block index (4 bytes) and running digest. It is
+    believed nothing without a proof: torn, lost or full of garbage, it costs time. But only its
+    first line ties a published file to its client, so it is flushed with the data: a verdict that
+    a power cut swallowed is given again, and the file is not taken a second time.
     """
 
     VERSION = 1
@@ -312,6 +313,10 @@ class Journal:
         if written < len(records):
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def flush(self) -> None:
+        """Bring it to the disk itself (0.2 ms after its data). Raises ``OSError``."""
+        _sync_data(self._fd)
 
     def go_on(self, facts: Facts) -> None:
         """Open the one that is there for ``append``, without a torn end. Raises ``OSError``."""
@@ -553,7 +558,7 @@ class PartFile:
             self._told_full = True
 
     def flush(self, proven: int = 0) -> None:
-        """Bring what was written so far to the disk itself.
+        """Bring what was written so far to the disk itself, and the journal's claims after it.
 
         The first ``proven`` bytes are not needed in memory any more: to use their pages again is
         cheaper than to touch new ones (in a virtual machine 0.6 against 1.2 s of processor time for
@@ -567,6 +572,10 @@ class PartFile:
         except OSError:
             self.trusted = False
             raise
+        try:
+            self._journal.flush()
+        except OSError as error:  # the data is safe all the same
+            log.debug("%s: %s", self.stem, error)
         if proven and hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError):  # it is only advice
                 os.posix_fadvise(self._fd, 0, proven, os.POSIX_FADV_DONTNEED)

@@ -14,7 +14,9 @@ What is checked: every file that any client called ``INTEGRITY_OK``, in this rou
 before, is there with the right digest, before a server touches anything. Then a server is started
 on what is left. In every other round the clients were killed, too, and are asked again; in the
 others they live on and have to finish by themselves, though blocks that were acknowledged to them
-may be gone. In the end each file must be there once, and right, with nothing left in ``.partial``.
+may be gone. In the end each file must be there once, and right, with nothing left in ``.partial``
+but second names of published files, whose removal a cut may undo: they stay for an hour, for their
+clients to ask again.
 
 Before all that, a file that nobody flushed is written and the power is cut: if it is still there
 afterwards, a cut shows nothing here, and that is said instead of a success.
@@ -384,12 +386,25 @@ class Rounds:
             time.sleep(0.02)
         if self._left_over():
             self.violation(f"round {number + 1}: left over: {', '.join(self._left_over())}")
-        for name in self._left_over():
-            (self._output / PARTIAL / name).unlink()
+        for path in self._unfinished():
+            path.unlink(missing_ok=True)
 
     def _left_over(self) -> list[str]:
+        published = {path.stat().st_ino for path in self._output.glob("server_received_*")}
+        again = {path.stem for path in self._unfinished() if _inode(path) in published}
+        return sorted(path.name for path in self._unfinished() if path.stem not in again)
+
+    def _unfinished(self) -> list[Path]:
         found = (self._output / PARTIAL).glob("*")
-        return sorted(path.name for path in found if path.suffix in (".part", ".journal"))
+        return [path for path in found if path.suffix in (".part", ".journal")]
+
+
+def _inode(path: Path) -> int:
+    """Return what two names of one file have in common; 0 for one that is gone meanwhile."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -679,6 +679,38 @@ def _broken(*_: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+def test_the_journal_is_flushed_with_the_data(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 37: else a power cut after publishing forgets whose file it was: it comes twice."""
+    flushed = []
+    part = PartFile.create(output, facts_of(6))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_sync_data", lambda file: flushed.append(os.fstat(file).st_ino))
+        part.flush()
+    inodes = [path.stat().st_ino for path in (*part_files(output), *_journals(output))]
+    assert flushed == inodes
+    part.remove()
+
+
+def test_a_journal_that_cannot_be_flushed_spoils_nothing(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 34: it is a claim; the data is on the disk."""
+    part = PartFile.create(output, facts_of(6))
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Journal, "flush", _broken)
+        part.flush()
+    assert part.trusted
+    part.publish()
+    assert received(output)
+    part.remove()
+
+
+def _journals(output: Path) -> list[Path]:
+    return list((output / module.PARTIAL).glob("*.journal"))
+
+
 @pytest.mark.parametrize("how", ["link", "rename"])
 def test_a_name_that_the_disk_may_not_have_is_taken_back(
     output: Path, monkeypatch: pytest.MonkeyPatch, how: str
