@@ -1893,7 +1893,7 @@ class Registry:
             if len(self._waiting) >= config.MAX_WAITING_TRANSFERS:
                 raise RejectedError("busy", "too many transfers wait already; try again later")
             self._waiting.append(transfer)
-            self._waiting.sort(key=_by_urgency)
+            self._waiting.sort(key=lambda one: one.asked_at - one.priority * config.URGENCY)
             return dict(self._positions())[transfer]
 
     def _has_room_for(self, transfer: Transfer) -> bool:
@@ -1909,20 +1909,16 @@ class Registry:
 
     def leave(self, transfer: Transfer) -> list[Transfer]:
         """Take ``transfer`` out; return those that are admitted in its place (any)."""
+        admitted = []
         with self._lock:
             for line in (self._active, self._waiting):
                 if transfer in line:
                     line.remove(transfer)
-            return self._admit()
-
-    def _admit(self) -> list[Transfer]:
-        """Move those that have room by now from the waiting to the active ones; return them."""
-        admitted = []
-        for one in self._waiting:
-            if self._has_room_for(one):
-                self._active.append(one)
-                admitted.append(one)
-        self._waiting = [one for one in self._waiting if one not in admitted]
+            for one in list(self._waiting):
+                if self._has_room_for(one):
+                    self._waiting.remove(one)
+                    self._active.append(one)
+                    admitted.append(one)
         return admitted
 
     def earlier(self, transfer: Transfer) -> list[Transfer]:
@@ -1954,10 +1950,6 @@ class Registry:
 def _token_key(token: str) -> bytes:
     """Look tokens up by their hash: how long it takes tells nothing about a right one (any)."""
     return hashlib.sha256(token.encode()).digest()
-
-
-def _by_urgency(transfer: Transfer) -> float:
-    return transfer.asked_at - transfer.priority * config.URGENCY
 
 
 # --- what workers do ----------------------------------------------------------------------------
