@@ -1035,7 +1035,6 @@ class Transfer:
 
     def __init__(
         self,
-        number: int,
         session: Session,
         start: FileStart,
         name: str,
@@ -1043,9 +1042,10 @@ class Transfer:
         let_go: Callable[[Transfer, PartFile], None],
     ) -> None:
         """Stand for the file that ``start`` announces; ``let_go`` gets the part file at the end."""
-        self.number = number
-        self.turn = 0  # the registry's: in which order they came in
+        self.turn = 0  # the registry's: in which order they came in ...
+        self.number = 0  # ... and what the wire calls them
         self.session = session
+        self.user, self.priority = session.user, session.priority
         self.name = name
         self.resumes = start.resume
         self.blocks = Blocks(start.size, start.block_size)
@@ -1094,16 +1094,6 @@ class Transfer:
 
     def __repr__(self) -> str:
         return f"<Transfer {self.number}: {self._verified} of {self.blocks.count} blocks verified>"
-
-    @property
-    def user(self) -> str:
-        """Whose it is."""
-        return self.session.user
-
-    @property
-    def priority(self) -> int:
-        """Its session's priority: higher goes first."""
-        return self.session.priority
 
     def same_file(self, other: Transfer) -> bool:
         """Whether ``other`` could go on with what this one has received."""
@@ -1839,7 +1829,6 @@ class Registry:
         self._sessions: dict[bytes, Session] = {}
         self._active: list[Transfer] = []
         self._waiting: list[Transfer] = []
-        self._numbers = itertools.count()
         self._turns = itertools.count()
 
     def add(self, session: Session) -> None:
@@ -1872,18 +1861,14 @@ class Registry:
             streams, session.streams = list(session.streams), set()
             return streams
 
-    def next_number(self) -> int:
-        """Return a transfer number that no other has (any)."""
-        with self._lock:
-            return next(self._numbers) % (2**32 - 1) + 1
-
     def enter(self, transfer: Transfer) -> int:
-        """Admit ``transfer`` (0), or return its position in the queue (any).
+        """Admit ``transfer`` (0), or return its position in the queue; give it its number (any).
 
         Raises ``RejectedError`` when too many wait already.
         """
         with self._lock:
             transfer.turn = next(self._turns)
+            transfer.number = transfer.turn % (2**32 - 1) + 1
             own = [one for one in self._active + self._waiting if one.user == transfer.user]
             if len(own) >= config.MAX_TRANSFERS_OF_USER:
                 raise RejectedError("busy", "too many transfers of this user; try again later")
@@ -2236,9 +2221,9 @@ class Service:
             raise RejectedError("block_size", f"a block has {low} to {high} here")
         if Blocks(start.size, start.block_size).count > config.MAX_BLOCKS:
             raise RejectedError("size", "too many blocks; use larger ones")
-        name, number = safe_name(start.name), self.registry.next_number()
+        name = safe_name(start.name)
         session.rights.check(name, start.size)
-        return Transfer(number, session, start, name, self._buffers, self._let_go)
+        return Transfer(session, start, name, self._buffers, self._let_go)
 
     def start(self, unit: Callable[[Transfer], None], transfer: Transfer) -> None:
         """Have ``unit`` done for ``transfer`` by some worker (any)."""
@@ -2283,13 +2268,12 @@ class Service:
 
     @staticmethod
     def _log_opened(transfer: Transfer, claims: Claims | None) -> None:
-        count, user = transfer.blocks.count, transfer.session.user
-        facts = f"{transfer.name} ({format_size(transfer.blocks.size)} in {count} blocks)"
+        size, count = format_size(transfer.blocks.size), transfer.blocks.count
+        facts = f"{transfer.name} ({size} in {count} blocks) from {transfer.user}"
         if claims:
-            had = sum(claims.flags)
-            coordinator_log.info("resuming %s from %s: %d blocks are here", facts, user, had)
+            coordinator_log.info("resuming %s: %d blocks are here", facts, sum(claims.flags))
         else:
-            coordinator_log.info("receiving %s from %s", facts, user)
+            coordinator_log.info("receiving %s", facts)
 
     def _must_wait(self, transfer: Transfer, rivals: list[Transfer]) -> bool:
         """Whether one of ``rivals`` that may be dead has the part file; it is asked to answer.

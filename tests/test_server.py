@@ -811,7 +811,7 @@ def transfer_of(
     head = hashlib.new(digest, data[:block]).hexdigest()
     start = FileStart(name, len(data), block, digest, head, resume=True)
     session = Session(user, 0, _peer())
-    return Transfer(1, session, start, name, BufferPool(64), lambda _transfer, _part: None)
+    return Transfer(session, start, name, BufferPool(64), lambda _transfer, _part: None)
 
 
 @pytest.fixture
@@ -1193,7 +1193,7 @@ class Sample:
         start = FileStart("x", len(self.data), BLOCK, "md5", head, True)
         session = Session("u", 0, _peer())
         self.store_of_parts = PartStore(output)
-        self.transfer = Transfer(1, session, start, "x", self.buffers, self.let_go)
+        self.transfer = Transfer(session, start, "x", self.buffers, self.let_go)
         self.part, self.claims = self._part()
         self.transfer.open(self.part, self.claims)
         self.parts = [self.data[i : i + BLOCK] for i in range(0, len(self.data), BLOCK)]
@@ -1965,7 +1965,7 @@ def test_a_slow_transfer_holds_the_others_back_in_proportion(
 def _transfer(priority: int = 0) -> Transfer:
     session = Session("u", priority, _peer())
     start = FileStart("x", 1, BLOCK, "md5", "0" * 32, False)
-    return Transfer(0, session, start, "x", BufferPool(BLOCK), lambda _transfer, _part: None)
+    return Transfer(session, start, "x", BufferPool(BLOCK), lambda _transfer, _part: None)
 
 
 def test_further_transfers_wait_and_are_admitted_as_others_leave() -> None:
