@@ -1020,6 +1020,21 @@ class Block(enum.IntEnum):
     VERIFIED = 6  # its running digest was computed from the part file, and is the client's
 
 
+class Stage(enum.IntEnum):
+    """How far a transfer has come: each stage leads to the next, as far as ``CONFIRMED``.
+
+    From ``PUBLISHING`` a disk that refuses leads back, and nobody else; every other stage before
+    ``CONFIRMED`` may lead to ``ENDED``.
+    """
+
+    OPEN = 0  # blocks come and are hashed
+    JUDGED = 1  # all of them are; one worker is to publish the file
+    PUBLISHING = 2
+    PUBLISHED = 3  # the part file stays until the client has read the verdict, or is gone
+    CONFIRMED = 4  # nobody needs the part file any more: it goes with its last user
+    ENDED = 5  # somebody may go on with the part file: it rests when its last user has left
+
+
 _GAPS = re.compile(b"[%c%c]+" % (Block.ABSENT, Block.CLAIMED))
 _PROMISED = re.compile(b"[%c%c]+" % (Block.CLAIMED, Block.ANNOUNCED))
 _READY = (Block.ANNOUNCED, Block.WRITTEN)  # to be hashed
@@ -1029,8 +1044,8 @@ class Transfer:
     """One file on its way in: which blocks are here, which of them are proven right.
 
     ``Block`` says which way a block goes. Memory holds a byte for each, and more only for what is
-    between written and verified. The lock protects every attribute that begins with an underscore,
-    but for the hash state, which belongs to the one worker that hashes.
+    between written and verified. The lock protects the stage and every attribute that begins with
+    an underscore, but for the hash state, which belongs to the one worker that hashes.
     """
 
     def __init__(
@@ -1060,6 +1075,7 @@ class Transfer:
         self._buffers = buffers
         self._let_go = let_go
         self._lock = threading.Lock()
+        self.stage = Stage.OPEN
         self._part: PartFile | None = None
         self._states = bytearray()
         self._claims = Claims(0, 0)  # of the journal, when it began
@@ -1070,7 +1086,6 @@ class Transfer:
         self._kept = 0  # bytes of payload in there, lent by the pool
         self._records = bytearray()  # written blocks that the journal does not claim yet
         self._claim: str | None = None  # the digest of a TRANSFER_COMPLETE that counts
-        self._judged = False
         self._hashing = False
         self._flushing = False
         self._unflushed = 0
@@ -1082,12 +1097,8 @@ class Transfer:
         self._resent = 0
         self._moved_at = self.asked_at
         self._users = 0  # workers that use the part file right now
-        self._publishing = False
         self._publish_next = False  # the flush that runs now has to call the publisher
-        self._awaits_confirmation = False
-        self.needed = True  # whether anybody may come back for the part file
         self._noting = False
-        self._ended = False
         self._hash = hashlib.new(start.digest)
         self.held_until = 0.0  # a stretch is hashed then at the latest, whoever has right of way
         self._looked_at = False  # whether the content fits the name
@@ -1108,16 +1119,16 @@ class Transfer:
         if claims:
             states = claims.flags.translate(bytes([Block.ABSENT, Block.CLAIMED]) + bytes(254))
         with self._lock:
-            if not self._ended:
+            if not self.ended:
                 self._part, self._moved_at = part, time.monotonic()
                 self._states, self._claims = states, claims or self._claims
-            return not self._ended
+            return not self.ended
 
     @contextlib.contextmanager
     def part(self) -> Iterator[PartFile]:
         """Use the part file; it stays open until the last user has left."""
         with self._lock:
-            if self._ended or self._part is None:
+            if self.ended or self._part is None:
                 raise TransferEndedError
             self._users += 1
             part = self._part
@@ -1132,14 +1143,11 @@ class Transfer:
         self._look_last()
 
     def _look_last(self) -> None:
-        """Let the part file go, once, when the transfer has ended and nobody uses it.
-
-        That of a published one stays until its verdict has been confirmed, or will not be.
-        """
-        if not self._ended:  # one read: who ends it looks as well
+        """Let the part file go, once, when the stage is a last one and nobody uses it."""
+        if self.stage < Stage.CONFIRMED:  # one read: who changes that looks as well
             return
         with self._lock:
-            if self._users or self._awaits_confirmation or self._part is None:
+            if self._users or self._part is None:
                 return
             self._buffers.settle(self._kept)
             self._kept = 0
@@ -1162,7 +1170,7 @@ class Transfer:
         One worker at a time: what another brings meanwhile goes along the next time.
         """
         with self._lock:
-            if self._ended or self._part is None:
+            if self.ended or self._part is None:
                 raise TransferEndedError
             if self._noting or not self._records:
                 return
@@ -1177,45 +1185,35 @@ class Transfer:
                 self._noting = False
             self._leave()
 
-    def end(self, *, by_publisher: bool = False) -> bool:
-        """Let nobody begin anything; the part file goes with its last user.
-
-        Returns whether the caller ended it, and so owes the client an answer.
-        """
+    def end(self) -> bool:
+        """Let nobody begin anything; return whether it was the caller who ended it."""
         with self._lock:
-            ends = not self._ended and (by_publisher or not self._publishing)
-            self._ended |= ends
+            ends = self.stage < Stage.PUBLISHING
+            if ends:
+                self.stage = Stage.ENDED
         self._look_last()
         return ends
-
-    def await_confirmation(self) -> None:
-        """Keep the part file after the end, until ``settle`` (publisher)."""
-        with self._lock:
-            self._awaits_confirmation = True
 
     def settle(self, *, confirmed: bool) -> None:
         """The client has read the verdict, or is gone: then somebody may ask for it again."""
         with self._lock:
-            self._awaits_confirmation = False
-            self.needed = not confirmed
+            if self.stage is Stage.PUBLISHED:
+                self.stage = Stage.CONFIRMED if confirmed else Stage.ENDED
         self._look_last()
 
     @contextlib.contextmanager
     def publishing(self) -> Iterator[None]:
-        """Pass the point of no return: from here on, unless it fails, only the publisher ends it.
-
-        Raises ``TransferEndedError`` if somebody was faster.
-        """
+        """Publish the file within this. Raises ``TransferEndedError`` if somebody was faster."""
         with self._lock:
-            if self._ended:
+            if self.ended:
                 raise TransferEndedError
-            self._publishing = True
+            self.stage, after = Stage.PUBLISHING, Stage.JUDGED
         try:
             yield
-        except BaseException:
+            after = Stage.PUBLISHED
+        finally:
             with self._lock:
-                self._publishing = False
-            raise
+                self.stage = after
 
     # -- blocks: any worker
 
@@ -1223,12 +1221,12 @@ class Transfer:
     def receiving(self) -> bool:
         """Whether blocks may come."""
         with self._lock:
-            return self._part is not None and not self._ended
+            return self._part is not None and not self.ended
 
     @property
     def ended(self) -> bool:
         """Whether it is over; its part file may still be in use for a moment."""
-        return self._ended  # one read: no lock needed
+        return self.stage >= Stage.PUBLISHED  # one read: no lock needed
 
     def lives(self, asked_at: float) -> bool:
         """Whether its client has been heard of since ``asked_at``; one read each, no lock needed.
@@ -1251,7 +1249,7 @@ class Transfer:
         """
         digest = digest[: self._digest_size]
         with self._lock:
-            if self._ended or self._part is None:
+            if self.ended or self._part is None:
                 raise TransferEndedError
             missing: Spans = ()
             if self._states[block] == Block.CLAIMED:
@@ -1310,7 +1308,7 @@ class Transfer:
         So no block is ever written after it was verified, whatever comes twice.
         """
         with self._lock:
-            if self._ended or self._part is None:
+            if self.stage >= Stage.PUBLISHED or self._part is None:
                 raise TransferEndedError
             state = self._states[block]
             if state >= Block.ANNOUNCED:
@@ -1406,7 +1404,7 @@ class Transfer:
         enough = waiting >= (config.HASH_BATCH if self._claim is None else 1)
         ready = enough and self._states[self._verified] in _READY
         due = ready or (at_end and self._claim is not None)
-        due = due and not (self._hashing or self._judged)
+        due = due and not self._hashing and self.stage is Stage.OPEN
         self._hashing |= due
         return due
 
@@ -1434,8 +1432,10 @@ class Transfer:
             if stretch:
                 return stretch, False
             self._hashing = False
-            judged = self._claim is not None and first == self.blocks.count and not self._judged
-            self._judged |= judged
+            judged = self._claim is not None and first == self.blocks.count
+            judged = judged and self.stage is Stage.OPEN
+            if judged:
+                self.stage = Stage.JUDGED
             return [], judged
 
     def _unproven(self, block: int) -> Unproven:
@@ -2309,17 +2309,18 @@ class Service:
 
     def _let_go(self, transfer: Transfer, part: PartFile) -> None:
         """Take back the part file of a transfer that has ended, from its last user (any)."""
-        if transfer.needed:
-            self.parts.rest(part)
-        else:
+        if transfer.stage is Stage.CONFIRMED:
             self.parts.drop(part)
+        else:
+            self.parts.rest(part)
 
-    def _finish(
-        self, transfer: Transfer, answer: Message | None, *, by_publisher: bool = False
-    ) -> None:
-        """End ``transfer`` with ``answer`` and admit the next (any)."""
-        if not transfer.end(by_publisher=by_publisher):
-            return
+    def _finish(self, transfer: Transfer, answer: Message | None) -> None:
+        """End ``transfer`` with ``answer``, unless somebody else does (any)."""
+        if transfer.end():
+            self._conclude(transfer, answer)
+
+    def _conclude(self, transfer: Transfer, answer: Message | None) -> None:
+        """Say how ``transfer`` ended, and admit the next (who ended it)."""
         transfer.session.transfer = None
         if isinstance(answer, (Rejected, IntegrityFailed)):
             log.error("%s: %s", transfer.name, answer.reason)
@@ -2576,9 +2577,8 @@ class Service:
             transfer.last_flush(part)
             with transfer.publishing():
                 name = part.publish()
-            transfer.await_confirmation()  # both before the client can confirm it
-            transfer.session.unconfirmed = transfer
-            self._finish(transfer, transfer.receipt(name), by_publisher=True)
+            transfer.session.unconfirmed = transfer  # before the client can confirm it
+            self._conclude(transfer, transfer.receipt(name))
         if transfer.session.closed:  # while we published
             self._settle(transfer.session, confirmed=False)
         facts = f"{format_size(transfer.blocks.size)}, {transfer.facts.digest} {transfer.digest}"

@@ -252,7 +252,7 @@ class ResumeMachine(RuleBasedStateMachine):
             self.forget()
             return
         self.unconfirmed = attempt.part
-        attempt.transfer.end(by_publisher=True)
+        attempt.transfer.end()
         self.attempt = self.unconfirmed = None
         if end == "unread":
             self.store.rest(attempt.part)

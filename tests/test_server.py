@@ -1381,9 +1381,18 @@ def test_a_complete_transfer_is_judged_once(sample: Sample) -> None:
 def test_nobody_else_ends_a_transfer_that_is_being_published(sample: Sample) -> None:
     """A CANCEL that comes too late must not be answered REJECTED beside a published file."""
     with sample.transfer.publishing():
-        pass
+        assert not sample.transfer.end()
+        assert not sample.transfer.ended
+    assert sample.transfer.ended
     assert not sample.transfer.end()
-    assert sample.transfer.end(by_publisher=True)
+    sample.transfer.settle(confirmed=False)
+
+
+def test_a_transfer_that_cannot_be_published_can_end(sample: Sample) -> None:
+    """Its client is told so."""
+    with pytest.raises(OSError, match="full"), sample.transfer.publishing():
+        raise OSError(errno.ENOSPC, "full")
+    assert sample.transfer.end()
 
 
 def test_an_ended_transfer_is_not_published(sample: Sample) -> None:
