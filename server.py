@@ -974,20 +974,13 @@ class TransferEndedError(Exception):
     """The transfer ended meanwhile; whoever still worked for it stops."""
 
 
-class Written(NamedTuple):
-    """A block in the part file, not yet hashed."""
-
-    digest: bytes  # the running digest it came with
-    payload: memoryview | None  # its bytes, if they are still in memory
-
-
 class Unproven(NamedTuple):
-    """A block that is to be hashed next."""
+    """A block in the part file that is not hashed yet."""
 
     block: int
-    state: Block  # when it was looked at
-    digest: bytes
-    payload: memoryview | None
+    state: Block  # WRITTEN or ANNOUNCED; that it still is says that nobody has asked for it since
+    digest: bytes  # the running digest the client sent
+    payload: memoryview | None  # its bytes, if they are still in memory
 
 
 class Due(NamedTuple):
@@ -1082,7 +1075,7 @@ class Transfer:
         self._asked = 0  # blocks in state ASKED
         self._verified = 0  # blocks from the start of the file
         self._here = 0  # blocks announced, written or verified
-        self._written: dict[int, Written] = {}
+        self._written: dict[int, Unproven] = {}
         self._kept = 0  # bytes of payload in there, lent by the pool
         self._records = bytearray()  # written blocks that the journal does not claim yet
         self._claim: str | None = None  # the digest of a TRANSFER_COMPLETE that counts
@@ -1324,7 +1317,8 @@ class Transfer:
             self._wrote_for += took
             keep = self._buffers.lend(length)
             self._kept += length if keep else 0
-            self._written[block] = Written(digest, payload if keep else None)
+            kept = payload if keep else None
+            self._written[block] = Unproven(block, Block.WRITTEN, digest, kept)
             self._states[block] = Block.WRITTEN
             self._records += record(block, digest)
             self._unflushed += length
@@ -1428,7 +1422,7 @@ class Transfer:
             for block in range(first, min(first + config.HASH_STRETCH, self.blocks.count)):
                 if self._states[block] not in _READY:
                     break
-                stretch.append(self._unproven(block))
+                stretch.append(self._written.get(block) or self._announced(block))
             if stretch:
                 return stretch, False
             self._hashing = False
@@ -1438,11 +1432,8 @@ class Transfer:
                 self.stage = Stage.JUDGED
             return [], judged
 
-    def _unproven(self, block: int) -> Unproven:
-        if self._states[block] == Block.ANNOUNCED:
-            return Unproven(block, Block.ANNOUNCED, self._claims.digest_of(block), None)
-        written = self._written[block]
-        return Unproven(block, Block.WRITTEN, written.digest, written.payload)
+    def _announced(self, block: int) -> Unproven:
+        return Unproven(block, Block.ANNOUNCED, self._claims.digest_of(block), None)
 
     def _read_back(self, part: PartFile, block: int) -> memoryview:
         view = self._buffers.take(self.blocks.length(block))
