@@ -708,13 +708,13 @@ class PartStore:
     """All part files of an output directory: which are in use, which rest for a resume.
 
     The lock protects the two collections; whoever took a part file out of ``_resting`` has it for
-    itself. Workers call it, unless a docstring says otherwise.
+    itself. Workers call it, unless a docstring says otherwise. A ``key`` is that of ``Facts``.
     """
 
     def __init__(self, output: Path) -> None:
         self._output = output
         self._lock = threading.Lock()
-        self._resting: dict[tuple[object, ...], list[PartFile]] = {}
+        self._resting: list[PartFile] = []
         self._in_use: dict[PartFile, Transfer] = {}
 
     def scan(self) -> None:
@@ -746,24 +746,15 @@ class PartStore:
         part.rested_at = time.monotonic() - age
         with self._lock:
             self._in_use.pop(part, None)
-            self._resting.setdefault(part.facts.key, []).append(part)
-            own = [p for p in self._all_resting() if p.facts.user == part.facts.user]
+            self._resting.append(part)
+            own = [p for p in self._resting if p.facts.user == part.facts.user]
             if len(own) > config.MAX_PARTS_OF_USER:
                 oldest = min(own, key=lambda p: p.rested_at)
-                self._take_out(oldest)
+                self._resting.remove(oldest)
         if oldest:
             log.warning("removing %s of %s: too many unfinished files of this user",
                         oldest.facts.name, oldest.facts.user)  # fmt: skip
             oldest.remove()
-
-    def _all_resting(self) -> Iterator[PartFile]:
-        return itertools.chain.from_iterable(self._resting.values())
-
-    def _take_out(self, part: PartFile) -> None:
-        parts = self._resting[part.facts.key]
-        parts.remove(part)
-        if not parts:
-            del self._resting[part.facts.key]
 
     def left_bytes(self, facts: Facts, *, same: bool) -> int:
         """Return what unfinished files that nobody sends reserve in the directory of ``facts``.
@@ -771,39 +762,36 @@ class PartStore:
         With ``same``, also those that an attempt at this same file could go on with.
         """
         with self._lock:
-            left = list(self._all_resting())
-            left += [part for part, transfer in self._in_use.items() if transfer.ended]
-        others = [part.facts for part in left if not part.published]
+            ended = (part for part, transfer in self._in_use.items() if transfer.ended)
+            left = [part.facts for part in (*self._resting, *ended) if not part.published]
         return sum(
             other.size
-            for other in others
+            for other in left
             if other.directory == facts.directory and (same or other.key != facts.key)
         )
 
     def published_bytes(self, facts: Facts) -> int:
         """Return the bytes of this same file that are published and can still be answered for."""
         with self._lock:
-            same = [part for part in (*self._all_resting(), *self._in_use) if part.published]
+            known = [part.facts for part in (*self._resting, *self._in_use) if part.published]
         return sum(
-            part.facts.size
-            for part in same
-            if (part.facts.key, part.facts.directory) == (facts.key, facts.directory)
+            one.size for one in known if (one.key, one.directory) == (facts.key, facts.directory)
         )
 
-    def _pop(self, key: tuple[object, ...]) -> PartFile | None:
-        with self._lock:
-            parts = self._resting.get(key, [])
-            part = parts.pop() if parts else None
-            if not parts:
-                self._resting.pop(key, None)
-            return part
+    def _taken(self, key: tuple[object, ...]) -> Iterator[PartFile]:
+        """Take out what rests with ``key``, the last first, one each time it is asked."""
+        while True:
+            with self._lock:
+                part = next((p for p in reversed(self._resting) if p.facts.key == key), None)
+                if part is None:
+                    return
+                self._resting.remove(part)
+            yield part
 
     def forget(self, key: tuple[object, ...]) -> None:
         """Remove what rests of a file that is to be sent anew."""
-        part = self._pop(key)
-        while part is not None:
+        for part in self._taken(key):
             part.remove()
-            part = self._pop(key)
 
     def create(self, transfer: Transfer) -> PartFile:
         """Return a new part file for ``transfer``. Raises ``OSError``.
@@ -816,7 +804,8 @@ class PartStore:
             except FileNotFoundError:  # somebody has tidied up
                 (self._output / PARTIAL).mkdir(exist_ok=True)  # another worker may be faster
             except OSError as error:
-                older = self._pop(transfer.facts.key) if error.errno in _NO_SPACE else None
+                full = error.errno in _NO_SPACE
+                older = next(self._taken(transfer.facts.key), None) if full else None
                 if older is None:
                     raise
                 older.remove()
@@ -833,13 +822,11 @@ class PartStore:
         """
         aside: list[PartFile] = []  # cannot be read just now: somebody may look after the disk
         try:
-            part = self._pop(transfer.facts.key)
-            while part is not None:
+            for part in self._taken(transfer.facts.key):
                 self._use(part, transfer)  # from now on somebody who comes for it has to wait
                 claims = self._reopen(part, transfer, check, aside)
                 if claims is not None:
                     return part, claims
-                part = self._pop(transfer.facts.key)
             return None
         finally:
             for part in aside:
@@ -909,7 +896,7 @@ class PartStore:
     def expire(self) -> None:
         """Remove what nobody came back for."""
         with self._lock:
-            resting = list(self._all_resting())
+            resting = list(self._resting)
         for part in resting:
             self._expire(part)
 
@@ -926,9 +913,9 @@ class PartStore:
             log.warning("leaving %s alone: %s", part.stem, _reason(error))
             return
         with self._lock:
-            if part not in self._resting.get(part.facts.key, []):
+            if part not in self._resting:
                 return  # somebody goes on with it
-            self._take_out(part)
+            self._resting.remove(part)
         if not part.published:
             log.warning("removing %s of %s: left for too long", part.facts.name, part.facts.user)
         part.remove()
