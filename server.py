@@ -1941,7 +1941,7 @@ class Service:
         self._post = post
         self._later = later
         self._bucket = TokenBucket(settings.limit) if settings.limit else None
-        self._buckets_of: dict[str, tuple[int, TokenBucket]] = {}
+        self._buckets_of: dict[tuple[str, int], TokenBucket] = {}
         self._buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
         self._secret = secrets.token_bytes(32)
         self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
@@ -2101,12 +2101,7 @@ class Service:
 
     def _bucket_of(self, user: str, limit: int | None) -> TokenBucket | None:
         """Return the one bucket of a user, whatever the number of sessions."""
-        if limit is None:
-            return None
-        known, bucket = self._buckets_of.get(user, (0, None))
-        if known != limit or bucket is None:  # two at once may make two: one of them is used
-            self._buckets_of[user] = limit, TokenBucket(limit)
-        return self._buckets_of[user][1]
+        return self._buckets_of.setdefault((user, limit), TokenBucket(limit)) if limit else None
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:
         session = self.registry.attach(message.token, peer)
