@@ -2345,11 +2345,10 @@ class Service:
 
     def handle_block_transfer(self, peer: Peer) -> None:
         """Receive blocks while they come; stay for more only while nobody else is ready."""
-        moved = False
         while not (self._overdue(peer) or self.gives_way(peer)):
             found = peer.blocks and peer.blocks.receive(peer.connection)
             if found:
-                moved, peer.deadline = True, float("inf")
+                peer.deadline = float("inf")
                 assert peer.incoming is not None  # _room_for has found it
                 raw = self._unpacked(peer, *found)
                 self._run(partial(self._store_block, peer, found[0], raw), peer.incoming)
@@ -2366,7 +2365,6 @@ class Service:
         self._send_acks(peer)
         if self._overdue(peer):  # main would find it ready, and unread, again and again
             raise RemoteProtocolError(TOO_SLOW, "timeout")
-        self._put_off_deadline(peer, moved)
         # what came in one piece with ATTACH is in memory: no selector tells of it
         peer.hurried = peer.connection.mid_frame
 
