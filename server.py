@@ -1018,6 +1018,7 @@ class Stage(enum.IntEnum):
 _GAPS = re.compile(b"[%c%c]+" % (Block.ABSENT, Block.CLAIMED))
 _PROMISED = re.compile(b"[%c%c]+" % (Block.CLAIMED, Block.ANNOUNCED))
 _READY = (Block.ANNOUNCED, Block.WRITTEN)  # to be hashed
+_TO_STATES = bytes([Block.ABSENT, Block.CLAIMED]) + bytes(254)  # of the flags of Claims
 
 
 class Transfer:
@@ -1062,12 +1063,10 @@ class Transfer:
         self._asked = 0  # blocks in state ASKED
         self._verified = 0  # blocks from the start of the file
         self._here = 0  # blocks announced, written or verified
-        self._written: dict[int, Unproven] = {}
-        self._kept = 0  # bytes of payload in there, lent by the pool
+        self._written: dict[int, Unproven] = {}  # the pool lends the payloads in there
         self._records = bytearray()  # written blocks that the journal does not claim yet
         self._claim: str | None = None  # the digest of a TRANSFER_COMPLETE that counts
-        self._hashing = False
-        self._flushing = False
+        self._hashing = self._flushing = self._noting = False  # whether a worker is at it
         self._unflushed = 0
         self._received = 0  # bytes, each block once
         self._hashed_for = 0.0  # seconds; the hasher's, like the hash state
@@ -1078,7 +1077,6 @@ class Transfer:
         self._moved_at = self.asked_at
         self._users = 0  # workers that use the part file right now
         self._publish_next = False  # the flush that runs now has to call the publisher
-        self._noting = False
         self._hash = hashlib.new(start.digest)
         self.held_until = 0.0  # a stretch is hashed then at the latest, whoever has right of way
         self._looked_at = False  # whether the content fits the name
@@ -1094,10 +1092,7 @@ class Transfer:
 
     def open(self, part: PartFile, claims: Claims | None = None) -> bool:
         """Begin to receive into ``part``; ``False`` if the transfer has ended meanwhile."""
-        count = self.blocks.count
-        states = bytearray(count)
-        if claims:
-            states = claims.flags.translate(bytes([Block.ABSENT, Block.CLAIMED]) + bytes(254))
+        states = claims.flags.translate(_TO_STATES) if claims else bytearray(self.blocks.count)
         with self._lock:
             if not self.ended:
                 self._part, self._moved_at = part, time.monotonic()
@@ -1129,11 +1124,10 @@ class Transfer:
         with self._lock:
             if self._users or self._part is None:
                 return
-            self._buffers.settle(self._kept)
-            self._kept = 0
-            part, self._part = self._part, None
+            part, self._part = self._part, None  # nobody else is left to touch the rest
+        self._buffers.settle(sum(len(one.payload or b"") for one in self._written.values()))
         try:
-            part.note(bytes(self._records))  # nobody else is left to touch them
+            part.note(bytes(self._records))
         except OSError as error:
             log.warning("%s: the journal lacks some blocks: %s", self.name, error.strerror)
         self._let_go(self, part)
@@ -1300,11 +1294,9 @@ class Transfer:
 
     def _note_written(self, block: int, digest: bytes, payload: memoryview, took: float) -> Due:
         digest, length = digest[: self._digest_size], len(payload)
+        kept = payload if self._buffers.lend(length) else None
         with self._lock:
             self._wrote_for += took
-            keep = self._buffers.lend(length)
-            self._kept += length if keep else 0
-            kept = payload if keep else None
             self._written[block] = Unproven(block, Block.WRITTEN, digest, kept)
             self._states[block] = Block.WRITTEN
             self._records += record(block, digest)
@@ -1313,7 +1305,7 @@ class Transfer:
             due = Due(self._received, self._hashing_due(), self._flush_due())
             self._users -= 1
         self._look_last()
-        if not keep:
+        if kept is None:
             self._buffers.give(payload)
         return due
 
@@ -1436,7 +1428,6 @@ class Transfer:
         right = self._hash.digest() == item.digest
         with self._lock:
             if item.payload is not None:
-                self._kept -= len(view)
                 self._buffers.settle(len(view))
             if item.state == Block.WRITTEN:
                 del self._written[item.block]
@@ -1482,18 +1473,14 @@ class Transfer:
     @property
     def resent(self) -> int:
         """How many blocks had to be asked for again."""
-        with self._lock:
-            return self._resent
+        return self._resent  # one read: no lock needed
 
     def receipt(self, name: str) -> IntegrityOk:
         """Say where the file stands and where the time went."""
         with self._lock:
-            disk, limited = self._wrote_for / self._streams, self._held_back.seconds
-            seconds = (self._hashed_for, disk, limited)
-        return IntegrityOk(
-            name, self.blocks.size, self.digest, self.resent, True,
-            *(round(1000 * one) for one in seconds),
-        )  # fmt: skip
+            seconds = self._hashed_for, self._wrote_for / self._streams, self._held_back.seconds
+        times = (round(1000 * one) for one in seconds)
+        return IntegrityOk(name, self.blocks.size, self.digest, self.resent, True, *times)
 
     def content_due(self) -> bool:
         """Whether the beginning is here and nobody has looked at it; said once."""
@@ -1505,14 +1492,12 @@ class Transfer:
     @property
     def hopeless(self) -> bool:
         """Whether repair was tried too often without progress."""
-        with self._lock:
-            return self._rounds > config.MAX_ROUNDS
+        return self._rounds > config.MAX_ROUNDS  # one read: no lock needed
 
     @property
     def claimed_digest(self) -> str | None:
         """What TRANSFER_COMPLETE said, in hexadecimal; ``None`` before it counts."""
-        with self._lock:
-            return self._claim
+        return self._claim  # one read: no lock needed
 
     @property
     def digest(self) -> str:
@@ -1522,8 +1507,8 @@ class Transfer:
     @property
     def verified_bytes(self) -> int:
         """How much of the file, from its start, is proven right."""
-        with self._lock:
-            return min(self._verified * self.blocks.block_size, self.blocks.size)
+        verified = self._verified * self.blocks.block_size  # one read: no lock needed
+        return min(verified, self.blocks.size)
 
 
 # --- the pool and its queue ---------------------------------------------------------------------
