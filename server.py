@@ -333,10 +333,10 @@ class Journal:
 
     def says_published(self, facts: Facts) -> bool:
         """Whether ``note_published`` was the last to write to it. Raises ``OSError``."""
-        size = _INDEX.size + DIGEST_SIZES[facts.digest]
+        note = record(_PUBLISHED, bytes(DIGEST_SIZES[facts.digest]))
         with open(self._path, "rb", opener=_careful) as file:
-            last = os.pread(file.fileno(), size, max(0, os.fstat(file.fileno()).st_size - size))
-        return last == record(_PUBLISHED, bytes(DIGEST_SIZES[facts.digest]))
+            start = max(0, os.fstat(file.fileno()).st_size - len(note))
+            return os.pread(file.fileno(), len(note), start) == note
 
     def facts(self) -> Facts:
         """Read what it is for. Raises ``ValueError`` for a journal that is not one of ours."""
@@ -453,7 +453,9 @@ class PartFile:
         it cannot be used.
         """
         self._claims_some = True  # till we know better
-        self._fd = self._open()
+        self.look()
+        path, flags = (self._final, os.O_RDONLY) if self.published else (self._path, os.O_RDWR)
+        self._fd = _careful(str(path), flags)
         facts = facts._replace(saved_as=self.facts.saved_as)
         if self.published:
             facts = facts._replace(directory=self.facts.directory)
@@ -477,15 +479,11 @@ class PartFile:
                 raise
             self._journal.go_on(facts)
 
-    def _open(self) -> int:
-        """Open the file. Raises ``OSError``, ``ValueError`` for one that is not ours any more."""
-        self.look()
-        if self.published:
-            return _careful(str(self._final), os.O_RDONLY)
-        return _careful(str(self._path), os.O_RDWR)
-
     def look(self) -> None:
-        """Find out whether it has its final name already. Raises as ``_open`` does."""
+        """Find out whether it has its final name already.
+
+        Raises ``OSError``, ``ValueError`` for one that is not ours any more.
+        """
         try:
             facts = os.lstat(self._path)
         except FileNotFoundError:  # published by renaming
@@ -2060,17 +2058,12 @@ class Service:
             counted = user
         else:
             assert proof is not None
-            self._check_channel(peer)
+            if not (peer.connection.secure or is_loopback(peer.address)):  # many could read it
+                raise AuthenticationError("a token may be shown over TLS only")
             user, credential = auth.verify_token(proof.data, self._credentials)
             final, counted = "", _unnamed(peer)
         self.delays.succeeded(counted, peer.address)
         self._let_in(peer, user, credential, final)
-
-    @staticmethod
-    def _check_channel(peer: Peer) -> None:
-        """Refuse a token that everybody on the way could read: it would be theirs as well."""
-        if not peer.connection.secure and not is_loopback(peer.address):
-            raise AuthenticationError("a token may be shown over TLS only")
 
     def _let_in(self, peer: Peer, user: str, credential: auth.Credential, final: str) -> None:
         rights = Rights.of(credential, self.settings)
