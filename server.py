@@ -2911,10 +2911,10 @@ class Server:
             return
         self._next_tick = now + config.TICK
         self._run_calls()  # should ever a ring be lost
-        for peer in [peer for peer in self._peers if peer.idle and now >= peer.deadline]:
-            self._time_out(peer)
-        for peer in [peer for peer in self._peers if peer.idle and peer.proof]:
-            if now >= peer.proof_due and not peer.leaving:
+        for peer in list(self._peers):
+            if peer.idle and now >= peer.deadline:  # one that ended another's session closed it
+                self._time_out(peer)
+            elif peer.idle and peer.proof and not peer.leaving and now >= peer.proof_due:
                 self._hand_over(peer)
         for transfer in self._service.registry.active():
             if transfer.stalled_for() > self._settings.stall_timeout:

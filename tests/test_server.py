@@ -1904,6 +1904,27 @@ def test_a_connection_that_is_held_back_costs_no_worker(
     server._close()
 
 
+def test_connections_that_time_out_together_are_closed_once(tmp_path: Path) -> None:
+    """The end of a coordinator closes its data connections, whose own time may be up as well."""
+    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    pairs = [socket.socketpair() for _ in range(20)]
+    for ours, _ in pairs:
+        server._welcome(ours)
+    coordinator, *streams = server._peers
+    coordinator.session = Session("u", 0, coordinator)
+    server._service.registry.add(coordinator.session)
+    for stream in streams:
+        stream.session = server._service.registry.attach(coordinator.session.token, stream)
+    for peer in server._peers:
+        peer.deadline = 0.0
+    server._tick()
+    assert coordinator.leaving
+    assert all(peer.gone for peer in streams)
+    for _, theirs in pairs:
+        theirs.close()
+    server._close()
+
+
 # --- who gives way ------------------------------------------------------------------------------
 
 FAST = 10 * config.MB  # more than holds the others back for as long as may be
