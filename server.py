@@ -133,8 +133,7 @@ _UNSAFE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories that 
 def safe_name(name: str) -> str:
     """Make a client's file name harmless: no folder, nothing hidden, nothing a terminal acts on.
 
-    A name that needs no change comes back as it is. Raises ``RejectedError`` for one that names no
-    file at all. Runs on any thread.
+    Raises ``RejectedError`` for one that names no file at all. Runs on any thread.
     """
     safe = "".join(
         "_" if char in "/\\:\0" or unicodedata.category(char) in _UNSAFE else char for char in name
@@ -147,10 +146,7 @@ def safe_name(name: str) -> str:
 
 
 def output_name(original: str, unique: str) -> str:
-    """Return ``server_received_<unique>_<original>``, shortened before its extension if too long.
-
-    Runs on any thread.
-    """
+    """Return ``server_received_<unique>_<original>``, its stem shortened if need be (any)."""
     prefix = f"server_received_{unique}_"
     stem, extension = os.path.splitext(original)
     if len(extension.encode()) > 32:  # not an extension, just a dot somewhere
@@ -449,8 +445,7 @@ class PartFile:
     def reopen(self, facts: Facts, check: Callable[[], None] = lambda: None) -> Claims:
         """Open one that an earlier attempt left, for ``facts``; return what its journal claims.
 
-        ``check`` may object before space is reserved. Raises ``OSError``, and ``ValueError`` when
-        it cannot be used.
+        ``check`` may object before space is reserved. Raises ``OSError``, ``ValueError`` if unfit.
         """
         self._claims_some = True  # till we know better
         self.look()
@@ -480,10 +475,7 @@ class PartFile:
             self._journal.go_on(facts)
 
     def look(self) -> None:
-        """Find out whether it has its final name already.
-
-        Raises ``OSError``, ``ValueError`` for one that is not ours any more.
-        """
+        """See whether it has its final name. Raises ``ValueError`` if it is not ours any more."""
         try:
             facts = os.lstat(self._path)
         except FileNotFoundError:  # published by renaming
@@ -659,10 +651,7 @@ def _same_file(path: Path, facts: os.stat_result) -> bool:
 
 
 def make_directory(output: Path, relative: str) -> Path:
-    """Make the directory of a user below ``output``; return it. Any worker.
-
-    Raises ``OSError``, also where a symlink or a mount would lead somewhere else.
-    """
+    """Make a user's directory below ``output``, no symlink and no mount; return it (a worker)."""
     path = output
     for part in relative.split("/") if relative else ():
         parent, path = path, path / part
@@ -792,10 +781,7 @@ class PartStore:
             part.remove()
 
     def create(self, transfer: Transfer) -> PartFile:
-        """Return a new part file for ``transfer``. Raises ``OSError``.
-
-        Where there is no room, older attempts at the same file make some.
-        """
+        """Return a new part file; older attempts at the same file make room for it."""
         while True:
             try:
                 part = PartFile.create(self._output, transfer.facts)
@@ -814,10 +800,7 @@ class PartStore:
     def resume(
         self, transfer: Transfer, check: Callable[[], None] = lambda: None
     ) -> tuple[PartFile, Claims] | None:
-        """Return one that rests and was for the same file, with what it claims to have.
-
-        Raises what ``check`` does, which is asked before space is reserved.
-        """
+        """Return one that rests and was for the same file, with its claims, if ``check`` agrees."""
         aside: list[PartFile] = []  # cannot be read just now: somebody may look after the disk
         try:
             for part in self._taken(transfer.facts.key):
@@ -831,11 +814,7 @@ class PartStore:
                 self.rest(part)
 
     def _reopen(
-        self,
-        part: PartFile,
-        transfer: Transfer,
-        check: Callable[[], None],
-        aside: list[PartFile],
+        self, part: PartFile, transfer: Transfer, check: Callable[[], None], aside: list[PartFile]
     ) -> Claims | None:
         """Open ``part`` for ``transfer``, or set it aside; a bad one goes. Raises ``OSError``."""
         try:
@@ -1380,10 +1359,7 @@ class Transfer:
         return due
 
     def hash_stretch(self) -> Stretch:
-        """Hash some blocks in file order, up to the first that is not right.
-
-        Raises ``OSError`` when it cannot be read back, ``TransferEndedError``, ``StaleError``.
-        """
+        """Hash some blocks in file order, to the first that is not right. Raises as ``store``."""
         stretch, judged = self._next_stretch()
         with self.part() as part:
             for item in stretch:
@@ -1564,10 +1540,7 @@ class WorkQueue:
                 self._busy -= 1
 
     def linger(self, connection: Connection, seconds: float) -> bool:
-        """Wait ``seconds`` for more from ``connection`` (a worker); ``False`` when nothing came.
-
-        Ends at once when somebody else needs the worker.
-        """
+        """Wait for more (a worker); ``False`` if nothing came, or another needs the worker."""
         with self._lock:
             if self.pressed:
                 return False
@@ -1798,10 +1771,7 @@ class Registry:
             self._sessions[_token_key(session.token)] = session
 
     def attach(self, token: str, peer: Peer) -> Session | None:
-        """Give ``peer`` to the session that has ``token``, if there is one (any).
-
-        Raises ``RemoteProtocolError`` when the session has its fill: each may hold a block.
-        """
+        """Give ``peer`` to the session that has ``token``, if there is one and has room (any)."""
         with self._lock:
             session = self._sessions.get(_token_key(token))
             if session and len(session.streams) >= config.MAX_STREAMS:
@@ -1823,10 +1793,7 @@ class Registry:
             return streams
 
     def enter(self, transfer: Transfer) -> int:
-        """Admit ``transfer`` (0), or return its position in the queue; give it its number (any).
-
-        Raises ``RejectedError`` when too many wait already.
-        """
+        """Number ``transfer``, admit it (0) or return its position, or refuse it (any)."""
         with self._lock:
             transfer.turn = next(self._turns)
             transfer.number = transfer.turn % (2**32 - 1) + 1
@@ -2101,10 +2068,7 @@ class Service:
 
     @staticmethod
     def _settle(session: Session, *, confirmed: bool) -> None:
-        """Let go the part file of the session's last verdict (any).
-
-        Once the client has ``confirmed`` that it read it, nobody will ask for it again.
-        """
+        """Let go the part file of the last verdict, ``confirmed`` if the client read it (any)."""
         transfer, session.unconfirmed = session.unconfirmed, None
         if transfer:
             transfer.settle(confirmed=confirmed)
