@@ -931,6 +931,30 @@ def test_a_resume_that_fails_leaves_no_half_journal(
     assert strays(output) == []
 
 
+def test_on_a_full_disk_a_resume_goes_on_with_the_journal_that_is_there(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: the room for the file itself is reserved; a torn record is cut off before."""
+    left = _left(output)
+    path = output / module.PARTIAL / f"{left.stem}.journal"
+    path.write_bytes(path.read_bytes()[:-1])
+    store.scan()
+    opened = os.open
+
+    def full(name: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(name, flags, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        found = store.resume(transfer_of(DATA))
+    assert found is not None
+    assert claimed(found[1]) == list(range(9))
+    found[0].note(claims_of(DATA, 9).records())
+    assert claimed(Journal(path).load(found[0].facts)) == list(range(10))
+
+
 def test_the_start_removes_no_published_file(
     output: Path, monkeypatch: pytest.MonkeyPatch, store: PartStore
 ) -> None:
