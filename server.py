@@ -600,15 +600,11 @@ class PartFile:
                     self._journal.begin(self.facts, self._journal.load(self.facts))
             try:
                 os.fsync(folder)
-            except OSError:
-                self._unpublish()
+            except OSError:  # the disk may not have the name: the client will hear of no success
+                self.published = self.trusted = False
+                with contextlib.suppress(OSError):
+                    os.unlink(self._final)
                 raise
-
-    def _unpublish(self) -> None:
-        """Take back a name that the disk may not have: the client will hear of no success."""
-        self.published = self.trusted = False
-        with contextlib.suppress(OSError):
-            os.unlink(self._final)
 
     def _link(self, path: Path) -> None:
         try:
@@ -1171,8 +1167,7 @@ class Transfer:
     @property
     def receiving(self) -> bool:
         """Whether blocks may come."""
-        with self._lock:
-            return self._part is not None and not self.ended
+        return self._part is not None and not self.ended  # one read each: no lock needed
 
     @property
     def ended(self) -> bool:
@@ -2164,16 +2159,18 @@ class Service:
         if transfer.ended:
             return
         make_directory(self.settings.output, transfer.facts.directory)  # said before a byte is sent
-        if not transfer.resumes:
+        kept = None
+        if transfer.resumes:
+            rivals = self.parts.rivals(transfer)  # before the search: what rests then is found
+            check = partial(self._check_quota, transfer, anew=True)
+            kept = self.parts.resume(transfer, check)
+            if kept is None and self._must_wait(transfer, rivals):
+                self._seeking.append(transfer)
+                return
+            if kept is None:
+                check()
+        else:
             self.parts.forget(transfer.facts.key)
-        rivals = self.parts.rivals(transfer)  # before the search: what rests then is found later
-        check = partial(self._check_quota, transfer, anew=True)
-        kept = self.parts.resume(transfer, check) if transfer.resumes else None
-        if kept is None and transfer.resumes and self._must_wait(transfer, rivals):
-            self._seeking.append(transfer)
-            return
-        if kept is None and transfer.resumes:
-            check()
         part, claims = kept or (self.parts.create(transfer), None)
         if not transfer.open(part, claims):
             self.parts.rest(part)
