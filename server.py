@@ -254,10 +254,6 @@ class Claims:
         """Return what the journal says of ``block``, whether that is claimed or not."""
         return bytes(self._digests[block * self._size : (block + 1) * self._size])
 
-    def drop(self, block: int) -> None:
-        """Do not claim ``block``."""
-        self.flags[block] = 0
-
     def records(self) -> bytes:
         """Return them as they stand in a journal."""
         claimed = itertools.compress(itertools.count(), self.flags)
@@ -351,7 +347,7 @@ class Journal:
             claims.add(block, digest)
         for block in {old.count - 1, facts.blocks.count - 1}:  # the last one may have been short
             if 0 <= block < facts.blocks.count and old.length(block) != facts.blocks.length(block):
-                claims.drop(block)
+                claims.flags[block] = 0
         return claims
 
     def _parse(self, line: bytes) -> Facts:
@@ -747,19 +743,15 @@ class PartStore:
         with self._lock:
             ended = (part for part, transfer in self._in_use.items() if transfer.ended)
             left = [part.facts for part in (*self._resting, *ended) if not part.published]
-        return sum(
-            other.size
-            for other in left
-            if other.directory == facts.directory and (same or other.key != facts.key)
-        )
+        here = (one for one in left if one.directory == facts.directory)
+        return sum(one.size for one in here if same or one.key != facts.key)
 
     def published_bytes(self, facts: Facts) -> int:
         """Return the bytes of this same file that are published and can still be answered for."""
         with self._lock:
             known = [part.facts for part in (*self._resting, *self._in_use) if part.published]
-        return sum(
-            one.size for one in known if (one.key, one.directory) == (facts.key, facts.directory)
-        )
+        here = (one for one in known if one.directory == facts.directory)
+        return sum(one.size for one in here if one.key == facts.key)
 
     def _taken(self, key: tuple[object, ...]) -> Iterator[PartFile]:
         """Take out what rests with ``key``, the last first, one each time it is asked."""
@@ -2885,9 +2877,8 @@ class Server:
         if now >= self._next_expiry:
             self._next_expiry = now + config.EXPIRE_EVERY
             self._service.work.put(self._service.parts.expire, priority=0)
-        if self._service.stopping or self._listener in self._selector.get_map():
-            return
-        self._watch_listener()
+        if not (self._service.stopping or self._listener in self._selector.get_map()):
+            self._watch_listener()
 
     def _time_out(self, peer: Peer) -> None:
         if peer.leaving:
