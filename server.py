@@ -736,10 +736,7 @@ class PartStore:
             oldest.remove()
 
     def left_bytes(self, facts: Facts, *, same: bool) -> int:
-        """Return what unfinished files that nobody sends reserve in the directory of ``facts``.
-
-        With ``same``, also those that an attempt at this same file could go on with.
-        """
+        """Return what unfinished files reserve that nobody sends; if ``same``, of this one too."""
         with self._lock:
             ended = (part for part, transfer in self._in_use.items() if transfer.ended)
             left = [part.facts for part in (*self._resting, *ended) if not part.published]
@@ -1104,10 +1101,7 @@ class Transfer:
                 self._part.trusted = False
 
     def note_blocks(self) -> None:
-        """Have the journal claim what was written since the last time. Raises ``OSError``.
-
-        One worker at a time: what another brings meanwhile goes along the next time.
-        """
+        """Have the journal claim what was written since the last time (one worker at a time)."""
         with self._lock:
             if self.ended or self._part is None:
                 raise TransferEndedError
