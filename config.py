@@ -155,7 +155,7 @@ MAX_ROUNDS = 5  # repairs in a row without progress before a transfer counts as 
 MAX_QUEUED_BYTES = 256 * KB  # answers a peer may leave unread before it is cut off
 SPARE_BUFFERS = 28 * MB  # of block buffers kept for the next block: more than KEEP_FOR_HASHING, so
 # that what comes back from there is not freed and allocated anew all the time
-MAX_AHEAD = 100_000  # blocks a transfer may be ahead of its first gap: 260 bytes of memory each
+MAX_AHEAD = 100_000  # blocks a transfer may be ahead of its first gap: 280 bytes of memory each
 ACK_DELAY = 0.1  # seconds an acknowledgement may wait for others, should blocks come without end
 PROGRESS_LINES = 10  # log lines for one transfer, whatever its size
 

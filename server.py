@@ -133,8 +133,7 @@ _UNSAFE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories that 
 def safe_name(name: str) -> str:
     """Make a client's file name harmless: no folder, nothing hidden, nothing a terminal acts on.
 
-    A name that needs no change comes back as it is. Raises ``RejectedError`` for one that names no
-    file at all. Runs on any thread.
+    Raises ``RejectedError`` for one that names no file at all. Runs on any thread.
     """
     safe = "".join(
         "_" if char in "/\\:\0" or unicodedata.category(char) in _UNSAFE else char for char in name
@@ -147,10 +146,7 @@ def safe_name(name: str) -> str:
 
 
 def output_name(original: str, unique: str) -> str:
-    """Return ``server_received_<unique>_<original>``, shortened before its extension if too long.
-
-    Runs on any thread.
-    """
+    """Return ``server_received_<unique>_<original>``, its stem shortened if need be (any)."""
     prefix = f"server_received_{unique}_"
     stem, extension = os.path.splitext(original)
     if len(extension.encode()) > 32:  # not an extension, just a dot somewhere
@@ -258,10 +254,6 @@ class Claims:
         """Return what the journal says of ``block``, whether that is claimed or not."""
         return bytes(self._digests[block * self._size : (block + 1) * self._size])
 
-    def drop(self, block: int) -> None:
-        """Do not claim ``block``."""
-        self.flags[block] = 0
-
     def records(self) -> bytes:
         """Return them as they stand in a journal."""
         claimed = itertools.compress(itertools.count(), self.flags)
@@ -333,10 +325,10 @@ class Journal:
 
     def says_published(self, facts: Facts) -> bool:
         """Whether ``note_published`` was the last to write to it. Raises ``OSError``."""
-        size = _INDEX.size + DIGEST_SIZES[facts.digest]
+        note = record(_PUBLISHED, bytes(DIGEST_SIZES[facts.digest]))
         with open(self._path, "rb", opener=_careful) as file:
-            last = os.pread(file.fileno(), size, max(0, os.fstat(file.fileno()).st_size - size))
-        return last == record(_PUBLISHED, bytes(DIGEST_SIZES[facts.digest]))
+            start = max(0, os.fstat(file.fileno()).st_size - len(note))
+            return os.pread(file.fileno(), len(note), start) == note
 
     def facts(self) -> Facts:
         """Read what it is for. Raises ``ValueError`` for a journal that is not one of ours."""
@@ -355,7 +347,7 @@ class Journal:
             claims.add(block, digest)
         for block in {old.count - 1, facts.blocks.count - 1}:  # the last one may have been short
             if 0 <= block < facts.blocks.count and old.length(block) != facts.blocks.length(block):
-                claims.drop(block)
+                claims.flags[block] = 0
         return claims
 
     def _parse(self, line: bytes) -> Facts:
@@ -449,11 +441,12 @@ class PartFile:
     def reopen(self, facts: Facts, check: Callable[[], None] = lambda: None) -> Claims:
         """Open one that an earlier attempt left, for ``facts``; return what its journal claims.
 
-        ``check`` may object before space is reserved. Raises ``OSError``, and ``ValueError`` when
-        it cannot be used.
+        ``check`` may object before space is reserved. Raises ``OSError``, ``ValueError`` if unfit.
         """
         self._claims_some = True  # till we know better
-        self._fd = self._open()
+        self.look()
+        path, flags = (self._final, os.O_RDONLY) if self.published else (self._path, os.O_RDWR)
+        self._fd = _careful(str(path), flags)
         facts = facts._replace(saved_as=self.facts.saved_as)
         if self.published:
             facts = facts._replace(directory=self.facts.directory)
@@ -477,15 +470,8 @@ class PartFile:
                 raise
             self._journal.go_on(facts)
 
-    def _open(self) -> int:
-        """Open the file. Raises ``OSError``, ``ValueError`` for one that is not ours any more."""
-        self.look()
-        if self.published:
-            return _careful(str(self._final), os.O_RDONLY)
-        return _careful(str(self._path), os.O_RDWR)
-
     def look(self) -> None:
-        """Find out whether it has its final name already. Raises as ``_open`` does."""
+        """See whether it has its final name. Raises ``ValueError`` if it is not ours any more."""
         try:
             facts = os.lstat(self._path)
         except FileNotFoundError:  # published by renaming
@@ -610,15 +596,11 @@ class PartFile:
                     self._journal.begin(self.facts, self._journal.load(self.facts))
             try:
                 os.fsync(folder)
-            except OSError:
-                self._unpublish()
+            except OSError:  # the disk may not have the name: the client will hear of no success
+                self.published = self.trusted = False
+                with contextlib.suppress(OSError):
+                    os.unlink(self._final)
                 raise
-
-    def _unpublish(self) -> None:
-        """Take back a name that the disk may not have: the client will hear of no success."""
-        self.published = self.trusted = False
-        with contextlib.suppress(OSError):
-            os.unlink(self._final)
 
     def _link(self, path: Path) -> None:
         try:
@@ -661,10 +643,7 @@ def _same_file(path: Path, facts: os.stat_result) -> bool:
 
 
 def make_directory(output: Path, relative: str) -> Path:
-    """Make the directory of a user below ``output``; return it. Any worker.
-
-    Raises ``OSError``, also where a symlink or a mount would lead somewhere else.
-    """
+    """Make a user's directory below ``output``, no symlink and no mount; return it (a worker)."""
     path = output
     for part in relative.split("/") if relative else ():
         parent, path = path, path / part
@@ -708,13 +687,13 @@ class PartStore:
     """All part files of an output directory: which are in use, which rest for a resume.
 
     The lock protects the two collections; whoever took a part file out of ``_resting`` has it for
-    itself. Workers call it, unless a docstring says otherwise.
+    itself. Workers call it, unless a docstring says otherwise. A ``key`` is that of ``Facts``.
     """
 
     def __init__(self, output: Path) -> None:
         self._output = output
         self._lock = threading.Lock()
-        self._resting: dict[tuple[object, ...], list[PartFile]] = {}
+        self._resting: list[PartFile] = []
         self._in_use: dict[PartFile, Transfer] = {}
 
     def scan(self) -> None:
@@ -746,77 +725,56 @@ class PartStore:
         part.rested_at = time.monotonic() - age
         with self._lock:
             self._in_use.pop(part, None)
-            self._resting.setdefault(part.facts.key, []).append(part)
-            own = [p for p in self._all_resting() if p.facts.user == part.facts.user]
+            self._resting.append(part)
+            own = [p for p in self._resting if p.facts.user == part.facts.user]
             if len(own) > config.MAX_PARTS_OF_USER:
                 oldest = min(own, key=lambda p: p.rested_at)
-                self._take_out(oldest)
+                self._resting.remove(oldest)
         if oldest:
             log.warning("removing %s of %s: too many unfinished files of this user",
                         oldest.facts.name, oldest.facts.user)  # fmt: skip
             oldest.remove()
 
-    def _all_resting(self) -> Iterator[PartFile]:
-        return itertools.chain.from_iterable(self._resting.values())
-
-    def _take_out(self, part: PartFile) -> None:
-        parts = self._resting[part.facts.key]
-        parts.remove(part)
-        if not parts:
-            del self._resting[part.facts.key]
-
     def left_bytes(self, facts: Facts, *, same: bool) -> int:
-        """Return what unfinished files that nobody sends reserve in the directory of ``facts``.
-
-        With ``same``, also those that an attempt at this same file could go on with.
-        """
+        """Return what unfinished files reserve that nobody sends; if ``same``, of this one too."""
         with self._lock:
-            left = list(self._all_resting())
-            left += [part for part, transfer in self._in_use.items() if transfer.ended]
-        others = [part.facts for part in left if not part.published]
-        return sum(
-            other.size
-            for other in others
-            if other.directory == facts.directory and (same or other.key != facts.key)
-        )
+            ended = (part for part, transfer in self._in_use.items() if transfer.ended)
+            left = [part.facts for part in (*self._resting, *ended) if not part.published]
+        here = (one for one in left if one.directory == facts.directory)
+        return sum(one.size for one in here if same or one.key != facts.key)
 
     def published_bytes(self, facts: Facts) -> int:
         """Return the bytes of this same file that are published and can still be answered for."""
         with self._lock:
-            same = [part for part in (*self._all_resting(), *self._in_use) if part.published]
-        return sum(
-            part.facts.size
-            for part in same
-            if (part.facts.key, part.facts.directory) == (facts.key, facts.directory)
-        )
+            known = [part.facts for part in (*self._resting, *self._in_use) if part.published]
+        here = (one for one in known if one.directory == facts.directory)
+        return sum(one.size for one in here if one.key == facts.key)
 
-    def _pop(self, key: tuple[object, ...]) -> PartFile | None:
-        with self._lock:
-            parts = self._resting.get(key, [])
-            part = parts.pop() if parts else None
-            if not parts:
-                self._resting.pop(key, None)
-            return part
+    def _taken(self, key: tuple[object, ...]) -> Iterator[PartFile]:
+        """Take out what rests with ``key``, the last first, one each time it is asked."""
+        while True:
+            with self._lock:
+                part = next((p for p in reversed(self._resting) if p.facts.key == key), None)
+                if part is None:
+                    return
+                self._resting.remove(part)
+            yield part
 
     def forget(self, key: tuple[object, ...]) -> None:
         """Remove what rests of a file that is to be sent anew."""
-        part = self._pop(key)
-        while part is not None:
+        for part in self._taken(key):
             part.remove()
-            part = self._pop(key)
 
     def create(self, transfer: Transfer) -> PartFile:
-        """Return a new part file for ``transfer``. Raises ``OSError``.
-
-        Where there is no room, older attempts at the same file make some.
-        """
+        """Return a new part file; older attempts at the same file make room for it."""
         while True:
             try:
                 part = PartFile.create(self._output, transfer.facts)
             except FileNotFoundError:  # somebody has tidied up
                 (self._output / PARTIAL).mkdir(exist_ok=True)  # another worker may be faster
             except OSError as error:
-                older = self._pop(transfer.facts.key) if error.errno in _NO_SPACE else None
+                full = error.errno in _NO_SPACE
+                older = next(self._taken(transfer.facts.key), None) if full else None
                 if older is None:
                     raise
                 older.remove()
@@ -827,30 +785,21 @@ class PartStore:
     def resume(
         self, transfer: Transfer, check: Callable[[], None] = lambda: None
     ) -> tuple[PartFile, Claims] | None:
-        """Return one that rests and was for the same file, with what it claims to have.
-
-        Raises what ``check`` does, which is asked before space is reserved.
-        """
+        """Return one that rests and was for the same file, with its claims, if ``check`` agrees."""
         aside: list[PartFile] = []  # cannot be read just now: somebody may look after the disk
         try:
-            part = self._pop(transfer.facts.key)
-            while part is not None:
+            for part in self._taken(transfer.facts.key):
                 self._use(part, transfer)  # from now on somebody who comes for it has to wait
                 claims = self._reopen(part, transfer, check, aside)
                 if claims is not None:
                     return part, claims
-                part = self._pop(transfer.facts.key)
             return None
         finally:
             for part in aside:
                 self.rest(part)
 
     def _reopen(
-        self,
-        part: PartFile,
-        transfer: Transfer,
-        check: Callable[[], None],
-        aside: list[PartFile],
+        self, part: PartFile, transfer: Transfer, check: Callable[[], None], aside: list[PartFile]
     ) -> Claims | None:
         """Open ``part`` for ``transfer``, or set it aside; a bad one goes. Raises ``OSError``."""
         try:
@@ -909,7 +858,7 @@ class PartStore:
     def expire(self) -> None:
         """Remove what nobody came back for."""
         with self._lock:
-            resting = list(self._all_resting())
+            resting = list(self._resting)
         for part in resting:
             self._expire(part)
 
@@ -926,9 +875,9 @@ class PartStore:
             log.warning("leaving %s alone: %s", part.stem, _reason(error))
             return
         with self._lock:
-            if part not in self._resting.get(part.facts.key, []):
+            if part not in self._resting:
                 return  # somebody goes on with it
-            self._take_out(part)
+            self._resting.remove(part)
         if not part.published:
             log.warning("removing %s of %s: left for too long", part.facts.name, part.facts.user)
         part.remove()
@@ -974,20 +923,13 @@ class TransferEndedError(Exception):
     """The transfer ended meanwhile; whoever still worked for it stops."""
 
 
-class Written(NamedTuple):
-    """A block in the part file, not yet hashed."""
-
-    digest: bytes  # the running digest it came with
-    payload: memoryview | None  # its bytes, if they are still in memory
-
-
 class Unproven(NamedTuple):
-    """A block that is to be hashed next."""
+    """A block in the part file that is not hashed yet."""
 
     block: int
-    state: Block  # when it was looked at
-    digest: bytes
-    payload: memoryview | None
+    state: Block  # WRITTEN or ANNOUNCED; that it still is says that nobody has asked for it since
+    digest: bytes  # the running digest the client sent
+    payload: memoryview | None  # its bytes, if they are still in memory
 
 
 class Due(NamedTuple):
@@ -1020,22 +962,37 @@ class Block(enum.IntEnum):
     VERIFIED = 6  # its running digest was computed from the part file, and is the client's
 
 
+class Stage(enum.IntEnum):
+    """How far a transfer has come: each stage leads to the next, as far as ``CONFIRMED``.
+
+    From ``PUBLISHING`` a disk that refuses leads back, and nobody else; every other stage before
+    ``CONFIRMED`` may lead to ``ENDED``.
+    """
+
+    OPEN = 0  # blocks come and are hashed
+    JUDGED = 1  # all of them are; one worker is to publish the file
+    PUBLISHING = 2
+    PUBLISHED = 3  # the part file stays until the client has read the verdict, or is gone
+    CONFIRMED = 4  # nobody needs the part file any more: it goes with its last user
+    ENDED = 5  # somebody may go on with the part file: it rests when its last user has left
+
+
 _GAPS = re.compile(b"[%c%c]+" % (Block.ABSENT, Block.CLAIMED))
 _PROMISED = re.compile(b"[%c%c]+" % (Block.CLAIMED, Block.ANNOUNCED))
 _READY = (Block.ANNOUNCED, Block.WRITTEN)  # to be hashed
+_TO_STATES = bytes([Block.ABSENT, Block.CLAIMED]) + bytes(254)  # of the flags of Claims
 
 
 class Transfer:
     """One file on its way in: which blocks are here, which of them are proven right.
 
     ``Block`` says which way a block goes. Memory holds a byte for each, and more only for what is
-    between written and verified. The lock protects every attribute that begins with an underscore,
-    but for the hash state, which belongs to the one worker that hashes.
+    between written and verified. The lock protects the stage and every attribute that begins with
+    an underscore, but for the hash state, which belongs to the one worker that hashes.
     """
 
     def __init__(
         self,
-        number: int,
         session: Session,
         start: FileStart,
         name: str,
@@ -1043,9 +1000,10 @@ class Transfer:
         let_go: Callable[[Transfer, PartFile], None],
     ) -> None:
         """Stand for the file that ``start`` announces; ``let_go`` gets the part file at the end."""
-        self.number = number
-        self.turn = 0  # the registry's: in which order they came in
+        self.turn = 0  # the registry's: in which order they came in ...
+        self.number = 0  # ... and what the wire calls them
         self.session = session
+        self.user, self.priority = session.user, session.priority
         self.name = name
         self.resumes = start.resume
         self.blocks = Blocks(start.size, start.block_size)
@@ -1060,19 +1018,17 @@ class Transfer:
         self._buffers = buffers
         self._let_go = let_go
         self._lock = threading.Lock()
+        self.stage = Stage.OPEN
         self._part: PartFile | None = None
         self._states = bytearray()
         self._claims = Claims(0, 0)  # of the journal, when it began
         self._asked = 0  # blocks in state ASKED
         self._verified = 0  # blocks from the start of the file
         self._here = 0  # blocks announced, written or verified
-        self._written: dict[int, Written] = {}
-        self._kept = 0  # bytes of payload in there, lent by the pool
+        self._written: dict[int, Unproven] = {}  # the pool lends the payloads in there
         self._records = bytearray()  # written blocks that the journal does not claim yet
         self._claim: str | None = None  # the digest of a TRANSFER_COMPLETE that counts
-        self._judged = False
-        self._hashing = False
-        self._flushing = False
+        self._hashing = self._flushing = self._noting = False  # whether a worker is at it
         self._unflushed = 0
         self._received = 0  # bytes, each block once
         self._hashed_for = 0.0  # seconds; the hasher's, like the hash state
@@ -1082,28 +1038,13 @@ class Transfer:
         self._resent = 0
         self._moved_at = self.asked_at
         self._users = 0  # workers that use the part file right now
-        self._publishing = False
         self._publish_next = False  # the flush that runs now has to call the publisher
-        self._awaits_confirmation = False
-        self.needed = True  # whether anybody may come back for the part file
-        self._noting = False
-        self._ended = False
         self._hash = hashlib.new(start.digest)
         self.held_until = 0.0  # a stretch is hashed then at the latest, whoever has right of way
         self._looked_at = False  # whether the content fits the name
 
     def __repr__(self) -> str:
         return f"<Transfer {self.number}: {self._verified} of {self.blocks.count} blocks verified>"
-
-    @property
-    def user(self) -> str:
-        """Whose it is."""
-        return self.session.user
-
-    @property
-    def priority(self) -> int:
-        """Its session's priority: higher goes first."""
-        return self.session.priority
 
     def same_file(self, other: Transfer) -> bool:
         """Whether ``other`` could go on with what this one has received."""
@@ -1113,21 +1054,18 @@ class Transfer:
 
     def open(self, part: PartFile, claims: Claims | None = None) -> bool:
         """Begin to receive into ``part``; ``False`` if the transfer has ended meanwhile."""
-        count = self.blocks.count
-        states = bytearray(count)
-        if claims:
-            states = claims.flags.translate(bytes([Block.ABSENT, Block.CLAIMED]) + bytes(254))
+        states = claims.flags.translate(_TO_STATES) if claims else bytearray(self.blocks.count)
         with self._lock:
-            if not self._ended:
+            if not self.ended:
                 self._part, self._moved_at = part, time.monotonic()
                 self._states, self._claims = states, claims or self._claims
-            return not self._ended
+            return not self.ended
 
     @contextlib.contextmanager
     def part(self) -> Iterator[PartFile]:
         """Use the part file; it stays open until the last user has left."""
         with self._lock:
-            if self._ended or self._part is None:
+            if self.ended or self._part is None:
                 raise TransferEndedError
             self._users += 1
             part = self._part
@@ -1142,20 +1080,16 @@ class Transfer:
         self._look_last()
 
     def _look_last(self) -> None:
-        """Let the part file go, once, when the transfer has ended and nobody uses it.
-
-        That of a published one stays until its verdict has been confirmed, or will not be.
-        """
-        if not self._ended:  # one read: who ends it looks as well
+        """Let the part file go, once, when the stage is a last one and nobody uses it."""
+        if self.stage < Stage.CONFIRMED:  # one read: who changes that looks as well
             return
         with self._lock:
-            if self._users or self._awaits_confirmation or self._part is None:
+            if self._users or self._part is None:
                 return
-            self._buffers.settle(self._kept)
-            self._kept = 0
-            part, self._part = self._part, None
+            part, self._part = self._part, None  # nobody else is left to touch the rest
+        self._buffers.settle(sum(len(one.payload or b"") for one in self._written.values()))
         try:
-            part.note(bytes(self._records))  # nobody else is left to touch them
+            part.note(bytes(self._records))
         except OSError as error:
             log.warning("%s: the journal lacks some blocks: %s", self.name, error.strerror)
         self._let_go(self, part)
@@ -1167,12 +1101,9 @@ class Transfer:
                 self._part.trusted = False
 
     def note_blocks(self) -> None:
-        """Have the journal claim what was written since the last time. Raises ``OSError``.
-
-        One worker at a time: what another brings meanwhile goes along the next time.
-        """
+        """Have the journal claim what was written since the last time (one worker at a time)."""
         with self._lock:
-            if self._ended or self._part is None:
+            if self.ended or self._part is None:
                 raise TransferEndedError
             if self._noting or not self._records:
                 return
@@ -1187,58 +1118,47 @@ class Transfer:
                 self._noting = False
             self._leave()
 
-    def end(self, *, by_publisher: bool = False) -> bool:
-        """Let nobody begin anything; the part file goes with its last user.
-
-        Returns whether the caller ended it, and so owes the client an answer.
-        """
+    def end(self) -> bool:
+        """Let nobody begin anything; return whether it was the caller who ended it."""
         with self._lock:
-            ends = not self._ended and (by_publisher or not self._publishing)
-            self._ended |= ends
+            ends = self.stage < Stage.PUBLISHING
+            if ends:
+                self.stage = Stage.ENDED
         self._look_last()
         return ends
-
-    def await_confirmation(self) -> None:
-        """Keep the part file after the end, until ``settle`` (publisher)."""
-        with self._lock:
-            self._awaits_confirmation = True
 
     def settle(self, *, confirmed: bool) -> None:
         """The client has read the verdict, or is gone: then somebody may ask for it again."""
         with self._lock:
-            self._awaits_confirmation = False
-            self.needed = not confirmed
+            if self.stage is Stage.PUBLISHED:
+                self.stage = Stage.CONFIRMED if confirmed else Stage.ENDED
         self._look_last()
 
     @contextlib.contextmanager
     def publishing(self) -> Iterator[None]:
-        """Pass the point of no return: from here on, unless it fails, only the publisher ends it.
-
-        Raises ``TransferEndedError`` if somebody was faster.
-        """
+        """Publish the file within this. Raises ``TransferEndedError`` if somebody was faster."""
         with self._lock:
-            if self._ended:
+            if self.ended:
                 raise TransferEndedError
-            self._publishing = True
+            self.stage, after = Stage.PUBLISHING, Stage.JUDGED
         try:
             yield
-        except BaseException:
+            after = Stage.PUBLISHED
+        finally:
             with self._lock:
-                self._publishing = False
-            raise
+                self.stage = after
 
     # -- blocks: any worker
 
     @property
     def receiving(self) -> bool:
         """Whether blocks may come."""
-        with self._lock:
-            return self._part is not None and not self._ended
+        return self._part is not None and not self.ended  # one read each: no lock needed
 
     @property
     def ended(self) -> bool:
         """Whether it is over; its part file may still be in use for a moment."""
-        return self._ended  # one read: no lock needed
+        return self.stage >= Stage.PUBLISHED  # one read: no lock needed
 
     def lives(self, asked_at: float) -> bool:
         """Whether its client has been heard of since ``asked_at``; one read each, no lock needed.
@@ -1261,7 +1181,7 @@ class Transfer:
         """
         digest = digest[: self._digest_size]
         with self._lock:
-            if self._ended or self._part is None:
+            if self.ended or self._part is None:
                 raise TransferEndedError
             missing: Spans = ()
             if self._states[block] == Block.CLAIMED:
@@ -1320,7 +1240,7 @@ class Transfer:
         So no block is ever written after it was verified, whatever comes twice.
         """
         with self._lock:
-            if self._ended or self._part is None:
+            if self.stage >= Stage.PUBLISHED or self._part is None:
                 raise TransferEndedError
             state = self._states[block]
             if state >= Block.ANNOUNCED:
@@ -1332,11 +1252,10 @@ class Transfer:
 
     def _note_written(self, block: int, digest: bytes, payload: memoryview, took: float) -> Due:
         digest, length = digest[: self._digest_size], len(payload)
+        kept = payload if self._buffers.lend(length) else None
         with self._lock:
             self._wrote_for += took
-            keep = self._buffers.lend(length)
-            self._kept += length if keep else 0
-            self._written[block] = Written(digest, payload if keep else None)
+            self._written[block] = Unproven(block, Block.WRITTEN, digest, kept)
             self._states[block] = Block.WRITTEN
             self._records += record(block, digest)
             self._unflushed += length
@@ -1344,7 +1263,7 @@ class Transfer:
             due = Due(self._received, self._hashing_due(), self._flush_due())
             self._users -= 1
         self._look_last()
-        if not keep:
+        if kept is None:
             self._buffers.give(payload)
         return due
 
@@ -1416,15 +1335,12 @@ class Transfer:
         enough = waiting >= (config.HASH_BATCH if self._claim is None else 1)
         ready = enough and self._states[self._verified] in _READY
         due = ready or (at_end and self._claim is not None)
-        due = due and not (self._hashing or self._judged)
+        due = due and not self._hashing and self.stage is Stage.OPEN
         self._hashing |= due
         return due
 
     def hash_stretch(self) -> Stretch:
-        """Hash some blocks in file order, up to the first that is not right.
-
-        Raises ``OSError`` when it cannot be read back, ``TransferEndedError``, ``StaleError``.
-        """
+        """Hash some blocks in file order, to the first that is not right. Raises as ``store``."""
         stretch, judged = self._next_stretch()
         with self.part() as part:
             for item in stretch:
@@ -1440,19 +1356,18 @@ class Transfer:
             for block in range(first, min(first + config.HASH_STRETCH, self.blocks.count)):
                 if self._states[block] not in _READY:
                     break
-                stretch.append(self._unproven(block))
+                stretch.append(self._written.get(block) or self._announced(block))
             if stretch:
                 return stretch, False
             self._hashing = False
-            judged = self._claim is not None and first == self.blocks.count and not self._judged
-            self._judged |= judged
+            judged = self._claim is not None and first == self.blocks.count
+            judged = judged and self.stage is Stage.OPEN
+            if judged:
+                self.stage = Stage.JUDGED
             return [], judged
 
-    def _unproven(self, block: int) -> Unproven:
-        if self._states[block] == Block.ANNOUNCED:
-            return Unproven(block, Block.ANNOUNCED, self._claims.digest_of(block), None)
-        written = self._written[block]
-        return Unproven(block, Block.WRITTEN, written.digest, written.payload)
+    def _announced(self, block: int) -> Unproven:
+        return Unproven(block, Block.ANNOUNCED, self._claims.digest_of(block), None)
 
     def _read_back(self, part: PartFile, block: int) -> memoryview:
         view = self._buffers.take(self.blocks.length(block))
@@ -1468,7 +1383,6 @@ class Transfer:
         right = self._hash.digest() == item.digest
         with self._lock:
             if item.payload is not None:
-                self._kept -= len(view)
                 self._buffers.settle(len(view))
             if item.state == Block.WRITTEN:
                 del self._written[item.block]
@@ -1514,18 +1428,14 @@ class Transfer:
     @property
     def resent(self) -> int:
         """How many blocks had to be asked for again."""
-        with self._lock:
-            return self._resent
+        return self._resent  # one read: no lock needed
 
     def receipt(self, name: str) -> IntegrityOk:
         """Say where the file stands and where the time went."""
         with self._lock:
-            disk, limited = self._wrote_for / self._streams, self._held_back.seconds
-            seconds = (self._hashed_for, disk, limited)
-        return IntegrityOk(
-            name, self.blocks.size, self.digest, self.resent, True,
-            *(round(1000 * one) for one in seconds),
-        )  # fmt: skip
+            seconds = self._hashed_for, self._wrote_for / self._streams, self._held_back.seconds
+        times = (round(1000 * one) for one in seconds)
+        return IntegrityOk(name, self.blocks.size, self.digest, self.resent, True, *times)
 
     def content_due(self) -> bool:
         """Whether the beginning is here and nobody has looked at it; said once."""
@@ -1537,14 +1447,12 @@ class Transfer:
     @property
     def hopeless(self) -> bool:
         """Whether repair was tried too often without progress."""
-        with self._lock:
-            return self._rounds > config.MAX_ROUNDS
+        return self._rounds > config.MAX_ROUNDS  # one read: no lock needed
 
     @property
     def claimed_digest(self) -> str | None:
         """What TRANSFER_COMPLETE said, in hexadecimal; ``None`` before it counts."""
-        with self._lock:
-            return self._claim
+        return self._claim  # one read: no lock needed
 
     @property
     def digest(self) -> str:
@@ -1554,8 +1462,8 @@ class Transfer:
     @property
     def verified_bytes(self) -> int:
         """How much of the file, from its start, is proven right."""
-        with self._lock:
-            return min(self._verified * self.blocks.block_size, self.blocks.size)
+        verified = self._verified * self.blocks.block_size  # one read: no lock needed
+        return min(verified, self.blocks.size)
 
 
 # --- the pool and its queue ---------------------------------------------------------------------
@@ -1613,10 +1521,7 @@ class WorkQueue:
                 self._busy -= 1
 
     def linger(self, connection: Connection, seconds: float) -> bool:
-        """Wait ``seconds`` for more from ``connection`` (a worker); ``False`` when nothing came.
-
-        Ends at once when somebody else needs the worker.
-        """
+        """Wait for more (a worker); ``False`` if nothing came, or another needs the worker."""
         with self._lock:
             if self.pressed:
                 return False
@@ -1839,7 +1744,6 @@ class Registry:
         self._sessions: dict[bytes, Session] = {}
         self._active: list[Transfer] = []
         self._waiting: list[Transfer] = []
-        self._numbers = itertools.count()
         self._turns = itertools.count()
 
     def add(self, session: Session) -> None:
@@ -1848,10 +1752,7 @@ class Registry:
             self._sessions[_token_key(session.token)] = session
 
     def attach(self, token: str, peer: Peer) -> Session | None:
-        """Give ``peer`` to the session that has ``token``, if there is one (any).
-
-        Raises ``RemoteProtocolError`` when the session has its fill: each may hold a block.
-        """
+        """Give ``peer`` to the session that has ``token``, if there is one and has room (any)."""
         with self._lock:
             session = self._sessions.get(_token_key(token))
             if session and len(session.streams) >= config.MAX_STREAMS:
@@ -1872,18 +1773,11 @@ class Registry:
             streams, session.streams = list(session.streams), set()
             return streams
 
-    def next_number(self) -> int:
-        """Return a transfer number that no other has (any)."""
-        with self._lock:
-            return next(self._numbers) % (2**32 - 1) + 1
-
     def enter(self, transfer: Transfer) -> int:
-        """Admit ``transfer`` (0), or return its position in the queue (any).
-
-        Raises ``RejectedError`` when too many wait already.
-        """
+        """Number ``transfer``, admit it (0) or return its position, or refuse it (any)."""
         with self._lock:
             transfer.turn = next(self._turns)
+            transfer.number = transfer.turn % (2**32 - 1) + 1
             own = [one for one in self._active + self._waiting if one.user == transfer.user]
             if len(own) >= config.MAX_TRANSFERS_OF_USER:
                 raise RejectedError("busy", "too many transfers of this user; try again later")
@@ -1893,7 +1787,7 @@ class Registry:
             if len(self._waiting) >= config.MAX_WAITING_TRANSFERS:
                 raise RejectedError("busy", "too many transfers wait already; try again later")
             self._waiting.append(transfer)
-            self._waiting.sort(key=_by_urgency)
+            self._waiting.sort(key=lambda one: one.asked_at - one.priority * config.URGENCY)
             return dict(self._positions())[transfer]
 
     def _has_room_for(self, transfer: Transfer) -> bool:
@@ -1909,20 +1803,16 @@ class Registry:
 
     def leave(self, transfer: Transfer) -> list[Transfer]:
         """Take ``transfer`` out; return those that are admitted in its place (any)."""
+        admitted = []
         with self._lock:
             for line in (self._active, self._waiting):
                 if transfer in line:
                     line.remove(transfer)
-            return self._admit()
-
-    def _admit(self) -> list[Transfer]:
-        """Move those that have room by now from the waiting to the active ones; return them."""
-        admitted = []
-        for one in self._waiting:
-            if self._has_room_for(one):
-                self._active.append(one)
-                admitted.append(one)
-        self._waiting = [one for one in self._waiting if one not in admitted]
+            for one in list(self._waiting):
+                if self._has_room_for(one):
+                    self._waiting.remove(one)
+                    self._active.append(one)
+                    admitted.append(one)
         return admitted
 
     def earlier(self, transfer: Transfer) -> list[Transfer]:
@@ -1956,10 +1846,6 @@ def _token_key(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _by_urgency(transfer: Transfer) -> float:
-    return transfer.asked_at - transfer.priority * config.URGENCY
-
-
 # --- what workers do ----------------------------------------------------------------------------
 
 
@@ -1986,7 +1872,7 @@ class Service:
         self._post = post
         self._later = later
         self._bucket = TokenBucket(settings.limit) if settings.limit else None
-        self._buckets_of: dict[str, tuple[int, TokenBucket]] = {}
+        self._buckets_of: dict[tuple[str, int], TokenBucket] = {}
         self._buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
         self._secret = secrets.token_bytes(32)
         self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
@@ -2120,17 +2006,12 @@ class Service:
             counted = user
         else:
             assert proof is not None
-            self._check_channel(peer)
+            if not (peer.connection.secure or is_loopback(peer.address)):  # many could read it
+                raise AuthenticationError("a token may be shown over TLS only")
             user, credential = auth.verify_token(proof.data, self._credentials)
             final, counted = "", _unnamed(peer)
         self.delays.succeeded(counted, peer.address)
         self._let_in(peer, user, credential, final)
-
-    @staticmethod
-    def _check_channel(peer: Peer) -> None:
-        """Refuse a token that everybody on the way could read: it would be theirs as well."""
-        if not peer.connection.secure and not is_loopback(peer.address):
-            raise AuthenticationError("a token may be shown over TLS only")
 
     def _let_in(self, peer: Peer, user: str, credential: auth.Credential, final: str) -> None:
         rights = Rights.of(credential, self.settings)
@@ -2146,12 +2027,7 @@ class Service:
 
     def _bucket_of(self, user: str, limit: int | None) -> TokenBucket | None:
         """Return the one bucket of a user, whatever the number of sessions."""
-        if limit is None:
-            return None
-        known, bucket = self._buckets_of.get(user, (0, None))
-        if known != limit or bucket is None:  # two at once may make two: one of them is used
-            self._buckets_of[user] = limit, TokenBucket(limit)
-        return self._buckets_of[user][1]
+        return self._buckets_of.setdefault((user, limit), TokenBucket(limit)) if limit else None
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:
         session = self.registry.attach(message.token, peer)
@@ -2173,10 +2049,7 @@ class Service:
 
     @staticmethod
     def _settle(session: Session, *, confirmed: bool) -> None:
-        """Let go the part file of the session's last verdict (any).
-
-        Once the client has ``confirmed`` that it read it, nobody will ask for it again.
-        """
+        """Let go the part file of the last verdict, ``confirmed`` if the client read it (any)."""
         transfer, session.unconfirmed = session.unconfirmed, None
         if transfer:
             transfer.settle(confirmed=confirmed)
@@ -2244,9 +2117,9 @@ class Service:
             raise RejectedError("block_size", f"a block has {low} to {high} here")
         if Blocks(start.size, start.block_size).count > config.MAX_BLOCKS:
             raise RejectedError("size", "too many blocks; use larger ones")
-        name, number = safe_name(start.name), self.registry.next_number()
+        name = safe_name(start.name)
         session.rights.check(name, start.size)
-        return Transfer(number, session, start, name, self._buffers, self._let_go)
+        return Transfer(session, start, name, self._buffers, self._let_go)
 
     def start(self, unit: Callable[[Transfer], None], transfer: Transfer) -> None:
         """Have ``unit`` done for ``transfer`` by some worker (any)."""
@@ -2272,16 +2145,18 @@ class Service:
         if transfer.ended:
             return
         make_directory(self.settings.output, transfer.facts.directory)  # said before a byte is sent
-        if not transfer.resumes:
+        kept = None
+        if transfer.resumes:
+            rivals = self.parts.rivals(transfer)  # before the search: what rests then is found
+            check = partial(self._check_quota, transfer, anew=True)
+            kept = self.parts.resume(transfer, check)
+            if kept is None and self._must_wait(transfer, rivals):
+                self._seeking.append(transfer)
+                return
+            if kept is None:
+                check()
+        else:
             self.parts.forget(transfer.facts.key)
-        rivals = self.parts.rivals(transfer)  # before the search: what rests then is found later
-        check = partial(self._check_quota, transfer, anew=True)
-        kept = self.parts.resume(transfer, check) if transfer.resumes else None
-        if kept is None and transfer.resumes and self._must_wait(transfer, rivals):
-            self._seeking.append(transfer)
-            return
-        if kept is None and transfer.resumes:
-            check()
         part, claims = kept or (self.parts.create(transfer), None)
         if not transfer.open(part, claims):
             self.parts.rest(part)
@@ -2291,13 +2166,12 @@ class Service:
 
     @staticmethod
     def _log_opened(transfer: Transfer, claims: Claims | None) -> None:
-        count, user = transfer.blocks.count, transfer.session.user
-        facts = f"{transfer.name} ({format_size(transfer.blocks.size)} in {count} blocks)"
+        size, count = format_size(transfer.blocks.size), transfer.blocks.count
+        facts = f"{transfer.name} ({size} in {count} blocks) from {transfer.user}"
         if claims:
-            had = sum(claims.flags)
-            coordinator_log.info("resuming %s from %s: %d blocks are here", facts, user, had)
+            coordinator_log.info("resuming %s: %d blocks are here", facts, sum(claims.flags))
         else:
-            coordinator_log.info("receiving %s from %s", facts, user)
+            coordinator_log.info("receiving %s", facts)
 
     def _must_wait(self, transfer: Transfer, rivals: list[Transfer]) -> bool:
         """Whether one of ``rivals`` that may be dead has the part file; it is asked to answer.
@@ -2333,17 +2207,18 @@ class Service:
 
     def _let_go(self, transfer: Transfer, part: PartFile) -> None:
         """Take back the part file of a transfer that has ended, from its last user (any)."""
-        if transfer.needed:
-            self.parts.rest(part)
-        else:
+        if transfer.stage is Stage.CONFIRMED:
             self.parts.drop(part)
+        else:
+            self.parts.rest(part)
 
-    def _finish(
-        self, transfer: Transfer, answer: Message | None, *, by_publisher: bool = False
-    ) -> None:
-        """End ``transfer`` with ``answer`` and admit the next (any)."""
-        if not transfer.end(by_publisher=by_publisher):
-            return
+    def _finish(self, transfer: Transfer, answer: Message | None) -> None:
+        """End ``transfer`` with ``answer``, unless somebody else does (any)."""
+        if transfer.end():
+            self._conclude(transfer, answer)
+
+    def _conclude(self, transfer: Transfer, answer: Message | None) -> None:
+        """Say how ``transfer`` ended, and admit the next (who ended it)."""
         transfer.session.transfer = None
         if isinstance(answer, (Rejected, IntegrityFailed)):
             log.error("%s: %s", transfer.name, answer.reason)
@@ -2395,11 +2270,10 @@ class Service:
 
     def handle_block_transfer(self, peer: Peer) -> None:
         """Receive blocks while they come; stay for more only while nobody else is ready."""
-        moved = False
         while not (self._overdue(peer) or self.gives_way(peer)):
             found = peer.blocks and peer.blocks.receive(peer.connection)
             if found:
-                moved, peer.deadline = True, float("inf")
+                peer.deadline = float("inf")
                 assert peer.incoming is not None  # _room_for has found it
                 raw = self._unpacked(peer, *found)
                 self._run(partial(self._store_block, peer, found[0], raw), peer.incoming)
@@ -2416,7 +2290,6 @@ class Service:
         self._send_acks(peer)
         if self._overdue(peer):  # main would find it ready, and unread, again and again
             raise RemoteProtocolError(TOO_SLOW, "timeout")
-        self._put_off_deadline(peer, moved)
         # what came in one piece with ATTACH is in memory: no selector tells of it
         peer.hurried = peer.connection.mid_frame
 
@@ -2600,9 +2473,8 @@ class Service:
             transfer.last_flush(part)
             with transfer.publishing():
                 name = part.publish()
-            transfer.await_confirmation()  # both before the client can confirm it
-            transfer.session.unconfirmed = transfer
-            self._finish(transfer, transfer.receipt(name), by_publisher=True)
+            transfer.session.unconfirmed = transfer  # before the client can confirm it
+            self._conclude(transfer, transfer.receipt(name))
         if transfer.session.closed:  # while we published
             self._settle(transfer.session, confirmed=False)
         facts = f"{format_size(transfer.blocks.size)}, {transfer.facts.digest} {transfer.digest}"
@@ -2986,10 +2858,10 @@ class Server:
             return
         self._next_tick = now + config.TICK
         self._run_calls()  # should ever a ring be lost
-        for peer in [peer for peer in self._peers if peer.idle and now >= peer.deadline]:
-            self._time_out(peer)
-        for peer in [peer for peer in self._peers if peer.idle and peer.proof]:
-            if now >= peer.proof_due and not peer.leaving:
+        for peer in list(self._peers):
+            if peer.idle and now >= peer.deadline:  # one that ended another's session closed it
+                self._time_out(peer)
+            elif peer.idle and peer.proof and not peer.leaving and now >= peer.proof_due:
                 self._hand_over(peer)
         for transfer in self._service.registry.active():
             if transfer.stalled_for() > self._settings.stall_timeout:
@@ -2999,9 +2871,8 @@ class Server:
         if now >= self._next_expiry:
             self._next_expiry = now + config.EXPIRE_EVERY
             self._service.work.put(self._service.parts.expire, priority=0)
-        if self._service.stopping or self._listener in self._selector.get_map():
-            return
-        self._watch_listener()
+        if not (self._service.stopping or self._listener in self._selector.get_map()):
+            self._watch_listener()
 
     def _time_out(self, peer: Peer) -> None:
         if peer.leaving:

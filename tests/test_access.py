@@ -1205,21 +1205,21 @@ def test_of_two_that_race_for_a_quota_one_gets_it(
 ) -> None:
     """13: also when the later one overtakes the earlier one within the server."""
     local = serve({"alice": account(quota=300 * KB)})
-    registry, overtaken = local.server._service.registry, threading.Event()
+    registry = local.server._service.registry
+    begun, overtaken = threading.Event(), threading.Event()
     enter = registry.enter
 
     def slow(transfer: server_module.Transfer) -> int:
         if transfer.name == "first":
+            begun.set()
             assert overtaken.wait(PATIENCE)
         return enter(transfer)
 
     monkeypatch.setattr(registry, "enter", slow)
     with Peer(local.port).log_in() as first, Peer(local.port).log_in() as second:
         head = hashlib.md5(b"").hexdigest()
-        numbers = registry._numbers
-        before = repr(numbers)
         first.control.send(FileStart("first", 200 * KB, 200 * KB, "md5", head, False))
-        eventually(lambda: repr(numbers) != before, "the first to have its number")
+        assert begun.wait(PATIENCE)
         answers = [second.ask("second", 200 * KB)]
         overtaken.set()
         answers.append(first.answer())

@@ -166,7 +166,7 @@ class ResumeMachine(RuleBasedStateMachine):
         data, digests = self.source, digests_of(self.source)
         start = FileStart("x", len(data), BLOCK, "md5", digests[0].hex(), resume=True)
         session = Session("u", 0, peer())
-        transfer = Transfer(1, session, start, "x", BufferPool(64, 24), self.let_go)
+        transfer = Transfer(session, start, "x", BufferPool(64, 24), self.let_go)
         expected = self.resumable(data)
         found = self.store.resume(transfer)
         self.forget_removed()
@@ -252,7 +252,7 @@ class ResumeMachine(RuleBasedStateMachine):
             self.forget()
             return
         self.unconfirmed = attempt.part
-        attempt.transfer.end(by_publisher=True)
+        attempt.transfer.end()
         self.attempt = self.unconfirmed = None
         if end == "unread":
             self.store.rest(attempt.part)
