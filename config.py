@@ -149,6 +149,7 @@ PROBE_TIMEOUT = 3.0  # seconds for the owner of a part file to show that it live
 # client wants to go on with it: many round trips, and a resume should begin within 5
 KEEP_PARTIAL = 7 * 86400.0  # seconds an unfinished file is kept for somebody to go on with it
 KEEP_ANSWER = 3600.0  # seconds a verdict is kept whose arrival the client has not confirmed
+CERTIFICATE_TRIES = 5  # to read a certificate that is replaced meanwhile: once more will do
 EXPIRE_EVERY = 600.0  # seconds between two looks for what has been kept for too long
 MAX_BLOCKS = 2**26  # of one file, a byte of memory each: 13 TB in blocks of 200 KB
 MAX_ROUNDS = 5  # repairs in a row without progress before a transfer counts as failed

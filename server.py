@@ -2646,7 +2646,12 @@ class Tls(NamedTuple):
             return None
         if cert is None or key is None:
             raise UsageError("--tls-cert and --tls-key go together")
-        return cls(auth.server_tls(cert, key), auth.certificate_binding(cert))
+        for _ in range(config.CERTIFICATE_TRIES):
+            binding = auth.certificate_binding(cert)
+            context = auth.server_tls(cert, key)
+            if auth.certificate_binding(cert) == binding:  # else somebody has just replaced it
+                return cls(context, binding)
+        raise UsageError(f"TLS certificate {cert}: it is being replaced all the time")
 
 
 class Server:

@@ -787,6 +787,36 @@ def test_sighup_with_a_broken_certificate_keeps_the_old_one(
     assert server.log.count("stays in use") == 1
 
 
+def test_a_certificate_replaced_while_it_is_read_does_not_break_logins(
+    serve: Serve, pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """27: logins are bound to the one that is shown, whichever of the two that is."""
+    pair = Pair(tmp_path / "cert.pem", tmp_path / "key.pem")
+    _exchange(pair, pki.server)
+    load = auth.server_tls
+
+    def replaced(cert: Path, key: Path) -> ssl.SSLContext:
+        context = load(cert, key)
+        _exchange(pair, pki.other)
+        return context
+
+    monkeypatch.setattr(auth, "server_tls", replaced)
+    local = serve({"alice": VERIFIER}, **tls(pair))
+    with Peer(local.port, ca=pki.ca) as peer:
+        peer.log_in()
+
+
+def test_a_certificate_that_never_stays_the_same_is_refused(
+    pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """27: the server does not start, and says why, rather than try for ever."""
+    bindings = iter(range(1000))
+    monkeypatch.setattr(auth, "certificate_binding", lambda _: next(bindings))
+    settings = ServerSettings(port=0, output=tmp_path / "output", **tls(pki.server))
+    with pytest.raises(UsageError, match="replaced all the time"):
+        server_module.Server(settings, {})
+
+
 # --- tokens -------------------------------------------------------------------------------------
 
 ALICE_ALONE = Accounts({"alice": VERIFIER}, token_key=TOKEN_KEY)
