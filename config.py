@@ -115,6 +115,8 @@ MAX_OF_ADDRESS = 2048  # connections of one address (of IPv6: one /64, which eve
 # choose from): a company with 400 clients may sit behind it
 MAX_STRANGERS = 1024  # connections that have not logged in; for each one more the oldest one goes
 MAX_TRANSFERS_OF_USER = 64  # receiving or waiting, so that one user cannot fill the queue
+LEAST_COUNTED = 4 * KB  # bytes that a file counts in a quota, as on most disks: else millions of
+# empty ones would cost nothing
 MAX_PARTS_OF_USER = 64  # unfinished files kept for one user; for each one more the oldest one goes
 LISTEN_BACKLOG = 512  # connections the system may hold until they are accepted
 GRACE = 10.0  # seconds for running transfers to end after a stop signal

@@ -679,14 +679,19 @@ def make_directory(output: Path, relative: str) -> Path:
     return path
 
 
+def counted(size: int) -> int:
+    """Return what a file of ``size`` bytes counts in a quota: empty ones take room as well."""
+    return max(size, config.LEAST_COUNTED)
+
+
 def used_bytes(directory: Path) -> int:
-    """Return the bytes of the files that users have in ``directory``. Any worker."""
+    """Return what the files that users have in ``directory`` count together. Any worker."""
     total = 0
     with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
                 if entry.is_file(follow_symlinks=False):
-                    total += entry.stat(follow_symlinks=False).st_size
+                    total += counted(entry.stat(follow_symlinks=False).st_size)
     return total
 
 
@@ -775,7 +780,7 @@ class PartStore:
             left += [part for part, transfer in self._in_use.items() if transfer.ended]
         others = [part.facts for part in left if not part.published]
         return sum(
-            other.size
+            counted(other.size)
             for other in others
             if other.directory == facts.directory and (same or other.key != facts.key)
         )
@@ -785,7 +790,7 @@ class PartStore:
         with self._lock:
             same = [part for part in (*self._all_resting(), *self._in_use) if part.published]
         return sum(
-            part.facts.size
+            counted(part.facts.size)
             for part in same
             if (part.facts.key, part.facts.directory) == (facts.key, facts.directory)
         )
@@ -1679,7 +1684,7 @@ class Rights(NamedTuple):
 
     directory: str = ""  # below the output directory; "" is that itself
     max_file_size: int | None = None
-    quota: int | None = None  # bytes in that directory, finished or not
+    quota: int | None = None  # bytes in that directory, finished or not, as ``counted``
     limit: int | None = None  # bytes a second, of all sessions of the user together
     allow_ext: tuple[tuple[str, ...], ...] = ()  # a name must have one of each; none: all
 
@@ -2225,13 +2230,18 @@ class Service:
         if quota is None:
             return
         earlier = self.registry.earlier(transfer)
-        used = sum(one.blocks.size for one in earlier if anew or not one.same_file(transfer))
+        others = (one for one in earlier if anew or not one.same_file(transfer))
+        used = sum(counted(one.blocks.size) for one in others)
         used += self.parts.left_bytes(transfer.facts, same=anew and transfer.resumes)
         used += used_bytes(self.settings.output / transfer.facts.directory)
         used -= 0 if anew else self.parts.published_bytes(transfer.facts)
-        if used + transfer.blocks.size > quota:
-            left, size = format_size(max(0, quota - used)), format_size(transfer.blocks.size)
-            raise RejectedError("quota", f"{size} is more than the {left} left of the quota")
+        size = counted(transfer.blocks.size)
+        if used + size > quota:
+            reason = (
+                f"{format_size(size)} is more than the {format_size(max(0, quota - used))} left"
+            )
+            least = " (what a file counts at least)" if size > transfer.blocks.size else ""
+            raise RejectedError("quota", f"{reason} of the quota{least}")
 
     def _accept(self, session: Session, start: FileStart) -> Transfer:
         """Look at the metadata before anything is reserved. Raises ``RejectedError``."""

@@ -1174,7 +1174,7 @@ def test_a_login_whose_time_is_up_is_not_judged_any_more(
         ({}, {"max_file_size": 9}, "size", "10 bytes is more than 9 bytes, the most here"),
         ({"max_file_size": 99}, {"max_file_size": 9}, "size", "9 bytes"),
         ({"max_file_size": 9}, {"max_file_size": 99}, "size", "9 bytes"),
-        ({"quota": 9}, {}, "quota", "10 bytes is more than the 9 bytes left of the quota"),
+        ({"quota": 9}, {}, "quota", "4.0 KB is more than the 9 bytes left of the quota"),
     ],
 )
 def test_what_a_user_may_not_send_is_rejected_with_the_reason(
@@ -1198,7 +1198,7 @@ def test_what_a_user_may_not_send_is_rejected_with_the_reason(
 
 def test_what_is_just_allowed_is_taken(serve: Serve, tmp_path: Path) -> None:
     """13: limits that are exactly reached, an extension in capitals."""
-    local = serve({"alice": account(max_file_size=10, quota=10, allow_ext=(".txt", ".log"))})
+    local = serve({"alice": account(max_file_size=10, quota=4 * KB, allow_ext=(".txt", ".log"))})
     settings = local.client(user="alice", password=PASSWORD)
     (receipt,) = send_files([random_file(tmp_path / "X.TXT", 10)], settings)
     assert receipt.verdict == "INTEGRITY_OK"
@@ -1384,14 +1384,34 @@ def test_a_dead_attempt_at_the_same_file_does_not_count_against_its_successor(
 
 def test_a_quota_is_that_of_the_users_directory(serve: Serve, tmp_path: Path) -> None:
     """13: what others have elsewhere does not count, what stands there does."""
-    users = {"alice": account(directory="alice", quota=500), "bob": account(directory="bob")}
+    users = {"alice": account(directory="alice", quota=5000), "bob": account(directory="bob")}
     local = serve(users)
-    source = random_file(tmp_path / "x", 400)
+    source = random_file(tmp_path / "x", 4500)
     send_files([source], local.client(user="bob", password=PASSWORD))
     settings = local.client(user="alice", password=PASSWORD)
     send_files([source], settings)
-    with pytest.raises(RejectedError, match=r"400 bytes is more than the 100 bytes left"):
+    with pytest.raises(RejectedError, match=r"4.4 KB is more than the 500 bytes left"):
         send_files([source], settings)
+
+
+def test_empty_files_do_not_escape_a_quota(serve: Serve, tmp_path: Path) -> None:
+    """13: each counts as a block of the disk, published or not, or there could be millions."""
+    local = serve({"alice": account(quota=10 * KB)})
+    settings = local.client(user="alice", password=PASSWORD)
+    sources = [random_file(tmp_path / name, 0) for name in "abc"]
+    with pytest.raises(RejectedError, match=r"4.0 KB is more than the 2.0 KB left .*at least"):
+        send_files(sources, settings)
+    assert len(received(local.output)) == 2
+
+
+def test_empty_files_under_way_do_not_escape_a_quota(serve: Serve) -> None:
+    """13: nor do those that nobody finishes."""
+    local = serve({"alice": account(quota=6 * KB)})
+    with Peer(local.port).log_in() as one, Peer(local.port).log_in() as two:
+        assert isinstance(one.ask("x", 0), FileReady)
+        answer = two.ask("y", 0)
+    assert isinstance(answer, Rejected)
+    assert answer.code == "quota"
 
 
 def test_a_user_with_a_directory_writes_there(serve: Serve, tmp_path: Path) -> None:
@@ -1425,7 +1445,7 @@ def test_a_users_directory_that_is_a_file_is_a_rejection(
     serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """11 and 13: also where its quota is to be counted; no internal error."""
-    local = serve({"alice": account(directory="alice", quota=1000)})
+    local = serve({"alice": account(directory="alice", quota=10 * KB)})
     (local.output / "alice").write_bytes(b"in the way")
     settings = local.client(user="alice", password=PASSWORD, timeout=2.0)
     with pytest.raises(RejectedError) as caught:
