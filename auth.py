@@ -41,6 +41,7 @@ from config import (
     LEAST_LIMIT,
     checked,
     format_size,
+    keep_own_rights,
     make_output_safe,
     parse_size,
     printable,
@@ -1409,6 +1410,7 @@ def _token(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run ``python auth.py``; return its exit code."""
     make_output_safe()
+    keep_own_rights()
     parser = _parser()
     arguments = parser.parse_args(argv)
     actions = {"add": _add, "remove": _remove, "list": _list, "token": _token}

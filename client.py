@@ -2042,6 +2042,7 @@ def _run_and_tell(arguments: argparse.Namespace, handler: config.BarSafeHandler)
 def main(argv: list[str] | None = None) -> int:
     """Run ``python client.py``; return its exit code."""
     config.make_output_safe()
+    config.keep_own_rights()
     arguments = _parser().parse_args(argv)
     if arguments.quiet:
         arguments.log_level = "WARNING"

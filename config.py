@@ -412,6 +412,15 @@ def make_output_safe() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def keep_own_rights() -> None:
+    """Let no umask take from us what we make ourselves; what it says of others holds.
+
+    Call it before there are threads: the umask can only be read by setting it.
+    """
+    mask = os.umask(0o077)
+    os.umask(mask & 0o077)
+
+
 def say(line: str) -> None:
     """Print a line on standard output, at once. Raises ``OSError`` where it cannot be written.
 

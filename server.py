@@ -3177,6 +3177,7 @@ def _serve(settings: ServerSettings) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run ``python server.py``; return its exit code."""
     config.make_output_safe()
+    config.keep_own_rights()
     arguments = vars(_parser().parse_args(argv))
     config.setup_logging(arguments.pop("log_level"))
     try:
