@@ -40,8 +40,8 @@ UNANSWERED_TIMEOUT = 120  # seconds the system goes on with bytes that the peer'
 # acknowledge: an outage of a minute, with the pauses between attempts that TCP makes by then
 
 BURST = 0.1  # seconds of a rate limit that may be made up for at once after a pause
-LEAST_LIMIT = 64 * KB  # bytes a second, for a server: 4 streams then get a block every 12 s, and
-# a client gives a connection up after 30 s without an acknowledgement
+LEAST_LIMIT = 64 * KB  # bytes a second, for a server: a block of 200 KB then comes every 3 s, and
+# a client gives its connections up after 30 s in which none gets an acknowledgement
 
 # --- the client ---------------------------------------------------------------------------------
 
@@ -65,7 +65,8 @@ UNSENT = 64 * 1024  # bytes a far connection holds more than it has sent: 2 ms o
 MAX_STREAMS = 64  # of a session, on both sides: more threads cost more than they bring
 STUCK = 4.0  # seconds without an acknowledgement, while other streams get some, after which one
 # is replaced: TCP doubles its pauses, after some outages in a row to half a minute ...
-STUCK_TIMES = 4  # ... and so many times the usual time to an acknowledgement, for slow links
+STUCK_TIMES = 4  # ... and so many times the usual time to an acknowledgement, for slow links ...
+STUCK_ROUNDS = 2  # ... and so many blocks of each of the others, for links with a limit
 LATE = 1.0  # times the usual time to an acknowledgement, then a last block goes another way, too:
 # without that the end took up to 2 s longer over 100 ms; sooner, and a link carries much twice
 LATE_LEAST = 0.2  # seconds; below that waiting costs less than sending twice. Both are for links

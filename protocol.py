@@ -906,6 +906,11 @@ class Deadline:
         return max(0.0, self._at - time.monotonic())
 
     @property
+    def lasted(self) -> float:
+        """The seconds since it was made or last put off."""
+        return time.monotonic() - self._at + self._seconds
+
+    @property
     def passed(self) -> bool:
         """Whether the time is up."""
         return time.monotonic() >= self._at
