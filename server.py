@@ -2025,7 +2025,7 @@ class Service:
             log.warning("%s: %s", peer.connection.peer, error)
             peer.refuse(error.code, str(error))
         except AuthenticationError as error:
-            log.warning("%s: login failed: %s", peer.connection.peer, error)
+            log.warning("%s: login failed: %s", peer.connection.peer, error.__cause__ or error)
             peer.refuse("authentication", str(error))
         except Exception:
             log.exception("%s: internal error", peer.connection.peer)

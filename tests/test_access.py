@@ -1019,6 +1019,41 @@ def test_unknown_user_and_wrong_password_are_the_same_on_the_wire(
     assert shapes[0][2] == encode(Error("authentication", "unknown user or wrong password"))
 
 
+CLOSED = [
+    ({"disabled": True}, "the account of alice is closed"),
+    ({"expires": 1}, "the account of alice has expired"),
+    ({}, "unknown user or wrong password"),
+]
+
+
+@pytest.mark.parametrize(("limits", "reason"), CLOSED)
+def test_the_log_says_why_a_closed_account_does_not_get_in(
+    serve: Serve, caplog: pytest.LogCaptureFixture, limits: dict[str, Any], reason: str
+) -> None:
+    """22: the operator reads it; the client is told what it is told of a wrong password."""
+    local = serve({"alice": account(**limits)})
+    with Peer(local.port) as peer:
+        peer.prove(password=PASSWORD if limits else "wrong")
+        with pytest.raises(AuthenticationError, match="unknown user or wrong password"):
+            peer.control.answer(PATIENCE)
+    assert [line.rpartition("login failed: ")[2] for line in lines(caplog, "login failed")] == [
+        reason
+    ]
+
+
+@pytest.mark.parametrize(("limits", "reason"), CLOSED[:2])
+def test_the_log_says_why_a_token_of_a_closed_account_is_bad(
+    serve: Serve, caplog: pytest.LogCaptureFixture, limits: dict[str, Any], reason: str
+) -> None:
+    """24: and the client is told what it is told of every bad token."""
+    local = serve(Accounts({"alice": account(**limits)}, token_key=TOKEN_KEY))
+    with Peer(local.port) as peer, pytest.raises(AuthenticationError, match="token is not valid"):
+        peer.show(token())
+    assert [line.rpartition("login failed: ")[2] for line in lines(caplog, "login failed")] == [
+        reason
+    ]
+
+
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[int]]]:
     """What workers compute: each call of something with keys or hashes, and how much goes in."""
