@@ -676,7 +676,21 @@ def make_directory(output: Path, relative: str) -> Path:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         if facts.st_dev != os.stat(output).st_dev:  # no part file could be moved there
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
+    if relative:
+        _refuse_bind_mount(output, path)
     return path
+
+
+def _refuse_bind_mount(output: Path, path: Path) -> None:
+    """Raise ``OSError`` where ``path`` is a mount of the same device: nothing can be moved there.
+
+    Only the system knows: to link a folder is forbidden anyway, and it says first what else is.
+    """
+    try:
+        os.link(output / PARTIAL, path / PARTIAL)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise
 
 
 def counted(size: int) -> int:

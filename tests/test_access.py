@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import hmac
 import os
@@ -1474,6 +1475,35 @@ def test_a_symlink_below_the_output_directory_is_not_followed(
     assert caught.value.code == "disk"
     assert str(tmp_path) not in str(caught.value)
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_bind_mount_below_the_output_directory_is_refused_before_a_byte_is_sent(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """11: of the same device, so that only a link shows that nothing could be published there."""
+    local = serve({"alice": account(directory="alice")})
+    link = os.link
+
+    def as_to_a_mount(source: Path, target: Path, **options: Any) -> None:
+        if target.parent == local.output / "alice":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", as_to_a_mount)
+    with Peer(local.port).log_in() as peer:
+        answer = peer.ask("x", 10)
+    assert isinstance(answer, Rejected)
+    assert answer.code == "disk"
+    assert part_files(local.output) == []
+
+
+def test_looking_for_a_bind_mount_leaves_nothing_behind(serve: Serve, tmp_path: Path) -> None:
+    """11: the only thing in the user's directory is his file."""
+    local = serve({"alice": account(directory="alice")})
+    source = random_file(tmp_path / "x", 10)
+    send_files([source], local.client(user="alice", password=PASSWORD))
+    (only,) = (local.output / "alice").iterdir()
+    assert md5(only) == md5(source)
 
 
 def test_a_users_directory_that_is_a_file_is_a_rejection(
