@@ -465,6 +465,8 @@ class PartFile:
             self._reserve(facts.size)
         self._renew_journal(facts, claims)
         self.facts = facts
+        if self.published:
+            self._note_published()
         self._claims_some = any(claims.flags)
         return claims
 
@@ -476,6 +478,19 @@ class PartFile:
             if error.errno not in _NO_SPACE or facts != self.facts:
                 raise
             self._journal.go_on(facts)
+
+    def recover(self) -> None:
+        """Look at what an earlier run left, and note what it may not have noted any more.
+
+        Raises as ``look`` does.
+        """
+        self.look()
+        if self.published and not self._journal.says_published(self.facts):
+            try:
+                self._journal.go_on(self.facts)
+                self._note_published()
+            finally:
+                self._journal.close()
 
     def _open(self) -> int:
         """Open the file. Raises ``OSError``, ``ValueError`` for one that is not ours any more."""
@@ -590,11 +605,18 @@ class PartFile:
             _flush_directory(self._final.parent)
         else:
             self._give_name()
+        self._note_published()
+        return self.facts.place
+
+    def _note_published(self) -> None:
+        """Have the journal say for ever whose second name this is.
+
+        Else who removed the published file would leave a hidden copy, taken for unfinished.
+        """
         try:
             self._journal.note_published(self.facts)
         except OSError as error:  # a full disk, say: the file is there all the same
             log.debug("%s: %s", self.stem, error)
-        return self.facts.place
 
     def _give_name(self) -> None:
         self.published = False
@@ -743,7 +765,7 @@ class PartStore:
         for stem in sorted({path.stem for path in folder.iterdir() if path.name != "lock"}):
             try:
                 part = PartFile(self._output, stem, Journal(folder / f"{stem}.journal").facts())
-                part.look()
+                part.recover()
                 age = part.age()
             except (FileNotFoundError, ValueError) as error:
                 log.warning("removing %s: nobody can go on with it (%s)", stem, _reason(error))

@@ -801,6 +801,31 @@ def test_a_verdict_asked_for_again_is_still_that_of_a_published_file(
     assert part_files(output) == strays(output) == []
 
 
+def test_what_a_kill_kept_from_being_noted_as_published_is_noted_at_the_start(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 36: or who removes the file later leaves a hidden copy of it for a week."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "note_published", lambda *_: None)
+        _published(output, monkeypatch, "link")
+    PartStore(output).scan()
+    received(output)[0].unlink()
+    PartStore(output).scan()
+    assert part_files(output) == strays(output) == []
+
+
+def test_a_verdict_that_nobody_waited_for_the_second_time_is_still_that_of_a_published_file(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked again went away before the answer: what is removed then is removed."""
+    part = _published(output, monkeypatch, "link")
+    part.reopen(facts_of(39))
+    part.close()
+    received(output)[0].unlink()
+    PartStore(output).scan()
+    assert part_files(output) == strays(output) == []
+
+
 # --- all part files -----------------------------------------------------------------------------
 
 
