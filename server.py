@@ -1390,9 +1390,10 @@ class Transfer:
         return due
 
     def stalled_for(self) -> float:
-        """Return the seconds since a block came, 0 unless blocks are awaited."""
+        """Return the seconds since a block came, 0 unless it is the client's turn."""
         with self._lock:
-            waits = self._part is not None and self._here < self.blocks.count
+            complete = self._here == self.blocks.count and self._claim is not None
+            waits = self._part is not None and not complete
             return time.monotonic() - self._moved_at if waits else 0.0
 
     # -- flushing: one worker at a time
@@ -2413,7 +2414,7 @@ class Service:
     def expire(self, transfer: Transfer) -> None:
         """End a transfer in which nothing moves any more."""
         timeout = self.settings.stall_timeout
-        self._finish(transfer, Rejected("timeout", f"no block came for {timeout:g} s"))
+        self._finish(transfer, Rejected("timeout", f"nothing came for {timeout:g} s"))
 
     def _on_cancel(self, peer: Peer, _message: Cancel) -> None:
         transfer = _transfer_of(peer)
