@@ -457,12 +457,12 @@ class PartFile:
         facts = facts._replace(saved_as=self.facts.saved_as)
         if self.published:
             facts = facts._replace(directory=self.facts.directory)
-        claims = self._journal.load(facts)
         if self.published and not facts.size == self.facts.size == os.fstat(self._fd).st_size:
             raise ValueError("it was published, and there is another size by now")
         if not self.published:
             check()  # the file may have grown, and others may rest beside this one
             self._reserve(facts.size)
+        claims = self._journal.load(facts)  # takes memory for each block: there is room for all
         self._renew_journal(facts, claims)
         self.facts = facts
         if self.published:

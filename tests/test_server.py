@@ -11,6 +11,7 @@ import socket
 import stat
 import threading
 import time
+import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import Callable, Iterator
@@ -488,6 +489,20 @@ def test_a_part_file_is_opened_again_with_what_it_has(output: Path) -> None:
     part.write(memoryview(b"xyz"), 36)
     part.remove()
     assert strays(output) == part_files(output) == []
+
+
+def test_a_file_that_has_no_room_on_the_disk_takes_none_in_memory(output: Path) -> None:
+    """FAULTS 12 and 32: one that begins like a part file and claims to be huge by now."""
+    part = _found(output, _left(output))
+    tracemalloc.start()
+    try:
+        with pytest.raises(OSError, match="No space"):
+            part.reopen(facts_of(2**45, block=2**21))  # 2**24 blocks
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    part.close()
+    assert part_files(output)[0].read_bytes() == DATA
 
 
 @pytest.mark.parametrize("how", ["link", "rename"])
