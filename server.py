@@ -1879,6 +1879,7 @@ class Registry:
         self._max_active = max_active
         self._lock = threading.Lock()
         self._sessions: dict[bytes, Session] = {}
+        self._unpaid: dict[str, list[float]] = {}  # ends of the pauses that users left early
         self._active: list[Transfer] = []
         self._waiting: list[Transfer] = []
         self._numbers = itertools.count()
@@ -1900,12 +1901,28 @@ class Registry:
                 raise RemoteProtocolError("too many data connections", "busy")
             if session:
                 session.streams.add(peer)
+                peer.paused_until = self._turn_of(session.user)
             return session
 
     def detach(self, session: Session, peer: Peer) -> None:
-        """Take a lost data connection out of its session (any)."""
+        """Take a lost data connection out of its session (main).
+
+        If a limit made it rest, a later one of the user does so in its place: to come back for each
+        block would else be a way around the limit.
+        """
         with self._lock:
             session.streams.discard(peer)
+            if peer.paused_until > time.monotonic():
+                heapq.heappush(self._unpaid.setdefault(session.user, []), peer.paused_until)
+
+    def _turn_of(self, user: str) -> float:
+        """Return until when a new connection rests, in place of one that did not stay so long."""
+        turns, until = self._unpaid.pop(user, []), 0.0
+        while turns and until <= time.monotonic():
+            until = heapq.heappop(turns)
+        if turns:
+            self._unpaid[user] = turns
+        return until
 
     def remove(self, session: Session) -> list[Peer]:
         """Forget ``session``; return its data connections (any)."""

@@ -1418,6 +1418,18 @@ def test_a_dead_attempt_at_the_same_file_does_not_count_against_its_successor(
             assert answer.have == ((0, 1),)
 
 
+def test_a_new_session_is_no_way_around_a_limit(serve: Serve) -> None:
+    """A block is paid for also by who leaves before: his next connection rests in its place."""
+    local = serve({"alice": account(limit=10 * KB)})
+    data = os.urandom(400 * KB)
+    interrupted(local, "x", data)
+    with Peer(local.port).log_in() as peer:
+        peer.start("x", data, resume=True)
+        peer.attach()
+        (it,) = (one for one in local.server._peers if one.blocks)
+        eventually(lambda: it.resting, "it to wait for its turn")
+
+
 def test_a_quota_is_that_of_the_users_directory(serve: Serve, tmp_path: Path) -> None:
     """13: what others have elsewhere does not count, what stands there does."""
     users = {"alice": account(directory="alice", quota=5000), "bob": account(directory="bob")}
