@@ -121,7 +121,8 @@ PARTIAL = ".partial"  # the folder below the output directory for what is not fi
 MAX_NAME_BYTES = 255  # of a file name, on every common file system
 ACKS_TOGETHER = 4 * len(encode_ack(0, 0))  # bytes: one call and one wake-up for four blocks
 ACK_PAUSE = 0.005  # seconds without another block after which they are sent all the same
-MAX_FIRST_LINE = 16 * 1024  # bytes of a journal's first line: names of 1024 and 255 characters
+MAX_FIRST_LINE = 32 * 1024  # bytes of a journal's first line: a name and a directory of 1024
+# characters, a user and a final name of 255, each up to 12 bytes in JSON
 TOO_SLOW = "too slow, or silent for too long"  # what who misses a deadline is told
 MESSAGES_PER_UNIT = 16  # of one coordinator before others get their turn
 

@@ -21,10 +21,20 @@ from conftest import Clock, eventually, part_files, received, strays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import auth
 import config
 import server as module
 from config import ServerSettings
-from protocol import MAX_SPANS, Connection, FileStart, RejectedError, Side, UsageError, Why
+from protocol import (
+    MAX_SPANS,
+    MAX_TEXT,
+    Connection,
+    FileStart,
+    RejectedError,
+    Side,
+    UsageError,
+    Why,
+)
 from server import (
     BufferPool,
     Claims,
@@ -250,6 +260,16 @@ def test_a_journal_gives_its_facts_back(output: Path, name: str) -> None:
     journal.begin(facts)
     journal.close()
     assert journal.facts() == facts
+
+
+def test_a_journal_gives_the_longest_facts_back(output: Path) -> None:
+    """FAULTS 10 and 35: names of all the characters they may have, each as long as one can be."""
+    long, folder = "\U0001f4e6" * MAX_TEXT, "\U0001f4e6" * 63
+    saved_as = output_name(long, "20260101-000000-abcdef")
+    user, directory = long[: auth.MAX_USER_NAME], "/".join([folder] * (MAX_TEXT // 64))
+    facts = Facts(user, long, 39, 4, "sha256", saved_as, directory, head="0" * 64)
+    PartFile.create(output, facts).close()
+    assert Journal(journal_file(output)).facts() == facts
 
 
 def test_a_journal_gives_its_claims_back(journal: Journal) -> None:
