@@ -140,11 +140,14 @@ def safe_name(name: str) -> str:
     safe = "".join(
         "_" if char in "/\\:\0" or unicodedata.category(char) in _UNSAFE else char for char in name
     )
-    if safe.endswith((".", " ")):  # Windows drops these, and two names become one
-        safe = safe[:-1] + "_"
     if not name.strip(". "):
         raise RejectedError("name", f"not a file name: {printable(name[:40])!r}")
-    return safe
+    return _ended(safe)
+
+
+def _ended(name: str) -> str:
+    """Let no dot or space be the last: Windows drops these, and two names become one."""
+    return name[:-1] + "_" if name.endswith((".", " ")) else name
 
 
 def output_name(original: str, unique: str) -> str:
@@ -157,7 +160,7 @@ def output_name(original: str, unique: str) -> str:
     if len(extension.encode()) > 32:  # not an extension, just a dot somewhere
         stem, extension = original, ""
     room = MAX_NAME_BYTES - len((prefix + extension).encode())
-    return prefix + stem.encode()[:room].decode(errors="ignore") + extension
+    return _ended(prefix + stem.encode()[:room].decode(errors="ignore") + extension)
 
 
 def _unique() -> str:

@@ -122,6 +122,14 @@ def test_a_long_name_is_shortened_before_its_extension() -> None:
     assert final.endswith("é.tar")
 
 
+@pytest.mark.parametrize("last", [".", " "])
+def test_a_long_name_is_not_shortened_to_a_dot_or_a_space(last: str) -> None:
+    """FAULTS 8 and 10: what stood in the middle does not become a dangerous end."""
+    final = output_name(f"{'a' * 215}{last}{'b' * 100}", "20260101-000000-abcdef")
+    assert len(final) == 255
+    assert final.endswith("a_")
+
+
 # --- the part file ------------------------------------------------------------------------------
 
 
