@@ -1883,6 +1883,7 @@ class Registry:
         self._max_active = max_active
         self._lock = threading.Lock()
         self._sessions: dict[bytes, Session] = {}
+        self.attached = 0  # data connections, of all sessions; to read it needs no lock
         self._unpaid: dict[str, list[float]] = {}  # ends of the pauses that users left early
         self._active: list[Transfer] = []
         self._waiting: list[Transfer] = []
@@ -1905,6 +1906,7 @@ class Registry:
                 raise RemoteProtocolError("too many data connections", "busy")
             if session:
                 session.streams.add(peer)
+                self.attached += 1
                 peer.paused_until = self._turn_of(session.user)
             return session
 
@@ -1916,6 +1918,7 @@ class Registry:
         """
         with self._lock:
             session.streams.discard(peer)
+            self.attached -= 1
             if peer.paused_until > time.monotonic():
                 heapq.heappush(self._unpaid.setdefault(session.user, []), peer.paused_until)
 
@@ -2495,11 +2498,11 @@ class Service:
             peer.paused_until = time.monotonic() + pause
         return pause > 0
 
-    @staticmethod
-    def _must_pause(peer: Peer, length: int) -> bool:
+    def _must_pause(self, peer: Peer, length: int) -> bool:
         """Whether a limit wants this connection to rest: with main, and no worker waits with it."""
         assert peer.session is not None  # it is attached
-        pause = max((bucket.take(length) for bucket in peer.session.buckets), default=0.0)
+        sharers = self.registry.attached
+        pause = max((one.take(length, sharers) for one in peer.session.buckets), default=0.0)
         peer.paused_until = time.monotonic() + pause
         if pause and peer.incoming:
             peer.incoming.held_back(pause)

@@ -1430,6 +1430,20 @@ def test_a_new_session_is_no_way_around_a_limit(serve: Serve) -> None:
         eventually(lambda: it.resting, "it to wait for its turn")
 
 
+def test_large_blocks_of_one_user_do_not_use_up_the_time_of_another(serve: Serve) -> None:
+    """A limit is shared by bytes: who brings 40 MB at once waits for that, and he alone."""
+    local = serve({"alice": VERIFIER, "bob": VERIFIER}, limit=1024 * KB)
+    large, small = bytes(40 * 1024 * KB), bytes(1000 * KB)
+    with Peer(local.port).log_in() as alice, Peer(local.port).log_in("bob") as bob:
+        upload = alice.start("large", large, 4096 * KB)
+        for block in range(len(upload.blocks)):
+            upload.send(alice.attach(), block)
+        bob.start("small", small).send(bob.attach(), 0)
+        (transfer,) = (one for one in local.server._service.registry.active() if one.user == "bob")
+        (his,) = transfer.session.streams
+        assert his.paused_until - time.monotonic() < 10
+
+
 def test_a_quota_is_that_of_the_users_directory(serve: Serve, tmp_path: Path) -> None:
     """13: what others have elsewhere does not count, what stands there does."""
     users = {"alice": account(directory="alice", quota=5000), "bob": account(directory="bob")}
