@@ -41,6 +41,7 @@ from config import (
     LEAST_LIMIT,
     checked,
     format_size,
+    keep_own_rights,
     make_output_safe,
     parse_size,
     printable,
@@ -172,7 +173,20 @@ class Credential:
 
     def active(self, now: float) -> bool:
         """Whether the account is open at ``now``, in seconds since 1970."""
-        return not self.disabled and (self.expires is None or now < self.expires)
+        return not self.closed(now)
+
+    def closed(self, now: float) -> str:
+        """Say why nobody can log in at ``now``; nothing if that is not so."""
+        if self.disabled:
+            return "is closed"
+        return "has expired" if self.expires is not None and now >= self.expires else ""
+
+
+class ClosedAccountError(ValueError):
+    """Somebody tries an account that is closed or has expired: for the log, not for the client."""
+
+    def __init__(self, user: str, account: Credential, now: float) -> None:
+        super().__init__(f"the account of {user} {account.closed(now)}")
 
 
 Credentials = Mapping[str, Credential]
@@ -563,10 +577,13 @@ def verify_token(token: str, credentials: Credentials, now: float | None = None)
 
     Raises ``AuthenticationError``, always with the same words, for one that is not valid: not
     signed by us with HS256, not written as we would, expired, from the future, or of a user who
-    does not exist or may not log in. To refuse one costs the same work for every user.
+    does not exist or may not log in (its cause tells of that, and is not for the client). To refuse
+    one costs the same work for every user.
     """
     try:
         return _token_owner(token, _accounts(credentials), time.time() if now is None else now)
+    except ClosedAccountError as error:
+        raise AuthenticationError(_BAD_TOKEN) from error
     except (ValueError, RecursionError):
         raise AuthenticationError(_BAD_TOKEN) from None
 
@@ -580,8 +597,10 @@ def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
     credential = accounts.get(user)
     key = signing_key(accounts.token_key or secrets.token_bytes(32), credential)
     right = hmac.compare_digest(_hmac(key, f"{header}.{claims}".encode()), _unbase64url(signature))
-    if not right or credential is None or not credential.active(now):
+    if not right or credential is None:
         raise ValueError("not signed by us, or of nobody")
+    if not credential.active(now):
+        raise ClosedAccountError(user, credential, now)
     return Identity(user, credential)
 
 
@@ -935,6 +954,7 @@ class ScramServer:
         self._transcript = ""
         self._nonce = ""
         self._known = False
+        self._closed: ClosedAccountError | None = None
         self.user = ""
         self.credential: Credential  # the account, once it has been verified
 
@@ -972,7 +992,10 @@ class ScramServer:
     def _find(self, accounts: Accounts) -> None:
         found = accounts.get(self.user)
         stand_in = self._stand_in(accounts)  # made for everyone, to take everyone's time
-        self._known = found is not None and found.active(time.time())
+        now = time.time()
+        self._known = found is not None and found.active(now)
+        if found is not None and not self._known:
+            self._closed = ClosedAccountError(self.user, found, now)
         self.credential = found if found is not None and self._known else stand_in
 
     def _stand_in(self, accounts: Accounts) -> Credential:
@@ -980,7 +1003,10 @@ class ScramServer:
         return Credential(0, accounts.usual_iterations, salt, salt * 2, salt * 2)
 
     def verify(self, client_final: str) -> str:
-        """Check the proof; return server-final-message. Raises ``AuthenticationError``."""
+        """Check the proof; return server-final-message. Raises ``AuthenticationError``.
+
+        That its cause is a ``ClosedAccountError`` says nothing of the password: it is not known.
+        """
         binding, nonce, proof_text = _attributes(client_final, "crp")
         try:
             proof = _unbase64(proof_text)
@@ -993,7 +1019,7 @@ class ScramServer:
         if binding != _base64(self._header.encode() + (self._binding or b"")):
             raise AuthenticationError("the login is bound to another connection")
         if not (right and self._known and nonce == self._nonce):
-            raise AuthenticationError(_BAD_LOGIN)
+            raise AuthenticationError(_BAD_LOGIN) from self._closed
         return f"v={_base64(_hmac(self.credential.server_key, signed))}"
 
 
@@ -1409,6 +1435,7 @@ def _token(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run ``python auth.py``; return its exit code."""
     make_output_safe()
+    keep_own_rights()
     parser = _parser()
     arguments = parser.parse_args(argv)
     actions = {"add": _add, "remove": _remove, "list": _list, "token": _token}

@@ -384,7 +384,9 @@ class Upload:
         self._read = 0  # blocks
         self._sent_at: dict[int, float] = {}  # when each block that is awaited was sent last
         self._usual = 0.0  # seconds from there to the acknowledgement, smoothed
-        self._moved_at = time.monotonic()  # when the last acknowledgement came
+        self._moved_at = time.monotonic()  # when the last acknowledgement came ...
+        # ... and it with those before it
+        self._moves: deque[float] = deque(maxlen=config.STUCK_ROUNDS * config.MAX_STREAMS)
         self._twice: set[int] = set()  # went two ways, because the first lagged
         self._awaited: Counter[int] = Counter()  # acknowledgements owed for each block; a block
         # that is asked for again before its first acknowledgement came is owed two
@@ -425,9 +427,23 @@ class Upload:
         """How many seconds without an acknowledgement are too many for a stream (any)."""
         return max(config.STUCK, config.STUCK_TIMES * self._usual)
 
-    def passed_by(self, silent: float) -> bool:
-        """Whether others got on while a stream heard nothing for ``silent`` seconds (a sender)."""
-        return silent > self._stuck and time.monotonic() - self._moved_at < silent / 2
+    @property
+    def still(self) -> float:
+        """How many seconds ago the last acknowledgement came, on any stream (any)."""
+        return time.monotonic() - self._moved_at
+
+    def passed_by(self, silent: float, streams: int) -> bool:
+        """Whether others got on while a stream heard nothing for ``silent`` seconds (a sender).
+
+        Where a limit on the server lets ``streams`` of them have their turn one after the other,
+        they do so once: who is passed by was left out twice.
+        """
+        if silent <= self._stuck or self.still >= silent / 2:
+            return False
+        with self._lock:
+            rounds = list(self._moves)[-config.STUCK_ROUNDS * streams :]
+        whole = len(rounds) == config.STUCK_ROUNDS * streams
+        return whole and time.monotonic() - rounds[0] < silent
 
     @property
     def carried(self) -> int:
@@ -503,6 +519,7 @@ class Upload:
                 return
             del self._awaited[block]
             self._moved_at = time.monotonic()
+            self._moves.append(self._moved_at)
             took = self._moved_at - self._sent_at.pop(block, self._moved_at)
             self._usual += (took - self._usual) / (8 if self._usual else 1)
             self._acknowledged += self.blocks.length(block)
@@ -1138,8 +1155,20 @@ class Sender:
         oldest = next(iter(self._unacknowledged.values()), None)
         if oldest and oldest[0].overtaken:
             raise ConnectionLostError("it lags, and what it carries went another way")
-        if oldest and oldest[0].upload.passed_by(self._settings.timeout - self._silence.left()):
+        streams = self._session.streams.count
+        if oldest and oldest[0].upload.passed_by(self._silence.lasted, streams):
             raise ConnectionLostError("it lags behind the others")
+
+    def _patience_left(self) -> float:
+        """Return for how many seconds more the server may be silent before this counts as dead.
+
+        While others get on, it has the time in which ``passed_by`` finds it too slow: with a limit
+        on the server many streams wait long for their turn, and one that is given up meanwhile
+        would keep its place there until that turn comes.
+        """
+        oldest = next(iter(self._unacknowledged.values()), None)
+        others = self._settings.timeout - oldest[0].upload.still if oldest else 0.0
+        return max(self._silence.left(), others)
 
     def _owed(self) -> bool:
         """Whether the server owes us an acknowledgement that somebody waits for."""
@@ -1148,14 +1177,14 @@ class Sender:
     def _wait(self, connection: Connection, *, write: bool = False) -> bool:
         """Wait for the server or a new block; return whether the server has something for us."""
         owed = write or self._owed()
-        most = min(self._silence.left(), config.STUCK / 2) if owed else FOREVER
+        most = min(self._patience_left(), config.STUCK / 2) if owed else FOREVER
         ready = connection.wait(most, write=write, waker=self._waker)
         if not ready:
             self._waker.quiet()
         if self._session.ending.is_set():
             raise Stop
         self._leave_if_overtaken()
-        if not ready and owed and self._silence.passed:
+        if not ready and owed and not self._patience_left():
             raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
         return ready
 
@@ -2042,6 +2071,7 @@ def _run_and_tell(arguments: argparse.Namespace, handler: config.BarSafeHandler)
 def main(argv: list[str] | None = None) -> int:
     """Run ``python client.py``; return its exit code."""
     config.make_output_safe()
+    config.keep_own_rights()
     arguments = _parser().parse_args(argv)
     if arguments.quiet:
         arguments.log_level = "WARNING"

@@ -40,8 +40,8 @@ UNANSWERED_TIMEOUT = 120  # seconds the system goes on with bytes that the peer'
 # acknowledge: an outage of a minute, with the pauses between attempts that TCP makes by then
 
 BURST = 0.1  # seconds of a rate limit that may be made up for at once after a pause
-LEAST_LIMIT = 64 * KB  # bytes a second, for a server: 4 streams then get a block every 12 s, and
-# a client gives a connection up after 30 s without an acknowledgement
+LEAST_LIMIT = 64 * KB  # bytes a second, for a server: a block of 200 KB then comes every 3 s, and
+# a client gives its connections up after 30 s in which none gets an acknowledgement
 
 # --- the client ---------------------------------------------------------------------------------
 
@@ -65,7 +65,8 @@ UNSENT = 64 * 1024  # bytes a far connection holds more than it has sent: 2 ms o
 MAX_STREAMS = 64  # of a session, on both sides: more threads cost more than they bring
 STUCK = 4.0  # seconds without an acknowledgement, while other streams get some, after which one
 # is replaced: TCP doubles its pauses, after some outages in a row to half a minute ...
-STUCK_TIMES = 4  # ... and so many times the usual time to an acknowledgement, for slow links
+STUCK_TIMES = 4  # ... and so many times the usual time to an acknowledgement, for slow links ...
+STUCK_ROUNDS = 2  # ... and so many blocks of each of the others, for links with a limit
 LATE = 1.0  # times the usual time to an acknowledgement, then a last block goes another way, too:
 # without that the end took up to 2 s longer over 100 ms; sooner, and a link carries much twice
 LATE_LEAST = 0.2  # seconds; below that waiting costs less than sending twice. Both are for links
@@ -115,6 +116,8 @@ MAX_OF_ADDRESS = 2048  # connections of one address (of IPv6: one /64, which eve
 # choose from): a company with 400 clients may sit behind it
 MAX_STRANGERS = 1024  # connections that have not logged in; for each one more the oldest one goes
 MAX_TRANSFERS_OF_USER = 64  # receiving or waiting, so that one user cannot fill the queue
+LEAST_COUNTED = 4 * KB  # bytes that a file counts in a quota, as on most disks: else millions of
+# empty ones would cost nothing
 MAX_PARTS_OF_USER = 64  # unfinished files kept for one user; for each one more the oldest one goes
 LISTEN_BACKLOG = 512  # connections the system may hold until they are accepted
 GRACE = 10.0  # seconds for running transfers to end after a stop signal
@@ -149,6 +152,7 @@ PROBE_TIMEOUT = 3.0  # seconds for the owner of a part file to show that it live
 # client wants to go on with it: many round trips, and a resume should begin within 5
 KEEP_PARTIAL = 7 * 86400.0  # seconds an unfinished file is kept for somebody to go on with it
 KEEP_ANSWER = 3600.0  # seconds a verdict is kept whose arrival the client has not confirmed
+CERTIFICATE_TRIES = 5  # to read a certificate that is replaced meanwhile: once more will do
 EXPIRE_EVERY = 600.0  # seconds between two looks for what has been kept for too long
 MAX_BLOCKS = 2**26  # of one file, a byte of memory each: 13 TB in blocks of 200 KB
 MAX_ROUNDS = 5  # repairs in a row without progress before a transfer counts as failed
@@ -407,6 +411,15 @@ def make_output_safe() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def keep_own_rights() -> None:
+    """Let no umask take from us what we make ourselves; what it says of others holds.
+
+    Call it before there are threads: the umask can only be read by setting it.
+    """
+    mask = os.umask(0o077)
+    os.umask(mask & 0o077)
 
 
 def say(line: str) -> None:

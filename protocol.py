@@ -906,6 +906,11 @@ class Deadline:
         return max(0.0, self._at - time.monotonic())
 
     @property
+    def lasted(self) -> float:
+        """The seconds since it was made or last put off."""
+        return time.monotonic() - self._at + self._seconds
+
+    @property
     def passed(self) -> bool:
         """Whether the time is up."""
         return time.monotonic() >= self._at
@@ -925,12 +930,16 @@ class TokenBucket:
         self._paid_at = time.monotonic()
         self._lock = threading.Lock()
 
-    def take(self, size: float) -> float:
-        """Let ``size`` pass; return the seconds until the next may follow."""
+    def take(self, size: float, sharers: float = math.inf) -> float:
+        """Let ``size`` pass; return the seconds until the next may follow.
+
+        That is when all is paid for, but no later than if each of ``sharers`` had brought as much:
+        who brings more at once waits for it longer, not the others with him.
+        """
         with self._lock:
             now = time.monotonic()
             self._paid_at = max(self._paid_at, now - self._burst) + size / self._rate
-            return max(0.0, self._paid_at - now)
+            return max(0.0, min(self._paid_at - now, sharers * size / self._rate))
 
     @property
     def saved(self) -> float:

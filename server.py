@@ -121,7 +121,8 @@ PARTIAL = ".partial"  # the folder below the output directory for what is not fi
 MAX_NAME_BYTES = 255  # of a file name, on every common file system
 ACKS_TOGETHER = 4 * len(encode_ack(0, 0))  # bytes: one call and one wake-up for four blocks
 ACK_PAUSE = 0.005  # seconds without another block after which they are sent all the same
-MAX_FIRST_LINE = 16 * 1024  # bytes of a journal's first line: names of 1024 and 255 characters
+MAX_FIRST_LINE = 32 * 1024  # bytes of a journal's first line: a name and a directory of 1024
+# characters, a user and a final name of 255, each up to 12 bytes in JSON
 TOO_SLOW = "too slow, or silent for too long"  # what who misses a deadline is told
 MESSAGES_PER_UNIT = 16  # of one coordinator before others get their turn
 
@@ -138,11 +139,14 @@ def safe_name(name: str) -> str:
     safe = "".join(
         "_" if char in "/\\:\0" or unicodedata.category(char) in _UNSAFE else char for char in name
     )
-    if safe.endswith((".", " ")):  # Windows drops these, and two names become one
-        safe = safe[:-1] + "_"
     if not name.strip(". "):
         raise RejectedError("name", f"not a file name: {printable(name[:40])!r}")
-    return safe
+    return _ended(safe)
+
+
+def _ended(name: str) -> str:
+    """Let no dot or space be the last: Windows drops these, and two names become one."""
+    return name[:-1] + "_" if name.endswith((".", " ")) else name
 
 
 def output_name(original: str, unique: str) -> str:
@@ -152,7 +156,7 @@ def output_name(original: str, unique: str) -> str:
     if len(extension.encode()) > 32:  # not an extension, just a dot somewhere
         stem, extension = original, ""
     room = MAX_NAME_BYTES - len((prefix + extension).encode())
-    return prefix + stem.encode()[:room].decode(errors="ignore") + extension
+    return _ended(prefix + stem.encode()[:room].decode(errors="ignore") + extension)
 
 
 def _unique() -> str:
@@ -450,14 +454,16 @@ class PartFile:
         facts = facts._replace(saved_as=self.facts.saved_as)
         if self.published:
             facts = facts._replace(directory=self.facts.directory)
-        claims = self._journal.load(facts)
         if self.published and not facts.size == self.facts.size == os.fstat(self._fd).st_size:
             raise ValueError("it was published, and there is another size by now")
         if not self.published:
             check()  # the file may have grown, and others may rest beside this one
             self._reserve(facts.size)
+        claims = self._journal.load(facts)  # takes memory for each block: there is room for all
         self._renew_journal(facts, claims)
         self.facts = facts
+        if self.published:
+            self._note_published()
         self._claims_some = any(claims.flags)
         return claims
 
@@ -469,6 +475,19 @@ class PartFile:
             if error.errno not in _NO_SPACE or facts != self.facts:
                 raise
             self._journal.go_on(facts)
+
+    def recover(self) -> None:
+        """Look at what an earlier run left, and note what it may not have noted any more.
+
+        Raises as ``look`` does.
+        """
+        self.look()
+        if self.published and not self._journal.says_published(self.facts):
+            try:
+                self._journal.go_on(self.facts)
+                self._note_published()
+            finally:
+                self._journal.close()
 
     def look(self) -> None:
         """See whether it has its final name. Raises ``ValueError`` if it is not ours any more."""
@@ -576,11 +595,18 @@ class PartFile:
             _flush_directory(self._final.parent)
         else:
             self._give_name()
+        self._note_published()
+        return self.facts.place
+
+    def _note_published(self) -> None:
+        """Have the journal say for ever whose second name this is.
+
+        Else who removed the published file would leave a hidden copy, taken for unfinished.
+        """
         try:
             self._journal.note_published(self.facts)
         except OSError as error:  # a full disk, say: the file is there all the same
             log.debug("%s: %s", self.stem, error)
-        return self.facts.place
 
     def _give_name(self) -> None:
         self.published = False
@@ -655,17 +681,36 @@ def make_directory(output: Path, relative: str) -> Path:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         if facts.st_dev != os.stat(output).st_dev:  # no part file could be moved there
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
+    if relative:
+        _refuse_bind_mount(output, path)
     return path
 
 
+def _refuse_bind_mount(output: Path, path: Path) -> None:
+    """Raise ``OSError`` where ``path`` is a mount of the same device: nothing can be moved there.
+
+    Only the system knows: to link a folder is forbidden anyway, and it says first what else is.
+    """
+    try:
+        os.link(output / PARTIAL, path / PARTIAL)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise
+
+
+def counted(size: int) -> int:
+    """Return what a file of ``size`` bytes counts in a quota: empty ones take room as well."""
+    return max(size, config.LEAST_COUNTED)
+
+
 def used_bytes(directory: Path) -> int:
-    """Return the bytes of the files that users have in ``directory``. Any worker."""
+    """Return what the files that users have in ``directory`` count together. Any worker."""
     total = 0
     with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
                 if entry.is_file(follow_symlinks=False):
-                    total += entry.stat(follow_symlinks=False).st_size
+                    total += counted(entry.stat(follow_symlinks=False).st_size)
     return total
 
 
@@ -703,7 +748,7 @@ class PartStore:
         for stem in sorted({path.stem for path in folder.iterdir() if path.name != "lock"}):
             try:
                 part = PartFile(self._output, stem, Journal(folder / f"{stem}.journal").facts())
-                part.look()
+                part.recover()
                 age = part.age()
             except (FileNotFoundError, ValueError) as error:
                 log.warning("removing %s: nobody can go on with it (%s)", stem, _reason(error))
@@ -741,14 +786,14 @@ class PartStore:
             ended = (part for part, transfer in self._in_use.items() if transfer.ended)
             left = [part.facts for part in (*self._resting, *ended) if not part.published]
         here = (one for one in left if one.directory == facts.directory)
-        return sum(one.size for one in here if same or one.key != facts.key)
+        return sum(counted(one.size) for one in here if same or one.key != facts.key)
 
     def published_bytes(self, facts: Facts) -> int:
         """Return the bytes of this same file that are published and can still be answered for."""
         with self._lock:
             known = [part.facts for part in (*self._resting, *self._in_use) if part.published]
         here = (one for one in known if one.directory == facts.directory)
-        return sum(one.size for one in here if one.key == facts.key)
+        return sum(counted(one.size) for one in here if one.key == facts.key)
 
     def _taken(self, key: tuple[object, ...]) -> Iterator[PartFile]:
         """Take out what rests with ``key``, the last first, one each time it is asked."""
@@ -1268,9 +1313,10 @@ class Transfer:
         return due
 
     def stalled_for(self) -> float:
-        """Return the seconds since a block came, 0 unless blocks are awaited."""
+        """Return the seconds since a block came, 0 unless it is the client's turn."""
         with self._lock:
-            waits = self._part is not None and self._here < self.blocks.count
+            complete = self._here == self.blocks.count and self._claim is not None
+            waits = self._part is not None and not complete
             return time.monotonic() - self._moved_at if waits else 0.0
 
     # -- flushing: one worker at a time
@@ -1584,7 +1630,7 @@ class Rights(NamedTuple):
 
     directory: str = ""  # below the output directory; "" is that itself
     max_file_size: int | None = None
-    quota: int | None = None  # bytes in that directory, finished or not
+    quota: int | None = None  # bytes in that directory, finished or not, as ``counted``
     limit: int | None = None  # bytes a second, of all sessions of the user together
     allow_ext: tuple[tuple[str, ...], ...] = ()  # a name must have one of each; none: all
 
@@ -1742,6 +1788,8 @@ class Registry:
         self._max_active = max_active
         self._lock = threading.Lock()
         self._sessions: dict[bytes, Session] = {}
+        self.attached = 0  # data connections, of all sessions; to read it needs no lock
+        self._unpaid: dict[str, list[float]] = {}  # ends of the pauses that users left early
         self._active: list[Transfer] = []
         self._waiting: list[Transfer] = []
         self._turns = itertools.count()
@@ -1759,12 +1807,30 @@ class Registry:
                 raise RemoteProtocolError("too many data connections", "busy")
             if session:
                 session.streams.add(peer)
+                self.attached += 1
+                peer.paused_until = self._turn_of(session.user)
             return session
 
     def detach(self, session: Session, peer: Peer) -> None:
-        """Take a lost data connection out of its session (any)."""
+        """Take a lost data connection out of its session (main).
+
+        If a limit made it rest, a later one of the user does so in its place: to come back for each
+        block would else be a way around the limit.
+        """
         with self._lock:
             session.streams.discard(peer)
+            self.attached -= 1
+            if peer.paused_until > time.monotonic():
+                heapq.heappush(self._unpaid.setdefault(session.user, []), peer.paused_until)
+
+    def _turn_of(self, user: str) -> float:
+        """Return until when a new connection rests, in place of one that did not stay so long."""
+        turns, until = self._unpaid.pop(user, []), 0.0
+        while turns and until <= time.monotonic():
+            until = heapq.heappop(turns)
+        if turns:
+            self._unpaid[user] = turns
+        return until
 
     def remove(self, session: Session) -> list[Peer]:
         """Forget ``session``; return its data connections (any)."""
@@ -1906,7 +1972,7 @@ class Service:
             log.warning("%s: %s", peer.connection.peer, error)
             peer.refuse(error.code, str(error))
         except AuthenticationError as error:
-            log.warning("%s: login failed: %s", peer.connection.peer, error)
+            log.warning("%s: login failed: %s", peer.connection.peer, error.__cause__ or error)
             peer.refuse("authentication", str(error))
         except Exception:
             log.exception("%s: internal error", peer.connection.peer)
@@ -2098,13 +2164,18 @@ class Service:
         if quota is None:
             return
         earlier = self.registry.earlier(transfer)
-        used = sum(one.blocks.size for one in earlier if anew or not one.same_file(transfer))
+        others = (one for one in earlier if anew or not one.same_file(transfer))
+        used = sum(counted(one.blocks.size) for one in others)
         used += self.parts.left_bytes(transfer.facts, same=anew and transfer.resumes)
         used += used_bytes(self.settings.output / transfer.facts.directory)
         used -= 0 if anew else self.parts.published_bytes(transfer.facts)
-        if used + transfer.blocks.size > quota:
-            left, size = format_size(max(0, quota - used)), format_size(transfer.blocks.size)
-            raise RejectedError("quota", f"{size} is more than the {left} left of the quota")
+        size = counted(transfer.blocks.size)
+        if used + size > quota:
+            reason = (
+                f"{format_size(size)} is more than the {format_size(max(0, quota - used))} left"
+            )
+            least = " (what a file counts at least)" if size > transfer.blocks.size else ""
+            raise RejectedError("quota", f"{reason} of the quota{least}")
 
     def _accept(self, session: Session, start: FileStart) -> Transfer:
         """Look at the metadata before anything is reserved. Raises ``RejectedError``."""
@@ -2242,7 +2313,7 @@ class Service:
     def expire(self, transfer: Transfer) -> None:
         """End a transfer in which nothing moves any more."""
         timeout = self.settings.stall_timeout
-        self._finish(transfer, Rejected("timeout", f"no block came for {timeout:g} s"))
+        self._finish(transfer, Rejected("timeout", f"nothing came for {timeout:g} s"))
 
     def _on_cancel(self, peer: Peer, _message: Cancel) -> None:
         transfer = _transfer_of(peer)
@@ -2300,11 +2371,11 @@ class Service:
             peer.paused_until = time.monotonic() + pause
         return pause > 0
 
-    @staticmethod
-    def _must_pause(peer: Peer, length: int) -> bool:
+    def _must_pause(self, peer: Peer, length: int) -> bool:
         """Whether a limit wants this connection to rest: with main, and no worker waits with it."""
         assert peer.session is not None  # it is attached
-        pause = max((bucket.take(length) for bucket in peer.session.buckets), default=0.0)
+        sharers = self.registry.attached
+        pause = max((one.take(length, sharers) for one in peer.session.buckets), default=0.0)
         peer.paused_until = time.monotonic() + pause
         if pause and peer.incoming:
             peer.incoming.held_back(pause)
@@ -2518,7 +2589,12 @@ class Tls(NamedTuple):
             return None
         if cert is None or key is None:
             raise UsageError("--tls-cert and --tls-key go together")
-        return cls(auth.server_tls(cert, key), auth.certificate_binding(cert))
+        for _ in range(config.CERTIFICATE_TRIES):
+            binding = auth.certificate_binding(cert)
+            context = auth.server_tls(cert, key)
+            if auth.certificate_binding(cert) == binding:  # else somebody has just replaced it
+                return cls(context, binding)
+        raise UsageError(f"TLS certificate {cert}: it is being replaced all the time")
 
 
 class Server:
@@ -3033,6 +3109,7 @@ def _serve(settings: ServerSettings) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run ``python server.py``; return its exit code."""
     config.make_output_safe()
+    config.keep_own_rights()
     arguments = vars(_parser().parse_args(argv))
     config.setup_logging(arguments.pop("log_level"))
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import hmac
 import os
@@ -787,6 +788,36 @@ def test_sighup_with_a_broken_certificate_keeps_the_old_one(
     assert server.log.count("stays in use") == 1
 
 
+def test_a_certificate_replaced_while_it_is_read_does_not_break_logins(
+    serve: Serve, pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """27: logins are bound to the one that is shown, whichever of the two that is."""
+    pair = Pair(tmp_path / "cert.pem", tmp_path / "key.pem")
+    _exchange(pair, pki.server)
+    load = auth.server_tls
+
+    def replaced(cert: Path, key: Path) -> ssl.SSLContext:
+        context = load(cert, key)
+        _exchange(pair, pki.other)
+        return context
+
+    monkeypatch.setattr(auth, "server_tls", replaced)
+    local = serve({"alice": VERIFIER}, **tls(pair))
+    with Peer(local.port, ca=pki.ca) as peer:
+        peer.log_in()
+
+
+def test_a_certificate_that_never_stays_the_same_is_refused(
+    pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """27: the server does not start, and says why, rather than try for ever."""
+    bindings = iter(range(1000))
+    monkeypatch.setattr(auth, "certificate_binding", lambda _: next(bindings))
+    settings = ServerSettings(port=0, output=tmp_path / "output", **tls(pki.server))
+    with pytest.raises(UsageError, match="replaced all the time"):
+        server_module.Server(settings, {})
+
+
 # --- tokens -------------------------------------------------------------------------------------
 
 ALICE_ALONE = Accounts({"alice": VERIFIER}, token_key=TOKEN_KEY)
@@ -989,6 +1020,41 @@ def test_unknown_user_and_wrong_password_are_the_same_on_the_wire(
     assert shapes[0][2] == encode(Error("authentication", "unknown user or wrong password"))
 
 
+CLOSED = [
+    ({"disabled": True}, "the account of alice is closed"),
+    ({"expires": 1}, "the account of alice has expired"),
+    ({}, "unknown user or wrong password"),
+]
+
+
+@pytest.mark.parametrize(("limits", "reason"), CLOSED)
+def test_the_log_says_why_a_closed_account_does_not_get_in(
+    serve: Serve, caplog: pytest.LogCaptureFixture, limits: dict[str, Any], reason: str
+) -> None:
+    """22: the operator reads it; the client is told what it is told of a wrong password."""
+    local = serve({"alice": account(**limits)})
+    with Peer(local.port) as peer:
+        peer.prove(password=PASSWORD if limits else "wrong")
+        with pytest.raises(AuthenticationError, match="unknown user or wrong password"):
+            peer.control.answer(PATIENCE)
+    assert [line.rpartition("login failed: ")[2] for line in lines(caplog, "login failed")] == [
+        reason
+    ]
+
+
+@pytest.mark.parametrize(("limits", "reason"), CLOSED[:2])
+def test_the_log_says_why_a_token_of_a_closed_account_is_bad(
+    serve: Serve, caplog: pytest.LogCaptureFixture, limits: dict[str, Any], reason: str
+) -> None:
+    """24: and the client is told what it is told of every bad token."""
+    local = serve(Accounts({"alice": account(**limits)}, token_key=TOKEN_KEY))
+    with Peer(local.port) as peer, pytest.raises(AuthenticationError, match="token is not valid"):
+        peer.show(token())
+    assert [line.rpartition("login failed: ")[2] for line in lines(caplog, "login failed")] == [
+        reason
+    ]
+
+
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[int]]]:
     """What workers compute: each call of something with keys or hashes, and how much goes in."""
@@ -1144,7 +1210,7 @@ def test_a_login_whose_time_is_up_is_not_judged_any_more(
         ({}, {"max_file_size": 9}, "size", "10 bytes is more than 9 bytes, the most here"),
         ({"max_file_size": 99}, {"max_file_size": 9}, "size", "9 bytes"),
         ({"max_file_size": 9}, {"max_file_size": 99}, "size", "9 bytes"),
-        ({"quota": 9}, {}, "quota", "10 bytes is more than the 9 bytes left of the quota"),
+        ({"quota": 9}, {}, "quota", "4.0 KB is more than the 9 bytes left of the quota"),
     ],
 )
 def test_what_a_user_may_not_send_is_rejected_with_the_reason(
@@ -1168,7 +1234,7 @@ def test_what_a_user_may_not_send_is_rejected_with_the_reason(
 
 def test_what_is_just_allowed_is_taken(serve: Serve, tmp_path: Path) -> None:
     """13: limits that are exactly reached, an extension in capitals."""
-    local = serve({"alice": account(max_file_size=10, quota=10, allow_ext=(".txt", ".log"))})
+    local = serve({"alice": account(max_file_size=10, quota=4 * KB, allow_ext=(".txt", ".log"))})
     settings = local.client(user="alice", password=PASSWORD)
     (receipt,) = send_files([random_file(tmp_path / "X.TXT", 10)], settings)
     assert receipt.verdict == "INTEGRITY_OK"
@@ -1352,16 +1418,62 @@ def test_a_dead_attempt_at_the_same_file_does_not_count_against_its_successor(
             assert answer.have == ((0, 1),)
 
 
+def test_a_new_session_is_no_way_around_a_limit(serve: Serve) -> None:
+    """A block is paid for also by who leaves before: his next connection rests in its place."""
+    local = serve({"alice": account(limit=10 * KB)})
+    data = os.urandom(400 * KB)
+    interrupted(local, "x", data)
+    with Peer(local.port).log_in() as peer:
+        peer.start("x", data, resume=True)
+        peer.attach()
+        (it,) = (one for one in local.server._peers if one.blocks)
+        eventually(lambda: it.resting, "it to wait for its turn")
+
+
+def test_large_blocks_of_one_user_do_not_use_up_the_time_of_another(serve: Serve) -> None:
+    """A limit is shared by bytes: who brings 40 MB at once waits for that, and he alone."""
+    local = serve({"alice": VERIFIER, "bob": VERIFIER}, limit=1024 * KB)
+    large, small = bytes(40 * 1024 * KB), bytes(1000 * KB)
+    with Peer(local.port).log_in() as alice, Peer(local.port).log_in("bob") as bob:
+        upload = alice.start("large", large, 4096 * KB)
+        for block in range(len(upload.blocks)):
+            upload.send(alice.attach(), block)
+        bob.start("small", small).send(bob.attach(), 0)
+        (transfer,) = (one for one in local.server._service.registry.active() if one.user == "bob")
+        (his,) = transfer.session.streams
+        assert his.paused_until - time.monotonic() < 10
+
+
 def test_a_quota_is_that_of_the_users_directory(serve: Serve, tmp_path: Path) -> None:
     """13: what others have elsewhere does not count, what stands there does."""
-    users = {"alice": account(directory="alice", quota=500), "bob": account(directory="bob")}
+    users = {"alice": account(directory="alice", quota=5000), "bob": account(directory="bob")}
     local = serve(users)
-    source = random_file(tmp_path / "x", 400)
+    source = random_file(tmp_path / "x", 4500)
     send_files([source], local.client(user="bob", password=PASSWORD))
     settings = local.client(user="alice", password=PASSWORD)
     send_files([source], settings)
-    with pytest.raises(RejectedError, match=r"400 bytes is more than the 100 bytes left"):
+    with pytest.raises(RejectedError, match=r"4.4 KB is more than the 500 bytes left"):
         send_files([source], settings)
+
+
+def test_empty_files_do_not_escape_a_quota(serve: Serve, tmp_path: Path) -> None:
+    """13: each counts as a block of the disk, published or not, or there could be millions."""
+    local = serve({"alice": account(quota=10 * KB)})
+    settings = local.client(user="alice", password=PASSWORD)
+    sources = [random_file(tmp_path / name, 0) for name in "abc"]
+    with pytest.raises(RejectedError, match=r"4.0 KB is more than the 2.0 KB left .*at least"):
+        send_files(sources, settings)
+    assert len(received(local.output)) == 2
+
+
+def test_empty_files_under_way_do_not_escape_a_quota(serve: Serve) -> None:
+    """13: nor do those that nobody finishes."""
+    local = serve({"alice": account(quota=6 * KB)})
+    with Peer(local.port).log_in() as one, Peer(local.port).log_in() as two:
+        assert isinstance(one.ask("x", 0), FileReady)
+        answer = two.ask("y", 0)
+    assert isinstance(answer, Rejected)
+    assert answer.code == "quota"
 
 
 def test_a_user_with_a_directory_writes_there(serve: Serve, tmp_path: Path) -> None:
@@ -1391,11 +1503,40 @@ def test_a_symlink_below_the_output_directory_is_not_followed(
     assert list(elsewhere.iterdir()) == []
 
 
+def test_a_bind_mount_below_the_output_directory_is_refused_before_a_byte_is_sent(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """11: of the same device, so that only a link shows that nothing could be published there."""
+    local = serve({"alice": account(directory="alice")})
+    link = os.link
+
+    def as_to_a_mount(source: Path, target: Path, **options: Any) -> None:
+        if target.parent == local.output / "alice":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", as_to_a_mount)
+    with Peer(local.port).log_in() as peer:
+        answer = peer.ask("x", 10)
+    assert isinstance(answer, Rejected)
+    assert answer.code == "disk"
+    assert part_files(local.output) == []
+
+
+def test_looking_for_a_bind_mount_leaves_nothing_behind(serve: Serve, tmp_path: Path) -> None:
+    """11: the only thing in the user's directory is his file."""
+    local = serve({"alice": account(directory="alice")})
+    source = random_file(tmp_path / "x", 10)
+    send_files([source], local.client(user="alice", password=PASSWORD))
+    (only,) = (local.output / "alice").iterdir()
+    assert md5(only) == md5(source)
+
+
 def test_a_users_directory_that_is_a_file_is_a_rejection(
     serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """11 and 13: also where its quota is to be counted; no internal error."""
-    local = serve({"alice": account(directory="alice", quota=1000)})
+    local = serve({"alice": account(directory="alice", quota=10 * KB)})
     (local.output / "alice").write_bytes(b"in the way")
     settings = local.client(user="alice", password=PASSWORD, timeout=2.0)
     with pytest.raises(RejectedError) as caught:

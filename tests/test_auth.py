@@ -2278,6 +2278,16 @@ def test_add_makes_a_file_with_which_the_user_can_log_in(cli: Cli, file: Path) -
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_no_umask_takes_the_file_from_its_owner(cli: Cli, file: Path) -> None:
+    """A server of the same user could not read it; with mode 0600 it can."""
+    before = os.umask(0o777)
+    try:
+        assert cli("add", "alice") == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
 def test_add_takes_the_password_from_a_file(cli: Cli, file: Path, password_file: Path) -> None:
     """The file goes before the environment, as everywhere."""
     assert cli("add", "alice", "--password-file", str(password_file)) == 0

@@ -546,6 +546,7 @@ def silent(session: module.Session, upload: Upload, clock: Clock) -> Iterator[Ca
     """A sender that is owed an acknowledgement, on a connection on which nothing comes."""
     ours, theirs = socket.socketpair()
     connection, sender = Connection(ours, Side.CLIENT), module.Sender(session, 0)
+    session.streams.count = 1
     sender._unacknowledged[7, 0] = [Block(upload, 0)]
     sender._waker.ring()  # so that no time has to pass
     clock.now += 31
@@ -559,6 +560,42 @@ def test_a_stream_without_a_sign_of_the_server_is_given_up(silent: Callable[[], 
     """FAULTS 40: half-open: nothing comes, neither here nor on the coordinator connection."""
     with pytest.raises(ConnectionLostError, match="no sign of the server for 30 s"):
         silent()
+
+
+def test_a_stream_whose_turn_comes_late_is_not_given_up(
+    silent: Callable[[], bool], upload: Upload, clock: Clock
+) -> None:
+    """With a limit on the server, acknowledgements go round: others get theirs meanwhile."""
+    upload.hash_block(0, memoryview(b"x"))
+    upload.hash_block(1, memoryview(b"y"))
+    upload.sent(1, 1)
+    clock.now += 20
+    upload.confirm(1)
+    assert not silent()
+
+
+def _others_get_on(upload: Upload, clock: Clock, seconds: float, times: int) -> None:
+    """Let another stream's block be acknowledged, sent again, acknowledged ..."""
+    for _ in range(times):
+        upload.sent(1, 1)
+        clock.now += seconds
+        upload.confirm(1)
+        upload.ask_again(1)
+
+
+@pytest.mark.parametrize("rounds", [config.STUCK_ROUNDS - 1, config.STUCK_ROUNDS])
+def test_a_stream_that_others_pass_by_is_given_up(
+    silent: Callable[[], bool], upload: Upload, clock: Clock, rounds: int
+) -> None:
+    """FAULTS 40: half-open, but not before each of them may have had its turn twice."""
+    for block in (0, 1):
+        upload.hash_block(block, memoryview(b"x"))
+    _others_get_on(upload, clock, 0.1, rounds)
+    if rounds < config.STUCK_ROUNDS:
+        assert not silent()
+    else:
+        with pytest.raises(ConnectionLostError, match="lags behind the others"):
+            silent()
 
 
 # --- how many streams ---------------------------------------------------------------------------
@@ -784,6 +821,7 @@ def test_what_is_heard_while_a_block_is_pushed_counts(
     """A sender that always has to wait for room is not silent for that."""
     ours, theirs = socket.socketpair()
     connection, sender = Connection(ours, Side.CLIENT), module.Sender(session, 0)
+    session.streams.count = 1
     sender._unacknowledged[7, 0] = [Block(upload, 0)]
     connection.push(bytes(3_000_000))
     clock.now += 29

@@ -627,6 +627,19 @@ def test_a_transfer_in_which_nothing_moves_expires(start_local: StartLocal) -> N
         eventually(lambda: part_files(local.output) == [])
 
 
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_transfer_that_nobody_completes_expires(start_local: StartLocal, size: int) -> None:
+    """30: who has sent all blocks and never says so takes no place from others for ever."""
+    local = start_local(stall_timeout=0.3)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(size))
+        upload.send(client.attach(), *range(len(upload.blocks)))
+        answer = client.answer()
+        assert isinstance(answer, Rejected)
+        assert answer.code == "timeout"
+    eventually(lambda: local.server._service.registry.active() == [])
+
+
 def test_a_session_that_does_nothing_expires(start_local: StartLocal) -> None:
     """Idle sessions do not pile up."""
     local = start_local(idle_timeout=0.3)

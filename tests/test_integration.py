@@ -9,6 +9,7 @@ import pty
 import re
 import select
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -318,6 +319,28 @@ def test_debug_shows_every_block(start_server: StartServer, tmp_path: Path) -> N
     for index in range(5):
         assert f"block {index} sent" in done.stderr
         assert f"block {index} written" in server.log
+
+
+@pytest.mark.parametrize(("umask", "others"), [(0o777, 0), (0o022, 0o044), (0o277, 0)])
+def test_no_umask_takes_its_own_files_from_a_server(
+    start_server: StartServer, tmp_path: Path, umask: int, others: int
+) -> None:
+    """It could not open a part file again; what the umask says of others holds."""
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "server.log").touch()
+    before = os.umask(umask)
+    try:
+        server = start_server()
+    finally:
+        os.umask(before)
+    with RawClient(server.port).log_in() as client:
+        client.start("x", b"some bytes")
+        (part,) = part_files(server.output)
+        journal = part.with_suffix(".journal")
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (part, journal, part.parent)]
+    assert modes[0] == 0o600 | others
+    assert modes[1] == 0o600
+    assert modes[2] & 0o700 == 0o700
 
 
 # --- signals ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import socket
 import stat
 import threading
 import time
+import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import Callable, Iterator
@@ -20,10 +21,20 @@ from conftest import Clock, eventually, part_files, received, strays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import auth
 import config
 import server as module
 from config import ServerSettings
-from protocol import MAX_SPANS, Connection, FileStart, RejectedError, Side, UsageError, Why
+from protocol import (
+    MAX_SPANS,
+    MAX_TEXT,
+    Connection,
+    FileStart,
+    RejectedError,
+    Side,
+    UsageError,
+    Why,
+)
 from server import (
     BufferPool,
     Claims,
@@ -109,6 +120,14 @@ def test_a_long_name_is_shortened_before_its_extension() -> None:
     final = output_name("é" * 125 + ".tar", "20260101-000000-abcdef")
     assert len(final.encode()) in (254, 255)
     assert final.endswith("é.tar")
+
+
+@pytest.mark.parametrize("last", [".", " "])
+def test_a_long_name_is_not_shortened_to_a_dot_or_a_space(last: str) -> None:
+    """FAULTS 8 and 10: what stood in the middle does not become a dangerous end."""
+    final = output_name(f"{'a' * 215}{last}{'b' * 100}", "20260101-000000-abcdef")
+    assert len(final) == 255
+    assert final.endswith("a_")
 
 
 # --- the part file ------------------------------------------------------------------------------
@@ -249,6 +268,16 @@ def test_a_journal_gives_its_facts_back(output: Path, name: str) -> None:
     journal.begin(facts)
     journal.close()
     assert journal.facts() == facts
+
+
+def test_a_journal_gives_the_longest_facts_back(output: Path) -> None:
+    """FAULTS 10 and 35: names of all the characters they may have, each as long as one can be."""
+    long, folder = "\U0001f4e6" * MAX_TEXT, "\U0001f4e6" * 63
+    saved_as = output_name(long, "20260101-000000-abcdef")
+    user, directory = long[: auth.MAX_USER_NAME], "/".join([folder] * (MAX_TEXT // 64))
+    facts = Facts(user, long, 39, 4, "sha256", saved_as, directory, head="0" * 64)
+    PartFile.create(output, facts).close()
+    assert Journal(journal_file(output)).facts() == facts
 
 
 def test_a_journal_gives_its_claims_back(journal: Journal) -> None:
@@ -488,6 +517,20 @@ def test_a_part_file_is_opened_again_with_what_it_has(output: Path) -> None:
     part.write(memoryview(b"xyz"), 36)
     part.remove()
     assert strays(output) == part_files(output) == []
+
+
+def test_a_file_that_has_no_room_on_the_disk_takes_none_in_memory(output: Path) -> None:
+    """FAULTS 12 and 32: one that begins like a part file and claims to be huge by now."""
+    part = _found(output, _left(output))
+    tracemalloc.start()
+    try:
+        with pytest.raises(OSError, match="No space"):
+            part.reopen(facts_of(2**45, block=2**21))  # 2**24 blocks
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    part.close()
+    assert part_files(output)[0].read_bytes() == DATA
 
 
 @pytest.mark.parametrize("how", ["link", "rename"])
@@ -795,6 +838,31 @@ def test_a_verdict_asked_for_again_is_still_that_of_a_published_file(
     part = _published(output, monkeypatch, "link")
     part.reopen(facts_of(39))
     part.publish()
+    part.close()
+    received(output)[0].unlink()
+    PartStore(output).scan()
+    assert part_files(output) == strays(output) == []
+
+
+def test_what_a_kill_kept_from_being_noted_as_published_is_noted_at_the_start(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 36: or who removes the file later leaves a hidden copy of it for a week."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "note_published", lambda *_: None)
+        _published(output, monkeypatch, "link")
+    PartStore(output).scan()
+    received(output)[0].unlink()
+    PartStore(output).scan()
+    assert part_files(output) == strays(output) == []
+
+
+def test_a_verdict_that_nobody_waited_for_the_second_time_is_still_that_of_a_published_file(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked again went away before the answer: what is removed then is removed."""
+    part = _published(output, monkeypatch, "link")
+    part.reopen(facts_of(39))
     part.close()
     received(output)[0].unlink()
     PartStore(output).scan()
