@@ -191,6 +191,10 @@ def send_files(
     files = deque(Path(path) for path in paths)
     for path in files:
         Source(path).close()  # say what cannot be read before anything is sent
+    if files and settings.token is None and settings.password is None:
+        # asked for while no server waits for it
+        password = auth.read_password(settings.user, None, settings.server)
+        settings = dataclasses.replace(settings, password=password)
     outcomes: list[Receipt | TransferError] = []
     patience = Patience(settings)
     while files:
@@ -1496,12 +1500,11 @@ class Session:
 
     def _identify(self, coordinator: Connection, plus: bool) -> AuthOk:
         """Log in with a token if there is one, else with the password."""
-        settings, password = self.settings, self.settings.password
+        settings = self.settings
         if settings.token is not None:
             return _show_token(coordinator, settings.token, settings.timeout)
-        if password is None:
-            password = auth.read_password(settings.user, None, settings.server)
-        return _log_in(coordinator, settings, password, plus=plus)
+        assert settings.password is not None  # send_files has found it
+        return _log_in(coordinator, settings, settings.password, plus=plus)
 
     @property
     def _control(self) -> Connection:
