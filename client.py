@@ -917,37 +917,52 @@ def _jittered(pause: float) -> float:
     return pause * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
 
 
-def _greet(connection: Connection, timeout: float) -> Hello:
-    """Exchange HELLO. Raises ``RemoteProtocolError`` for a server of another version."""
-    hello = connection.call(Hello(VERSION, FEATURES), timeout)
+def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
+    """Wait for the server's HELLO. Raises ``RemoteProtocolError`` for one of no use to us."""
+    hello = connection.answer(settings.timeout)
     if not isinstance(hello, Hello) or hello.version != VERSION:
         raise RemoteProtocolError(f"the server does not speak version {VERSION}")
+    if settings.digest not in hello.features:
+        raise RemoteProtocolError(f"the server does not know {settings.digest}")
     return hello
 
 
-def _show_token(connection: Connection, token: str, timeout: float) -> AuthOk:
+def _show_token(
+    connection: Connection, settings: ClientSettings, token: str
+) -> tuple[Hello, AuthOk]:
     """Log in with a token. Who reads it on the way can use it: only where nobody can."""
     if not connection.secure and not is_loopback(str(connection.address[1][0])):
         raise UsageError("a token is shown to the server only over TLS: add --tls")
-    welcome = connection.call(AuthStart(TOKEN, token), timeout)
+    connection.send(AuthStart(TOKEN, token))
+    hello = _hear_hello(connection, settings)
+    welcome = connection.answer(settings.timeout)
     if not isinstance(welcome, AuthOk):
         raise AuthenticationError("the server does not take tokens")
-    return welcome
+    return hello, welcome
 
 
-def _log_in(
-    connection: Connection, settings: ClientSettings, password: str, *, plus: bool
-) -> AuthOk:
-    """Prove that we know the password and let the server prove that it knows us (RFC 5802)."""
-    binding = auth.server_end_point(connection.certificate) if connection.certificate else None
+def _prove_password(
+    connection: Connection, settings: ClientSettings, password: str
+) -> tuple[Hello, AuthOk]:
+    """Prove that we know the password and let the server prove that it knows us (RFC 5802).
+
+    Over TLS the server's HELLO comes first: only it says whether the login can be bound to our
+    connection, which may end in front of the server.
+    """
+    certificate = connection.certificate
+    binding = auth.server_end_point(certificate) if certificate else None
+    hello = _hear_hello(connection, settings) if binding else None
+    plus = hello is not None and auth.SCRAM_PLUS in hello.features
     login = auth.ScramClient(settings.user, password, binding=binding, plus=plus)
-    challenge = connection.call(AuthStart(login.mechanism, login.first()), settings.timeout)
+    connection.send(AuthStart(login.mechanism, login.first()))
+    hello = hello or _hear_hello(connection, settings)
+    challenge = connection.answer(settings.timeout)
     if not isinstance(challenge, AuthChallenge):
         raise AuthenticationError("the server let us in without a proof of its own")
     welcome = connection.call(AuthResponse(login.respond(challenge.data)), settings.timeout)
     assert isinstance(welcome, AuthOk)
     login.check_server(welcome.data)
-    return welcome
+    return hello, welcome
 
 
 class Sender:
@@ -1476,10 +1491,7 @@ class Session:
         settings = self.settings
         self.progress.phase("connecting")
         coordinator = self._coordinator = _connect(settings, self._patience.left(), self.tls)
-        hello = _greet(coordinator, settings.timeout)
-        if settings.digest not in hello.features:
-            raise RemoteProtocolError(f"the server does not know {settings.digest}")
-        welcome = self._identify(coordinator, auth.SCRAM_PLUS in hello.features)
+        hello, welcome = self._greet(coordinator)
         self.token, self.address = welcome.token, coordinator.address
         self.round_trip = coordinator.round_trip
         self._patience.stood()
@@ -1498,13 +1510,13 @@ class Session:
             return None
         return Compression(codec, self.settings.streams or config.STREAMS)
 
-    def _identify(self, coordinator: Connection, plus: bool) -> AuthOk:
-        """Log in with a token if there is one, else with the password."""
-        settings = self.settings
-        if settings.token is not None:
-            return _show_token(coordinator, settings.token, settings.timeout)
-        assert settings.password is not None  # send_files has found it
-        return _log_in(coordinator, settings, settings.password, plus=plus)
+    def _greet(self, coordinator: Connection) -> tuple[Hello, AuthOk]:
+        """Say HELLO and log in, with a token if there is one, else with the password."""
+        coordinator.send(Hello(VERSION, FEATURES))
+        if self.settings.token is not None:
+            return _show_token(coordinator, self.settings, self.settings.token)
+        assert self.settings.password is not None  # send_files has found it
+        return _prove_password(coordinator, self.settings, self.settings.password)
 
     @property
     def _control(self) -> Connection:

@@ -9,8 +9,8 @@ A *session* is one coordinator connection and its data connections. The coordina
 
     client                                server
     HELLO version, features          -->
-                                     <--  HELLO version, features
     AUTH_START   SCRAM client-first  -->
+                                     <--  HELLO version, features
                                      <--  AUTH_CHALLENGE  server-first
     AUTH_RESPONSE  client-final      -->
                                      <--  AUTH_OK  server-final, session token, priority
@@ -27,6 +27,9 @@ A *session* is one coordinator connection and its data connections. The coordina
                                      <--  VERIFYING progress    (at least once a second)
                                      <--  INTEGRITY_OK receipt, or INTEGRITY_FAILED
     GOODBYE                          -->
+
+Over TLS, AUTH_START with a password waits for the server's HELLO: TLS may end in front of the
+server, and only there does it say whether it can bind the login to the connection.
 
 A file may be turned down with REJECTED (code, reason) from FILE_START on, and given up with CANCEL;
 the session goes on with the next one. ERROR (code, reason) ends the connection it comes on. A
@@ -524,7 +527,8 @@ class State(enum.Enum):
     NEW = "new"
     GREETED = "greeted"
     OPEN = "open"
-    AHEAD = "ahead"
+    ATTACH_AHEAD = "attach-ahead"
+    LOGIN_AHEAD = "login-ahead"
     LOGIN = "login"
     CHALLENGED = "challenged"
     PROVING = "proving"
@@ -546,12 +550,18 @@ _Moves = Dict[Tuple[Side, Type[Message]], State]
 # READY are those that crossed a REJECTED or INTEGRITY_FAILED on the way: the server ignores them.
 # TRANSFER_COMPLETE in VERIFYING is the second one, or follows a MISSING that crossed the first;
 # INTEGRITY_OK in RECEIVING comes when the blocks that a MISSING asked for were faster than the
-# TRANSFER_COMPLETE after them. A PONG in READY crossed a verdict. AHEAD is the client's state
-# alone: it does not wait for the server's HELLO before it says ATTACH.
+# TRANSFER_COMPLETE after them. A PONG in READY crossed a verdict. LOGIN_AHEAD and ATTACH_AHEAD
+# are states of the client alone: it does not wait for the server's HELLO before it says what it
+# came for. A server has answered HELLO before it hears the next message.
 DIALOGUE: dict[State, _Moves] = {
     State.NEW: {(_C, Hello): State.GREETED},
-    State.GREETED: {(_S, Hello): State.OPEN, (_C, Attach): State.AHEAD},
-    State.AHEAD: {(_S, Hello): State.ATTACHING},
+    State.GREETED: {
+        (_S, Hello): State.OPEN,
+        (_C, AuthStart): State.LOGIN_AHEAD,
+        (_C, Attach): State.ATTACH_AHEAD,
+    },
+    State.LOGIN_AHEAD: {(_S, Hello): State.LOGIN},
+    State.ATTACH_AHEAD: {(_S, Hello): State.ATTACHING},
     State.OPEN: {(_C, AuthStart): State.LOGIN, (_C, Attach): State.ATTACHING},
     State.LOGIN: {(_S, AuthChallenge): State.CHALLENGED, (_S, AuthOk): State.READY},
     State.CHALLENGED: {(_C, AuthResponse): State.PROVING},
