@@ -628,13 +628,11 @@ class Dialogue:
 
     def sent(self, message: Message) -> None:
         """Note what we say. Raises ``LocalProtocolError`` if we may not."""
-        self.state = self._next(self.side, message) or self._refuse(LocalProtocolError, message)
+        self._move(self.side, message, LocalProtocolError)
 
     def received(self, message: Message) -> None:
         """Note what the peer says. Raises ``RemoteProtocolError`` if it may not."""
-        self.state = self._next(self.side.other, message) or self._refuse(
-            RemoteProtocolError, message
-        )
+        self._move(self.side.other, message, RemoteProtocolError)
 
     def allows(self, message: Message) -> bool:
         """Whether we may say ``message`` now."""
@@ -646,9 +644,11 @@ class Dialogue:
             return State.CLOSED
         return DIALOGUE[self.state].get((speaker, type(message)))
 
-    def _refuse(self, error: type[ProtocolError], message: Message) -> NoReturn:
-        speaker = self.side if error is LocalProtocolError else self.side.other
-        raise error(f"the {speaker.value} sent {message.VERB} in state {self.state.value}")
+    def _move(self, speaker: Side, message: Message, error: type[ProtocolError]) -> None:
+        state = self._next(speaker, message)
+        if state is None:
+            raise error(f"the {speaker.value} sent {message.VERB} in state {self.state.value}")
+        self.state = state
 
 
 # --- control frames -----------------------------------------------------------------------------
