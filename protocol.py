@@ -810,15 +810,8 @@ class BlockHeader(NamedTuple):
 
 def encode_header(header: BlockHeader) -> bytes:
     """Make the fixed header of a block frame."""
-    return _HEADER.pack(
-        _BLOCK_KIND,
-        header.codec,
-        header.transfer,
-        header.block,
-        header.raw_length,
-        header.wire_length,
-        header.digest,
-    )
+    transfer, block, raw_length, wire_length, codec, digest = header
+    return _HEADER.pack(_BLOCK_KIND, codec, transfer, block, raw_length, wire_length, digest)
 
 
 def decode_header(data: bytes | bytearray) -> BlockHeader:
