@@ -227,8 +227,6 @@ class RemoteProtocolError(ProtocolError):
 
 # --- messages: the checks of a field ------------------------------------------------------------
 
-_SPAN = 2  # the length of [first, end]
-
 
 def _checked(check: Callable[[Any], bool], wants: str) -> Any:
     return field(metadata={"check": check, "wants": wants})
@@ -280,7 +278,7 @@ def _are_spans(value: object) -> bool:
         return False
     last = -1
     for span in value:
-        if not isinstance(span, tuple) or [type(v) for v in span] != [int] * _SPAN:
+        if not isinstance(span, tuple) or [type(v) for v in span] != [int, int]:
             return False
         if not last < span[0] < span[1] <= MAX_BLOCKS:
             return False
@@ -1221,7 +1219,7 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
-            raise self._lost(error) from error
+            raise lost(self.peer, error) from error
 
     def _drop(self, sent: int) -> None:
         """Forget what has been sent."""
@@ -1279,7 +1277,7 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
-            raise self._lost(error) from error
+            raise lost(self.peer, error) from error
         if not data:
             raise ConnectionLostError(f"{self.peer} closed the connection")
         return data
@@ -1346,7 +1344,7 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
-            raise self._lost(error) from error
+            raise lost(self.peer, error) from error
         if not size:
             raise ConnectionLostError(f"{self.peer} closed the connection")
         return size
@@ -1462,9 +1460,6 @@ class Connection:
     def close(self) -> None:
         """Give the socket back to the system."""
         self._socket.close()
-
-    def _lost(self, error: OSError) -> ConnectionLostError:
-        return lost(self.peer, error)
 
 
 def lost(peer: str, error: OSError) -> ConnectionLostError:
