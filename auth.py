@@ -34,6 +34,7 @@ import time
 import unicodedata
 from collections import Counter, OrderedDict
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Tuple
 
@@ -1257,23 +1258,21 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False, description="Manage the credential file of server.py."
     )
     commands = parser.add_subparsers(dest="command", metavar="add|remove|list|token")
-    add = commands.add_parser(
+    command = partial(commands.add_parser, allow_abbrev=False)
+    add = command(
         "add",
-        allow_abbrev=False,
         help="add a user, or give one a new password",
         description="Add a user, or give one a new password. Of a user that exists, what is not "
         "said stays as it is; an empty value takes a limit away.",
     )
-    remove = commands.add_parser("remove", allow_abbrev=False, help="remove a user")
-    listing = commands.add_parser(
-        "list", allow_abbrev=False, help="list users, their priorities and limits"
-    )
-    token = commands.add_parser("token", allow_abbrev=False, help="make a token for unattended use")
+    remove = command("remove", help="remove a user")
+    listing = command("list", help="list users, their priorities and limits")
+    token = command("token", help="make a token for unattended use")
     _add_arguments(add)
     remove.add_argument("name", metavar="NAME")
     _add_token_arguments(token)
-    for command in (add, remove, listing, token):
-        command.add_argument("--credentials", type=Path, required=True, metavar="FILE")
+    for one in (add, remove, listing, token):
+        one.add_argument("--credentials", type=Path, required=True, metavar="FILE")
     return parser
 
 
@@ -1299,14 +1298,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
             option, type=convert, metavar=metavar, help=explained, default=argparse.SUPPRESS
         )
     state = parser.add_mutually_exclusive_group()
-    for word in ("disabled", "enabled"):
-        state.add_argument(
-            f"--{word}",
-            dest="disabled",
-            action="store_const",
-            const=word == "disabled",
-            default=argparse.SUPPRESS,
-        )
+    state.add_argument("--disabled", action="store_true", default=argparse.SUPPRESS)
+    state.add_argument(
+        "--enabled", dest="disabled", action="store_false", default=argparse.SUPPRESS
+    )
 
 
 def _add_token_arguments(parser: argparse.ArgumentParser) -> None:
