@@ -472,22 +472,19 @@ class CredentialStore(Mapping[str, Credential]):
                 return self._read
             # it is ours to read: the others go on with what there is
             self._seen, self._again = identity, math.inf
+        accounts, problem = None, None
         try:
-            return self._take(identity, load_credentials(self._path), None)
+            accounts = load_credentials(self._path)
         except UsageError as error:
-            return self._take(identity, None, str(error))
-
-    def _take(
-        self, identity: tuple[int, ...] | None, accounts: Accounts | None, problem: str | None
-    ) -> Accounts:
-        """Note what came of reading; return the accounts in force."""
+            problem = str(error)
         with self._lock:
             if self._seen != identity:  # somebody has seen, and reads, a newer file
                 return self._read
             known, self._problem = self._problem, problem
-            self._read = self._read if accounts is None else accounts
-            if problem:
+            if accounts is None:
                 self._again = time.monotonic() + READ_AGAIN_AFTER
+            else:
+                self._read = accounts
             read = self._read
         if problem and problem != known:
             self._warn(f"{problem}; the accounts read before stay in force")
