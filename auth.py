@@ -801,18 +801,8 @@ def saslprep(text: str) -> str:
 
 def _prohibited(char: str) -> bool:
     # A.1, "unassigned in Unicode 3.2", is not checked: newer characters are fine in a password
-    tables = (
-        stringprep.in_table_c12,
-        stringprep.in_table_c21_c22,
-        stringprep.in_table_c3,
-        stringprep.in_table_c4,
-        stringprep.in_table_c5,
-        stringprep.in_table_c6,
-        stringprep.in_table_c7,
-        stringprep.in_table_c8,
-        stringprep.in_table_c9,
-    )
-    return any(table(char) for table in tables)
+    tables = "c12", "c21_c22", "c3", "c4", "c5", "c6", "c7", "c8", "c9"
+    return any(getattr(stringprep, f"in_table_{name}")(char) for name in tables)
 
 
 def _one_direction(text: str) -> bool:
