@@ -573,7 +573,10 @@ def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
     if len(token) > MAX_TOKEN:
         raise ValueError("too long")
     header, claims, signature = token.split(".")
-    _check_header(_object(_parse_json(_unbase64url(header)), {"alg"}, {"typ"}))
+    # nothing else may stand there: a header that we do not understand may change what is meant
+    kind = _object(_parse_json(_unbase64url(header)), {"alg"}, {"typ"})
+    if kind["alg"] != "HS256" or kind.get("typ", "JWT") != "JWT":
+        raise ValueError("not a token of ours")
     user = _subject(_object(_parse_json(_unbase64url(claims)), _CLAIMS, {"nbf"}), now)
     credential = accounts.get(user)
     key = signing_key(accounts.token_key or secrets.token_bytes(32), credential)
@@ -584,12 +587,6 @@ def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
 
 
 _CLAIMS = {"sub", "iat", "exp", "jti"}
-
-
-def _check_header(header: dict[str, Any]) -> None:
-    # nothing else may stand there: a header that we do not understand may change what is meant
-    if header["alg"] != "HS256" or header.get("typ", "JWT") != "JWT":
-        raise ValueError("not a token of ours")
 
 
 def _subject(claims: dict[str, Any], now: float) -> str:
@@ -918,6 +915,7 @@ class ScramServer:
         self._credentials = credentials
         self._secret = secret  # makes the salt of unknown users, where the file has no key for it
         self._binding = binding
+        self.mechanism = SCRAM if binding is None else SCRAM_PLUS  # no other will do
         self._extension = nonce or _nonce()
         self._header = ""
         self._transcript = ""
@@ -925,11 +923,6 @@ class ScramServer:
         self._known = False
         self.user = ""
         self.credential: Credential  # the account, once it has been verified
-
-    @property
-    def mechanism(self) -> str:
-        """The one mechanism that this connection can have."""
-        return SCRAM if self._binding is None else SCRAM_PLUS
 
     def challenge(self, client_first: str) -> str:
         """Turn client-first into server-first-message. Raises ``AuthenticationError``."""
@@ -939,7 +932,10 @@ class ScramServer:
         if not 0 < len(nonce) <= MAX_NONCE or len(name) > 3 * MAX_USER_NAME or not escaped:
             raise AuthenticationError(_MALFORMED)
         self.user = name.replace("=2C", ",").replace("=3D", "=")
-        self._find(_accounts(self._credentials))
+        accounts = _accounts(self._credentials)
+        found, stand_in = accounts.get(self.user), self._stand_in(accounts)
+        self._known = found is not None and found.active(time.time())
+        self.credential = found if found is not None and self._known else stand_in
         self._nonce = nonce + self._extension
         salt = _base64(self.credential.salt)
         server_first = f"r={self._nonce},s={salt},i={self.credential.iterations}"
@@ -957,13 +953,8 @@ class ScramServer:
             raise AuthenticationError("the login is bound to TLS, and this connection has none")
         return f"{flag},,", rest[1:]
 
-    def _find(self, accounts: Accounts) -> None:
-        found = accounts.get(self.user)
-        stand_in = self._stand_in(accounts)  # made for everyone, to take everyone's time
-        self._known = found is not None and found.active(time.time())
-        self.credential = found if found is not None and self._known else stand_in
-
     def _stand_in(self, accounts: Accounts) -> Credential:
+        """Make up an account that nobody has; for everyone, to take everyone's time."""
         salt = _hmac(accounts.salt_key or self._secret, self.user.encode())[:16]
         return Credential(0, accounts.usual_iterations, salt, salt * 2, salt * 2)
 
