@@ -364,8 +364,9 @@ def _kind(mode: int) -> str:
 class Upload:
     """One file on its way out: what was hashed, what is not acknowledged.
 
-    The lock protects every attribute that begins with an underscore. ``digests`` is written by the
-    reader only, always before the block in question can be asked for.
+    The lock protects every attribute that begins with an underscore. The three numbers of bytes are
+    written under it, too, and read without. ``digests`` is written by the reader only, always
+    before the block in question can be asked for.
     """
 
     def __init__(
@@ -392,9 +393,9 @@ class Upload:
         self._twice: set[int] = set()  # went two ways, because the first lagged
         self._awaited: Counter[int] = Counter()  # acknowledgements owed for each block; a block
         # that is asked for again before its first acknowledgement came is owed two
-        self._acknowledged = 0  # bytes
-        self._carried = 0  # bytes that went over the wire and are acknowledged
-        self._wire_bytes = 0
+        self.acknowledged = 0  # bytes that the server has
+        self.carried = 0  # those of them that this session brought
+        self.wire_bytes = 0  # of payload that were sent
         self._error: TransferError | None = None
 
     def _flags(self, held: Spans) -> bytearray:
@@ -419,12 +420,6 @@ class Upload:
         return self._hash.hexdigest()
 
     @property
-    def acknowledged(self) -> int:
-        """The bytes that the server has."""
-        with self._lock:
-            return self._acknowledged
-
-    @property
     def _stuck(self) -> float:
         """How many seconds without an acknowledgement are too many for a stream (any)."""
         return max(config.STUCK, config.STUCK_TIMES * self._usual)
@@ -434,22 +429,9 @@ class Upload:
         return silent > self._stuck and time.monotonic() - self._moved_at < silent / 2
 
     @property
-    def carried(self) -> int:
-        """The bytes that the server has because this session brought them."""
-        with self._lock:
-            return self._carried
-
-    @property
     def read(self) -> bool:
         """Whether the whole file has been read and hashed."""
-        with self._lock:
-            return self._read == self.blocks.count
-
-    @property
-    def wire_bytes(self) -> int:
-        """The bytes of payload that were sent."""
-        with self._lock:
-            return self._wire_bytes
+        return self._read == self.blocks.count  # one read: no lock needed
 
     @property
     def delivered(self) -> bool:
@@ -486,7 +468,7 @@ class Upload:
         """Note that ``block`` goes out with ``size`` bytes of payload (a sender)."""
         with self._lock:
             self._note_sent(block)
-            self._wire_bytes += size
+            self.wire_bytes += size
 
     def _note_sent(self, block: int) -> None:
         self._sent_at.pop(block, None)  # so that the oldest stay in front
@@ -500,7 +482,7 @@ class Upload:
     def confirm(self, block: int) -> None:
         """Note an acknowledgement (a sender): of a block that went two ways the first counts."""
         with self._lock:
-            if not self._owes(block):
+            if block not in self._awaited:  # for its number a Counter would take longer
                 return
             self._awaited[block] -= 1
             if self._awaited[block] > 0:
@@ -509,19 +491,16 @@ class Upload:
             self._moved_at = time.monotonic()
             took = self._moved_at - self._sent_at.pop(block, self._moved_at)
             self._usual += (took - self._usual) / (8 if self._usual else 1)
-            self._acknowledged += self.blocks.length(block)
-            self._carried += 0 if self._held[block] else self.blocks.length(block)
+            self.acknowledged += self.blocks.length(block)
+            self.carried += 0 if self._held[block] else self.blocks.length(block)
             done = self._read == self.blocks.count and not self._awaited
         if done:
             self._ring()
 
-    def _owes(self, block: int) -> bool:
-        return block in self._awaited  # to ask a Counter for the number would be the same, slower
-
     def owes(self, block: int) -> bool:
         """Whether an acknowledgement of ``block`` is still wanted (a sender)."""
         with self._lock:
-            return self._owes(block)
+            return block in self._awaited
 
     def late(self, most: int, *, hasty: bool) -> list[int]:
         """Return up to ``most`` blocks that lag at the end of the file, to go another way (main).
@@ -557,7 +536,7 @@ class Upload:
             if self._awaited[block] > MOST_OWED:
                 raise RemoteProtocolError("the server asks for the same block without end")
             if not self._awaited[block]:
-                self._acknowledged -= self.blocks.length(block)
+                self.acknowledged -= self.blocks.length(block)
             self._awaited[block] += 1
             return True
 
@@ -582,11 +561,6 @@ class Block:
         if self.view is not None:
             buffer, self.view = self.view.obj, None
             self.upload.free.put(buffer)  # type: ignore[arg-type]  # the reader made it
-
-    @property
-    def overtaken(self) -> bool:
-        """Whether its upload is over because it went another way as well."""
-        return self.upload.over and self.upload.went_twice(self.index)
 
 
 class BlockQueue:
@@ -1155,9 +1129,12 @@ class Sender:
     def _leave_if_overtaken(self) -> None:
         """Raise if the others leave this one behind: a new connection is faster."""
         oldest = next(iter(self._unacknowledged.values()), None)
-        if oldest and oldest[0].overtaken:
+        if not oldest:
+            return
+        upload = oldest[0].upload
+        if upload.over and upload.went_twice(oldest[0].index):
             raise ConnectionLostError("it lags, and what it carries went another way")
-        if oldest and oldest[0].upload.passed_by(self._settings.timeout - self._silence.left()):
+        if upload.passed_by(self._settings.timeout - self._silence.left()):
             raise ConnectionLostError("it lags behind the others")
 
     def _owed(self) -> bool:
