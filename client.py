@@ -1990,21 +1990,6 @@ class Reporter:
             raise UsageError(f"cannot write to standard output: {error.strerror}") from None
 
 
-def _run(arguments: argparse.Namespace, progress: Progress) -> int:
-    """Do what the command line says; return the exit code. Raises below ``TransferError``."""
-    reporter = Reporter(as_json=arguments.json)
-    try:
-        if arguments.demo:
-            _demo(arguments, progress, reporter)
-        else:
-            _send(arguments, progress, reporter)
-    except TransferError as error:
-        if error not in reporter.told:
-            raise
-        return error.exit_code
-    return 0
-
-
 def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
     """Send the files of the command line."""
     files = arguments.files or [DEFAULT_FILE]
@@ -2014,21 +1999,23 @@ def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     send_files(files, settings, progress, reporter.report)
 
 
-def _run_and_tell(arguments: argparse.Namespace, handler: config.BarSafeHandler) -> int:
+def _run(arguments: argparse.Namespace, handler: config.BarSafeHandler) -> int:
     """Do what the command line says; say in one line what went wrong, and return the exit code."""
     progress = Bar(handler) if sys.stderr.isatty() and not arguments.quiet else Progress()
+    reporter = Reporter(as_json=arguments.json)
     try:
         try:
-            return _run(arguments, progress)
+            (_demo if arguments.demo else _send)(arguments, progress, reporter)
         finally:
             progress.end()
     except TransferError as error:
-        lost_it = isinstance(error, ConnectionLostError)
-        log.error("%s%s", error, GO_ON if lost_it else "")
+        if error not in reporter.told:
+            log.error("%s%s", error, GO_ON if isinstance(error, ConnectionLostError) else "")
         return error.exit_code
     except OSError as error:  # out of descriptors, say
         log.error("%s", error)
         return UsageError.exit_code
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -2040,7 +2027,7 @@ def main(argv: list[str] | None = None) -> int:
     handler = config.setup_logging(arguments.log_level)
     try:
         _handle_signals()
-        code = _run_and_tell(arguments, handler)
+        code = _run(arguments, handler)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the end is near enough
     except Interrupt:
