@@ -872,18 +872,8 @@ def _connect(settings: ClientSettings, timeout: float, tls: ssl.SSLContext | Non
         except OSError as error:
             problem = error
         else:
-            return _secured(Connection(sock, Side.CLIENT, tls, host), timeout)
+            return Connection(sock, Side.CLIENT, tls, host)
     raise lost(f"{printable(host)}:{port}", problem)
-
-
-def _secured(connection: Connection, timeout: float) -> Connection:
-    """Let TLS shake hands, where there is TLS; close what cannot be trusted."""
-    try:
-        connection.secure_channel(timeout)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _jittered(pause: float) -> float:
@@ -1467,7 +1457,9 @@ class Session:
     def _log_in(self) -> None:
         settings = self.settings
         self.progress.phase("connecting")
-        coordinator = self._coordinator = _connect(settings, self._patience.left(), self.tls)
+        timeout = self._patience.left()
+        coordinator = self._coordinator = _connect(settings, timeout, self.tls)
+        coordinator.secure_channel(timeout)
         hello, welcome = self._greet(coordinator)
         self.token, self.address = welcome.token, coordinator.address
         self.round_trip = coordinator.round_trip
