@@ -728,7 +728,7 @@ class Compression:
     that does not shrink goes raw, too, and of the next ones only a small sample is tried, after
     pauses that grow: what cannot be compressed costs next to nothing.
 
-    The lock protects what is known of the link and of the last blocks.
+    The lock protects what is known of the link and of the last blocks; one read needs none.
     """
 
     def __init__(self, codec: int, streams: int) -> None:
@@ -751,7 +751,7 @@ class Compression:
         ``behind`` is the number of the sender's blocks that are not acknowledged.
         """
         level = self._level(behind)
-        if level is not None and (self._expects_to_shrink() or self._sample_shrinks(view)):
+        if level is not None and (self._shrinks or self._sample_shrinks(view)):
             payload = self._compress(view, level)
             shrinks = _shrinks(payload, view)
             self._learn(shrinks=shrinks)
@@ -775,17 +775,12 @@ class Compression:
         link would run dry. On a slow link raw blocks would fill the system's buffers before anybody
         has to wait, and the rest would stand behind them.
         """
-        with self._lock:
-            waiting = self._waiting
+        waiting = self._waiting
         busy, saved = behind > config.COMPRESS_BEHIND, self._budget.saved
         least = config.COMPRESS_WAIT / 2 if busy else config.COMPRESS_WAIT
         if waiting < least or saved < 0:
             return None
         return self._thorough if (busy or waiting > 0.5) and saved > 0.5 else self._quick
-
-    def _expects_to_shrink(self) -> bool:
-        with self._lock:
-            return self._shrinks
 
     def _sample_shrinks(self, view: memoryview) -> bool:
         """Try the middle of a block, if it is time to."""
