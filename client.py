@@ -1537,17 +1537,13 @@ class Session:
         if receipt.verdict == "INTEGRITY_FAILED":
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
         rate = receipt.bytes / max(receipt.seconds, 1e-9)
-        why = self._shrunk(receipt) + _advice(receipt.bottleneck, self.settings)
+        why, length = "", receipt.bytes - receipt.resumed_bytes
+        if self.settings.compress and length:
+            why = f", compressed to {100 * receipt.wire_bytes / length:.0f} %"
+        why += _advice(receipt.bottleneck, self.settings)
         log.info("%s arrived: %s in %.2f s (%s/s)%s", receipt.name, format_size(receipt.bytes),
                  receipt.seconds, format_size(rate), why, extra=SUCCESS)  # fmt: skip
         return receipt
-
-    def _shrunk(self, receipt: Receipt) -> str:
-        """Say what --compress has brought, if anything had to be sent."""
-        length = receipt.bytes - receipt.resumed_bytes
-        if not self.settings.compress or not length:
-            return ""
-        return f", compressed to {100 * receipt.wire_bytes / length:.0f} %"
 
     def _start(self, source: Source) -> Upload:
         """Announce a file and wait until the server is ready for it."""
