@@ -104,28 +104,10 @@ import time
 import zlib
 from collections import deque
 from dataclasses import dataclass, field, fields
-from typing import (
-    Any,
-    Callable,
-    ClassVar,
-    Collection,
-    Dict,
-    Iterable,
-    NamedTuple,
-    NoReturn,
-    Tuple,
-    Type,
-    Union,
-)
+from typing import Any, Callable, ClassVar, Collection, Iterable, NamedTuple, NoReturn, Tuple, Union
 
-from config import (
-    BURST,
-    KEEPALIVE_IDLE,
-    KEEPALIVE_INTERVAL,
-    KEEPALIVE_PROBES,
-    UNANSWERED_TIMEOUT,
-    printable,
-)
+import config
+from config import printable
 
 VERSION = 3
 MAX_CONTROL_FRAME = 64 * 1024
@@ -541,7 +523,6 @@ class State(enum.Enum):
 
 
 _C, _S = Side.CLIENT, Side.SERVER
-_Moves = Dict[Tuple[Side, Type[Message]], State]
 
 # What may be said in each state, by whom, and the state it leads to. ERROR from the server and
 # GOODBYE from the client are allowed in every state but CLOSED. TRANSFER_COMPLETE and CANCEL in
@@ -551,7 +532,7 @@ _Moves = Dict[Tuple[Side, Type[Message]], State]
 # TRANSFER_COMPLETE after them. A PONG in READY crossed a verdict. LOGIN_AHEAD and ATTACH_AHEAD
 # are states of the client alone: it does not wait for the server's HELLO before it says what it
 # came for. A server has answered HELLO before it hears the next message.
-DIALOGUE: dict[State, _Moves] = {
+DIALOGUE: dict[State, dict[tuple[Side, type[Message]], State]] = {
     State.NEW: {(_C, Hello): State.GREETED},
     State.GREETED: {
         (_S, Hello): State.OPEN,
@@ -919,7 +900,7 @@ class TokenBucket:
     the instant at which what has passed is paid for.
     """
 
-    def __init__(self, rate: float, burst: float = BURST) -> None:
+    def __init__(self, rate: float, burst: float = config.BURST) -> None:
         """Let ``rate`` pass in a second, after a pause that of ``burst`` seconds at once."""
         self._rate = rate
         self._burst = burst
@@ -1537,10 +1518,12 @@ def _tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sys.platform == "linux":
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_TIMEOUT * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, config.KEEPALIVE_IDLE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, config.KEEPALIVE_INTERVAL)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, config.KEEPALIVE_PROBES)
+        sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, config.UNANSWERED_TIMEOUT * 1000
+        )
 
 
 BlockCheck = Callable[[BlockHeader], memoryview]
