@@ -727,7 +727,10 @@ class FrameReader:
     def next(self) -> Message | Ack | None:
         """Return the next complete frame, or ``None``. Raises ``RemoteProtocolError``."""
         if self.takes_acks and self._bytes[:1] == b"A":
-            return self._next_ack()
+            if len(self._bytes) < _ACK.size:
+                return None
+            _, transfer, block = _ACK.unpack(self._take(_ACK.size))
+            return Ack(transfer, block)
         if len(self._bytes) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._bytes)
@@ -735,12 +738,6 @@ class FrameReader:
             raise RemoteProtocolError(_stranger(bytes(self._bytes[:4])))
         end = _LENGTH.size + length
         return decode(self._take(end)[_LENGTH.size :]) if len(self._bytes) >= end else None
-
-    def _next_ack(self) -> Ack | None:
-        if len(self._bytes) < _ACK.size:
-            return None
-        _, transfer, block = _ACK.unpack(self._take(_ACK.size))
-        return Ack(transfer, block)
 
     def take_into(self, view: memoryview) -> int:
         """Move what is no frame, the beginning of a block, into ``view``; return the bytes."""
