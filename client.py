@@ -573,32 +573,30 @@ class BlockQueue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks: deque[Block] = deque()
-        self._idle: list[Waker] = []
+        self._idle: dict[Waker, None] = {}  # the one that became idle last is the first to be woken
 
     def put(self, block: Block) -> None:
         """Add a block and wake one idle sender."""
         with self._lock:
             self._blocks.append(block)
-            waker = self._idle.pop() if self._idle else None
+            waker = self._idle.popitem()[0] if self._idle else None
         if waker:
             waker.ring()
 
     def get(self, waker: Waker) -> Block | None:
         """Take a block, or be noted as idle: ``waker`` rings when there is one."""
         with self._lock:
-            if waker in self._idle:
-                self._idle.remove(waker)
+            self._idle.pop(waker, None)
             if self._blocks:
                 return self._blocks.popleft()
-            self._idle.append(waker)
+            self._idle[waker] = None
             return None
 
     def leave(self, waker: Waker) -> None:
         """Stop being idle; a block meant for this sender goes to another."""
         with self._lock:
-            if waker in self._idle:
-                self._idle.remove(waker)
-            other = self._idle.pop() if self._blocks and self._idle else None
+            self._idle.pop(waker, None)
+            other = self._idle.popitem()[0] if self._blocks and self._idle else None
         if other:
             other.ring()
 
