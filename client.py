@@ -931,7 +931,7 @@ class Sender:
         self._extra: deque[Block] = deque()  # for this sender and no other; main puts them there
         self._settings = session.settings
         self._waker = Waker()
-        self._connection: Connection | None = None
+        self.connection: Connection | None = None  # the latest; main asks it how it goes
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
         self._pause = config.RETRY_FIRST
         self._bad_frames = 0  # since the last acknowledgement
@@ -944,9 +944,8 @@ class Sender:
     def stop(self) -> None:
         """End whatever it waits for, once the session is ending (main)."""
         self._waker.ring()
-        connection = self._connection
-        if connection:
-            connection.cut()
+        if self.connection:
+            self.connection.cut()
 
     def close(self) -> None:
         """Release what ``stop`` needs, when the thread has ended (main)."""
@@ -959,19 +958,7 @@ class Sender:
     @property
     def free(self) -> bool:
         """Whether nothing is under way on it (any): a stale answer costs a block sent twice."""
-        return self._connection is not None and not self._unacknowledged and not self._extra
-
-    @property
-    def queueing(self) -> float:
-        """How many times its least the round trip takes (any)."""
-        connection = self._connection
-        return connection.queueing if connection else 1.0
-
-    @property
-    def waits(self) -> tuple[float, float]:
-        """See ``Connection.waits`` (any)."""
-        connection = self._connection
-        return connection.waits if connection else (0.0, 0.0)
+        return self.connection is not None and not self._unacknowledged and not self._extra
 
     def hand(self, block: Block) -> None:
         """Have this very sender send ``block`` (main)."""
@@ -1001,25 +988,24 @@ class Sender:
         if self._session.ending.is_set():  # looked at after quiet: it is set before the ring
             raise Stop
         family, address = self._session.address
-        timeout = self._settings.timeout
         try:
             sock = _open_socket(family, address, self._until_connected)
         except OSError as error:
             raise lost(f"{address[0]}:{address[1]}", error) from error
-        self._connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
+        self.connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
         try:
             if self._session.ending.is_set():  # again: ``stop`` may have found nothing to cut
                 raise Stop
-            self._connection.secure_channel(timeout)
+            self.connection.secure_channel(self._settings.timeout)
             if self._session.far:
-                self._connection.keep_unsent(config.UNSENT)
-            self._congestion, self._system = "", self._connection.congestion
-            self._adapt(self._connection)
-            self._connection.send(Hello(VERSION, FEATURES))
-            self._connection.send(Attach(self._session.token))  # and blocks, before any answer
-            self._send_blocks(self._connection)
+                self.connection.keep_unsent(config.UNSENT)
+            self._congestion, self._system = "", self.connection.congestion
+            self._adapt(self.connection)
+            self.connection.send(Hello(VERSION, FEATURES))
+            self.connection.send(Attach(self._session.token))  # and blocks, before any answer
+            self._send_blocks(self.connection)
         finally:
-            self._connection.close()
+            self.connection.close()
 
     def _adapt(self, connection: Connection) -> None:
         """Have TCP go by what main wants it to go by."""
@@ -1364,12 +1350,13 @@ class Streams:
 
     def _full(self) -> bool:
         """Whether what is sent waits on a far link, so that more of it would only wait longer."""
-        waits = sorted(sender.queueing for sender in self._senders[: self.count])
+        connections = [sender.connection for sender in self._senders[: self.count]]
+        waits = sorted(one.queueing if one else 1.0 for one in connections)
         return self._session.far and waits[len(waits) // 2] > config.FULL
 
     def waits(self) -> tuple[float, float]:
         """Return how long data was under way, and how much of that the server had no room."""
-        waits = [sender.waits for sender in self._senders]
+        waits = [sender.connection.waits for sender in self._senders if sender.connection]
         return sum(busy for busy, _ in waits), sum(no_room for _, no_room in waits)
 
     def check(self) -> None:
