@@ -657,7 +657,6 @@ class _Failures:
         return delay
 
     def remove(self, key: str, count: int) -> None:
-        """Take back ``count`` failures."""
         before, last, busy = self._entries.get(key, (0, 0.0, 0.0))
         if before > count:
             self._entries[key] = before - count, last, busy
@@ -854,7 +853,6 @@ class ScramClient:
         self.mechanism = SCRAM_PLUS if flag == _BOUND else SCRAM
 
     def first(self) -> str:
-        """Return the client-first-message."""
         return self._header + self._first_bare
 
     def respond(self, server_first: str) -> str:

@@ -240,7 +240,6 @@ class Patience:
         self.next_file()
 
     def next_file(self) -> None:
-        """Begin to count for another file."""
         self.began: float | None = None  # when its first attempt did
         self._acknowledged = self._verified = 0  # bytes, the most so far
         self._fruitless = 0  # sessions without more than that
@@ -348,7 +347,6 @@ class Source:
             raise SourceError(f"{self._path}: changed while it was sent; send it again")
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._fd)
 
 
@@ -601,7 +599,6 @@ class BlockQueue:
             other.ring()
 
     def clear(self) -> None:
-        """Take all blocks out."""
         with self._lock:
             self._blocks.clear()
 
@@ -712,7 +709,6 @@ class Reader(threading.Thread):
 
 
 def _processors() -> int:
-    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -1416,7 +1412,6 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the session."""
         self.close()
 
     def close(self) -> None:
@@ -1452,7 +1447,6 @@ class Session:
             self.compression = self._choose_compression(hello)
 
     def _choose_compression(self, hello: Hello) -> Compression | None:
-        """Take the best codec that the server has, too."""
         codec = common_codec(hello.features)
         if codec == CODEC_RAW:
             log.warning("the server takes nothing compressed: blocks go as they are")
@@ -1672,7 +1666,6 @@ class Session:
         return self._receipt(upload, message)
 
     def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:
-        """Make the receipt of a file that arrived, or did not."""
         waits = self.streams.waits()
         return Receipt(
             verdict="INTEGRITY_OK" if verdict else "INTEGRITY_FAILED",
@@ -1747,17 +1740,14 @@ class Bar(Progress):
                                mininterval=config.BAR_INTERVAL, dynamic_ncols=True)  # fmt: skip
 
     def phase(self, phase: str) -> None:
-        """Write the phase before the bar."""
         if self._bar is None:
             self._bar = self._tqdm(bar_format="{desc}", leave=False)
         self._bar.set_description(f"{phase} {self._name}".strip())
 
     def move(self, acknowledged: int) -> None:
-        """Move the bar."""
         self._bar.update(acknowledged - self._bar.n)
 
     def end(self) -> None:
-        """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -1959,7 +1949,6 @@ class Reporter:
 
 
 def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
-    """Send the files of the command line."""
     files = arguments.files or [DEFAULT_FILE]
     if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
         raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")

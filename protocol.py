@@ -886,7 +886,6 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether the time is up."""
         return time.monotonic() >= self._at
 
 
@@ -964,7 +963,6 @@ class Waker:
             return False
 
     def close(self) -> None:
-        """Give the two descriptors back."""
         both = self._read, self._write
         self._read = self._write = -1  # their numbers will soon belong to other files
         for descriptor in both:
@@ -1134,12 +1132,10 @@ class Connection:
 
     @property
     def state(self) -> State:
-        """Where the dialogue stands."""
         return self.dialogue.state
 
     @property
     def mid_frame(self) -> bool:
-        """Whether part of a control frame has arrived."""
         return len(self._frames) > 0
 
     @property
@@ -1200,7 +1196,6 @@ class Connection:
             raise lost(self.peer, error) from error
 
     def _drop(self, sent: int) -> None:
-        """Forget what has been sent."""
         self.unsent -= sent
         while sent:
             part = self._out.popleft()
@@ -1542,7 +1537,6 @@ class BlockReader:
 
     @property
     def mid_block(self) -> bool:
-        """Whether part of a block has arrived."""
         return self._block is not None or self._filled > 0
 
     def receive(self, connection: Connection) -> tuple[BlockHeader, memoryview] | None:
