@@ -880,13 +880,12 @@ def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
     return hello
 
 
-def _show_token(
-    connection: Connection, settings: ClientSettings, token: str
-) -> tuple[Hello, AuthOk]:
+def _show_token(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
     """Log in with a token. Who reads it on the way can use it: only where nobody can."""
+    assert settings.token is not None
     if not connection.secure and not is_loopback(str(connection.address[1][0])):
         raise UsageError("a token is shown to the server only over TLS: add --tls")
-    connection.send(AuthStart(TOKEN, token))
+    connection.send(AuthStart(TOKEN, settings.token))
     hello = _hear_hello(connection, settings)
     welcome = connection.answer(settings.timeout)
     if not isinstance(welcome, AuthOk):
@@ -894,19 +893,18 @@ def _show_token(
     return hello, welcome
 
 
-def _prove_password(
-    connection: Connection, settings: ClientSettings, password: str
-) -> tuple[Hello, AuthOk]:
+def _prove_password(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
     """Prove that we know the password and let the server prove that it knows us (RFC 5802).
 
     Over TLS the server's HELLO comes first: only it says whether the login can be bound to our
     connection, which may end in front of the server.
     """
+    assert settings.password is not None  # send_files has found it
     certificate = connection.certificate
     binding = auth.server_end_point(certificate) if certificate else None
     hello = _hear_hello(connection, settings) if binding else None
     plus = hello is not None and auth.SCRAM_PLUS in hello.features
-    login = auth.ScramClient(settings.user, password, binding=binding, plus=plus)
+    login = auth.ScramClient(settings.user, settings.password, binding=binding, plus=plus)
     connection.send(AuthStart(login.mechanism, login.first()))
     hello = hello or _hear_hello(connection, settings)
     challenge = connection.answer(settings.timeout)
@@ -1435,7 +1433,9 @@ class Session:
         timeout = self._patience.left()
         coordinator = self._coordinator = _connect(settings, timeout, self.tls)
         coordinator.secure_channel(timeout)
-        hello, welcome = self._greet(coordinator)
+        coordinator.send(Hello(VERSION, FEATURES))
+        log_in = _prove_password if settings.token is None else _show_token
+        hello, welcome = log_in(coordinator, settings)
         self.token, self.address = welcome.token, coordinator.address
         self.round_trip = coordinator.round_trip
         self._patience.stood()
@@ -1452,14 +1452,6 @@ class Session:
             log.warning("the server takes nothing compressed: blocks go as they are")
             return None
         return Compression(codec, self.settings.streams or config.STREAMS)
-
-    def _greet(self, coordinator: Connection) -> tuple[Hello, AuthOk]:
-        """Say HELLO and log in, with a token if there is one, else with the password."""
-        coordinator.send(Hello(VERSION, FEATURES))
-        if self.settings.token is not None:
-            return _show_token(coordinator, self.settings, self.settings.token)
-        assert self.settings.password is not None  # send_files has found it
-        return _prove_password(coordinator, self.settings, self.settings.password)
 
     @property
     def _control(self) -> Connection:
