@@ -34,6 +34,7 @@ import time
 import unicodedata
 from collections import Counter, OrderedDict
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Tuple
 
@@ -485,22 +486,19 @@ class CredentialStore(Mapping[str, Credential]):
                 return self._read
             # it is ours to read: the others go on with what there is
             self._seen, self._again = identity, math.inf
+        accounts, problem = None, None
         try:
-            return self._take(identity, load_credentials(self._path), None)
+            accounts = load_credentials(self._path)
         except UsageError as error:
-            return self._take(identity, None, str(error))
-
-    def _take(
-        self, identity: tuple[int, ...] | None, accounts: Accounts | None, problem: str | None
-    ) -> Accounts:
-        """Note what came of reading; return the accounts in force."""
+            problem = str(error)
         with self._lock:
             if self._seen != identity:  # somebody has seen, and reads, a newer file
                 return self._read
             known, self._problem = self._problem, problem
-            self._read = self._read if accounts is None else accounts
-            if problem:
+            if accounts is None:
                 self._again = time.monotonic() + READ_AGAIN_AFTER
+            else:
+                self._read = accounts
             read = self._read
         if problem and problem != known:
             self._warn(f"{problem}; the accounts read before stay in force")
@@ -592,7 +590,10 @@ def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
     if len(token) > MAX_TOKEN:
         raise ValueError("too long")
     header, claims, signature = token.split(".")
-    _check_header(_object(_parse_json(_unbase64url(header)), {"alg"}, {"typ"}))
+    # nothing else may stand there: a header that we do not understand may change what is meant
+    kind = _object(_parse_json(_unbase64url(header)), {"alg"}, {"typ"})
+    if kind["alg"] != "HS256" or kind.get("typ", "JWT") != "JWT":
+        raise ValueError("not a token of ours")
     user = _subject(_object(_parse_json(_unbase64url(claims)), _CLAIMS, {"nbf"}), now)
     credential = accounts.get(user)
     key = signing_key(accounts.token_key or secrets.token_bytes(32), credential)
@@ -605,12 +606,6 @@ def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
 
 
 _CLAIMS = {"sub", "iat", "exp", "jti"}
-
-
-def _check_header(header: dict[str, Any]) -> None:
-    # nothing else may stand there: a header that we do not understand may change what is meant
-    if header["alg"] != "HS256" or header.get("typ", "JWT") != "JWT":
-        raise ValueError("not a token of ours")
 
 
 def _subject(claims: dict[str, Any], now: float) -> str:
@@ -681,7 +676,6 @@ class _Failures:
         return delay
 
     def remove(self, key: str, count: int) -> None:
-        """Take back ``count`` failures."""
         before, last, busy = self._entries.get(key, (0, 0.0, 0.0))
         if before > count:
             self._entries[key] = before - count, last, busy
@@ -822,18 +816,8 @@ def saslprep(text: str) -> str:
 
 def _prohibited(char: str) -> bool:
     # A.1, "unassigned in Unicode 3.2", is not checked: newer characters are fine in a password
-    tables = (
-        stringprep.in_table_c12,
-        stringprep.in_table_c21_c22,
-        stringprep.in_table_c3,
-        stringprep.in_table_c4,
-        stringprep.in_table_c5,
-        stringprep.in_table_c6,
-        stringprep.in_table_c7,
-        stringprep.in_table_c8,
-        stringprep.in_table_c9,
-    )
-    return any(table(char) for table in tables)
+    tables = "c12", "c21_c22", "c3", "c4", "c5", "c6", "c7", "c8", "c9"
+    return any(getattr(stringprep, f"in_table_{name}")(char) for name in tables)
 
 
 def _one_direction(text: str) -> bool:
@@ -888,7 +872,6 @@ class ScramClient:
         self.mechanism = SCRAM_PLUS if flag == _BOUND else SCRAM
 
     def first(self) -> str:
-        """Return the client-first-message."""
         return self._header + self._first_bare
 
     def respond(self, server_first: str) -> str:
@@ -949,6 +932,7 @@ class ScramServer:
         self._credentials = credentials
         self._secret = secret  # makes the salt of unknown users, where the file has no key for it
         self._binding = binding
+        self.mechanism = SCRAM if binding is None else SCRAM_PLUS  # no other will do
         self._extension = nonce or _nonce()
         self._header = ""
         self._transcript = ""
@@ -958,11 +942,6 @@ class ScramServer:
         self.user = ""
         self.credential: Credential  # the account, once it has been verified
 
-    @property
-    def mechanism(self) -> str:
-        """The one mechanism that this connection can have."""
-        return SCRAM if self._binding is None else SCRAM_PLUS
-
     def challenge(self, client_first: str) -> str:
         """Turn client-first into server-first-message. Raises ``AuthenticationError``."""
         self._header, bare = self._split(client_first)
@@ -971,7 +950,13 @@ class ScramServer:
         if not 0 < len(nonce) <= MAX_NONCE or len(name) > 3 * MAX_USER_NAME or not escaped:
             raise AuthenticationError(_MALFORMED)
         self.user = name.replace("=2C", ",").replace("=3D", "=")
-        self._find(_accounts(self._credentials))
+        accounts = _accounts(self._credentials)
+        found, stand_in = accounts.get(self.user), self._stand_in(accounts)
+        now = time.time()
+        self._known = found is not None and found.active(now)
+        if found is not None and not self._known:
+            self._closed = ClosedAccountError(self.user, found, now)
+        self.credential = found if found is not None and self._known else stand_in
         self._nonce = nonce + self._extension
         salt = _base64(self.credential.salt)
         server_first = f"r={self._nonce},s={salt},i={self.credential.iterations}"
@@ -989,16 +974,8 @@ class ScramServer:
             raise AuthenticationError("the login is bound to TLS, and this connection has none")
         return f"{flag},,", rest[1:]
 
-    def _find(self, accounts: Accounts) -> None:
-        found = accounts.get(self.user)
-        stand_in = self._stand_in(accounts)  # made for everyone, to take everyone's time
-        now = time.time()
-        self._known = found is not None and found.active(now)
-        if found is not None and not self._known:
-            self._closed = ClosedAccountError(self.user, found, now)
-        self.credential = found if found is not None and self._known else stand_in
-
     def _stand_in(self, accounts: Accounts) -> Credential:
+        """Make up an account that nobody has; for everyone, to take everyone's time."""
         salt = _hmac(accounts.salt_key or self._secret, self.user.encode())[:16]
         return Credential(0, accounts.usual_iterations, salt, salt * 2, salt * 2)
 
@@ -1283,23 +1260,21 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False, description="Manage the credential file of server.py."
     )
     commands = parser.add_subparsers(dest="command", metavar="add|remove|list|token")
-    add = commands.add_parser(
+    command = partial(commands.add_parser, allow_abbrev=False)
+    add = command(
         "add",
-        allow_abbrev=False,
         help="add a user, or give one a new password",
         description="Add a user, or give one a new password. Of a user that exists, what is not "
         "said stays as it is; an empty value takes a limit away.",
     )
-    remove = commands.add_parser("remove", allow_abbrev=False, help="remove a user")
-    listing = commands.add_parser(
-        "list", allow_abbrev=False, help="list users, their priorities and limits"
-    )
-    token = commands.add_parser("token", allow_abbrev=False, help="make a token for unattended use")
+    remove = command("remove", help="remove a user")
+    listing = command("list", help="list users, their priorities and limits")
+    token = command("token", help="make a token for unattended use")
     _add_arguments(add)
     remove.add_argument("name", metavar="NAME")
     _add_token_arguments(token)
-    for command in (add, remove, listing, token):
-        command.add_argument("--credentials", type=Path, required=True, metavar="FILE")
+    for one in (add, remove, listing, token):
+        one.add_argument("--credentials", type=Path, required=True, metavar="FILE")
     return parser
 
 
@@ -1325,14 +1300,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
             option, type=convert, metavar=metavar, help=explained, default=argparse.SUPPRESS
         )
     state = parser.add_mutually_exclusive_group()
-    for word in ("disabled", "enabled"):
-        state.add_argument(
-            f"--{word}",
-            dest="disabled",
-            action="store_const",
-            const=word == "disabled",
-            default=argparse.SUPPRESS,
-        )
+    state.add_argument("--disabled", action="store_true", default=argparse.SUPPRESS)
+    state.add_argument(
+        "--enabled", dest="disabled", action="store_false", default=argparse.SUPPRESS
+    )
 
 
 def _add_token_arguments(parser: argparse.ArgumentParser) -> None:

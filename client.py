@@ -191,6 +191,10 @@ def send_files(
     files = deque(Path(path) for path in paths)
     for path in files:
         Source(path).close()  # say what cannot be read before anything is sent
+    if files and settings.token is None and settings.password is None:
+        # asked for while no server waits for it
+        password = auth.read_password(settings.user, None, settings.server)
+        settings = dataclasses.replace(settings, password=password)
     outcomes: list[Receipt | TransferError] = []
     patience = Patience(settings)
     while files:
@@ -236,7 +240,6 @@ class Patience:
         self.next_file()
 
     def next_file(self) -> None:
-        """Begin to count for another file."""
         self.began: float | None = None  # when its first attempt did
         self._acknowledged = self._verified = 0  # bytes, the most so far
         self._fruitless = 0  # sessions without more than that
@@ -344,7 +347,6 @@ class Source:
             raise SourceError(f"{self._path}: changed while it was sent; send it again")
 
     def close(self) -> None:
-        """Close the file."""
         os.close(self._fd)
 
 
@@ -360,8 +362,9 @@ def _kind(mode: int) -> str:
 class Upload:
     """One file on its way out: what was hashed, what is not acknowledged.
 
-    The lock protects every attribute that begins with an underscore. ``digests`` is written by the
-    reader only, always before the block in question can be asked for.
+    The lock protects every attribute that begins with an underscore. The three numbers of bytes are
+    written under it, too, and read without. ``digests`` is written by the reader only, always
+    before the block in question can be asked for.
     """
 
     def __init__(
@@ -390,9 +393,9 @@ class Upload:
         self._twice: set[int] = set()  # went two ways, because the first lagged
         self._awaited: Counter[int] = Counter()  # acknowledgements owed for each block; a block
         # that is asked for again before its first acknowledgement came is owed two
-        self._acknowledged = 0  # bytes
-        self._carried = 0  # bytes that went over the wire and are acknowledged
-        self._wire_bytes = 0
+        self.acknowledged = 0  # bytes that the server has
+        self.carried = 0  # those of them that this session brought
+        self.wire_bytes = 0  # of payload that were sent
         self._error: TransferError | None = None
 
     def _flags(self, held: Spans) -> bytearray:
@@ -415,12 +418,6 @@ class Upload:
     def digest(self) -> str:
         """The digest of what has been hashed, in hexadecimal."""
         return self._hash.hexdigest()
-
-    @property
-    def acknowledged(self) -> int:
-        """The bytes that the server has."""
-        with self._lock:
-            return self._acknowledged
 
     @property
     def _stuck(self) -> float:
@@ -446,22 +443,9 @@ class Upload:
         return whole and time.monotonic() - rounds[0] < silent
 
     @property
-    def carried(self) -> int:
-        """The bytes that the server has because this session brought them."""
-        with self._lock:
-            return self._carried
-
-    @property
     def read(self) -> bool:
         """Whether the whole file has been read and hashed."""
-        with self._lock:
-            return self._read == self.blocks.count
-
-    @property
-    def wire_bytes(self) -> int:
-        """The bytes of payload that were sent."""
-        with self._lock:
-            return self._wire_bytes
+        return self._read == self.blocks.count  # one read: no lock needed
 
     @property
     def delivered(self) -> bool:
@@ -498,7 +482,7 @@ class Upload:
         """Note that ``block`` goes out with ``size`` bytes of payload (a sender)."""
         with self._lock:
             self._note_sent(block)
-            self._wire_bytes += size
+            self.wire_bytes += size
 
     def _note_sent(self, block: int) -> None:
         self._sent_at.pop(block, None)  # so that the oldest stay in front
@@ -512,7 +496,7 @@ class Upload:
     def confirm(self, block: int) -> None:
         """Note an acknowledgement (a sender): of a block that went two ways the first counts."""
         with self._lock:
-            if not self._owes(block):
+            if block not in self._awaited:  # for its number a Counter would take longer
                 return
             self._awaited[block] -= 1
             if self._awaited[block] > 0:
@@ -522,19 +506,16 @@ class Upload:
             self._moves.append(self._moved_at)
             took = self._moved_at - self._sent_at.pop(block, self._moved_at)
             self._usual += (took - self._usual) / (8 if self._usual else 1)
-            self._acknowledged += self.blocks.length(block)
-            self._carried += 0 if self._held[block] else self.blocks.length(block)
+            self.acknowledged += self.blocks.length(block)
+            self.carried += 0 if self._held[block] else self.blocks.length(block)
             done = self._read == self.blocks.count and not self._awaited
         if done:
             self._ring()
 
-    def _owes(self, block: int) -> bool:
-        return block in self._awaited  # to ask a Counter for the number would be the same, slower
-
     def owes(self, block: int) -> bool:
         """Whether an acknowledgement of ``block`` is still wanted (a sender)."""
         with self._lock:
-            return self._owes(block)
+            return block in self._awaited
 
     def late(self, most: int, *, hasty: bool) -> list[int]:
         """Return up to ``most`` blocks that lag at the end of the file, to go another way (main).
@@ -570,7 +551,7 @@ class Upload:
             if self._awaited[block] > MOST_OWED:
                 raise RemoteProtocolError("the server asks for the same block without end")
             if not self._awaited[block]:
-                self._acknowledged -= self.blocks.length(block)
+                self.acknowledged -= self.blocks.length(block)
             self._awaited[block] += 1
             return True
 
@@ -596,11 +577,6 @@ class Block:
             buffer, self.view = self.view.obj, None
             self.upload.free.put(buffer)  # type: ignore[arg-type]  # the reader made it
 
-    @property
-    def overtaken(self) -> bool:
-        """Whether its upload is over because it went another way as well."""
-        return self.upload.over and self.upload.went_twice(self.index)
-
 
 class BlockQueue:
     """Blocks to be sent, and the senders that have nothing to do. The lock protects both.
@@ -612,37 +588,34 @@ class BlockQueue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks: deque[Block] = deque()
-        self._idle: list[Waker] = []
+        self._idle: dict[Waker, None] = {}  # the one that became idle last is the first to be woken
 
     def put(self, block: Block) -> None:
         """Add a block and wake one idle sender."""
         with self._lock:
             self._blocks.append(block)
-            waker = self._idle.pop() if self._idle else None
+            waker = self._idle.popitem()[0] if self._idle else None
         if waker:
             waker.ring()
 
     def get(self, waker: Waker) -> Block | None:
         """Take a block, or be noted as idle: ``waker`` rings when there is one."""
         with self._lock:
-            if waker in self._idle:
-                self._idle.remove(waker)
+            self._idle.pop(waker, None)
             if self._blocks:
                 return self._blocks.popleft()
-            self._idle.append(waker)
+            self._idle[waker] = None
             return None
 
     def leave(self, waker: Waker) -> None:
         """Stop being idle; a block meant for this sender goes to another."""
         with self._lock:
-            if waker in self._idle:
-                self._idle.remove(waker)
-            other = self._idle.pop() if self._blocks and self._idle else None
+            self._idle.pop(waker, None)
+            other = self._idle.popitem()[0] if self._blocks and self._idle else None
         if other:
             other.ring()
 
     def clear(self) -> None:
-        """Take all blocks out."""
         with self._lock:
             self._blocks.clear()
 
@@ -753,7 +726,6 @@ class Reader(threading.Thread):
 
 
 def _processors() -> int:
-    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -767,7 +739,7 @@ class Compression:
     that does not shrink goes raw, too, and of the next ones only a small sample is tried, after
     pauses that grow: what cannot be compressed costs next to nothing.
 
-    The lock protects what is known of the link and of the last blocks.
+    The lock protects what is known of the link and of the last blocks; one read needs none.
     """
 
     def __init__(self, codec: int, streams: int) -> None:
@@ -790,7 +762,7 @@ class Compression:
         ``behind`` is the number of the sender's blocks that are not acknowledged.
         """
         level = self._level(behind)
-        if level is not None and (self._expects_to_shrink() or self._sample_shrinks(view)):
+        if level is not None and (self._shrinks or self._sample_shrinks(view)):
             payload = self._compress(view, level)
             shrinks = _shrinks(payload, view)
             self._learn(shrinks=shrinks)
@@ -814,17 +786,12 @@ class Compression:
         link would run dry. On a slow link raw blocks would fill the system's buffers before anybody
         has to wait, and the rest would stand behind them.
         """
-        with self._lock:
-            waiting = self._waiting
+        waiting = self._waiting
         busy, saved = behind > config.COMPRESS_BEHIND, self._budget.saved
         least = config.COMPRESS_WAIT / 2 if busy else config.COMPRESS_WAIT
         if waiting < least or saved < 0:
             return None
         return self._thorough if (busy or waiting > 0.5) and saved > 0.5 else self._quick
-
-    def _expects_to_shrink(self) -> bool:
-        with self._lock:
-            return self._shrinks
 
     def _sample_shrinks(self, view: memoryview) -> bool:
         """Try the middle of a block, if it is time to."""
@@ -911,18 +878,8 @@ def _connect(settings: ClientSettings, timeout: float, tls: ssl.SSLContext | Non
         except OSError as error:
             problem = error
         else:
-            return _secured(Connection(sock, Side.CLIENT, tls, host), timeout)
+            return Connection(sock, Side.CLIENT, tls, host)
     raise lost(f"{printable(host)}:{port}", problem)
-
-
-def _secured(connection: Connection, timeout: float) -> Connection:
-    """Let TLS shake hands, where there is TLS; close what cannot be trusted."""
-    try:
-        connection.secure_channel(timeout)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _jittered(pause: float) -> float:
@@ -930,37 +887,50 @@ def _jittered(pause: float) -> float:
     return pause * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
 
 
-def _greet(connection: Connection, timeout: float) -> Hello:
-    """Exchange HELLO. Raises ``RemoteProtocolError`` for a server of another version."""
-    hello = connection.call(Hello(VERSION, FEATURES), timeout)
+def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
+    """Wait for the server's HELLO. Raises ``RemoteProtocolError`` for one of no use to us."""
+    hello = connection.answer(settings.timeout)
     if not isinstance(hello, Hello) or hello.version != VERSION:
         raise RemoteProtocolError(f"the server does not speak version {VERSION}")
+    if settings.digest not in hello.features:
+        raise RemoteProtocolError(f"the server does not know {settings.digest}")
     return hello
 
 
-def _show_token(connection: Connection, token: str, timeout: float) -> AuthOk:
+def _show_token(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
     """Log in with a token. Who reads it on the way can use it: only where nobody can."""
+    assert settings.token is not None
     if not connection.secure and not is_loopback(str(connection.address[1][0])):
         raise UsageError("a token is shown to the server only over TLS: add --tls")
-    welcome = connection.call(AuthStart(TOKEN, token), timeout)
+    connection.send(AuthStart(TOKEN, settings.token))
+    hello = _hear_hello(connection, settings)
+    welcome = connection.answer(settings.timeout)
     if not isinstance(welcome, AuthOk):
         raise AuthenticationError("the server does not take tokens")
-    return welcome
+    return hello, welcome
 
 
-def _log_in(
-    connection: Connection, settings: ClientSettings, password: str, *, plus: bool
-) -> AuthOk:
-    """Prove that we know the password and let the server prove that it knows us (RFC 5802)."""
-    binding = auth.server_end_point(connection.certificate) if connection.certificate else None
-    login = auth.ScramClient(settings.user, password, binding=binding, plus=plus)
-    challenge = connection.call(AuthStart(login.mechanism, login.first()), settings.timeout)
+def _prove_password(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
+    """Prove that we know the password and let the server prove that it knows us (RFC 5802).
+
+    Over TLS the server's HELLO comes first: only it says whether the login can be bound to our
+    connection, which may end in front of the server.
+    """
+    assert settings.password is not None  # send_files has found it
+    certificate = connection.certificate
+    binding = auth.server_end_point(certificate) if certificate else None
+    hello = _hear_hello(connection, settings) if binding else None
+    plus = hello is not None and auth.SCRAM_PLUS in hello.features
+    login = auth.ScramClient(settings.user, settings.password, binding=binding, plus=plus)
+    connection.send(AuthStart(login.mechanism, login.first()))
+    hello = hello or _hear_hello(connection, settings)
+    challenge = connection.answer(settings.timeout)
     if not isinstance(challenge, AuthChallenge):
         raise AuthenticationError("the server let us in without a proof of its own")
     welcome = connection.call(AuthResponse(login.respond(challenge.data)), settings.timeout)
     assert isinstance(welcome, AuthOk)
     login.check_server(welcome.data)
-    return welcome
+    return hello, welcome
 
 
 class Sender:
@@ -972,7 +942,7 @@ class Sender:
         self._extra: deque[Block] = deque()  # for this sender and no other; main puts them there
         self._settings = session.settings
         self._waker = Waker()
-        self._connection: Connection | None = None
+        self.connection: Connection | None = None  # the latest; main asks it how it goes
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
         self._pause = config.RETRY_FIRST
         self._bad_frames = 0  # since the last acknowledgement
@@ -985,9 +955,8 @@ class Sender:
     def stop(self) -> None:
         """End whatever it waits for, once the session is ending (main)."""
         self._waker.ring()
-        connection = self._connection
-        if connection:
-            connection.cut()
+        if self.connection:
+            self.connection.cut()
 
     def close(self) -> None:
         """Release what ``stop`` needs, when the thread has ended (main)."""
@@ -1000,19 +969,7 @@ class Sender:
     @property
     def free(self) -> bool:
         """Whether nothing is under way on it (any): a stale answer costs a block sent twice."""
-        return self._connection is not None and not self._unacknowledged and not self._extra
-
-    @property
-    def queueing(self) -> float:
-        """How many times its least the round trip takes (any)."""
-        connection = self._connection
-        return connection.queueing if connection else 1.0
-
-    @property
-    def waits(self) -> tuple[float, float]:
-        """See ``Connection.waits`` (any)."""
-        connection = self._connection
-        return connection.waits if connection else (0.0, 0.0)
+        return self.connection is not None and not self._unacknowledged and not self._extra
 
     def hand(self, block: Block) -> None:
         """Have this very sender send ``block`` (main)."""
@@ -1042,25 +999,24 @@ class Sender:
         if self._session.ending.is_set():  # looked at after quiet: it is set before the ring
             raise Stop
         family, address = self._session.address
-        timeout = self._settings.timeout
         try:
             sock = _open_socket(family, address, self._until_connected)
         except OSError as error:
             raise lost(f"{address[0]}:{address[1]}", error) from error
-        self._connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
+        self.connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
         try:
             if self._session.ending.is_set():  # again: ``stop`` may have found nothing to cut
                 raise Stop
-            self._connection.secure_channel(timeout)
+            self.connection.secure_channel(self._settings.timeout)
             if self._session.far:
-                self._connection.keep_unsent(config.UNSENT)
-            self._congestion, self._system = "", self._connection.congestion
-            self._adapt(self._connection)
-            self._connection.send(Hello(VERSION, FEATURES))
-            self._connection.send(Attach(self._session.token))  # and blocks, before any answer
-            self._send_blocks(self._connection)
+                self.connection.keep_unsent(config.UNSENT)
+            self._congestion, self._system = "", self.connection.congestion
+            self._adapt(self.connection)
+            self.connection.send(Hello(VERSION, FEATURES))
+            self.connection.send(Attach(self._session.token))  # and blocks, before any answer
+            self._send_blocks(self.connection)
         finally:
-            self._connection.close()
+            self.connection.close()
 
     def _adapt(self, connection: Connection) -> None:
         """Have TCP go by what main wants it to go by."""
@@ -1153,10 +1109,12 @@ class Sender:
     def _leave_if_overtaken(self) -> None:
         """Raise if the others leave this one behind: a new connection is faster."""
         oldest = next(iter(self._unacknowledged.values()), None)
-        if oldest and oldest[0].overtaken:
+        if not oldest:
+            return
+        upload = oldest[0].upload
+        if upload.over and upload.went_twice(oldest[0].index):
             raise ConnectionLostError("it lags, and what it carries went another way")
-        streams = self._session.streams.count
-        if oldest and oldest[0].upload.passed_by(self._silence.lasted, streams):
+        if upload.passed_by(self._silence.lasted, self._session.streams.count):
             raise ConnectionLostError("it lags behind the others")
 
     def _patience_left(self) -> float:
@@ -1414,12 +1372,13 @@ class Streams:
 
     def _full(self) -> bool:
         """Whether what is sent waits on a far link, so that more of it would only wait longer."""
-        waits = sorted(sender.queueing for sender in self._senders[: self.count])
+        connections = [sender.connection for sender in self._senders[: self.count]]
+        waits = sorted(one.queueing if one else 1.0 for one in connections)
         return self._session.far and waits[len(waits) // 2] > config.FULL
 
     def waits(self) -> tuple[float, float]:
         """Return how long data was under way, and how much of that the server had no room."""
-        waits = [sender.waits for sender in self._senders]
+        waits = [sender.connection.waits for sender in self._senders if sender.connection]
         return sum(busy for busy, _ in waits), sum(no_room for _, no_room in waits)
 
     def check(self) -> None:
@@ -1479,7 +1438,6 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the session."""
         self.close()
 
     def close(self) -> None:
@@ -1500,11 +1458,12 @@ class Session:
     def _log_in(self) -> None:
         settings = self.settings
         self.progress.phase("connecting")
-        coordinator = self._coordinator = _connect(settings, self._patience.left(), self.tls)
-        hello = _greet(coordinator, settings.timeout)
-        if settings.digest not in hello.features:
-            raise RemoteProtocolError(f"the server does not know {settings.digest}")
-        welcome = self._identify(coordinator, auth.SCRAM_PLUS in hello.features)
+        timeout = self._patience.left()
+        coordinator = self._coordinator = _connect(settings, timeout, self.tls)
+        coordinator.secure_channel(timeout)
+        coordinator.send(Hello(VERSION, FEATURES))
+        log_in = _prove_password if settings.token is None else _show_token
+        hello, welcome = log_in(coordinator, settings)
         self.token, self.address = welcome.token, coordinator.address
         self.round_trip = coordinator.round_trip
         self._patience.stood()
@@ -1516,21 +1475,11 @@ class Session:
             self.compression = self._choose_compression(hello)
 
     def _choose_compression(self, hello: Hello) -> Compression | None:
-        """Take the best codec that the server has, too."""
         codec = common_codec(hello.features)
         if codec == CODEC_RAW:
             log.warning("the server takes nothing compressed: blocks go as they are")
             return None
         return Compression(codec, self.settings.streams or config.STREAMS)
-
-    def _identify(self, coordinator: Connection, plus: bool) -> AuthOk:
-        """Log in with a token if there is one, else with the password."""
-        settings, password = self.settings, self.settings.password
-        if settings.token is not None:
-            return _show_token(coordinator, settings.token, settings.timeout)
-        if password is None:
-            password = auth.read_password(settings.user, None, settings.server)
-        return _log_in(coordinator, settings, password, plus=plus)
 
     @property
     def _control(self) -> Connection:
@@ -1587,17 +1536,13 @@ class Session:
         if receipt.verdict == "INTEGRITY_FAILED":
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
         rate = receipt.bytes / max(receipt.seconds, 1e-9)
-        why = self._shrunk(receipt) + _advice(receipt.bottleneck, self.settings)
+        why, length = "", receipt.bytes - receipt.resumed_bytes
+        if self.settings.compress and length:
+            why = f", compressed to {100 * receipt.wire_bytes / length:.0f} %"
+        why += _advice(receipt.bottleneck, self.settings)
         log.info("%s arrived: %s in %.2f s (%s/s)%s", receipt.name, format_size(receipt.bytes),
                  receipt.seconds, format_size(rate), why, extra=SUCCESS)  # fmt: skip
         return receipt
-
-    def _shrunk(self, receipt: Receipt) -> str:
-        """Say what --compress has brought, if anything had to be sent."""
-        length = receipt.bytes - receipt.resumed_bytes
-        if not self.settings.compress or not length:
-            return ""
-        return f", compressed to {100 * receipt.wire_bytes / length:.0f} %"
 
     def _start(self, source: Source) -> Upload:
         """Announce a file and wait until the server is ready for it."""
@@ -1741,7 +1686,6 @@ class Session:
         return self._receipt(upload, message)
 
     def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:
-        """Make the receipt of a file that arrived, or did not."""
         waits = self.streams.waits()
         return Receipt(
             verdict="INTEGRITY_OK" if verdict else "INTEGRITY_FAILED",
@@ -1816,17 +1760,14 @@ class Bar(Progress):
                                mininterval=config.BAR_INTERVAL, dynamic_ncols=True)  # fmt: skip
 
     def phase(self, phase: str) -> None:
-        """Write the phase before the bar."""
         if self._bar is None:
             self._bar = self._tqdm(bar_format="{desc}", leave=False)
         self._bar.set_description(f"{phase} {self._name}".strip())
 
     def move(self, acknowledged: int) -> None:
-        """Move the bar."""
         self._bar.update(acknowledged - self._bar.n)
 
     def end(self) -> None:
-        """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -2027,23 +1968,7 @@ class Reporter:
             raise UsageError(f"cannot write to standard output: {error.strerror}") from None
 
 
-def _run(arguments: argparse.Namespace, progress: Progress) -> int:
-    """Do what the command line says; return the exit code. Raises below ``TransferError``."""
-    reporter = Reporter(as_json=arguments.json)
-    try:
-        if arguments.demo:
-            _demo(arguments, progress, reporter)
-        else:
-            _send(arguments, progress, reporter)
-    except TransferError as error:
-        if error not in reporter.told:
-            raise
-        return error.exit_code
-    return 0
-
-
 def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
-    """Send the files of the command line."""
     files = arguments.files or [DEFAULT_FILE]
     if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
         raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
@@ -2051,21 +1976,23 @@ def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     send_files(files, settings, progress, reporter.report)
 
 
-def _run_and_tell(arguments: argparse.Namespace, handler: config.BarSafeHandler) -> int:
+def _run(arguments: argparse.Namespace, handler: config.BarSafeHandler) -> int:
     """Do what the command line says; say in one line what went wrong, and return the exit code."""
     progress = Bar(handler) if sys.stderr.isatty() and not arguments.quiet else Progress()
+    reporter = Reporter(as_json=arguments.json)
     try:
         try:
-            return _run(arguments, progress)
+            (_demo if arguments.demo else _send)(arguments, progress, reporter)
         finally:
             progress.end()
     except TransferError as error:
-        lost_it = isinstance(error, ConnectionLostError)
-        log.error("%s%s", error, GO_ON if lost_it else "")
+        if error not in reporter.told:
+            log.error("%s%s", error, GO_ON if isinstance(error, ConnectionLostError) else "")
         return error.exit_code
     except OSError as error:  # out of descriptors, say
         log.error("%s", error)
         return UsageError.exit_code
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -2078,7 +2005,7 @@ def main(argv: list[str] | None = None) -> int:
     handler = config.setup_logging(arguments.log_level)
     try:
         _handle_signals()
-        code = _run_and_tell(arguments, handler)
+        code = _run(arguments, handler)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the end is near enough
     except Interrupt:

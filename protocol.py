@@ -9,8 +9,8 @@ A *session* is one coordinator connection and its data connections. The coordina
 
     client                                server
     HELLO version, features          -->
-                                     <--  HELLO version, features
     AUTH_START   SCRAM client-first  -->
+                                     <--  HELLO version, features
                                      <--  AUTH_CHALLENGE  server-first
     AUTH_RESPONSE  client-final      -->
                                      <--  AUTH_OK  server-final, session token, priority
@@ -27,6 +27,9 @@ A *session* is one coordinator connection and its data connections. The coordina
                                      <--  VERIFYING progress    (at least once a second)
                                      <--  INTEGRITY_OK receipt, or INTEGRITY_FAILED
     GOODBYE                          -->
+
+Over TLS, AUTH_START with a password waits for the server's HELLO: TLS may end in front of the
+server, and only there does it say whether it can bind the login to the connection.
 
 A file may be turned down with REJECTED (code, reason) from FILE_START on, and given up with CANCEL;
 the session goes on with the next one. ERROR (code, reason) ends the connection it comes on. A
@@ -101,28 +104,10 @@ import time
 import zlib
 from collections import deque
 from dataclasses import dataclass, field, fields
-from typing import (
-    Any,
-    Callable,
-    ClassVar,
-    Collection,
-    Dict,
-    Iterable,
-    NamedTuple,
-    NoReturn,
-    Tuple,
-    Type,
-    Union,
-)
+from typing import Any, Callable, ClassVar, Collection, Iterable, NamedTuple, NoReturn, Tuple, Union
 
-from config import (
-    BURST,
-    KEEPALIVE_IDLE,
-    KEEPALIVE_INTERVAL,
-    KEEPALIVE_PROBES,
-    UNANSWERED_TIMEOUT,
-    printable,
-)
+import config
+from config import printable
 
 VERSION = 3
 MAX_CONTROL_FRAME = 64 * 1024
@@ -224,8 +209,6 @@ class RemoteProtocolError(ProtocolError):
 
 # --- messages: the checks of a field ------------------------------------------------------------
 
-_SPAN = 2  # the length of [first, end]
-
 
 def _checked(check: Callable[[Any], bool], wants: str) -> Any:
     return field(metadata={"check": check, "wants": wants})
@@ -277,7 +260,7 @@ def _are_spans(value: object) -> bool:
         return False
     last = -1
     for span in value:
-        if not isinstance(span, tuple) or [type(v) for v in span] != [int] * _SPAN:
+        if not isinstance(span, tuple) or [type(v) for v in span] != [int, int]:
             return False
         if not last < span[0] < span[1] <= MAX_BLOCKS:
             return False
@@ -524,7 +507,8 @@ class State(enum.Enum):
     NEW = "new"
     GREETED = "greeted"
     OPEN = "open"
-    AHEAD = "ahead"
+    ATTACH_AHEAD = "attach-ahead"
+    LOGIN_AHEAD = "login-ahead"
     LOGIN = "login"
     CHALLENGED = "challenged"
     PROVING = "proving"
@@ -539,19 +523,24 @@ class State(enum.Enum):
 
 
 _C, _S = Side.CLIENT, Side.SERVER
-_Moves = Dict[Tuple[Side, Type[Message]], State]
 
 # What may be said in each state, by whom, and the state it leads to. ERROR from the server and
 # GOODBYE from the client are allowed in every state but CLOSED. TRANSFER_COMPLETE and CANCEL in
 # READY are those that crossed a REJECTED or INTEGRITY_FAILED on the way: the server ignores them.
 # TRANSFER_COMPLETE in VERIFYING is the second one, or follows a MISSING that crossed the first;
 # INTEGRITY_OK in RECEIVING comes when the blocks that a MISSING asked for were faster than the
-# TRANSFER_COMPLETE after them. A PONG in READY crossed a verdict. AHEAD is the client's state
-# alone: it does not wait for the server's HELLO before it says ATTACH.
-DIALOGUE: dict[State, _Moves] = {
+# TRANSFER_COMPLETE after them. A PONG in READY crossed a verdict. LOGIN_AHEAD and ATTACH_AHEAD
+# are states of the client alone: it does not wait for the server's HELLO before it says what it
+# came for. A server has answered HELLO before it hears the next message.
+DIALOGUE: dict[State, dict[tuple[Side, type[Message]], State]] = {
     State.NEW: {(_C, Hello): State.GREETED},
-    State.GREETED: {(_S, Hello): State.OPEN, (_C, Attach): State.AHEAD},
-    State.AHEAD: {(_S, Hello): State.ATTACHING},
+    State.GREETED: {
+        (_S, Hello): State.OPEN,
+        (_C, AuthStart): State.LOGIN_AHEAD,
+        (_C, Attach): State.ATTACH_AHEAD,
+    },
+    State.LOGIN_AHEAD: {(_S, Hello): State.LOGIN},
+    State.ATTACH_AHEAD: {(_S, Hello): State.ATTACHING},
     State.OPEN: {(_C, AuthStart): State.LOGIN, (_C, Attach): State.ATTACHING},
     State.LOGIN: {(_S, AuthChallenge): State.CHALLENGED, (_S, AuthOk): State.READY},
     State.CHALLENGED: {(_C, AuthResponse): State.PROVING},
@@ -618,13 +607,11 @@ class Dialogue:
 
     def sent(self, message: Message) -> None:
         """Note what we say. Raises ``LocalProtocolError`` if we may not."""
-        self.state = self._next(self.side, message) or self._refuse(LocalProtocolError, message)
+        self._move(self.side, message, LocalProtocolError)
 
     def received(self, message: Message) -> None:
         """Note what the peer says. Raises ``RemoteProtocolError`` if it may not."""
-        self.state = self._next(self.side.other, message) or self._refuse(
-            RemoteProtocolError, message
-        )
+        self._move(self.side.other, message, RemoteProtocolError)
 
     def allows(self, message: Message) -> bool:
         """Whether we may say ``message`` now."""
@@ -636,9 +623,11 @@ class Dialogue:
             return State.CLOSED
         return DIALOGUE[self.state].get((speaker, type(message)))
 
-    def _refuse(self, error: type[ProtocolError], message: Message) -> NoReturn:
-        speaker = self.side if error is LocalProtocolError else self.side.other
-        raise error(f"the {speaker.value} sent {message.VERB} in state {self.state.value}")
+    def _move(self, speaker: Side, message: Message, error: type[ProtocolError]) -> None:
+        state = self._next(speaker, message)
+        if state is None:
+            raise error(f"the {speaker.value} sent {message.VERB} in state {self.state.value}")
+        self.state = state
 
 
 # --- control frames -----------------------------------------------------------------------------
@@ -738,7 +727,10 @@ class FrameReader:
     def next(self) -> Message | Ack | None:
         """Return the next complete frame, or ``None``. Raises ``RemoteProtocolError``."""
         if self.takes_acks and self._bytes[:1] == b"A":
-            return self._next_ack()
+            if len(self._bytes) < _ACK.size:
+                return None
+            _, transfer, block = _ACK.unpack(self._take(_ACK.size))
+            return Ack(transfer, block)
         if len(self._bytes) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._bytes)
@@ -746,12 +738,6 @@ class FrameReader:
             raise RemoteProtocolError(_stranger(bytes(self._bytes[:4])))
         end = _LENGTH.size + length
         return decode(self._take(end)[_LENGTH.size :]) if len(self._bytes) >= end else None
-
-    def _next_ack(self) -> Ack | None:
-        if len(self._bytes) < _ACK.size:
-            return None
-        _, transfer, block = _ACK.unpack(self._take(_ACK.size))
-        return Ack(transfer, block)
 
     def take_into(self, view: memoryview) -> int:
         """Move what is no frame, the beginning of a block, into ``view``; return the bytes."""
@@ -800,15 +786,8 @@ class BlockHeader(NamedTuple):
 
 def encode_header(header: BlockHeader) -> bytes:
     """Make the fixed header of a block frame."""
-    return _HEADER.pack(
-        _BLOCK_KIND,
-        header.codec,
-        header.transfer,
-        header.block,
-        header.raw_length,
-        header.wire_length,
-        header.digest,
-    )
+    transfer, block, raw_length, wire_length, codec, digest = header
+    return _HEADER.pack(_BLOCK_KIND, codec, transfer, block, raw_length, wire_length, digest)
 
 
 def decode_header(data: bytes | bytearray) -> BlockHeader:
@@ -912,7 +891,6 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether the time is up."""
         return time.monotonic() >= self._at
 
 
@@ -923,7 +901,7 @@ class TokenBucket:
     the instant at which what has passed is paid for.
     """
 
-    def __init__(self, rate: float, burst: float = BURST) -> None:
+    def __init__(self, rate: float, burst: float = config.BURST) -> None:
         """Let ``rate`` pass in a second, after a pause that of ``burst`` seconds at once."""
         self._rate = rate
         self._burst = burst
@@ -994,7 +972,6 @@ class Waker:
             return False
 
     def close(self) -> None:
-        """Give the two descriptors back."""
         both = self._read, self._write
         self._read = self._write = -1  # their numbers will soon belong to other files
         for descriptor in both:
@@ -1164,12 +1141,10 @@ class Connection:
 
     @property
     def state(self) -> State:
-        """Where the dialogue stands."""
         return self.dialogue.state
 
     @property
     def mid_frame(self) -> bool:
-        """Whether part of a control frame has arrived."""
         return len(self._frames) > 0
 
     @property
@@ -1227,10 +1202,9 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
-            raise self._lost(error) from error
+            raise lost(self.peer, error) from error
 
     def _drop(self, sent: int) -> None:
-        """Forget what has been sent."""
         self.unsent -= sent
         while sent:
             part = self._out.popleft()
@@ -1285,7 +1259,7 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
-            raise self._lost(error) from error
+            raise lost(self.peer, error) from error
         if not data:
             raise ConnectionLostError(f"{self.peer} closed the connection")
         return data
@@ -1352,7 +1326,7 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
-            raise self._lost(error) from error
+            raise lost(self.peer, error) from error
         if not size:
             raise ConnectionLostError(f"{self.peer} closed the connection")
         return size
@@ -1469,9 +1443,6 @@ class Connection:
         """Give the socket back to the system."""
         self._socket.close()
 
-    def _lost(self, error: OSError) -> ConnectionLostError:
-        return lost(self.peer, error)
-
 
 def lost(peer: str, error: OSError) -> ConnectionLostError:
     """Say in our own terms what the system says of a connection; the only place that does."""
@@ -1548,10 +1519,12 @@ def _tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sys.platform == "linux":
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_TIMEOUT * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, config.KEEPALIVE_IDLE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, config.KEEPALIVE_INTERVAL)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, config.KEEPALIVE_PROBES)
+        sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, config.UNANSWERED_TIMEOUT * 1000
+        )
 
 
 BlockCheck = Callable[[BlockHeader], memoryview]
@@ -1573,7 +1546,6 @@ class BlockReader:
 
     @property
     def mid_block(self) -> bool:
-        """Whether part of a block has arrived."""
         return self._block is not None or self._filled > 0
 
     def receive(self, connection: Connection) -> tuple[BlockHeader, memoryview] | None:

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import os
 import resource
+import select
 import signal
 import socket
 import ssl
@@ -86,6 +87,7 @@ from protocol import (
     Queued,
     Rejected,
     RejectedError,
+    RemoteProtocolError,
     Side,
     State,
     TransferError,
@@ -730,6 +732,31 @@ def test_a_man_in_the_middle_with_a_good_certificate_is_found_out(
     assert caught.value.exit_code == 3
 
 
+def ending_tls(port: int, pair: Pair) -> Callable[[socket.socket], None]:
+    """Return what ends TLS with ``pair`` and passes a connection on to ``port`` without it."""
+    context = auth.server_tls(pair.cert, pair.key)
+
+    def handle(sock: socket.socket) -> None:
+        near = context.wrap_socket(sock, server_side=True)
+        far = socket.create_connection(("127.0.0.1", port))
+        with near, far, contextlib.suppress(OSError):  # one side has gone
+            data = b"both are open"
+            while data:
+                for ready in select.select([near, far], [], [], PATIENCE)[0]:
+                    data = ready.recv(65536)  # a record has 16 KB: nothing stays behind
+                    (far if ready is near else near).sendall(data)
+
+    return handle
+
+
+def test_tls_may_end_in_front_of_the_server(local: ServerThread, pki: Pki, tmp_path: Path) -> None:
+    """As with stunnel: the server cannot bind the login, its HELLO says so, and we get in."""
+    source = random_file(tmp_path / "x", 1_000_000)
+    with Relay(ending_tls(local.port, pki.server)) as relay:
+        (receipt,) = send_files([source], local.client(port=relay.port, ca=pki.ca))
+    assert receipt.digest == md5(source)
+
+
 def test_a_login_that_is_not_bound_is_refused_over_tls(secure: ServerThread, pki: Pki) -> None:
     """27: whoever does not say which certificate it has seen does not get in."""
     with Peer(secure.port, ca=pki.ca) as peer:
@@ -955,6 +982,61 @@ def test_a_server_believes_no_token_from_afar_without_tls(
     monkeypatch.setattr(server_module, "is_loopback", lambda host: False)
     with Peer(local.port) as peer, pytest.raises(AuthenticationError, match="over TLS only"):
         peer.show(token())
+
+
+@pytest.mark.parametrize("shown", ["", "a.b.c"], ids=["password", "token"])
+def test_a_login_does_not_wait_for_the_servers_hello(tmp_path: Path, shown: str) -> None:
+    """A round trip saved: AUTH_START has come before the server says anything."""
+
+    def script(server: Impostor) -> None:
+        control = server.accept()
+        heard.extend(control.answer(PATIENCE) for _ in range(2))
+        control.send(Hello(VERSION, FEATURES))
+        control.send(Error("authentication", "so far so good"))
+
+    heard: list[Message] = []
+    impostor = Impostor(script)
+    settings = ClientSettings(port=impostor.port, timeout=5.0, token=shown or None)
+    with contextlib.closing(impostor), pytest.raises(AuthenticationError, match="so far so good"):
+        send_files([random_file(tmp_path / "x", 10)], settings)
+    assert [type(message) for message in heard] == [Hello, AuthStart]
+
+
+@pytest.mark.parametrize("shown", ["", "a.b.c"], ids=["password", "token"])
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Hello(VERSION - 1, FEATURES), f"does not speak version {VERSION}"),
+        (Hello(VERSION, ("sha256",)), "does not know md5"),
+    ],
+    ids=["another version", "no MD5"],
+)
+def test_a_server_of_no_use_is_told_whatever_it_says_to_the_login(
+    tmp_path: Path, answer: Hello, words: str, shown: str
+) -> None:
+    """Its HELLO comes first: what follows it, about an AUTH_START it may not know, is not heard."""
+
+    def script(server: Impostor) -> None:
+        control = server.accept()
+        control.answer(PATIENCE)
+        control.send(answer)
+        control.send(Error("authentication", "whatever that is"))
+
+    impostor = Impostor(script)
+    settings = ClientSettings(port=impostor.port, timeout=0.5, token=shown or None)
+    with contextlib.closing(impostor), pytest.raises(RemoteProtocolError, match=words) as caught:
+        send_files([random_file(tmp_path / "x", 10)], settings)
+    assert caught.value.exit_code == 5
+
+
+def test_a_real_server_of_another_version_says_so_although_a_login_has_come_along(
+    local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads on until we have read its last words: they are not lost in a reset."""
+    monkeypatch.setattr(client_module, "VERSION", VERSION - 1)
+    words = f"this server speaks version {VERSION}, the client {VERSION - 1}"
+    with pytest.raises(RemoteProtocolError, match=words):
+        send_files([random_file(tmp_path / "x", 10)], local.client())
 
 
 def test_a_server_that_lets_in_without_a_proof_is_refused(tmp_path: Path) -> None:

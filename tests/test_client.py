@@ -31,6 +31,7 @@ from conftest import (
     run_client,
 )
 
+import auth
 import client as module
 import config
 from client import (
@@ -934,6 +935,30 @@ def test_an_unreadable_file_is_told_before_anything_is_sent(
     with pytest.raises(SourceError):
         send_files([random_file(tmp_path / "a", 10), tmp_path / "missing"], local.client())
     assert received(local.output) == []
+
+
+def test_a_password_is_asked_for_once_and_while_no_server_waits_for_it(
+    local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person may take longer than the login may, and sessions may be lost."""
+    peers: list[int] = []
+
+    def ask(*_: object) -> str:
+        peers.append(len(local.server._peers))
+        return "password1"
+
+    monkeypatch.setattr(auth, "read_password", ask)
+    monkeypatch.setattr(config, "RETRY_FIRST", 0.01)
+    log_in, sessions = module.Session._log_in, itertools.count()
+
+    def enter(session: module.Session) -> None:
+        log_in(session)
+        if next(sessions) == 0:
+            raise ConnectionLostError("lost")
+
+    monkeypatch.setattr(module.Session, "_log_in", enter)
+    send_files([random_file(tmp_path / "x", 10)], local.client())
+    assert peers == [0]
 
 
 def test_a_wrong_password_is_an_authentication_error(local: ServerThread, tmp_path: Path) -> None:

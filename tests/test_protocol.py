@@ -743,8 +743,10 @@ RULES = """
     cancelling  server  INTEGRITY_FAILED   ready
     cancelling  server  REJECTED           ready
     open        client  ATTACH             attaching
-    greeted     client  ATTACH             ahead
-    ahead       server  HELLO              attaching
+    greeted     client  AUTH_START         login-ahead
+    login-ahead server  HELLO              login
+    greeted     client  ATTACH             attach-ahead
+    attach-ahead server HELLO              attaching
     attaching   server  ATTACHED           streaming
 """
 
