@@ -49,6 +49,7 @@ from server import PARTIAL, Server
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = 52  # bytes of a block header on the wire
 PATIENCE = 20.0  # seconds until a condition that should come counts as never coming
+SOON = 25.0  # seconds: long for a busy machine, and shorter than any wait for somebody who is gone
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

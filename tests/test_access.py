@@ -936,7 +936,7 @@ def test_a_server_that_lets_in_without_a_proof_is_refused(tmp_path: Path) -> Non
         control.send(AuthOk("", "t" * 20, 0))
 
     impostor = Impostor(script)
-    settings = ClientSettings(port=impostor.port, timeout=2.0)
+    settings = ClientSettings(port=impostor.port)
     with contextlib.closing(impostor), pytest.raises(
         AuthenticationError, match="without a proof"
     ) as caught:
@@ -954,7 +954,7 @@ def test_a_server_that_wants_a_password_for_a_token_is_refused(tmp_path: Path) -
         control.send(AuthChallenge("r=x,s=AAAA,i=4096"))
 
     impostor = Impostor(script)
-    settings = ClientSettings(port=impostor.port, timeout=2.0, token="a.b.c")
+    settings = ClientSettings(port=impostor.port, token="a.b.c")
     with contextlib.closing(impostor), pytest.raises(
         AuthenticationError, match="does not take tokens"
     ):
@@ -1397,7 +1397,7 @@ def test_a_users_directory_that_is_a_file_is_a_rejection(
     """11 and 13: also where its quota is to be counted; no internal error."""
     local = serve({"alice": account(directory="alice", quota=1000)})
     (local.output / "alice").write_bytes(b"in the way")
-    settings = local.client(user="alice", password=PASSWORD, timeout=2.0)
+    settings = local.client(user="alice", password=PASSWORD)
     with pytest.raises(RejectedError) as caught:
         send_files([random_file(tmp_path / "x", 10)], settings)
     assert caught.value.code == "disk"

@@ -22,6 +22,7 @@ from conftest import (
     HEADER,
     PATIENCE,
     ROOT,
+    SOON,
     RawClient,
     RawUpload,
     ServerThread,
@@ -113,7 +114,7 @@ def test_trickling_bytes_do_not_put_the_login_deadline_off(start_local: StartLoc
                 continue
             break
         assert b"timeout" in words
-        assert time.monotonic() - began < PATIENCE / 2
+        assert time.monotonic() - began < PATIENCE
 
 
 @pytest.mark.parametrize("cut", range(0, len(HELLO), 3))
@@ -979,8 +980,9 @@ def test_a_bug_in_a_worker_hurts_only_its_transfer(
         answers = server_module.Service._handlers(service)
         patch.setattr(service, "_answers", answers)
         patch.setattr(config, "RETRY_LONGEST", 0.1)
+        patch.setattr(config, "PATIENCE", 2)
         with pytest.raises(TransferError):
-            send_files([source], local.client(timeout=0.3))
+            send_files([source], local.client(timeout=1.0))
     assert "ZeroDivisionError" in caplog.text
     eventually(lambda: local.server._service.parts.in_use == 0)
     still_serves(local.port, tmp_path)
@@ -1064,7 +1066,7 @@ def test_a_half_open_connection_keeps_nobody_from_going_on(
     valve.all_shut = True
     began = time.monotonic()
     (receipt,) = send_files([source], local.client())
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
     assert receipt.resumed_bytes > 0
     assert [md5(path) for path in received(local.output)] == [md5(source)]
     valve.all_shut = False
@@ -1085,7 +1087,7 @@ def test_a_stopped_client_keeps_nobody_from_going_on(
             stopped.send_signal(signal.SIGSTOP)
             began = time.monotonic()
             (receipt,) = send_files([source], local.client())
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < SOON
         finally:
             stopped.kill()
     assert receipt.resumed_bytes > 0
@@ -1371,6 +1373,6 @@ def test_a_disk_that_hangs_at_the_very_end_does_not_keep_the_server_from_ending(
     with _stuck_server(tmp_path, what) as (process, port), RawClient(port).log_in() as client:
         client.start("x", bytes(4096))
         process.terminate()
-        _, errors = process.communicate(timeout=PATIENCE / 4)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "Traceback" not in errors
