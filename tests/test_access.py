@@ -1333,7 +1333,7 @@ def test_a_dead_attempt_at_the_same_file_does_not_count_against_its_successor(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, lives: bool
 ) -> None:
     """13 and 40: whose link is cut goes on with what it has; beside one that lives is no room."""
-    monkeypatch.setattr(config, "PROBE_TIMEOUT", 0.6)
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", PATIENCE if lives else 0.6)
     local = serve({"alice": account(quota=500 * KB)})
     data = os.urandom(400 * KB)
     with Peer(local.port).log_in() as first, Peer(local.port).log_in() as second:

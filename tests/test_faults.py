@@ -1056,9 +1056,14 @@ class Background:
 
 
 def test_a_half_open_connection_keeps_nobody_from_going_on(
-    local: ServerThread, tmp_path: Path, start_proxy: StartProxy, valve: Valve
+    local: ServerThread,
+    tmp_path: Path,
+    start_proxy: StartProxy,
+    valve: Valve,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """40: the client comes back before the server knows that its old connection is dead."""
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", 0.6)
     proxy = start_proxy(local.port, valve)
     source = random_file(tmp_path / "x", 10_000_000)
     old = Background(source, local.client(port=proxy.port, timeout=30.0))
@@ -1075,9 +1080,14 @@ def test_a_half_open_connection_keeps_nobody_from_going_on(
 
 
 def test_a_stopped_client_keeps_nobody_from_going_on(
-    local: ServerThread, tmp_path: Path, start_proxy: StartProxy, valve: Valve
+    local: ServerThread,
+    tmp_path: Path,
+    start_proxy: StartProxy,
+    valve: Valve,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """43: suspended with Ctrl-Z and forgotten; the same command in another window goes on."""
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", 0.6)
     proxy = start_proxy(local.port, valve)
     source = random_file(tmp_path / "x", 10_000_000)
     command = client_command(proxy.port, source, "--quiet")
@@ -1102,7 +1112,7 @@ def test_a_live_client_is_not_robbed_however_slow_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """43: it answers the question whether it lives; the other one gets a file of its own."""
-    monkeypatch.setattr(config, "PROBE_TIMEOUT", 1.0)
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", PATIENCE)
     proxy = start_proxy(local.port, valve)
     source = random_file(tmp_path / "x", 10_000_000)
     slow = Background(source, local.client(port=proxy.port, timeout=30.0))
@@ -1119,7 +1129,7 @@ def test_who_does_not_answer_ping_loses_its_part_file(
     local: ServerThread, monkeypatch: pytest.MonkeyPatch, lives: bool
 ) -> None:
     """43: one that answers goes on undisturbed; one that does not is told that it was taken."""
-    monkeypatch.setattr(config, "PROBE_TIMEOUT", 0.6)
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", PATIENCE if lives else 0.6)
     content = os.urandom(10 * 4096)
     with RawClient(local.port).log_in() as first, RawClient(local.port).log_in() as second:
         upload = first.start("x", content, 4096, resume=True)

@@ -343,9 +343,14 @@ def test_many_short_outages_only_delay(
 
 
 def test_a_dead_session_is_taken_over(
-    local: ServerThread, proxy: FaultProxy, start_client: StartClient, tmp_path: Path
+    local: ServerThread,
+    proxy: FaultProxy,
+    start_client: StartClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """40: the client was killed, the server's side is open and silent: the next goes on soon."""
+    monkeypatch.setattr("config.PROBE_TIMEOUT", 0.6)
     source = random_file(tmp_path / "x", 6 * MB)
     proxy.plan(SLOW)
     client = start_client(proxy, source)
@@ -363,10 +368,11 @@ def test_a_dead_session_is_taken_over(
 
 
 def test_a_slow_session_that_lives_is_not_taken_over(
-    local: ServerThread, proxy: FaultProxy, tmp_path: Path
+    local: ServerThread, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """43: it answers, if late; the second client gets a file of its own."""
-    source = random_file(tmp_path / "x", 3 * MB // 2)
+    monkeypatch.setattr("config.PROBE_TIMEOUT", PATIENCE)
+    source = random_file(tmp_path / "x", 10 * MB)  # not done before the second, however busy
     slow = Plan(up=Line(delay=0.3, rate=MB // 8), down=Line(delay=0.3))
     for number in range(1 + STREAMS):
         proxy.plan(slow, number)
