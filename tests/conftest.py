@@ -95,7 +95,11 @@ def part_files(output: Path) -> list[Path]:
 
 def journal_bytes(output: Path) -> int:
     """Return how much the journals of an output directory hold: it grows with each block."""
-    return sum(path.stat().st_size for path in (output / PARTIAL).glob("*.journal"))
+    total = 0
+    for path in (output / PARTIAL).glob("*.journal"):
+        with contextlib.suppress(FileNotFoundError):  # it ended while we looked
+            total += path.stat().st_size
+    return total
 
 
 def strays(output: Path) -> list[Path]:
