@@ -2705,6 +2705,11 @@ class Terminal:
             self.seen += os.read(self._master, 4096).decode()
         return text in self.seen
 
+    def listens(self) -> None:
+        """Wait until it sleeps in its prompt: Python would not notice a signal just before that."""
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        eventually(lambda: stat.read_text().rpartition(") ")[2].startswith("S"), "its reading")
+
     def leaves(self) -> int:
         """Wait for the end; return the exit code and see the rest."""
         code = self._process.wait(PATIENCE)
@@ -2754,6 +2759,7 @@ def test_two_different_passwords_are_refused(terminal: Terminal, file: Path) -> 
 def test_ctrl_c_at_the_prompt_ends_without_a_traceback(terminal: Terminal, file: Path) -> None:
     """Exit code 130, as for every program that was interrupted."""
     terminal.sees("Password of alice: ")
+    terminal.listens()
     terminal.types("\x03")
     assert terminal.leaves() == 130
     assert "Traceback" not in terminal.seen

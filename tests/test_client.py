@@ -30,6 +30,7 @@ from conftest import (
     received,
     run_client,
 )
+from proxy import reserve_port
 
 import auth
 import client as module
@@ -792,7 +793,7 @@ def test_a_sender_that_was_stopped_while_it_connected_does_not_shake_hands(
         session.address = socket.AF_INET, silent.getsockname()
         thread = threading.Thread(target=sender.run)
         thread.start()
-        thread.join(5)
+        thread.join(PATIENCE)
         ended = not thread.is_alive()
     thread.join()
     session.close()
@@ -980,11 +981,9 @@ def test_the_client_leaves_no_thread_and_no_file_behind(
 
 def test_a_server_that_is_not_there_is_tried_for_the_timeout(tmp_path: Path) -> None:
     """Exit 5's exception, not a raw OSError."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
     path = random_file(tmp_path / "a", 10)
-    with pytest.raises(ConnectionLostError, match="nothing listens"):
-        send_files([path], ClientSettings(port=port, timeout=0.6))
+    with reserve_port() as reserved, pytest.raises(ConnectionLostError, match="nothing listens"):
+        send_files([path], ClientSettings(port=reserved.getsockname()[1], timeout=0.6))
 
 
 def test_all_addresses_of_a_server_are_tried_within_the_timeout(
@@ -1008,15 +1007,15 @@ def test_all_addresses_of_a_server_are_tried_within_the_timeout(
 
 def test_a_server_that_starts_late_is_reached(start_local: StartLocal, tmp_path: Path) -> None:
     """Who starts the client first gets the file through all the same."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
     path = random_file(tmp_path / "a", 10)
     receipts: list[Receipt] = []
-    settings = ClientSettings(port=port, timeout=20)
-    sending = threading.Thread(target=lambda: receipts.extend(send_files([path], settings)))
-    sending.start()
-    start_local(port=port)
-    sending.join(20)
+    with reserve_port() as reserved:
+        port = reserved.getsockname()[1]
+        settings = ClientSettings(port=port, timeout=PATIENCE)
+        sending = threading.Thread(target=lambda: receipts.extend(send_files([path], settings)))
+        sending.start()
+        start_local(port=port)
+        sending.join(2 * PATIENCE)
     assert [receipt.verdict for receipt in receipts] == ["INTEGRITY_OK"]
 
 
@@ -1062,9 +1061,8 @@ def test_nothing_to_send_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_unreachable_server_is_exit_5(tmp_path: Path) -> None:
     """One warning while it tries, whatever the number of attempts, and one line at the end."""
     path = random_file(tmp_path / "a", 10)
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    done = run_client(port, path, "--timeout", "2")
+    with reserve_port() as reserved:
+        done = run_client(reserved.getsockname()[1], path, "--timeout", "2")
     assert done.returncode == 5
     assert done.stderr.count("\n") == 2
     assert "nothing listens there" in done.stderr

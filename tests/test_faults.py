@@ -22,6 +22,7 @@ from conftest import (
     HEADER,
     PATIENCE,
     ROOT,
+    SOON,
     RawClient,
     RawUpload,
     ServerThread,
@@ -113,7 +114,7 @@ def test_trickling_bytes_do_not_put_the_login_deadline_off(start_local: StartLoc
                 continue
             break
         assert b"timeout" in words
-        assert time.monotonic() - began < PATIENCE / 2
+        assert time.monotonic() - began < PATIENCE
 
 
 @pytest.mark.parametrize("cut", range(0, len(HELLO), 3))
@@ -992,8 +993,9 @@ def test_a_bug_in_a_worker_hurts_only_its_transfer(
         answers = server_module.Service._handlers(service)
         patch.setattr(service, "_answers", answers)
         patch.setattr(config, "RETRY_LONGEST", 0.1)
+        patch.setattr(config, "PATIENCE", 2)
         with pytest.raises(TransferError):
-            send_files([source], local.client(timeout=0.3))
+            send_files([source], local.client(timeout=1.0))
     assert "ZeroDivisionError" in caplog.text
     eventually(lambda: local.server._service.parts.in_use == 0)
     still_serves(local.port, tmp_path)
@@ -1067,9 +1069,14 @@ class Background:
 
 
 def test_a_half_open_connection_keeps_nobody_from_going_on(
-    local: ServerThread, tmp_path: Path, start_proxy: StartProxy, valve: Valve
+    local: ServerThread,
+    tmp_path: Path,
+    start_proxy: StartProxy,
+    valve: Valve,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """40: the client comes back before the server knows that its old connection is dead."""
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", 0.6)
     proxy = start_proxy(local.port, valve)
     source = random_file(tmp_path / "x", 10_000_000)
     old = Background(source, local.client(port=proxy.port, timeout=30.0))
@@ -1077,7 +1084,7 @@ def test_a_half_open_connection_keeps_nobody_from_going_on(
     valve.all_shut = True
     began = time.monotonic()
     (receipt,) = send_files([source], local.client())
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
     assert receipt.resumed_bytes > 0
     assert [md5(path) for path in received(local.output)] == [md5(source)]
     valve.all_shut = False
@@ -1086,9 +1093,14 @@ def test_a_half_open_connection_keeps_nobody_from_going_on(
 
 
 def test_a_stopped_client_keeps_nobody_from_going_on(
-    local: ServerThread, tmp_path: Path, start_proxy: StartProxy, valve: Valve
+    local: ServerThread,
+    tmp_path: Path,
+    start_proxy: StartProxy,
+    valve: Valve,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """43: suspended with Ctrl-Z and forgotten; the same command in another window goes on."""
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", 0.6)
     proxy = start_proxy(local.port, valve)
     source = random_file(tmp_path / "x", 10_000_000)
     command = client_command(proxy.port, source, "--quiet")
@@ -1098,7 +1110,7 @@ def test_a_stopped_client_keeps_nobody_from_going_on(
             stopped.send_signal(signal.SIGSTOP)
             began = time.monotonic()
             (receipt,) = send_files([source], local.client())
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < SOON
         finally:
             stopped.kill()
     assert receipt.resumed_bytes > 0
@@ -1113,7 +1125,7 @@ def test_a_live_client_is_not_robbed_however_slow_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """43: it answers the question whether it lives; the other one gets a file of its own."""
-    monkeypatch.setattr(config, "PROBE_TIMEOUT", 1.0)
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", PATIENCE)
     proxy = start_proxy(local.port, valve)
     source = random_file(tmp_path / "x", 10_000_000)
     slow = Background(source, local.client(port=proxy.port, timeout=30.0))
@@ -1130,7 +1142,7 @@ def test_who_does_not_answer_ping_loses_its_part_file(
     local: ServerThread, monkeypatch: pytest.MonkeyPatch, lives: bool
 ) -> None:
     """43: one that answers goes on undisturbed; one that does not is told that it was taken."""
-    monkeypatch.setattr(config, "PROBE_TIMEOUT", 0.6)
+    monkeypatch.setattr(config, "PROBE_TIMEOUT", PATIENCE if lives else 0.6)
     content = os.urandom(10 * 4096)
     with RawClient(local.port).log_in() as first, RawClient(local.port).log_in() as second:
         upload = first.start("x", content, 4096, resume=True)
@@ -1384,6 +1396,6 @@ def test_a_disk_that_hangs_at_the_very_end_does_not_keep_the_server_from_ending(
     with _stuck_server(tmp_path, what) as (process, port), RawClient(port).log_in() as client:
         client.start("x", bytes(4096))
         process.terminate()
-        _, errors = process.communicate(timeout=PATIENCE / 4)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "Traceback" not in errors

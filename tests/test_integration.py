@@ -318,7 +318,8 @@ def test_debug_shows_every_block(start_server: StartServer, tmp_path: Path) -> N
     done = run_client(server.port, source, "--log-level", "DEBUG")
     for index in range(5):
         assert f"block {index} sent" in done.stderr
-        assert f"block {index} written" in server.log
+    written = [f"block {index} written" for index in range(5)]
+    eventually(lambda: all(line in server.log for line in written), "every block's line")
 
 
 @pytest.mark.parametrize(("umask", "others"), [(0o777, 0), (0o022, 0o044), (0o277, 0)])

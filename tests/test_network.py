@@ -16,6 +16,7 @@ import pytest
 from conftest import (
     HEADER,
     PATIENCE,
+    SOON,
     ServerProcess,
     ServerThread,
     StartServer,
@@ -328,7 +329,7 @@ def test_many_short_outages_only_delay(
     local: ServerThread, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     """40: 25 of them, each when more bytes have come through since the one before."""
-    source = random_file(tmp_path / "x", 6 * MB)
+    source = random_file(tmp_path / "x", 24 * MB)  # much more than comes through in between
     proxy.plan(Plan(up=Line(rate=MB)))
     with _sending(proxy, source, timeout=2.0) as sent:
         for number in range(25):
@@ -342,9 +343,14 @@ def test_many_short_outages_only_delay(
 
 
 def test_a_dead_session_is_taken_over(
-    local: ServerThread, proxy: FaultProxy, start_client: StartClient, tmp_path: Path
+    local: ServerThread,
+    proxy: FaultProxy,
+    start_client: StartClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """40: the client was killed, the server's side is open and silent: the next goes on soon."""
+    monkeypatch.setattr("config.PROBE_TIMEOUT", 0.6)
     source = random_file(tmp_path / "x", 6 * MB)
     proxy.plan(SLOW)
     client = start_client(proxy, source)
@@ -356,16 +362,17 @@ def test_a_dead_session_is_taken_over(
     proxy.plan(Plan())
     began = time.monotonic()
     receipt = _send(proxy, source)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
     assert 0 < receipt.resumed_bytes < 6 * MB
     _check_one(local.output, source)
 
 
 def test_a_slow_session_that_lives_is_not_taken_over(
-    local: ServerThread, proxy: FaultProxy, tmp_path: Path
+    local: ServerThread, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """43: it answers, if late; the second client gets a file of its own."""
-    source = random_file(tmp_path / "x", 3 * MB // 2)
+    monkeypatch.setattr("config.PROBE_TIMEOUT", PATIENCE)
+    source = random_file(tmp_path / "x", 10 * MB)  # not done before the second, however busy
     slow = Plan(up=Line(delay=0.3, rate=MB // 8), down=Line(delay=0.3))
     for number in range(1 + STREAMS):
         proxy.plan(slow, number)
@@ -389,10 +396,10 @@ def test_a_black_hole_ends_the_client_within_its_patience(
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(_send, proxy, source, timeout=0.5)
         proxy.forwarded(2 * MB)
-        proxy.outage()
         began = time.monotonic()
-        error = sending.exception(PATIENCE)
-    assert 4 < time.monotonic() - began < 15
+        proxy.outage()
+        error = sending.exception(2 * PATIENCE)
+    assert time.monotonic() - began > 4  # it may have heard the last for a moment before
     assert isinstance(error, ConnectionLostError)
     assert error.exit_code == 5
 
@@ -415,14 +422,15 @@ def test_a_peer_that_never_reads_is_given_up(
     """41: the windows of all data connections close; after --timeout others are made."""
     source = random_file(tmp_path / "x", 10 * MB)
     proxy.plan(SLOW)
-    with _sending(proxy, source, timeout=2.0) as sent:
+    timeout = 2.0
+    with _sending(proxy, source, timeout) as sent:
         proxy.forwarded(2 * MB)
         began = time.monotonic()
         for number in proxy.open_ones(Kind.DATA):
             proxy.plan(Plan(deaf=True), number)
         proxy.plan(Plan())
     assert sent.result().verdict == "INTEGRITY_OK"
-    assert time.monotonic() - began < PATIENCE / 2  # not only when the session is given up
+    assert time.monotonic() - began < 10 * timeout  # not only when the session is given up
     assert len(proxy.numbers(Kind.DATA)) > STREAMS
     _check_one(local.output, source)
 

@@ -29,7 +29,7 @@ from config import KB, MB, format_size, parse_size  # noqa: E402
 
 HOST = "127.0.0.1"
 PIECE = MB  # of random data; a larger one would show as memory of our children
-START_PATIENCE = 10.0  # seconds for a peer to listen, or a small helper to end
+START_PATIENCE = 30.0  # seconds for a peer to listen, or a small helper to end
 END_PATIENCE = 5.0  # seconds for a peer to end when asked to
 SLOWEST = 2 * MB  # bytes in a second; what is slower than this, and a minute more, hangs
 IN_MEMORY = ("tmpfs", "ramfs")  # file systems where nothing is durable and nothing costs
