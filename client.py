@@ -898,13 +898,15 @@ def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
 
 
 def _show_token(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
-    """Log in with a token. Who reads it on the way can use it: only where nobody can."""
+    """Log in with a token. Who reads it on the way can use it: only where nobody can.
+
+    So the server's HELLO comes first: another program at this port must not be shown it.
+    """
     assert settings.token is not None
     if not connection.secure and not is_loopback(str(connection.address[1][0])):
         raise UsageError("a token is shown to the server only over TLS: add --tls")
-    connection.send(AuthStart(TOKEN, settings.token))
     hello = _hear_hello(connection, settings)
-    welcome = connection.answer(settings.timeout)
+    welcome = connection.call(AuthStart(TOKEN, settings.token), settings.timeout)
     if not isinstance(welcome, AuthOk):
         raise AuthenticationError("the server does not take tokens")
     return hello, welcome

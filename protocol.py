@@ -28,8 +28,9 @@ A *session* is one coordinator connection and its data connections. The coordina
                                      <--  INTEGRITY_OK receipt, or INTEGRITY_FAILED
     GOODBYE                          -->
 
-Over TLS, AUTH_START with a password waits for the server's HELLO: TLS may end in front of the
-server, and only there does it say whether it can bind the login to the connection.
+AUTH_START waits for the server's HELLO over TLS, which may end in front of the server: only there
+does it say whether it can bind the login to the connection. So does a token, which is for nobody
+else to see.
 
 A file may be turned down with REJECTED (code, reason) from FILE_START on, and given up with CANCEL;
 the session goes on with the next one. ERROR (code, reason) ends the connection it comes on. A

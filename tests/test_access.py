@@ -984,8 +984,7 @@ def test_a_server_believes_no_token_from_afar_without_tls(
         peer.show(token())
 
 
-@pytest.mark.parametrize("shown", ["", "a.b.c"], ids=["password", "token"])
-def test_a_login_does_not_wait_for_the_servers_hello(tmp_path: Path, shown: str) -> None:
+def test_a_login_does_not_wait_for_the_servers_hello(tmp_path: Path) -> None:
     """A round trip saved: AUTH_START has come before the server says anything."""
 
     def script(server: Impostor) -> None:
@@ -996,10 +995,28 @@ def test_a_login_does_not_wait_for_the_servers_hello(tmp_path: Path, shown: str)
 
     heard: list[Message] = []
     impostor = Impostor(script)
-    settings = ClientSettings(port=impostor.port, timeout=5.0, token=shown or None)
+    settings = ClientSettings(port=impostor.port)
     with contextlib.closing(impostor), pytest.raises(AuthenticationError, match="so far so good"):
         send_files([random_file(tmp_path / "x", 10)], settings)
     assert [type(message) for message in heard] == [Hello, AuthStart]
+
+
+def test_no_token_is_shown_to_what_does_not_say_hello(tmp_path: Path) -> None:
+    """24: who mistypes the port must not give the token to another program."""
+
+    def script(server: Impostor) -> None:
+        control = server.accept()
+        heard.append(control.answer(PATIENCE))
+        control.send(Error("authentication", "who is there?"))
+        with pytest.raises(ConnectionLostError):
+            heard.append(control.answer(PATIENCE))
+
+    heard: list[Message] = []
+    impostor = Impostor(script)
+    settings = ClientSettings(port=impostor.port, token="a.b.c")
+    with contextlib.closing(impostor), pytest.raises(AuthenticationError, match="who is there"):
+        send_files([random_file(tmp_path / "x", 10)], settings)
+    assert [type(message) for message in heard] == [Hello]
 
 
 @pytest.mark.parametrize("shown", ["", "a.b.c"], ids=["password", "token"])
