@@ -595,7 +595,7 @@ class PartFile:
             _flush_directory(self._final.parent)
         else:
             self._give_name()
-        self._note_published()
+            self._note_published()
         return self.facts.place
 
     def _note_published(self) -> None:
@@ -1285,7 +1285,7 @@ class Transfer:
         So no block is ever written after it was verified, whatever comes twice.
         """
         with self._lock:
-            if self.stage >= Stage.PUBLISHED or self._part is None:
+            if self.ended or self._part is None:
                 raise TransferEndedError
             state = self._states[block]
             if state >= Block.ANNOUNCED:
@@ -2171,11 +2171,9 @@ class Service:
         used -= 0 if anew else self.parts.published_bytes(transfer.facts)
         size = counted(transfer.blocks.size)
         if used + size > quota:
-            reason = (
-                f"{format_size(size)} is more than the {format_size(max(0, quota - used))} left"
-            )
+            reason = f"{format_size(size)} is more than the {format_size(max(0, quota - used))}"
             least = " (what a file counts at least)" if size > transfer.blocks.size else ""
-            raise RejectedError("quota", f"{reason} of the quota{least}")
+            raise RejectedError("quota", f"{reason} left of the quota{least}")
 
     def _accept(self, session: Session, start: FileStart) -> Transfer:
         """Look at the metadata before anything is reserved. Raises ``RejectedError``."""
