@@ -2672,8 +2672,10 @@ def test_a_full_standard_output_is_exit_code_2_and_one_line(
 # --- at a terminal ------------------------------------------------------------------------------
 
 # Opening the terminal as the leader of a new session makes it the one that getpass asks at.
+# What the shell that runs the tests has said of Ctrl-C (in the background: no) is not for it.
 AT_A_TERMINAL = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 for target in (0, 1, 2):
     os.dup2(os.open(sys.argv[1], os.O_RDWR), target)
 os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
