@@ -8,22 +8,15 @@ machines must agree on and nobody may tune alone.
 
 from __future__ import annotations
 
-import argparse
-import logging
-import os
-import re
-import sys
-import unicodedata
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, TextIO
 
 KB = 1024
 MB = 1024 * KB
 GB = 1024 * MB
 
 # --- both sides ---------------------------------------------------------------------------------
+
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 4455
@@ -38,12 +31,12 @@ KEEPALIVE_INTERVAL = 10  # seconds between two such questions
 KEEPALIVE_PROBES = 3  # unanswered questions before the connection counts as lost
 UNANSWERED_TIMEOUT = 120  # seconds the system goes on with bytes that the peer's system does not
 # acknowledge: an outage of a minute, with the pauses between attempts that TCP makes by then
-
 BURST = 0.1  # seconds of a rate limit that may be made up for at once after a pause
 LEAST_LIMIT = 64 * KB  # bytes a second, for a server: a block of 200 KB then comes every 3 s, and
 # a client gives its connections up after 30 s in which none gets an acknowledgement
 
 # --- the client ---------------------------------------------------------------------------------
+
 
 STREAMS = 4  # data connections, one sender thread each
 AUTO_STREAMS = 48  # the most that --streams auto takes: at 100 ms and 0.1 % loss a stream carries
@@ -105,6 +98,7 @@ BAR_INTERVAL = 0.1  # seconds between two looks of the progress bar
 DEMO_FILE_SIZE = 64 * MB  # the sample that --demo makes
 
 # --- the server ---------------------------------------------------------------------------------
+
 
 RECEIVE_SIZE = 200 * KB  # bytes one receive call may take: what has come, up to a whole block
 WORKERS = 10  # threads that do all work; the main thread only watches
@@ -210,228 +204,3 @@ class ServerSettings:
     idle_timeout: float = IDLE_TIMEOUT
     stall_timeout: float = STALL_TIMEOUT
     block_timeout: float = BLOCK_TIMEOUT
-
-
-# --- sizes and command line ---------------------------------------------------------------------
-
-_UNITS = {"": 1, "K": KB, "M": MB, "G": GB}
-
-
-def parse_size(text: str) -> int:
-    """Turn ``200K``, ``1.5G`` or ``4096`` into bytes; 1 K is 1024.
-
-    Raises ``ValueError`` for anything else, including zero.
-    """
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)\s*([KMG]?)(?:i?B)?", text.strip(), re.I | re.A)
-    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if size < 1:
-        raise ValueError(f"not a size: {printable(text)!r} (try 200K, 1.5M, 2G)")
-    return size
-
-
-def format_size(size: float) -> str:
-    """Give bytes as people read them: ``1.5 GB``, with 1 KB = 1024 bytes."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1024 or unit == "GB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-
-
-def argument(parse: Callable[[str], int], low: int, high: int, what: str) -> Callable[[str], int]:
-    """Make an argparse type: ``parse`` the text, accept only ``low`` to ``high``."""
-
-    def convert(text: str) -> int:
-        try:
-            value = parse(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{what}, not {printable(text)!r}")
-        return value
-
-    return convert
-
-
-def or_auto(parse: Callable[[str], int]) -> Callable[[str], int | None]:
-    """Make an argparse type that also takes ``auto``, which becomes ``None``."""
-    return lambda text: None if text == "auto" else parse(text)
-
-
-def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Make an argparse type of ``parse`` whose error says what its ``ValueError`` says."""
-
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
-
-
-def rate_argument(least: int) -> Callable[[str], int]:
-    """Make the argparse type of ``--limit``: bytes a second."""
-    what = f"a rate of at least {format_size(least)} a second, such as 500K or 10M"
-    return argument(parse_size, least, 2**62, what)
-
-
-def port_argument(least: int = 0) -> Callable[[str], int]:
-    """Make the argparse type of ``--port``; only who listens may say 0, for a free one."""
-    return argument(int, least, 65535, f"a port is a number from {least} to 65535")
-
-
-def seconds_argument(low: float) -> Callable[[str], float]:
-    """Make the argparse type of a duration: seconds, from ``low`` to a day."""
-
-    def convert(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not low <= value <= 86400:
-            what = f"a number of seconds from {low:g} to 86400"
-            raise argparse.ArgumentTypeError(f"{what}, not {printable(text)!r}")
-        return value
-
-    return convert
-
-
-def add_log_level(parser: argparse.ArgumentParser) -> None:
-    """Add ``--log-level``, the same on every command line."""
-    levels = ["DEBUG", "INFO", "WARNING", "ERROR"]
-    parser.add_argument(
-        "--log-level",
-        default="INFO",
-        choices=levels,
-        type=str.upper,
-        metavar="LEVEL",
-        help="DEBUG (a line for each block), INFO, WARNING or ERROR",
-    )
-
-
-# --- the log ------------------------------------------------------------------------------------
-
-SUCCESS = {"sign": "✅"}  # pass as ``extra`` to a logger for good news
-
-_SIGNS = {"coordinator": "🔷", "block": "🔵"}  # by component; errors get theirs by level
-_COLOURS: dict[str, str] = {"✅": "32", "❌": "31", "🔷": "36", "🔵": "34", "⚠️": "33"}
-_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co")  # Unicode categories a terminal acts on
-
-
-def printable(text: str) -> str:
-    r"""Give ``text`` with every character that could act on a terminal as ``\x1b``, ``\u202e``.
-
-    Control and format characters, lone surrogates and line separators are replaced; the rest,
-    emoji and all scripts, stays. Nothing a peer sent reaches a terminal or a log but through here.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        char.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(char) in _HIDDEN
-        else char
-        for char in text
-    )
-
-
-class LogFormatter(logging.Formatter):
-    """One line: time, level, component, sign, message; in colour on a terminal."""
-
-    def __init__(self, colour: bool) -> None:
-        super().__init__(datefmt="%H:%M:%S")
-        self._colour = colour
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with everything in it made safe to print."""
-        sign = self._sign(record)
-        message = printable(record.getMessage())
-        time = self.formatTime(record, self.datefmt)
-        line = f"{time} {record.levelname:<7} {record.name:<11} {sign} {message}"
-        if self._colour and sign in _COLOURS:
-            line = f"\x1b[{_COLOURS[sign]}m{line}\x1b[0m"
-        if record.exc_info:  # only for a bug of our own
-            trace = self.formatException(record.exc_info).split("\n")
-            line = "\n    ".join([line] + [printable(part) for part in trace])
-        return line
-
-    @staticmethod
-    def _sign(record: logging.LogRecord) -> str:
-        if record.levelno >= logging.ERROR:
-            return "❌"
-        if record.levelno >= logging.WARNING:
-            return "⚠️"
-        return getattr(record, "sign", None) or _SIGNS.get(record.name, "·")
-
-
-class BarSafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not generic before 3.11
-    """Writes log lines to standard error without tearing a progress bar that stands there.
-
-    ``around`` is entered for each line: tqdm's ``external_write_mode`` while a bar is shown.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
-        with self.around():
-            super().emit(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
-        """Let a line go that nobody takes, on a full disk say; a bug of ours is still told."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handleError(record)
-
-
-def wants_colour(stream: TextIO) -> bool:
-    """Say whether to colour: only on a terminal, and never with ``NO_COLOR`` (no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def setup_logging(level: str) -> BarSafeHandler:
-    """Send every log line of this process to standard error; return the handler that does it."""
-    handler = BarSafeHandler(sys.stderr)
-    handler.setFormatter(LogFormatter(wants_colour(sys.stderr)))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    return handler
-
-
-def make_output_safe() -> None:
-    """Let standard output and error write any name, whatever the terminal's encoding.
-
-    A standard stream that was closed before we began leads nowhere from now on.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # in this order each takes its own descriptor again
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (it stays)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def keep_own_rights() -> None:
-    """Let no umask take from us what we make ourselves; what it says of others holds.
-
-    Call it before there are threads: the umask can only be read by setting it.
-    """
-    mask = os.umask(0o077)
-    os.umask(mask & 0o077)
-
-
-def say(line: str) -> None:
-    """Print a line on standard output, at once. Raises ``OSError`` where it cannot be written.
-
-    Python keeps such a line and tries again at its end, which would change the exit code: from then
-    on standard output leads nowhere.
-    """
-    try:
-        print(line, flush=True)
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        raise

@@ -22,10 +22,15 @@ from typing import Callable, Iterator
 
 import pytest
 
-import auth
 from config import ClientSettings, ServerSettings
+from lft.accounts import account
+from lft.accounts.passwords import PASSWORD_VARIABLE
+from lft.accounts.scram import ScramClient
+from lft.store.paths import PARTIAL
+from lft.wire.blocks import BlockHeader, encode_header
+from lft.wire.codecs import FEATURES
+from lft.wire.connection import Connection
 from protocol import (
-    FEATURES,
     SCRAM,
     VERSION,
     Attach,
@@ -34,17 +39,14 @@ from protocol import (
     AuthOk,
     AuthResponse,
     AuthStart,
-    BlockHeader,
-    Connection,
     FileReady,
     FileStart,
     Hello,
     Message,
     Side,
     TransferComplete,
-    encode_header,
 )
-from server import PARTIAL, Server
+from server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = 52  # bytes of a block header on the wire
@@ -131,7 +133,7 @@ def _own_logging() -> Iterator[None]:
 def environment() -> dict[str, str]:
     """Return an environment in which nothing of the machine's own changes what the tests see."""
     own = dict(os.environ, PYTHONUNBUFFERED="1")
-    for name in (auth.PASSWORD_VARIABLE, "NO_COLOR", "COLUMNS"):
+    for name in (PASSWORD_VARIABLE, "NO_COLOR", "COLUMNS"):
         own.pop(name, None)
     return own
 
@@ -260,7 +262,7 @@ class ServerThread:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.output = settings.output
-        self.server = Server(settings, auth.demo_credentials())
+        self.server = Server(settings, account.demo_credentials())
         self.port = self.server.address[1]
         self._thread = threading.Thread(target=self.server.run, name="server-main")
         self._thread.start()
@@ -338,7 +340,7 @@ class RawClient:
     def log_in(self, user: str = "user1", password: str = "password1") -> RawClient:
         """Log in; the token is then known."""
         self.hello(self.control)
-        login = auth.ScramClient(user, password)
+        login = ScramClient(user, password)
         challenge = self.control.call(AuthStart(SCRAM, login.first()), PATIENCE)
         assert isinstance(challenge, AuthChallenge)
         welcome = self.control.call(AuthResponse(login.respond(challenge.data)), PATIENCE)

@@ -80,36 +80,80 @@ from conftest import (  # noqa: E402
 )
 from test_access import Peer, Pki, tls_options  # noqa: E402
 
-import auth  # noqa: E402
 import client  # noqa: E402
 import config  # noqa: E402
 import protocol  # noqa: E402
 import server as server_module  # noqa: E402
-from config import KB, MB, ClientSettings  # noqa: E402
+from config import (  # noqa: E402
+    KB,
+    MB,
+    ClientSettings,
+)
+from lft.accounts.account import (  # noqa: E402
+    MIN_ITERATIONS,
+    Accounts,
+    Credential,
+)
+from lft.accounts.file import (  # noqa: E402
+    save_credentials,
+)
+from lft.accounts.scram import (  # noqa: E402
+    SCRAM_PLUS,
+    ScramClient,
+    ScramServer,
+)
+from lft.accounts.tokens import (  # noqa: E402
+    make_token,
+)
+from lft.client.receipt import (  # noqa: E402
+    Receipt,
+)
+from lft.wire.blocks import (  # noqa: E402
+    HEADER_SIZE,
+    BlockHeader,
+    BlockReader,
+    decode_header,
+    encode_header,
+)
+from lft.wire.codecs import (  # noqa: E402
+    COMPRESSIONS,
+    FEATURES,
+    compress,
+)
+from lft.wire.connection import (  # noqa: E402
+    Connection,
+)
+from lft.wire.frames import (  # noqa: E402
+    Ack,
+    FrameReader,
+    encode,
+    encode_ack,
+)
+from lft.wire.tls import (  # noqa: E402
+    Tls,
+    TlsLayer,
+    certificate_binding,
+    client_tls,
+    server_tls,
+)
 from protocol import (  # noqa: E402
     CODEC_HELD,
     CODEC_RAW,
-    COMPRESSIONS,
-    FEATURES,
-    HEADER_SIZE,
     MAX_CONTROL_FRAME,
     SCRAM,
     TOKEN,
     VERSION,
-    Ack,
     Attach,
     Attached,
     AuthChallenge,
     AuthOk,
     AuthResponse,
     AuthStart,
-    BlockHeader,
     Cancel,
     ConnectionLostError,
     Error,
     FileReady,
     FileStart,
-    FrameReader,
     Goodbye,
     Hello,
     IntegrityFailed,
@@ -123,15 +167,9 @@ from protocol import (  # noqa: E402
     Rejected,
     Side,
     State,
-    TlsLayer,
     TransferComplete,
     TransferError,
     Verifying,
-    compress,
-    decode_header,
-    encode,
-    encode_ack,
-    encode_header,
 )
 
 HOST = "127.0.0.1"
@@ -576,7 +614,7 @@ class Group:
         nonce = f"{self.rng.getrandbits(96):024x}"
         user = user or self.user
         self.add("login", actor, f"{user} {nonce}".encode())
-        login = auth.ScramClient(user, PASSWORD, nonce, binding=b"" if self.secure else None)
+        login = ScramClient(user, PASSWORD, nonce, binding=b"" if self.secure else None)
         with self._calmly():
             self.say(actor, Hello(VERSION, FEATURES), hear=1)
             self.say(actor, AuthStart(login.mechanism, login.first()), hear=1)
@@ -648,7 +686,7 @@ def plan_nonsense(group: Group, depth: int) -> None:
     if depth < 3:
         actor = group.open()
         binding = b"" if group.secure else None
-        login = auth.ScramClient(group.user, PASSWORD, f"{group.session}", binding=binding)
+        login = ScramClient(group.user, PASSWORD, f"{group.session}", binding=binding)
         words = [Hello(VERSION, FEATURES), AuthStart(login.mechanism, login.first())]
         for word in words[:depth]:
             group.say(actor, word, hear=1)
@@ -848,7 +886,7 @@ class Actor:
     sock: socket.socket | None = None
     tls: Channel | None = None
     frames: FrameReader = field(default_factory=FrameReader)
-    login: auth.ScramClient | None = None
+    login: ScramClient | None = None
     final: str = ""
     heard: int = 0  # answers since somebody listened last
 
@@ -919,7 +957,7 @@ class Round:
         elif event.kind == "login":
             user, nonce = event.data.decode().split()
             binding = self._target.binding if actor.tls else None
-            actor.login = auth.ScramClient(user, PASSWORD, nonce, binding=binding)
+            actor.login = ScramClient(user, PASSWORD, nonce, binding=binding)
         elif event.kind == "hear":
             self._waits.pop(at, None)
             actor.heard = 0
@@ -1090,7 +1128,7 @@ def kind_of(error: TransferError) -> str:
     return "broken" if getattr(error, "code", "") in ("tls", "plain") else "refused"
 
 
-def place(connection: protocol.Connection) -> str:
+def place(connection: Connection) -> str:
     """Tell where a connection is: in which state, or at which step of the handshake."""
     tls = connection._tls
     if tls is None or tls.ready:
@@ -1106,7 +1144,7 @@ def no_counts() -> Counts:
 def serve(counts_file: Path, arguments: list[str]) -> int:
     """Be the server, and write down which states it was talked to in."""
     counts = no_counts()
-    for kind in (protocol.Connection, protocol.BlockReader):
+    for kind in (Connection, BlockReader):
         function: Callable[..., Any] = vars(kind)["receive"]
         setattr(kind, "receive", count_receiving(counts, function))  # noqa: B010
     code = server_module.main(arguments)
@@ -1123,8 +1161,8 @@ class Target:
         self.name, self.secure = folder.name, secure
         self._ca = pki.ca if secure else None
         self.context, self.binding = (
-            auth.client_tls(pki.ca),
-            auth.certificate_binding(pki.server.cert),
+            client_tls(pki.ca),
+            certificate_binding(pki.server.cert),
         )
         self.heard: collections.Counter[str] = collections.Counter()
         self.rounds = self.messages = 0
@@ -1155,14 +1193,14 @@ class Target:
 
     def _make_accounts(self, path: Path) -> str:
         users = {
-            name: auth.Credential.make(PASSWORD, at % 3, auth.MIN_ITERATIONS)
+            name: Credential.make(PASSWORD, at % 3, MIN_ITERATIONS)
             for at, name in enumerate([*USERS, NORMAL, TOKEN_USER])
         }
-        accounts = auth.Accounts(users).with_users(users).with_token_key(renew=True)
-        auth.save_credentials(path, accounts)
+        accounts = Accounts(users).with_users(users).with_token_key(renew=True)
+        save_credentials(path, accounts)
         (self._folder / "password").write_text(PASSWORD)
         (self._folder / "password").chmod(0o600)
-        return auth.make_token(accounts, TOKEN_USER, 86400)
+        return make_token(accounts, TOKEN_USER, 86400)
 
     def _open_files(self) -> int:
         return len(os.listdir(f"/proc/{self._process.pid}/fd"))
@@ -1290,7 +1328,7 @@ class SickServer:
     state is reached. It is used for one call of ``send_files``.
     """
 
-    def __init__(self, seed: str, source: Path, tls: server_module.Tls) -> None:
+    def __init__(self, seed: str, source: Path, tls: Tls) -> None:
         rng = random.Random(seed)
         self._seed, self._source = seed, source
         number, odd = divmod(int(seed.rpartition("-")[2]), 2)
@@ -1299,7 +1337,7 @@ class SickServer:
         self._rate = 0.0 if self.trap else rng.choice((0.0, 0.03, 0.1, 0.3, 0.6))
         self._records = 0.0 if self.trap else rng.choice((0.0, 0.03, 0.3))
         self._touches = self.trap is Cancel or (self.trap is None and rng.random() < 0.3)
-        credential = auth.Credential.make(PASSWORD, 0, auth.MIN_ITERATIONS)
+        credential = Credential.make(PASSWORD, 0, MIN_ITERATIONS)
         self._credentials = {NORMAL: credential}
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
@@ -1348,10 +1386,10 @@ class SickServer:
         how = Mutator(rng, self._records)
         return Channel(self.tls.context, Side.SERVER, None, how) if self.tls else None
 
-    def login(self) -> auth.ScramServer:
+    def login(self) -> ScramServer:
         """Return the server's side of a login."""
         binding = self.tls.binding if self.tls else None
-        return auth.ScramServer(self._credentials, b"secret", binding=binding)
+        return ScramServer(self._credentials, b"secret", binding=binding)
 
     def touch(self) -> None:
         """Let the file look changed, now and then: the client has to cancel it."""
@@ -1454,7 +1492,7 @@ class SickConnection:
 
     def _honest(self, message: Message) -> list[Message | bytes]:
         answers: dict[type[Message], Callable[[Any], list[Message | bytes]]] = {
-            Hello: lambda _: [Hello(VERSION, FEATURES + (auth.SCRAM_PLUS,) * bool(self._tls))],
+            Hello: lambda _: [Hello(VERSION, FEATURES + (SCRAM_PLUS,) * bool(self._tls))],
             AuthStart: lambda said: [AuthChallenge(self._login.challenge(said.data))],
             AuthResponse: lambda said: [AuthOk(self._login.verify(said.data), "t" * 43, 0)],
             Attach: lambda _: [Attached()],
@@ -1531,9 +1569,7 @@ class Patient:
         self._digest = hashlib.md5(self.source.read_bytes()).hexdigest()
         self._pki = Pki(folder)
         pair = self._pki.issue("sick", HOST)
-        self._tls = server_module.Tls(
-            auth.server_tls(pair.cert, pair.key), auth.certificate_binding(pair.cert)
-        )
+        self._tls = Tls(server_tls(pair.cert, pair.key), certificate_binding(pair.cert))
         self.counts = no_counts()
         self.outcomes: collections.Counter[str] = collections.Counter()
         self._listener = Listener()
@@ -1545,7 +1581,7 @@ class Patient:
 
     def _count(self) -> None:
         """Count what the client is told, by the state it is in."""
-        next_frame = count_receiving(self.counts, vars(protocol.Connection)["_next_frame"])
+        next_frame = count_receiving(self.counts, vars(Connection)["_next_frame"])
         received: Callable[..., None] = vars(protocol.Dialogue)["received"]
         counts = self.counts
 
@@ -1557,7 +1593,7 @@ class Patient:
                 state["refused"] += dialogue.side is Side.CLIENT
                 raise
 
-        setattr(protocol.Connection, "_next_frame", next_frame)  # noqa: B010
+        setattr(Connection, "_next_frame", next_frame)  # noqa: B010
         setattr(protocol.Dialogue, "received", refused)  # noqa: B010
 
     def try_server(self, seed: str) -> SickServer:
@@ -1590,7 +1626,7 @@ class Patient:
         """See that the last call ended as it should. Raises ``ViolationError``."""
         result = self._result
         self.outcomes[type(result).__name__ + " over TLS" * bool(server.tls)] += 1
-        if isinstance(result, client.Receipt):
+        if isinstance(result, Receipt):
             if (result.verdict, result.digest) != ("INTEGRITY_OK", self._digest):
                 raise ViolationError(f"a wrong receipt: {result}")
             words = f'"size": {result.bytes}, "digest": "{self._digest}"'.encode()

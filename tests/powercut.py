@@ -66,8 +66,16 @@ from sweep import (  # noqa: E402
     text_of,
 )
 
-from config import KB, MB, format_size  # noqa: E402
-from server import PARTIAL  # noqa: E402
+from config import (  # noqa: E402
+    KB,
+    MB,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+)
+from lft.store.paths import (  # noqa: E402
+    PARTIAL,
+)
 
 SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, from the kernel's ext4.h
 NO_LOG_FLUSH = struct.pack("I", 2)  # EXT4_GOING_FLAGS_NOLOGFLUSH: as hard as a power cut

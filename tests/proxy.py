@@ -34,7 +34,7 @@ from typing import Callable, Collection, Iterator, Union
 import pytest
 from conftest import PATIENCE
 
-from protocol import Waker
+from lft.wire.sockets import Waker
 
 BUFFER = 128 * 1024  # bytes asked for of the system on each socket; Linux doubles them
 PIECE = 64 * 1024  # bytes of one receive call

@@ -68,8 +68,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import client_command, environment, md5, part_files, random_file  # noqa: E402
 
-from config import KB, MB, format_size, parse_size  # noqa: E402
-from server import PARTIAL  # noqa: E402
+from config import (  # noqa: E402
+    KB,
+    MB,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+    parse_size,
+)
+from lft.store.paths import (  # noqa: E402
+    PARTIAL,
+)
 
 HOST = "127.0.0.1"
 Work = TypeVar("Work")

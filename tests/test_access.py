@@ -53,16 +53,25 @@ from conftest import (
 from proxy import Fault, FaultProxy, Plan, Way, What
 from test_security import Impostor
 
-import auth
-import client as client_module
 import config
-import protocol
 import server as server_module
-from auth import Accounts, Credential
 from client import send_files
 from config import ClientSettings, ServerSettings
+from lft.accounts import throttle
+from lft.accounts.account import MIN_ITERATIONS, Accounts, Credential, Credentials
+from lft.accounts.file import load_credentials, save_credentials
+from lft.accounts.passwords import PASSWORD_VARIABLE
+from lft.accounts.scram import SCRAM_PLUS, ScramClient
+from lft.accounts.throttle import FREE_ACCOUNT, FREE_PAIR, GUESSES_AT_ONCE, LONGEST_ACCOUNT_DELAY
+from lft.accounts.tokens import make_token, signing_key
+from lft.server.transfer import Transfer
+from lft.server.work_queue import WorkQueue
+from lft.wire.channel_binding import server_end_point
+from lft.wire.codecs import FEATURES
+from lft.wire.connection import Connection
+from lft.wire.frames import encode
+from lft.wire.tls import client_tls, server_tls
 from protocol import (
-    FEATURES,
     SCRAM,
     TOKEN,
     VERSION,
@@ -73,7 +82,6 @@ from protocol import (
     AuthResponse,
     AuthStart,
     Cancel,
-    Connection,
     ConnectionLostError,
     Error,
     FileReady,
@@ -92,11 +100,10 @@ from protocol import (
     State,
     TransferError,
     UsageError,
-    encode,
 )
 
 PASSWORD = "open sesame"
-VERIFIER = Credential.make(PASSWORD, iterations=auth.MIN_ITERATIONS)
+VERIFIER = Credential.make(PASSWORD, iterations=MIN_ITERATIONS)
 TOKEN_KEY = bytes(range(32))
 PNG = b"\x89PNG\r\n\x1a\n"
 KB = 1024
@@ -114,8 +121,8 @@ Serve = Callable[..., ServerThread]
 def serve(start_local: StartLocal, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Start servers in threads, with accounts of the test's own."""
 
-    def start(users: auth.Credentials, **changes: Any) -> ServerThread:
-        monkeypatch.setattr(auth, "demo_credentials", lambda: users)
+    def start(users: Credentials, **changes: Any) -> ServerThread:
+        monkeypatch.setattr("lft.accounts.account.demo_credentials", lambda: users)
         return start_local(**changes)
 
     return start
@@ -125,7 +132,7 @@ def serve(start_local: StartLocal, monkeypatch: pytest.MonkeyPatch) -> Serve:
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let wrong logins cost no time."""
     for name in ("FREE_PAIR", "FREE_ADDRESS", "FREE_ACCOUNT"):
-        monkeypatch.setattr(auth, name, 1_000_000)
+        monkeypatch.setattr(throttle, name, 1_000_000)
 
 
 def lines(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
@@ -137,7 +144,7 @@ class Peer(RawClient):
     """A raw client that can speak TLS and come from another address of this machine."""
 
     def __init__(self, port: int, *, ca: Path | None = None, source: str = "127.0.0.1") -> None:
-        self._tls = auth.client_tls(ca) if ca else None
+        self._tls = client_tls(ca) if ca else None
         self._source = source
         super().__init__(port)
 
@@ -167,8 +174,8 @@ class Peer(RawClient):
         """Say all that a login takes and do not wait for the answer."""
         self.hello(self.control)
         certificate = self.control.certificate
-        binding = auth.server_end_point(certificate) if certificate else None
-        self._login = login = auth.ScramClient(user, password, binding=binding)
+        binding = server_end_point(certificate) if certificate else None
+        self._login = login = ScramClient(user, password, binding=binding)
         challenge = self.control.call(AuthStart(login.mechanism, login.first()), PATIENCE)
         assert isinstance(challenge, AuthChallenge)
         self.control.send(AuthResponse(login.respond(challenge.data)))
@@ -535,7 +542,7 @@ def test_what_a_worker_has_decrypted_and_left_is_taken_up_at_once(
     secure: ServerThread, pki: Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """27: the socket has nothing more to tell, and still all blocks are acknowledged."""
-    monkeypatch.setattr(server_module.WorkQueue, "pressed", property(lambda _: True))
+    monkeypatch.setattr(WorkQueue, "pressed", property(lambda _: True))
     with Peer(secure.port, ca=pki.ca).log_in("user1", "password1") as peer:
         upload = peer.start("x", os.urandom(50_000), block_size=4 * KB)
         data = peer.attach()
@@ -572,8 +579,8 @@ def secure_pair(pki: Pki) -> Iterator[tuple[Connection, Connection]]:
     """Give both ends of one connection, client and server, that have shaken hands."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname())
-        client = Connection(far, Side.CLIENT, auth.client_tls(pki.ca), "localhost")
-        context = auth.server_tls(pki.server.cert, pki.server.key)
+        client = Connection(far, Side.CLIENT, client_tls(pki.ca), "localhost")
+        context = server_tls(pki.server.cert, pki.server.key)
         server = Connection(listener.accept()[0], Side.SERVER, context)
     with contextlib.closing(client), contextlib.closing(server):
         with ThreadPoolExecutor(1) as pool:
@@ -681,8 +688,8 @@ def interception(
 
     def handle(sock: socket.socket) -> None:
         beyond = socket.create_connection(("127.0.0.1", port))
-        near = Connection(sock, Side.SERVER, auth.server_tls(pair.cert, pair.key))
-        far = Connection(beyond, Side.CLIENT, auth.client_tls(ca), "localhost")
+        near = Connection(sock, Side.SERVER, server_tls(pair.cert, pair.key))
+        far = Connection(beyond, Side.CLIENT, client_tls(ca), "localhost")
         with contextlib.closing(near), contextlib.closing(far), contextlib.suppress(TransferError):
             far.secure_channel(PATIENCE)
             while True:
@@ -709,7 +716,7 @@ def _strip(message: Message) -> Message:
 def _disguise(message: Message) -> Message:
     """Do that, and ask for the bound login in the client's name."""
     if isinstance(message, AuthStart):
-        return AuthStart(auth.SCRAM_PLUS, message.data)
+        return AuthStart(SCRAM_PLUS, message.data)
     return _strip(message)
 
 
@@ -734,7 +741,7 @@ def test_a_man_in_the_middle_with_a_good_certificate_is_found_out(
 
 def ending_tls(port: int, pair: Pair) -> Callable[[socket.socket], None]:
     """Return what ends TLS with ``pair`` and passes a connection on to ``port`` without it."""
-    context = auth.server_tls(pair.cert, pair.key)
+    context = server_tls(pair.cert, pair.key)
 
     def handle(sock: socket.socket) -> None:
         near = context.wrap_socket(sock, server_side=True)
@@ -762,7 +769,7 @@ def test_a_login_that_is_not_bound_is_refused_over_tls(secure: ServerThread, pki
     with Peer(secure.port, ca=pki.ca) as peer:
         peer.hello(peer.control)
         with pytest.raises(AuthenticationError, match="SCRAM-SHA-256-PLUS"):
-            peer.control.call(AuthStart(SCRAM, auth.ScramClient("user1", "x").first()), PATIENCE)
+            peer.control.call(AuthStart(SCRAM, ScramClient("user1", "x").first()), PATIENCE)
 
 
 # --- a renewed certificate ----------------------------------------------------------------------
@@ -821,14 +828,14 @@ def test_a_certificate_replaced_while_it_is_read_does_not_break_logins(
     """27: logins are bound to the one that is shown, whichever of the two that is."""
     pair = Pair(tmp_path / "cert.pem", tmp_path / "key.pem")
     _exchange(pair, pki.server)
-    load = auth.server_tls
+    load = server_tls
 
     def replaced(cert: Path, key: Path) -> ssl.SSLContext:
         context = load(cert, key)
         _exchange(pair, pki.other)
         return context
 
-    monkeypatch.setattr(auth, "server_tls", replaced)
+    monkeypatch.setattr("lft.wire.tls.server_tls", replaced)
     local = serve({"alice": VERIFIER}, **tls(pair))
     with Peer(local.port, ca=pki.ca) as peer:
         peer.log_in()
@@ -839,7 +846,7 @@ def test_a_certificate_that_never_stays_the_same_is_refused(
 ) -> None:
     """27: the server does not start, and says why, rather than try for ever."""
     bindings = iter(range(1000))
-    monkeypatch.setattr(auth, "certificate_binding", lambda _: next(bindings))
+    monkeypatch.setattr("lft.wire.tls.certificate_binding", lambda _: next(bindings))
     settings = ServerSettings(port=0, output=tmp_path / "output", **tls(pki.server))
     with pytest.raises(UsageError, match="replaced all the time"):
         server_module.Server(settings, {})
@@ -848,7 +855,7 @@ def test_a_certificate_that_never_stays_the_same_is_refused(
 # --- tokens -------------------------------------------------------------------------------------
 
 ALICE_ALONE = Accounts({"alice": VERIFIER}, token_key=TOKEN_KEY)
-SIGNING_KEY = auth.signing_key(TOKEN_KEY, VERIFIER)
+SIGNING_KEY = signing_key(TOKEN_KEY, VERIFIER)
 
 
 def claims(**changes: Any) -> dict[str, Any]:
@@ -872,7 +879,7 @@ BAD_TOKENS: dict[str, Callable[[], str]] = {
     "not yet valid": lambda: token(nbf=int(time.time()) + 300),
     "from the future": lambda: token(iat=int(time.time()) + 300),
     "unknown user": lambda: token(sub="nobody"),
-    "nobody's key": lambda: token(auth.signing_key(TOKEN_KEY, None), sub="nobody"),
+    "nobody's key": lambda: token(signing_key(TOKEN_KEY, None), sub="nobody"),
     "no user": lambda: token(sub=None),
     "no end": lambda: token(exp=None),
     "no beginning": lambda: token(iat=None),
@@ -903,7 +910,7 @@ def test_a_bad_token_gets_the_one_answer(serve: Serve, kind: str) -> None:
 def test_bad_tokens_cost_a_growing_delay(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """23 and 24: whoever tries tokens waits like whoever tries passwords."""
     local = serve(ALICE_ALONE)
-    for _ in range(auth.FREE_PAIR + 1):
+    for _ in range(FREE_PAIR + 1):
         with Peer(local.port) as peer, pytest.raises(AuthenticationError):
             peer.show("x.y.z")
     assert [line.rpartition("waits ")[2] for line in lines(caplog, "its login waits")] == ["0.5 s"]
@@ -928,7 +935,7 @@ def test_a_good_token_works_on_loopback(serve: Serve) -> None:
 def test_a_good_token_works_over_tls(serve: Serve, pki: Pki, tmp_path: Path) -> None:
     """24 and 27: for a whole transfer, with no user name and no password."""
     local = serve(ALICE_ALONE, **tls(pki.server))
-    settings = local.client(ca=pki.ca, token=auth.make_token(ALICE_ALONE, "alice", 60), user="?")
+    settings = local.client(ca=pki.ca, token=make_token(ALICE_ALONE, "alice", 60), user="?")
     (receipt,) = send_files([random_file(tmp_path / "x", 10)], settings)
     assert receipt.verdict == "INTEGRITY_OK"
 
@@ -936,7 +943,7 @@ def test_a_good_token_works_over_tls(serve: Serve, pki: Pki, tmp_path: Path) -> 
 def test_a_token_file_stands_in_for_a_password(serve: Serve, tmp_path: Path) -> None:
     """24: on the command line; nobody is asked for anything."""
     local = serve(ALICE_ALONE)
-    (tmp_path / "token").write_text(auth.make_token(ALICE_ALONE, "alice", 60) + "\n")
+    (tmp_path / "token").write_text(make_token(ALICE_ALONE, "alice", 60) + "\n")
     source = random_file(tmp_path / "x", 10)
     done = run_client(local.port, source, "--token-file", tmp_path / "token")
     assert done.returncode == 0, done.stderr
@@ -964,7 +971,7 @@ def test_a_client_shows_no_token_to_a_distant_server_without_tls(
     local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """24: it ends before the token leaves, with exit 2 and what to do."""
-    monkeypatch.setattr(client_module, "is_loopback", lambda host: False)
+    monkeypatch.setattr("lft.client.connect.is_loopback", lambda host: False)
     heard: list[Message] = []
     answers = local.server._service._answers
     monkeypatch.setitem(answers, AuthStart, lambda peer, message: heard.append(message))
@@ -979,7 +986,7 @@ def test_a_server_believes_no_token_from_afar_without_tls(
 ) -> None:
     """24: everybody on the way has read it."""
     local = serve(ALICE_ALONE)
-    monkeypatch.setattr(server_module, "is_loopback", lambda host: False)
+    monkeypatch.setattr("lft.server.service.is_loopback", lambda host: False)
     with Peer(local.port) as peer, pytest.raises(AuthenticationError, match="over TLS only"):
         peer.show(token())
 
@@ -1053,7 +1060,7 @@ def test_a_real_server_of_another_version_says_so_although_a_login_has_come_alon
     local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads on until we have read its last words: they are not lost in a reset."""
-    monkeypatch.setattr(client_module, "VERSION", VERSION - 1)
+    monkeypatch.setattr("client.VERSION", VERSION - 1)
     words = f"this server speaks version {VERSION}, the client {VERSION - 1}"
     with pytest.raises(RemoteProtocolError, match=words):
         send_files([random_file(tmp_path / "x", 10)], local.client())
@@ -1213,7 +1220,7 @@ def test_each_wrong_password_costs_more_than_the_one_before(
 ) -> None:
     """23 and 22: two slips of the finger are free, then the delay doubles, also for no user."""
     local = serve({"alice": VERIFIER})
-    for _ in range(auth.FREE_PAIR + 2):
+    for _ in range(FREE_PAIR + 2):
         with Peer(local.port) as peer, pytest.raises(AuthenticationError):
             peer.log_in(user, "wrong")
     waits = [line.rpartition("waits ")[2] for line in lines(caplog, "its login waits")]
@@ -1225,7 +1232,7 @@ def test_a_login_that_had_to_wait_gets_in_with_the_right_password(
 ) -> None:
     """23: a delay is no lock, and it is forgotten with the first success."""
     local = serve({"alice": VERIFIER})
-    fail(local, auth.FREE_PAIR)
+    fail(local, FREE_PAIR)
     for _ in range(2):
         with Peer(local.port) as peer:
             peer.log_in()
@@ -1237,8 +1244,8 @@ def test_the_right_user_elsewhere_gets_in_while_somebody_guesses(
 ) -> None:
     """23: guessing at one address costs the user at another one nothing, or next to it."""
     local = serve({"alice": VERIFIER})
-    fail(local, auth.GUESSES_AT_ONCE)
-    fail(local, auth.FREE_ACCOUNT - auth.GUESSES_AT_ONCE - 1, address="127.0.0.3")
+    fail(local, GUESSES_AT_ONCE)
+    fail(local, FREE_ACCOUNT - GUESSES_AT_ONCE - 1, address="127.0.0.3")
     with Peer(local.port) as guesser, Peer(local.port, source="127.0.0.2") as owner:
         guesser.prove(password="wrong")
         fail(local, 1)
@@ -1246,7 +1253,7 @@ def test_the_right_user_elsewhere_gets_in_while_somebody_guesses(
         owner.log_in()
         assert is_open(guesser.control)
     (wait,) = [text for text in lines(caplog, "its login waits") if "127.0.0.2" in text]
-    assert float(wait.split()[-2]) <= auth.LONGEST_ACCOUNT_DELAY
+    assert float(wait.split()[-2]) <= LONGEST_ACCOUNT_DELAY
 
 
 def test_of_too_many_logins_that_wait_the_last_is_refused_unseen(
@@ -1279,7 +1286,7 @@ def test_a_client_that_leaves_while_its_login_waits_leaves_no_session(
 ) -> None:
     """23: a GOODBYE in the meantime, even with the right password, is no internal error."""
     local = serve({"alice": VERIFIER})
-    fail(local, auth.FREE_PAIR)
+    fail(local, FREE_PAIR)
     with Peer(local.port) as peer:
         peer.prove()
         peer.control.send(Goodbye())
@@ -1293,7 +1300,7 @@ def test_a_login_whose_time_is_up_is_not_judged_any_more(
 ) -> None:
     """4 and 23: the deadline ends it, though its password is right."""
     local = serve({"alice": VERIFIER}, login_timeout=1.0)
-    fail(local, auth.FREE_PAIR + 2)  # the next waits 2 s: to the time for our last words
+    fail(local, FREE_PAIR + 2)  # the next waits 2 s: to the time for our last words
     with Peer(local.port) as peer:
         peer.prove()
         with pytest.raises(ConnectionLostError, match="too slow"):
@@ -1381,7 +1388,7 @@ def test_of_two_that_race_for_a_quota_one_gets_it(
     begun, overtaken = threading.Event(), threading.Event()
     enter = registry.enter
 
-    def slow(transfer: server_module.Transfer) -> int:
+    def slow(transfer: Transfer) -> int:
         if transfer.name == "first":
             begun.set()
             assert overtaken.wait(PATIENCE)
@@ -1721,7 +1728,7 @@ def test_without_restrictions_a_name_promises_nothing(local: ServerThread, tmp_p
 def users_file(tmp_path: Path) -> Path:
     """A credential file with alice in it."""
     path = tmp_path / "users.json"
-    auth.save_credentials(path, Accounts({"alice": VERIFIER}))
+    save_credentials(path, Accounts({"alice": VERIFIER}))
     return path
 
 
@@ -1744,7 +1751,7 @@ def gets_in(local: ServerThread, user: str) -> bool:
 def test_a_user_added_while_the_server_runs_gets_in(stored: ServerThread, users_file: Path) -> None:
     """25: without a restart or a signal."""
     assert not gets_in(stored, "bob")
-    auth.save_credentials(users_file, Accounts({"alice": VERIFIER, "bob": VERIFIER}))
+    save_credentials(users_file, Accounts({"alice": VERIFIER, "bob": VERIFIER}))
     assert gets_in(stored, "bob")
 
 
@@ -1756,7 +1763,7 @@ def test_a_user_taken_away_while_the_server_runs_does_not_get_in(
 ) -> None:
     """25: removed, disabled or expired."""
     assert gets_in(stored, "alice")
-    auth.save_credentials(users_file, Accounts(users))
+    save_credentials(users_file, Accounts(users))
     assert not gets_in(stored, "alice")
 
 
@@ -1766,7 +1773,7 @@ def test_a_user_taken_away_while_the_server_runs_does_not_get_in(
         {},
         {"alice": account(disabled=True)},
         {"alice": account(expires=1)},
-        {"alice": Credential.make("another", iterations=auth.MIN_ITERATIONS)},
+        {"alice": Credential.make("another", iterations=MIN_ITERATIONS)},
     ],
 )
 def test_who_is_taken_away_while_logged_in_begins_no_other_file(
@@ -1776,7 +1783,7 @@ def test_who_is_taken_away_while_logged_in_begins_no_other_file(
     data = os.urandom(10)
     with Peer(stored.port).log_in() as peer:
         upload = peer.start("x", data)
-        auth.save_credentials(users_file, Accounts(users))
+        save_credentials(users_file, Accounts(users))
         upload.send(peer.attach(), 0)
         assert isinstance(upload.complete(), IntegrityOk)
         with pytest.raises(AuthenticationError, match="the account has"):
@@ -1788,7 +1795,7 @@ def test_who_gets_other_limits_while_logged_in_sends_on(
 ) -> None:
     """25: they hold from the next login on."""
     with Peer(stored.port).log_in() as peer:
-        auth.save_credentials(users_file, Accounts({"alice": account(quota=1)}))
+        save_credentials(users_file, Accounts({"alice": account(quota=1)}))
         assert isinstance(peer.ask("x", 10), FileReady)
     with Peer(stored.port).log_in() as peer:
         assert isinstance(peer.ask("y", 10), Rejected)
@@ -1879,7 +1886,7 @@ def test_strangers_of_one_ipv6_network_are_of_one_address(
     def welcome_from(address: str) -> Callable[[socket.socket, str], None]:
         def disguised(sock: socket.socket, _: str) -> None:
             with monkeypatch.context() as patch:
-                patch.setattr(protocol, "_peer_address", lambda _: (address, 1))
+                patch.setattr("lft.wire.connection.peer_address", lambda _: (address, 1))
                 welcome(sock, address)
 
         return disguised
@@ -1983,9 +1990,9 @@ def test_no_secret_reaches_a_log(
     start_server: StartServer, pki: Pki, users_file: Path, tmp_path: Path, kind: str
 ) -> None:
     """24: neither side's, at DEBUG, for a login that succeeds and one that fails."""
-    accounts = auth.load_credentials(users_file).with_token_key(renew=True)
-    auth.save_credentials(users_file, accounts)
-    right = PASSWORD if kind == "password" else auth.make_token(accounts, "alice", 60)
+    accounts = load_credentials(users_file).with_token_key(renew=True)
+    save_credentials(users_file, accounts)
+    right = PASSWORD if kind == "password" else make_token(accounts, "alice", 60)
     wrong = SECRETS[kind == "token"]
     options = ["--credentials", str(users_file), "--log-level", "DEBUG"]
     server = start_server(*options, *tls_options(pki.server))
@@ -2018,7 +2025,7 @@ def test_a_client_that_crashes_does_not_show_its_secrets(
     done = subprocess.run(
         [sys.executable, "-c", program, *command],
         capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=ROOT,
-        env={**environment(), auth.PASSWORD_VARIABLE: "password1"},
+        env={**environment(), PASSWORD_VARIABLE: "password1"},
     )  # fmt: skip
     assert "RuntimeError: a bug in ClientSettings(" in done.stderr
     assert "password1" not in done.stdout + done.stderr

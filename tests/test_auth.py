@@ -39,38 +39,43 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import auth
-from auth import (
+from config import LOGIN_TIMEOUT
+from lft.accounts.account import (
     ITERATIONS,
-    MAX_CREDENTIALS_FILE,
     MAX_ITERATIONS,
-    MAX_TOKEN,
+    MAX_TIME,
     MIN_ITERATIONS,
-    PASSWORD_VARIABLE,
-    SCRAM_PLUS,
     Accounts,
     Credential,
     Credentials,
-    CredentialStore,
-    LoginDelay,
-    ScramClient,
-    ScramServer,
-    certificate_binding,
-    client_tls,
+    check_user_name,
     demo_credentials,
-    load_credentials,
-    make_token,
-    parse_duration,
     parse_extensions,
-    read_password,
-    read_token,
-    saslprep,
-    save_credentials,
-    server_end_point,
-    server_tls,
-    signing_key,
-    verify_token,
 )
-from config import LOGIN_TIMEOUT
+from lft.accounts.file import (
+    MAX_CREDENTIALS_FILE,
+    OPTIONAL,
+    CredentialStore,
+    _check_private,
+    _locked,
+    load_credentials,
+    save_credentials,
+)
+from lft.accounts.keys import hmac_sha256, saslprep, to_base64url
+from lft.accounts.passwords import MAX_SECRET_FILE, PASSWORD_VARIABLE, read_password
+from lft.accounts.scram import SCRAM_PLUS, ScramClient, ScramServer
+from lft.accounts.throttle import (
+    FORGET_AFTER,
+    FREE_ADDRESS,
+    GUESSES_AT_ONCE,
+    LONGEST_ACCOUNT_DELAY,
+    LONGEST_DELAY,
+    LoginDelay,
+)
+from lft.accounts.tokens import MAX_TOKEN, make_token, read_token, signing_key, verify_token
+from lft.options import parse_duration
+from lft.wire.channel_binding import server_end_point
+from lft.wire.tls import _hardened, certificate_binding, client_tls, server_tls
 from protocol import MAX_FILE_SIZE, MAX_TEXT, SCRAM, AuthenticationError, UsageError
 
 # Neither a busy machine nor an unlucky draw is an error: a test fails for what it says, or not.
@@ -208,7 +213,7 @@ def test_every_name_and_password_logs_in(text: str) -> None:
     try:
         name = saslprep(text)
         for form in (text, name):
-            auth.check_user_name(form)
+            check_user_name(form)
     except UsageError:
         assume(False)
     users = {name: Credential.make(text, iterations=4096)}
@@ -331,7 +336,7 @@ def test_refusing_an_unknown_user_takes_the_work_that_a_wrong_password_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As many HMACs for each, and no password computation on the server for any."""
-    real, calls = auth._hmac, []
+    real, calls = hmac_sha256, []
 
     def counted(key: bytes, data: bytes) -> bytes:
         calls.append(len(key))
@@ -341,16 +346,16 @@ def test_refusing_an_unknown_user_takes_the_work_that_a_wrong_password_takes(
     work = []
     for user in ("user", "gone", "ghost"):
         client, server = ScramClient(user, "wrong"), ScramServer(users, b"secret")
-        monkeypatch.setattr(auth, "_hmac", counted)
+        monkeypatch.setattr("lft.accounts.scram.hmac_sha256", counted)
         challenge = server.challenge(client.first())
-        monkeypatch.setattr(auth, "_hmac", real)
+        monkeypatch.setattr("lft.accounts.scram.hmac_sha256", real)
         answer = client.respond(challenge)
-        monkeypatch.setattr(auth, "_hmac", counted)
+        monkeypatch.setattr("lft.accounts.scram.hmac_sha256", counted)
         with pytest.raises(AuthenticationError):
             server.verify(answer)
         work.append(calls[:])
         calls.clear()
-        monkeypatch.setattr(auth, "_hmac", real)
+        monkeypatch.setattr("lft.accounts.scram.hmac_sha256", real)
     assert work[0] == work[1] == work[2] != []
 
 
@@ -881,7 +886,7 @@ limits = st.none() | st.integers(1, MAX_FILE_SIZE)
             quota=limits,
             limit=limits,
             allow_ext=st.sampled_from([(), (".pdf",), (".tar.gz", ".été")]),
-            expires=st.none() | st.integers(1, auth.MAX_TIME),
+            expires=st.none() | st.integers(1, MAX_TIME),
             disabled=st.booleans(),
         ),
         max_size=4,
@@ -950,7 +955,7 @@ def test_a_file_of_the_superuser_is_fine(full: Path, monkeypatch: pytest.MonkeyP
     facts = os.stat(full)
     owned = os.stat_result((*facts[:4], 0, *facts[5:10]))
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    auth._check_private(full, owned)
+    _check_private(full, owned)
 
 
 def test_a_missing_file_is_refused(file: Path) -> None:
@@ -1285,7 +1290,7 @@ def test_of_two_changes_at_once_one_waits_for_the_other(
         waiting.set()
         real(descriptor, how)
 
-    with auth._locked(full):
+    with _locked(full):
         monkeypatch.setattr(fcntl, "flock", flock)
         change = ["add", "user", "--keep-password", "--quota", "5K", "--credentials", str(full)]
         other = threading.Thread(target=auth.main, args=(change,))
@@ -1310,12 +1315,12 @@ def test_processes_that_add_at_the_same_time_lose_no_user(file: Path) -> None:
 
 def test_the_lock_is_for_its_owner_only_and_never_a_link(full: Path, tmp_path: Path) -> None:
     """Nobody else can hold us up, or have us make a file elsewhere."""
-    with auth._locked(full):
+    with _locked(full):
         lock = tmp_path / ".credentials.json.lock"
         assert stat.S_IMODE(lock.stat().st_mode) == 0o600
     lock.unlink()
     lock.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match="symbolic link"), auth._locked(full):
+    with pytest.raises(UsageError, match="symbolic link"), _locked(full):
         pass
     assert not (tmp_path / "elsewhere").exists()
 
@@ -1346,7 +1351,7 @@ def test_a_store_reads_a_file_that_has_not_changed_once(
 ) -> None:
     """A login costs a stat call."""
     store = CredentialStore(full)
-    monkeypatch.setattr(auth, "load_credentials", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("lft.accounts.file.load_credentials", lambda _: pytest.fail("read again"))
     assert store.current() is store.current()
 
 
@@ -1395,12 +1400,12 @@ def test_a_file_that_could_not_be_read_is_tried_again_although_it_has_not_change
 
     for round_ in (1, 2):
         save_credentials(full, {f"user{round_}": USERS["user"]})
-        monkeypatch.setattr(auth, "READ_AGAIN_AFTER", 0.0)
-        monkeypatch.setattr(auth, "load_credentials", no_descriptor)
+        monkeypatch.setattr("lft.accounts.file.READ_AGAIN_AFTER", 0.0)
+        monkeypatch.setattr("lft.accounts.file.load_credentials", no_descriptor)
         before = list(store)
         assert list(store) == before != [f"user{round_}"]
         assert len(warnings) == round_
-        monkeypatch.setattr(auth, "load_credentials", load_credentials)
+        monkeypatch.setattr("lft.accounts.file.load_credentials", load_credentials)
         assert list(store) == [f"user{round_}"]
 
 
@@ -1409,7 +1414,7 @@ def test_a_bad_file_is_not_read_for_each_login(full: Path, monkeypatch: pytest.M
     store = CredentialStore(full)
     spoil(full)
     assert list(store) == ["user"]
-    monkeypatch.setattr(auth, "load_credentials", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("lft.accounts.file.load_credentials", lambda _: pytest.fail("read again"))
     assert list(store) == ["user"]
 
 
@@ -1427,12 +1432,12 @@ def test_a_slow_reader_of_an_old_file_does_not_undo_a_newer_one(
         return accounts
 
     save_credentials(full, {"old": USERS["user"]})
-    monkeypatch.setattr(auth, "load_credentials", slow)
+    monkeypatch.setattr("lft.accounts.file.load_credentials", slow)
     reader = threading.Thread(target=store.current)
     reader.start()
     assert reading.wait(PATIENCE)
     assert list(store) == ["user"]
-    monkeypatch.setattr(auth, "load_credentials", real)
+    monkeypatch.setattr("lft.accounts.file.load_credentials", real)
     save_credentials(full, {"new": USERS["user"]})
     assert list(store) == ["new"]
     go_on.set()
@@ -1527,7 +1532,7 @@ def test_the_token_of_the_standard_is_computed_alike() -> None:
     claims = b'{"iss":"joe",\r\n "exp":1300819380,\r\n "http://example.com/is_root":true}'
     signature = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
     assert forged(header, claims, key).endswith(f".{signature}")
-    assert auth._base64url(auth._hmac(key, f"{b64(header)}.{b64(claims)}".encode())) == signature
+    assert to_base64url(hmac_sha256(key, f"{b64(header)}.{b64(claims)}".encode())) == signature
 
 
 def test_each_token_has_a_number_of_its_own() -> None:
@@ -1590,7 +1595,7 @@ BAD_TOKENS = {
     "issued in the future": forged(claims=claims_with(iat=NOW + 61, exp=NOW + 99)),
     "not yet": forged(claims=claims_with(nbf=NOW + 61, exp=NOW + 99)),
     "ends before it starts": forged(claims=claims_with(iat=NOW + 30, exp=NOW + 30)),
-    "year 10000": forged(claims=claims_with(exp=auth.MAX_TIME + 1)),
+    "year 10000": forged(claims=claims_with(exp=MAX_TIME + 1)),
     "negative": forged(claims=claims_with(iat=-1)),
     "exp text": forged(claims=claims_with(exp=str(NOW + 60))),
     "exp fraction": forged(claims=claims_with(exp=NOW + 60.5)),
@@ -1767,16 +1772,16 @@ def test_many_guesses_at_once_are_no_way_around_the_delay() -> None:
     for _ in range(3600):
         answered += sum(delay < math.inf for delay in guess(20))
         guess.now += 1
-    assert answered <= 20 + 3600 / auth.LONGEST_DELAY * auth.GUESSES_AT_ONCE
-    assert guess(1, "ann", "192.0.2.2") == [auth.LONGEST_ACCOUNT_DELAY]
-    assert guess(1, "bob") == [auth.LONGEST_DELAY]  # the address's
-    guess.now += auth.LONGEST_DELAY
-    assert guess(1) == [auth.LONGEST_DELAY]
+    assert answered <= 20 + 3600 / LONGEST_DELAY * GUESSES_AT_ONCE
+    assert guess(1, "ann", "192.0.2.2") == [LONGEST_ACCOUNT_DELAY]
+    assert guess(1, "bob") == [LONGEST_DELAY]  # the address's
+    guess.now += LONGEST_DELAY
+    assert guess(1) == [LONGEST_DELAY]
 
 
 def test_the_longest_delay_fits_into_the_time_for_a_login() -> None:
     """Or the right password would come too late behind wrong ones."""
-    assert auth.LONGEST_DELAY < LOGIN_TIMEOUT
+    assert LONGEST_DELAY < LOGIN_TIMEOUT
 
 
 def test_the_delay_is_forgotten_after_a_while() -> None:
@@ -1784,9 +1789,9 @@ def test_the_delay_is_forgotten_after_a_while() -> None:
     guess = Guesser()
     for _ in range(5):
         guess(1)
-        guess.now += auth.FORGET_AFTER - 1
+        guess.now += FORGET_AFTER - 1
     assert guess(1) == [4]
-    guess.now += auth.FORGET_AFTER
+    guess.now += FORGET_AFTER
     assert guess(3) == [0, 0, 0.5]
 
 
@@ -1805,7 +1810,7 @@ def test_success_of_one_user_does_not_help_to_guess_another_from_the_same_addres
         guess(1, f"victim{number}")
         guess(1, "own")
         guess.delay.succeeded("own", "192.0.2.1")
-    assert guess(1, "victim") == [auth.LONGEST_DELAY]
+    assert guess(1, "victim") == [LONGEST_DELAY]
 
 
 def test_thousands_of_good_logins_cost_nothing() -> None:
@@ -1820,8 +1825,8 @@ def test_many_users_from_one_address_are_slow_as_well() -> None:
     """One password tried on every user; a few people behind one address are not."""
     guess = Guesser()
     delays = [guess(1, f"user{i}")[0] for i in range(30)]
-    assert delays[: auth.FREE_ADDRESS] == [0] * auth.FREE_ADDRESS
-    assert delays[-1] == auth.LONGEST_DELAY
+    assert delays[:FREE_ADDRESS] == [0] * FREE_ADDRESS
+    assert delays[-1] == LONGEST_DELAY
 
 
 def test_the_right_user_elsewhere_still_gets_in() -> None:
@@ -1829,10 +1834,10 @@ def test_the_right_user_elsewhere_still_gets_in() -> None:
     guess = Guesser()
     for number in range(250):
         guess(20, "ann", f"198.51.100.{number}")
-    assert guess(1, "ann", "192.0.2.1") == [auth.LONGEST_ACCOUNT_DELAY]
+    assert guess(1, "ann", "192.0.2.1") == [LONGEST_ACCOUNT_DELAY]
     assert guess(1, "bob", "192.0.2.1") == [0]
     guess.delay.succeeded("ann", "192.0.2.1")  # which does not make guessing elsewhere any faster
-    assert guess(1, "ann", "192.0.2.2") == [auth.LONGEST_ACCOUNT_DELAY]
+    assert guess(1, "ann", "192.0.2.2") == [LONGEST_ACCOUNT_DELAY]
 
 
 def test_an_address_of_many_is_one_person() -> None:
@@ -1854,10 +1859,10 @@ def test_memory_is_bounded_and_the_busiest_are_remembered() -> None:
         guess(1, f"user{number}")
         guess(1, "ann", "192.0.2.2")
         guess.now += 1
-    guess.now += auth.LONGEST_DELAY
+    guess.now += LONGEST_DELAY
     tables = (guess.delay._pairs, guess.delay._addresses, guess.delay._users)
     assert max(len(table._entries) for table in tables) == 10
-    assert guess(1, "ann", "192.0.2.2") == [auth.LONGEST_DELAY]
+    assert guess(1, "ann", "192.0.2.2") == [LONGEST_DELAY]
     assert guess(3, "late", "192.0.2.3")[-1] == 0.5
 
 
@@ -1970,7 +1975,7 @@ def test_where_there_is_no_tls_1_3_it_is_1_2(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_openssl_that_knows_no_minimum_is_told_what_not_to_do() -> None:
     """Older still: a context with nothing but options."""
     context: Any = SimpleNamespace(options=0)
-    auth._hardened(context)
+    _hardened(context)
     assert context.options & ssl.OP_NO_TLSv1_1
 
 
@@ -2211,9 +2216,9 @@ def test_a_password_is_the_first_line_of_its_file(
 def test_a_password_that_is_too_long_for_its_file_is_refused_and_not_cut(tmp_path: Path) -> None:
     """Half of it would be another password, and a weaker one."""
     path = tmp_path / "password"
-    path.write_text("x" * auth.MAX_SECRET_FILE + "\n")
-    assert read_password("ann", path, "localhost") == "x" * auth.MAX_SECRET_FILE
-    path.write_text("x" * (auth.MAX_SECRET_FILE + 1))
+    path.write_text("x" * MAX_SECRET_FILE + "\n")
+    assert read_password("ann", path, "localhost") == "x" * MAX_SECRET_FILE
+    path.write_text("x" * (MAX_SECRET_FILE + 1))
     with pytest.raises(UsageError, match="first line is too long"):
         read_password("ann", path, "localhost")
 
@@ -2442,7 +2447,7 @@ def test_list_shows_every_limit(cli: Cli, full: Path) -> None:
         USERS["user"], directory="d", max_file_size=2 << 30, quota=10 << 30, limit=5 << 20,
         allow_ext=(".pdf", ".txt"), expires=1, disabled=True
     )  # fmt: skip
-    save_credentials(full, {"a": limits, "b": replace(USERS["user"], expires=auth.MAX_TIME)})
+    save_credentials(full, {"a": limits, "b": replace(USERS["user"], expires=MAX_TIME)})
     assert cli("list") == 0
     assert cli.out == (
         "a\tpriority 0\tdirectory d\tmax-file-size 2.0 GB\tquota 10.0 GB\tlimit 5.0 MB/s"
@@ -2481,7 +2486,7 @@ def test_an_empty_value_takes_a_limit_away(cli: Cli, file: Path) -> None:
     empty = [word for option in options for word in (option, "")]
     assert cli("add", "alice", "--keep-password", "--enabled", *empty) == 0
     account = load_credentials(file)["alice"]
-    optional = [item for item in fields(account) if item.name in auth._OPTIONAL]
+    optional = [item for item in fields(account) if item.name in OPTIONAL]
     assert all(getattr(account, item.name) == item.default for item in optional)
 
 

@@ -32,25 +32,25 @@ from conftest import (
 )
 from proxy import reserve_port
 
-import auth
 import client as module
 import config
-from client import (
-    Block,
-    BlockQueue,
-    Climber,
-    Patience,
-    Progress,
-    Receipt,
-    Source,
-    UnknownHostError,
-    Upload,
-    send_files,
-)
+from client import send_files
 from config import GB, KB, MB, ClientSettings
+from lft.addresses import UnknownHostError
+from lft.client.connect import Patience, connect
+from lft.client.demo import _make_sample
+from lft.client.progress import Bar, Progress
+from lft.client.receipt import _ADVICE, Receipt, Spent, advice
+from lft.client.sender import Sender
+from lft.client.source import Source
+from lft.client.streams import Climber
+from lft.client.upload import Block, BlockQueue, Upload
+from lft.terminal import BarSafeHandler
+from lft.wire.connection import Connection
+from lft.wire.frames import encode, encode_ack
+from lft.wire.sockets import Waker
 from protocol import (
     AuthenticationError,
-    Connection,
     ConnectionLostError,
     FileReady,
     IntegrityOk,
@@ -61,9 +61,6 @@ from protocol import (
     SourceError,
     State,
     TransferError,
-    Waker,
-    encode,
-    encode_ack,
 )
 
 # --- the input file -----------------------------------------------------------------------------
@@ -547,7 +544,7 @@ def test_pings_without_end_are_not_answered_without_end(
 def silent(session: module.Session, upload: Upload, clock: Clock) -> Iterator[Callable[[], bool]]:
     """A sender that is owed an acknowledgement, on a connection on which nothing comes."""
     ours, theirs = socket.socketpair()
-    connection, sender = Connection(ours, Side.CLIENT), module.Sender(session, 0)
+    connection, sender = Connection(ours, Side.CLIENT), Sender(session, 0)
     session.streams.count = 1
     sender._unacknowledged[7, 0] = [Block(upload, 0)]
     sender._waker.ring()  # so that no time has to pass
@@ -703,7 +700,7 @@ def test_a_far_link_begins_with_more_streams(
     """Each starts slowly, and a round trip is long."""
     settings = ClientSettings(streams=None)
     session = module.Session(settings, Progress(), Patience(settings))
-    monkeypatch.setattr(module.Sender, "run", lambda _: None)
+    monkeypatch.setattr(Sender, "run", lambda _: None)
     session.round_trip = round_trip
     session.streams.start()
     assert session.streams.count == first
@@ -744,7 +741,7 @@ def test_what_held_up_a_file_is_named(
     clock: Clock,
 ) -> None:
     """The slowest thing is the one that all others waited for; of a short time nothing is said."""
-    one = module.Spent()
+    one = Spent()
     one.reading, one.hashing, one.paced.seconds = spent
     hashing, disk, limited = verdict
     ok = IntegrityOk("x", 1, "0" * 32, 0, True, hashing, disk, limited)
@@ -755,12 +752,12 @@ def test_what_held_up_a_file_is_named(
 
 def test_every_bottleneck_has_words_that_a_person_can_act_on() -> None:
     """And names no option that is in use already."""
-    for name in module._ADVICE:
-        assert module._advice(name, ClientSettings()).startswith("; held up by ")
-    assert "--streams auto" in module._advice("network", ClientSettings())
-    assert "--streams auto" not in module._advice("network", ClientSettings(streams=None))
-    assert "sha256" not in module._advice("hashing", ClientSettings(digest="sha256"))
-    assert module._advice("", ClientSettings()) == ""
+    for name in _ADVICE:
+        assert advice(name, ClientSettings()).startswith("; held up by ")
+    assert "--streams auto" in advice("network", ClientSettings())
+    assert "--streams auto" not in advice("network", ClientSettings(streams=None))
+    assert "sha256" not in advice("hashing", ClientSettings(digest="sha256"))
+    assert advice("", ClientSettings()) == ""
 
 
 @pytest.mark.parametrize("limited", ["client", "server"])
@@ -781,14 +778,14 @@ def test_a_sender_that_was_stopped_while_it_connected_does_not_shake_hands(
     """FAULTS 38: main asks for a connection to cut just before there is one."""
     settings = ClientSettings(timeout=30, streams=1, tls=True)
     session = module.Session(settings, Progress(), Patience(settings))
-    sender = module.Sender(session, 0)
+    sender = Sender(session, 0)
 
     def stopped(*arguments: Any) -> Connection:
         session.ending.set()
         sender.stop()
         return Connection(*arguments)
 
-    monkeypatch.setattr(module, "Connection", stopped)
+    monkeypatch.setattr("lft.client.sender.Connection", stopped)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and says nothing
         session.address = socket.AF_INET, silent.getsockname()
         thread = threading.Thread(target=sender.run)
@@ -806,7 +803,7 @@ def test_no_block_is_meant_for_a_sender_that_was_handed_another(
 ) -> None:
     """It has something to do, perhaps on a slow link: who has nothing to do is woken instead."""
     session.streams.count = 1
-    sender, idle = module.Sender(session, 0), Waker()
+    sender, idle = Sender(session, 0), Waker()
     assert session.queue.get(idle) is None
     assert sender._next_block() is None
     sender.hand(Block(upload, 0))
@@ -822,7 +819,7 @@ def test_what_is_heard_while_a_block_is_pushed_counts(
 ) -> None:
     """A sender that always has to wait for room is not silent for that."""
     ours, theirs = socket.socketpair()
-    connection, sender = Connection(ours, Side.CLIENT), module.Sender(session, 0)
+    connection, sender = Connection(ours, Side.CLIENT), Sender(session, 0)
     session.streams.count = 1
     sender._unacknowledged[7, 0] = [Block(upload, 0)]
     connection.push(bytes(3_000_000))
@@ -843,16 +840,16 @@ def test_what_is_heard_while_a_block_is_pushed_counts(
 
 
 @pytest.fixture
-def bar(monkeypatch: pytest.MonkeyPatch) -> Iterator[module.Bar]:
+def bar(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bar]:
     """A bar that draws into nothing."""
     with open(os.devnull, "w") as nowhere:
         monkeypatch.setattr("sys.stderr", nowhere)
-        one = module.Bar(config.BarSafeHandler(nowhere))
+        one = Bar(BarSafeHandler(nowhere))
         yield one
         one.end()
 
 
-def test_a_bar_goes_on_in_the_next_session(bar: module.Bar) -> None:
+def test_a_bar_goes_on_in_the_next_session(bar: Bar) -> None:
     """The same file is not begun anew; a second bar would stay torn on the terminal."""
     bar.begin("x", 100)
     first = bar._bar
@@ -866,7 +863,7 @@ def test_a_bar_goes_on_in_the_next_session(bar: module.Bar) -> None:
 
 
 @pytest.mark.parametrize(("name", "size"), [("y", 100), ("x", 101)])
-def test_another_file_gets_a_bar_of_its_own(bar: module.Bar, name: str, size: int) -> None:
+def test_another_file_gets_a_bar_of_its_own(bar: Bar, name: str, size: int) -> None:
     """Also one that has grown between two sessions."""
     bar.begin("x", 100)
     first = bar._bar
@@ -948,7 +945,7 @@ def test_a_password_is_asked_for_once_and_while_no_server_waits_for_it(
         peers.append(len(local.server._peers))
         return "password1"
 
-    monkeypatch.setattr(auth, "read_password", ask)
+    monkeypatch.setattr("client.read_password", ask)
     monkeypatch.setattr(config, "RETRY_FIRST", 0.01)
     log_in, sessions = module.Session._log_in, itertools.count()
 
@@ -997,11 +994,11 @@ def test_all_addresses_of_a_server_are_tried_within_the_timeout(
         tried.append(until(None))
         raise OSError(errno.ETIMEDOUT, "no answer")
 
-    monkeypatch.setattr(module, "_resolve", lambda *_: [address] * 3)
-    monkeypatch.setattr(module, "_open_socket", silent)
-    monkeypatch.setattr(module, "wait", lambda _sock, timeout, **_: clock.sleep(timeout))
+    monkeypatch.setattr("lft.client.connect.resolve", lambda *_: [address] * 3)
+    monkeypatch.setattr("lft.client.connect.open_socket", silent)
+    monkeypatch.setattr("lft.client.connect.wait", lambda _sock, timeout, **_: clock.sleep(timeout))
     with pytest.raises(ConnectionLostError, match="no answer"):
-        module._connect(ClientSettings(), 30.0, None)
+        connect(ClientSettings(), 30.0, None)
     assert clock.slept == pytest.approx([10, 10, 10])
 
 
@@ -1089,7 +1086,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """``main`` as if on a terminal; afterwards the signals mean what they meant before."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    monkeypatch.setattr(module, "Bar", lambda _: Progress())
+    monkeypatch.setattr("client.Bar", lambda _: Progress())
 
     def run(*arguments: object) -> int:
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -1137,7 +1134,7 @@ def test_the_sample_of_the_demo_has_its_size(
     """It is written in one step: half a sample never stays."""
     monkeypatch.setattr(config, "DEMO_FILE_SIZE", 300_001)
     sample = tmp_path / "input" / "big_file.txt"
-    module._make_sample(sample)
+    _make_sample(sample)
     assert sample.stat().st_size == 300_001
     assert os.listdir(sample.parent) == ["big_file.txt"]
 

@@ -41,29 +41,28 @@ from test_access import Pki, pki, tls  # noqa: F401  (one is a fixture)
 
 import client as module
 import config
-import protocol
-import server as server_module
-from client import Compression, Receipt, send_files
+from client import send_files
 from config import KB, MB
+from lft.client.compression import Compression
+from lft.client.connect import Patience
+from lft.client.progress import Progress
+from lft.client.receipt import Receipt
+from lft.client.sender import Sender
+from lft.clock import TokenBucket
+from lft.server.service import Service
+from lft.wire.blocks import BlockHeader, decode_header, encode_header
+from lft.wire.codecs import COMPRESSIONS, FEATURES, common_codec, compress, decompress
+from lft.wire.connection import Connection
 from protocol import (
     CODEC_HELD,
     CODEC_RAW,
     CODEC_ZLIB,
     CODEC_ZSTD,
-    COMPRESSIONS,
-    FEATURES,
-    BlockHeader,
-    Connection,
     Error,
     IntegrityOk,
     Missing,
     RemoteProtocolError,
     Why,
-    common_codec,
-    compress,
-    decode_header,
-    decompress,
-    encode_header,
 )
 
 CODECS = list(COMPRESSIONS.values())
@@ -197,7 +196,8 @@ def test_a_zstd_frame_may_have_a_window_of_a_large_block() -> None:
 
 MEASURING = """
 import resource, sys
-from protocol import RemoteProtocolError, decompress
+from lft.wire.codecs import decompress
+from protocol import RemoteProtocolError
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 payload, room = memoryview(sys.stdin.buffer.read()), memoryview(bytearray(200 * 1024))
@@ -259,13 +259,15 @@ def test_the_best_codec_of_both_is_taken(features: tuple[str, ...], codec: int) 
 WITHOUT_ZSTD = """
 import sys
 sys.modules.update({"compression.zstd": None, "backports.zstd": None})
-import protocol
-assert protocol.FEATURES == ("md5", "sha256", "zlib")
-assert protocol.common_codec(["zlib", "zstd"]) == protocol.CODEC_ZLIB
-header = protocol.BlockHeader(1, 0, 9, 8, protocol.CODEC_ZSTD, bytes(32))
+from lft.wire.blocks import BlockHeader, decode_header, encode_header
+from lft.wire.codecs import FEATURES, common_codec
+from protocol import CODEC_ZLIB, CODEC_ZSTD, RemoteProtocolError
+assert FEATURES == ("md5", "sha256", "zlib")
+assert common_codec(["zlib", "zstd"]) == CODEC_ZLIB
+header = BlockHeader(1, 0, 9, 8, CODEC_ZSTD, bytes(32))
 try:
-    protocol.decode_header(protocol.encode_header(header))
-except protocol.RemoteProtocolError as error:
+    decode_header(encode_header(header))
+except RemoteProtocolError as error:
     print(error.code)
 """
 
@@ -438,7 +440,7 @@ def test_a_limit_of_the_server_counts_what_is_on_the_wire(
         counted.append(length)
         return False
 
-    monkeypatch.setattr(server_module.Service, "_must_pause", staticmethod(count))
+    monkeypatch.setattr(Service, "_must_pause", staticmethod(count))
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", text(2 * BLOCK), BLOCK)
         data = client.attach()
@@ -477,10 +479,11 @@ class Trial:
         self.clock = Clock()
         self.tried: list[int] = []  # the lengths that were compressed
         self.levels: list[int] = []
-        monkeypatch.setattr(protocol, "time", self.clock)
-        monkeypatch.setattr(module, "time", self.clock)
-        monkeypatch.setattr(module, "compress", self._record)
-        monkeypatch.setattr(module, "_processors", lambda: 2)  # one second in each
+        monkeypatch.setattr("lft.clock.time", self.clock)
+        monkeypatch.setattr("lft.client.compression.time", self.clock)
+        monkeypatch.setattr("lft.client.sender.time", self.clock)
+        monkeypatch.setattr("lft.client.compression.compress", self._record)
+        monkeypatch.setattr("lft.client.compression._processors", lambda: 2)  # one second in each
         self.compression = Compression(CODEC_ZLIB, 4)
 
     def _record(self, codec: int, level: int, view: memoryview) -> memoryview:
@@ -650,18 +653,18 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
 
 
 @pytest.fixture
-def sender(trial: Trial) -> Iterator[module.Sender]:
+def sender(trial: Trial) -> Iterator[Sender]:
     """A sender that is not connected, and lives by the clock of a trial."""
     settings = config.ClientSettings(streams=1)
-    session = module.Session(settings, module.Progress(), module.Patience(settings))
-    one = module.Sender(session, 0)
+    session = module.Session(settings, Progress(), Patience(settings))
+    one = Sender(session, 0)
     yield one
     one.close()
     session.close()
 
 
 def test_a_sender_tells_of_its_time_once(
-    trial: Trial, sender: module.Sender, told: list[tuple[float, float]]
+    trial: Trial, sender: Sender, told: list[tuple[float, float]]
 ) -> None:
     """From one block to the next: what it waited for the link, and the rest."""
     for waited in (0.25, 0.0):
@@ -672,7 +675,7 @@ def test_a_sender_tells_of_its_time_once(
 
 
 def test_a_pause_between_two_files_does_not_end_compression(
-    trial: Trial, sender: module.Sender, told: list[tuple[float, float]]
+    trial: Trial, sender: Sender, told: list[tuple[float, float]]
 ) -> None:
     """A minute in which there was nothing to send is not a minute of a fast link."""
     trial.clock.now += 60
@@ -700,7 +703,7 @@ def unpacks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(codec)
         decompress(codec, payload, view)
 
-    monkeypatch.setattr(server_module, "decompress", record)
+    monkeypatch.setattr("lft.server.service.decompress", record)
     return found
 
 
@@ -765,7 +768,7 @@ def test_the_codec_is_the_best_that_the_server_offers(
     codec: int,
 ) -> None:
     """Negotiated in HELLO."""
-    monkeypatch.setattr(server_module, "FEATURES", ("md5", "sha256", *names))
+    monkeypatch.setattr("lft.server.service.FEATURES", ("md5", "sha256", *names))
     _send(local, text_file(tmp_path / "x", MB))
     assert set(unpacks) == {codec}
 
@@ -778,7 +781,7 @@ def test_a_server_that_takes_nothing_compressed_gets_it_raw(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The user is told; the file arrives."""
-    monkeypatch.setattr(server_module, "FEATURES", ("md5", "sha256"))
+    monkeypatch.setattr("lft.server.service.FEATURES", ("md5", "sha256"))
     receipt = _send(local, text_file(tmp_path / "x", MB))
     assert receipt.wire_bytes == receipt.bytes
     assert "the server takes nothing compressed" in caplog.text
@@ -800,12 +803,12 @@ def test_a_limit_of_the_client_counts_what_is_on_the_wire(
     """What was not sent is not waited for."""
     counted: list[float] = []
 
-    def count(bucket: protocol.TokenBucket, size: float) -> float:
+    def count(bucket: TokenBucket, size: float) -> float:
         counted.append(size)
         return 0.0
 
-    monkeypatch.setattr(module.Compression, "_compress", lambda *a: compress(CODECS[0], 1, a[1]))
-    monkeypatch.setattr(protocol.TokenBucket, "take", count)
+    monkeypatch.setattr(Compression, "_compress", lambda *a: compress(CODECS[0], 1, a[1]))
+    monkeypatch.setattr(TokenBucket, "take", count)
     receipt = _send(local, text_file(tmp_path / "x", MB), limit=100 * MB)
     assert sum(size for size in counted if size > 0) == receipt.wire_bytes < MB / 3
 

@@ -20,22 +20,21 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import config
-from config import (
-    GB,
-    KB,
-    MB,
-    SUCCESS,
-    BarSafeHandler,
-    ClientSettings,
-    LogFormatter,
-    ServerSettings,
+from config import GB, KB, MB, ClientSettings, ServerSettings
+from lft.options import (
+    add_log_level,
     argument,
     format_size,
-    make_output_safe,
     parse_size,
     port_argument,
-    printable,
     seconds_argument,
+)
+from lft.terminal import (
+    SUCCESS,
+    BarSafeHandler,
+    LogFormatter,
+    make_output_safe,
+    printable,
     setup_logging,
     wants_colour,
 )
@@ -272,7 +271,7 @@ def test_a_least_duration_of_zero_takes_zero_but_no_word() -> None:
 def test_the_log_level_is_taken_in_either_case() -> None:
     """``--log-level debug`` means DEBUG, and INFO is the default."""
     parser = argparse.ArgumentParser()
-    config.add_log_level(parser)
+    add_log_level(parser)
     assert parser.parse_args([]).log_level == "INFO"
     assert parser.parse_args(["--log-level", "debug"]).log_level == "DEBUG"
 
@@ -280,7 +279,7 @@ def test_the_log_level_is_taken_in_either_case() -> None:
 def test_an_unknown_log_level_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """A level that logging does not know ends the program with exit code 2."""
     parser = argparse.ArgumentParser()
-    config.add_log_level(parser)
+    add_log_level(parser)
     with pytest.raises(SystemExit) as caught:
         parser.parse_args(["--log-level", "LOUD"])
     assert caught.value.code == 2

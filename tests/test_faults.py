@@ -43,18 +43,27 @@ from conftest import (
 from test_server import _peer as peer
 
 import config
-import server as server_module
-from client import FailedIntegrityError, Receipt, send_files
+from client import send_files
 from config import ClientSettings
+from lft.client.receipt import FailedIntegrityError, Receipt
+from lft.server.service import Service
+from lft.server.sessions import Peer, Session
+from lft.server.work_queue import WorkQueue
+from lft.store import partfile
+from lft.store.journal import Journal
+from lft.store.partfile import PartFile
+from lft.store.partstore import PartStore
+from lft.store.paths import PARTIAL
+from lft.wire.blocks import BlockHeader
+from lft.wire.codecs import FEATURES
+from lft.wire.connection import Connection
+from lft.wire.frames import encode, encode_ack
 from protocol import (
     CODEC_HELD,
     CODEC_RAW,
-    FEATURES,
     VERSION,
     Attach,
-    BlockHeader,
     Cancel,
-    Connection,
     ConnectionLostError,
     FileReady,
     FileStart,
@@ -73,8 +82,6 @@ from protocol import (
     TransferComplete,
     TransferError,
     Why,
-    encode,
-    encode_ack,
 )
 
 HELLO = encode(Hello(VERSION, FEATURES))
@@ -411,7 +418,7 @@ def test_blocks_that_came_with_attach_are_not_forgotten_when_others_wait(
     local: ServerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """28: the worker leaves after each block; no selector tells of what is in memory already."""
-    monkeypatch.setattr(server_module.WorkQueue, "pressed", True)
+    monkeypatch.setattr(WorkQueue, "pressed", True)
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", os.urandom(2 * 4096), block_size=4096)
         start = HELLO + encode(Attach(client.token))
@@ -479,13 +486,13 @@ def test_acknowledgements_do_not_wait_for_a_pause_in_the_blocks(
 ) -> None:
     """A disk slower than the network must not look like a dead server."""
     allowed = threading.Semaphore(8)
-    write = server_module.PartFile.write
+    write = PartFile.write
 
-    def slow(part: server_module.PartFile, payload: memoryview, offset: int) -> None:
+    def slow(part: PartFile, payload: memoryview, offset: int) -> None:
         allowed.acquire()
         write(part, payload, offset)
 
-    monkeypatch.setattr(server_module.PartFile, "write", slow)
+    monkeypatch.setattr(PartFile, "write", slow)
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", os.urandom(20 * 4096), block_size=4096)
         data = client.attach()
@@ -524,9 +531,9 @@ def test_a_block_that_expires_costs_no_processor_time(
     """4: what is too late is not handed to and fro, unread, until main looks at the clocks."""
     monkeypatch.setattr(config, "TICK", 2.0)
     local = start_local(block_timeout=0.3)
-    served, serve = [], server_module.Service.serve
+    served, serve = [], Service.serve
 
-    def count(service: server_module.Service, peer: server_module.Peer) -> None:
+    def count(service: Service, peer: Peer) -> None:
         served.append(peer)
         serve(service, peer)
 
@@ -534,7 +541,7 @@ def test_a_block_that_expires_costs_no_processor_time(
         upload = client.start("x", os.urandom(1_000_000), block_size=1_000_000)
         data = client.attach()
         push(data, upload.frame(0)[:100])
-        monkeypatch.setattr(server_module.Service, "serve", count)
+        monkeypatch.setattr(Service, "serve", count)
         with pytest.raises(ConnectionLostError):
             _trickle(data, upload.frame(0)[100:5000])
     assert len(served) < 500
@@ -965,7 +972,8 @@ def test_a_disk_error_is_a_clean_rejection(
     source = random_file(tmp_path / "x", 1_000_000)
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failure)
-        patch.setattr(server_module, "_sync_data", os.fdatasync)
+        patch.setattr("lft.store.partfile.sync_data", os.fdatasync)
+        patch.setattr("lft.store.journal.sync_data", os.fdatasync)
         with pytest.raises(RejectedError) as caught:
             send_files([source], local.client())
     assert caught.value.code == code
@@ -988,9 +996,9 @@ def test_a_bug_in_a_worker_hurts_only_its_transfer(
     source = random_file(tmp_path / "x", 1_000_000)
     local = start_local()
     with monkeypatch.context() as patch:
-        patch.setattr(server_module.Service, method, lambda *_: 1 / 0)
+        patch.setattr(Service, method, lambda *_: 1 / 0)
         service = local.server._service
-        answers = server_module.Service._handlers(service)
+        answers = Service._handlers(service)
         patch.setattr(service, "_answers", answers)
         patch.setattr(config, "RETRY_LONGEST", 0.1)
         patch.setattr(config, "PATIENCE", 2)
@@ -1006,7 +1014,7 @@ def test_a_block_that_was_under_way_when_its_session_ended_is_nobodys_fault(
 ) -> None:
     """36: after a ``kill -9`` of a client the server has nothing to warn of."""
     stream = peer()
-    stream.session = server_module.Session("u", 0, peer())
+    stream.session = Session("u", 0, peer())
     stream.session.closed = True
     header = BlockHeader(1, 0, 10, 10, CODEC_RAW, bytes(32))
     with pytest.raises(ConnectionLostError, match="its session has ended"):
@@ -1186,9 +1194,9 @@ def test_a_part_file_that_rests_while_it_is_looked_for_is_found(
 ) -> None:
     """43: the old attempt ends between two looks of the new one, which goes on all the same."""
     content = os.urandom(10 * 4096)
-    resume, parts = server_module.PartStore.resume, local.server._service.parts
+    resume, parts = PartStore.resume, local.server._service.parts
 
-    def late(store: server_module.PartStore, *wanted: Any) -> object:
+    def late(store: PartStore, *wanted: Any) -> object:
         found = resume(store, *wanted)
         if parts.in_use and not found:
             first.control.send(Goodbye())
@@ -1197,7 +1205,7 @@ def test_a_part_file_that_rests_while_it_is_looked_for_is_found(
 
     with RawClient(local.port).log_in() as first, RawClient(local.port).log_in() as second:
         first.start("x", content, 4096, resume=True).send(first.attach(), *range(5))
-        monkeypatch.setattr(server_module.PartStore, "resume", late)
+        monkeypatch.setattr(PartStore, "resume", late)
         second.control.send(FileStart("x", len(content), 4096, "md5", _head(content), resume=True))
         ready = second.answer()
         assert isinstance(ready, FileReady)
@@ -1225,13 +1233,13 @@ FAILURES = [(_full, "space"), (_quota, "space"), (_broken, "disk"), (_read_only,
 @contextlib.contextmanager
 def _no_records(monkeypatch: pytest.MonkeyPatch, failure: Callable[..., None]) -> Iterator[None]:
     """Have journals begin, but claim no block."""
-    append = server_module.Journal.append
+    append = Journal.append
 
-    def fail(journal: server_module.Journal, records: bytes) -> None:
+    def fail(journal: Journal, records: bytes) -> None:
         (append if records.endswith(b"}\n") else failure)(journal, records)
 
     with monkeypatch.context() as patch:
-        patch.setattr(server_module.Journal, "append", fail)
+        patch.setattr(Journal, "append", fail)
         yield
 
 
@@ -1281,7 +1289,7 @@ def test_what_a_full_disk_did_not_let_the_journal_claim_is_sent_again(
     assert [md5(path) for path in received(local.output)] == [receipt.digest]
 
 
-@pytest.mark.parametrize("call", ["_careful", "posix_fallocate"])
+@pytest.mark.parametrize("call", ["open_carefully", "posix_fallocate"])
 @pytest.mark.parametrize(("failure", "code"), FAILURES)
 def test_a_part_file_that_cannot_be_opened_again_is_a_clean_rejection(
     local: ServerThread,
@@ -1295,8 +1303,8 @@ def test_a_part_file_that_cannot_be_opened_again_is_a_clean_rejection(
     source = random_file(tmp_path / "x", 1_000_000)
     _interrupted(local, source)
     with monkeypatch.context() as patch:
-        patch.setattr(server_module if call == "_careful" else os, call, failure)
-        if (call, failure) == ("_careful", _broken):  # set aside: another one may go better
+        patch.setattr(partfile if call == "open_carefully" else os, call, failure)
+        if (call, failure) == ("open_carefully", _broken):  # set aside: another one may go better
             assert send_files([source], local.client())[0].resumed_bytes == 0
             received(local.output)[0].unlink()
         else:
@@ -1312,7 +1320,7 @@ def test_a_partial_folder_that_is_deleted_meanwhile_is_a_clean_rejection(
     local: ServerThread, tmp_path: Path
 ) -> None:
     """33: the transfer that runs is not published; when the folder is back, all is well."""
-    partial = local.output / server_module.PARTIAL
+    partial = local.output / PARTIAL
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", os.urandom(300_000))
         data = client.attach()
@@ -1332,6 +1340,8 @@ def test_a_partial_folder_that_is_deleted_meanwhile_is_a_clean_rejection(
 STUCK = """
 import sys, threading
 import config, server
+from lft.store.journal import Journal
+from lft.store.partfile import PartFile
 
 config.EXIT_TIMEOUT = 0.3
 
@@ -1339,7 +1349,7 @@ def hang(*_):
     print("stuck", flush=True)
     threading.Event().wait()
 
-server.{what} = hang
+{what} = hang
 sys.exit(server.main(["--port", "0", "--output", sys.argv[1], "--grace", "0"]))
 """
 

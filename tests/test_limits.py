@@ -25,19 +25,23 @@ from conftest import (
     random_file,
 )
 
-import auth
 import config
-import protocol
-from client import Patience, Progress, Session, send_files
+from client import Session, send_files
 from config import KB, MB, ClientSettings
-from protocol import Connection, IntegrityOk, TokenBucket, TransferComplete
+from lft.accounts import account
+from lft.accounts.account import DEMO_ACCOUNTS
+from lft.client.connect import Patience
+from lft.client.progress import Progress
+from lft.clock import TokenBucket
+from lft.wire.connection import Connection
+from protocol import IntegrityOk, TransferComplete
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that stands still until somebody moves it."""
     one = Clock()
-    monkeypatch.setattr(protocol, "time", one)
+    monkeypatch.setattr("lft.clock.time", one)
     return one
 
 
@@ -66,9 +70,9 @@ def test_a_limited_user_holds_no_worker_up(
     start_local: StartLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection waits, the worker does not: the only one there is serves somebody else."""
-    accounts = dict(auth.demo_credentials())
+    accounts = dict(account.demo_credentials())
     accounts["user1"] = dataclasses.replace(accounts["user1"], limit=config.LEAST_LIMIT)
-    monkeypatch.setattr(auth, "demo_credentials", lambda: accounts)
+    monkeypatch.setattr("lft.accounts.account.demo_credentials", lambda: accounts)
     local = start_local(workers=1)
     slow, fast = random_file(tmp_path / "slow", 20 * MB), random_file(tmp_path / "fast", 5 * MB)
     command = client_command(local.port, slow, "--quiet", "--block-size", "4K")
@@ -110,7 +114,7 @@ class Sending:
 
     def __init__(self, local: ServerThread, user: str) -> None:
         self.client = RawClient(local.port)
-        self.client.log_in(user, auth.DEMO_ACCOUNTS[user][0])
+        self.client.log_in(user, DEMO_ACCOUNTS[user][0])
         self.upload: RawUpload = self.client.start(user, os.urandom(BLOCKS * BLOCK), BLOCK)
         self.data: Connection = self.client.attach()
 
@@ -227,9 +231,9 @@ def test_a_limit_holds_for_a_connection_whose_turn_has_come(
     start_local: StartLocal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Being held back is no way around a limit: the longer pause counts."""
-    accounts = dict(auth.demo_credentials())
+    accounts = dict(account.demo_credentials())
     accounts["user1"] = dataclasses.replace(accounts["user1"], limit=1)
-    monkeypatch.setattr(auth, "demo_credentials", lambda: accounts)
+    monkeypatch.setattr("lft.accounts.account.demo_credentials", lambda: accounts)
     _hold(monkeypatch, longest=0.0)
     local = start_local()
     with Sending(local, "user1") as bulk, Sending(local, "admin") as urgent:

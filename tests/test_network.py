@@ -30,9 +30,12 @@ from conftest import (
 )
 from proxy import BUFFER, Fault, FaultProxy, Kind, Line, Plan, Way, What, reserve_port
 
-from client import Receipt, Source, send_files
+from client import send_files
 from config import BLOCK_SIZE, STREAMS, ClientSettings
-from protocol import Connection, ConnectionLostError, Message, SourceError, State
+from lft.client.receipt import Receipt
+from lft.client.source import Source
+from lft.wire.connection import Connection
+from protocol import ConnectionLostError, Message, SourceError, State
 
 MB = 1024 * 1024
 FRAME = HEADER + BLOCK_SIZE  # bytes of a whole block on a data connection

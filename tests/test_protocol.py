@@ -23,20 +23,23 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import protocol
+from lft.addresses import is_loopback
+from lft.clock import Deadline, Pauses
+from lft.wire.blocks import HEADER_SIZE, BlockHeader, BlockReader, decode_header, encode_header
+from lft.wire.codecs import COMPRESSIONS, FEATURES
+from lft.wire.connection import Connection, raise_error
+from lft.wire.frames import Ack, FrameReader, decode, encode, encode_ack
+from lft.wire.sockets import Waker, lost, wait
 from protocol import (
-    _VERBS,
     CODEC_RAW,
-    COMPRESSIONS,
     DIGEST_SIZES,
-    FEATURES,
-    HEADER_SIZE,
     MAX_BLOCKS,
     MAX_CONTROL_FRAME,
     MAX_FILE_SIZE,
     MAX_SPANS,
     MAX_TEXT,
+    MESSAGES,
     VERSION,
-    Ack,
     Attach,
     Attached,
     AuthChallenge,
@@ -44,18 +47,13 @@ from protocol import (
     AuthOk,
     AuthResponse,
     AuthStart,
-    BlockHeader,
-    BlockReader,
     Blocks,
     Cancel,
-    Connection,
     ConnectionLostError,
-    Deadline,
     Dialogue,
     Error,
     FileReady,
     FileStart,
-    FrameReader,
     Goodbye,
     Hello,
     IntegrityError,
@@ -79,18 +77,8 @@ from protocol import (
     TransferError,
     UsageError,
     Verifying,
-    Waker,
     Why,
-    decode,
-    decode_header,
-    encode,
-    encode_ack,
-    encode_header,
-    is_loopback,
-    lost,
-    raise_error,
     spans,
-    wait,
 )
 
 # Neither a busy machine nor an unlucky draw is an error: a test fails for what it says, or not.
@@ -106,7 +94,7 @@ quick = settings(
 )
 quicker = settings(quick, max_examples=20)  # for each of the messages
 
-VERBS = sorted(_VERBS)
+VERBS = sorted(MESSAGES)
 MD5 = "0123456789abcdef" * 2
 
 # --- one strategy and one example for each message ----------------------------------------------
@@ -228,14 +216,14 @@ def at_every_byte(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 @given(data=st.data())
 def test_every_message_comes_back_as_it_was_sent(verb: str, data: st.DataObject) -> None:
     """Encoded and decoded again a message is equal, whatever its fields hold."""
-    message = data.draw(STRATEGIES[_VERBS[verb]])
+    message = data.draw(STRATEGIES[MESSAGES[verb]])
     assert decode(encode(message)[4:]) == message
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_message_has_the_documented_frame(verb: str) -> None:
     """Four bytes length, then the verb, an @ and a JSON object in UTF-8."""
-    message = EXAMPLES[_VERBS[verb]]
+    message = EXAMPLES[MESSAGES[verb]]
     data = encode(message)
     assert struct.unpack("!I", data[:4]) == (len(data) - 4,)
     name, _, body = data[4:].partition(b"@")
@@ -253,7 +241,7 @@ def test_the_frame_in_the_documentation_is_a_frame() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_message_cannot_be_changed(verb: str) -> None:
     """A message may pass between threads."""
-    message = EXAMPLES[_VERBS[verb]]
+    message = EXAMPLES[MESSAGES[verb]]
     for item in fields(message):
         with pytest.raises(FrozenInstanceError):
             setattr(message, item.name, getattr(message, item.name))
@@ -266,7 +254,7 @@ def test_the_largest_messages_fit_a_frame(message: Message) -> None:
     assert read(encode(message)) == [message]
 
 
-FIELDS = [(verb, item.name) for verb in VERBS for item in fields(_VERBS[verb])]
+FIELDS = [(verb, item.name) for verb in VERBS for item in fields(MESSAGES[verb])]
 
 
 @pytest.mark.parametrize(("verb", "field"), FIELDS)
@@ -274,11 +262,11 @@ def test_a_field_of_another_type_is_refused(verb: str, field: str) -> None:
     """No field takes null, a fraction, bytes, a list or an object."""
     for value in (None, 1.5, b"x", [], {}, object()):
         with pytest.raises(ValueError, match=f"{verb}: {field} must be "):
-            replace(EXAMPLES[_VERBS[verb]], **{field: value})
+            replace(EXAMPLES[MESSAGES[verb]], **{field: value})
 
 
 NUMBERS = [
-    (verb, name) for verb, name in FIELDS if type(getattr(EXAMPLES[_VERBS[verb]], name)) is int
+    (verb, name) for verb, name in FIELDS if type(getattr(EXAMPLES[MESSAGES[verb]], name)) is int
 ]
 
 
@@ -287,7 +275,7 @@ def test_a_number_is_neither_a_bool_nor_a_word_nor_endless(verb: str, field: str
     """FAULTS 6: True is 1 to Python, not on the wire."""
     for value in (True, False, "1", 2**64, -(2**64)):
         with pytest.raises(ValueError, match=f"{verb}: {field} must be a number from"):
-            replace(EXAMPLES[_VERBS[verb]], **{field: value})
+            replace(EXAMPLES[MESSAGES[verb]], **{field: value})
 
 
 LIMITS = [
@@ -416,7 +404,7 @@ def test_the_features_are_the_digests_and_codecs_that_may_be_used() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_message_cut_at_any_byte_is_the_same_message(verb: str) -> None:
     """FAULTS 2: nothing comes out before the last byte, and then the whole message."""
-    message = EXAMPLES[_VERBS[verb]]
+    message = EXAMPLES[MESSAGES[verb]]
     data = encode(message)
     for start, rest in at_every_byte(data):
         reader = FrameReader()
@@ -672,7 +660,7 @@ json_values = st.recursive(
 @given(data=st.data())
 def test_no_json_raises_anything_but_remote_protocol_error(verb: str, data: st.DataObject) -> None:
     """FAULTS 6: the right keys with any values: a valid message, or a refusal."""
-    body = {item.name: data.draw(json_values) for item in fields(_VERBS[verb])}
+    body = {item.name: data.draw(json_values) for item in fields(MESSAGES[verb])}
     try:
         message = decode(f"{verb}@{json.dumps(body)}".encode())
     except RemoteProtocolError:
@@ -687,7 +675,7 @@ def test_a_damaged_message_raises_nothing_but_remote_protocol_error(
     verb: str, data: st.DataObject
 ) -> None:
     """FAULTS 2 and 6: some bytes of a right message replaced, removed or added."""
-    body = encode(EXAMPLES[_VERBS[verb]])[4:]
+    body = encode(EXAMPLES[MESSAGES[verb]])[4:]
     start = data.draw(st.integers(0, len(body)))
     end = data.draw(st.integers(start, len(body)))
     try:
@@ -788,7 +776,7 @@ WAYS = ways()
 
 def example_of(verb: str) -> Message:
     """Return a message of this kind."""
-    return EXAMPLES[_VERBS[verb]]
+    return EXAMPLES[MESSAGES[verb]]
 
 
 def say(dialogue: Dialogue, speaker: Side, verb: str) -> None:
@@ -1065,8 +1053,8 @@ def test_a_bell_gives_its_descriptors_back() -> None:
 def test_pauses_that_overlap_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four connections that rest for the same second rested for one second."""
     now = 1000.0
-    monkeypatch.setattr("protocol.time.monotonic", lambda: now)
-    pauses = protocol.Pauses()
+    monkeypatch.setattr("lft.clock.time.monotonic", lambda: now)
+    pauses = Pauses()
     for start, length in ((0.0, 2.0), (1.0, 0.5), (1.5, 1.5), (10.0, 1.0)):
         now = 1000.0 + start
         pauses.add(length)

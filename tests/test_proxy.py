@@ -13,7 +13,9 @@ import pytest
 from conftest import PATIENCE, eventually, open_descriptors
 from proxy import Fault, FaultProxy, Kind, Line, Plan, Way, What
 
-from protocol import FEATURES, VERSION, Attach, Attached, AuthStart, Hello, encode
+from lft.wire.codecs import FEATURES
+from lft.wire.frames import encode
+from protocol import VERSION, Attach, Attached, AuthStart, Hello
 
 
 class EchoServer:

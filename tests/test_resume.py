@@ -32,16 +32,13 @@ from hypothesis.stateful import (
 )
 from test_server import _peer as peer
 
+from lft.server.buffers import BufferPool
+from lft.server.sessions import Session
+from lft.server.transfer import Transfer
+from lft.store.partfile import PartFile, StaleError
+from lft.store.partstore import PartStore
+from lft.store.paths import PARTIAL
 from protocol import FileStart, Spans, Why
-from server import (
-    PARTIAL,
-    BufferPool,
-    PartFile,
-    PartStore,
-    Session,
-    StaleError,
-    Transfer,
-)
 
 BLOCK = 4
 MANY = 100  # more blocks than any file here has

@@ -23,12 +23,16 @@ from conftest import (
     run_client,
 )
 
-import auth
 import config
 from client import send_files
 from config import ClientSettings
+from lft.accounts import account
+from lft.accounts.passwords import PASSWORD_VARIABLE
+from lft.accounts.scram import ScramClient, ScramServer
+from lft.wire.codecs import FEATURES
+from lft.wire.connection import Connection
+from lft.wire.frames import encode, encode_ack
 from protocol import (
-    FEATURES,
     VERSION,
     Attached,
     AuthChallenge,
@@ -37,7 +41,6 @@ from protocol import (
     AuthResponse,
     AuthStart,
     Cancel,
-    Connection,
     ConnectionLostError,
     Error,
     FileReady,
@@ -52,15 +55,13 @@ from protocol import (
     TransferComplete,
     TransferError,
     Why,
-    encode,
-    encode_ack,
 )
 
 
 def _auth(*arguments: str | Path, password: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "auth.py"), *map(str, arguments)], text=True, check=False,
-        env={**environment(), auth.PASSWORD_VARIABLE: password}, capture_output=True,
+        env={**environment(), PASSWORD_VARIABLE: password}, capture_output=True,
     )  # fmt: skip
 
 
@@ -74,9 +75,7 @@ def test_a_failed_login_is_exit_3_and_tells_nothing(
     """FAULTS 22: unknown user and wrong password get the same words."""
     server = start_server()
     source = random_file(tmp_path / "x", 10)
-    done = run_client(
-        server.port, source, "--user", user, variables={auth.PASSWORD_VARIABLE: password}
-    )
+    done = run_client(server.port, source, "--user", user, variables={PASSWORD_VARIABLE: password})
     assert done.returncode == 3
     assert done.stderr.endswith("❌ unknown user or wrong password\n")
     assert received(server.output) == []
@@ -142,7 +141,7 @@ def _pump(source: socket.socket, sink: socket.socket, heard: list[bytes]) -> Non
 
 def test_a_replayed_proof_does_not_log_in(local: ServerThread) -> None:
     """FAULTS 22: the server's nonce is new each time."""
-    login = auth.ScramClient("user1", "password1", nonce="fixed")
+    login = ScramClient("user1", "password1", nonce="fixed")
     with RawClient(local.port) as client:
         client.hello(client.control)
         challenge = client.control.call(AuthStart("SCRAM-SHA-256", login.first()), PATIENCE)
@@ -167,9 +166,7 @@ def test_an_endless_nonce_is_refused_as_a_bad_login(local: ServerThread) -> None
 def test_an_endless_user_name_is_a_usage_error(local: ServerThread, tmp_path: Path) -> None:
     """Exit 2, one line."""
     source = random_file(tmp_path / "x", 10)
-    done = run_client(
-        local.port, source, "--user", "x" * 1100, variables={auth.PASSWORD_VARIABLE: "x"}
-    )
+    done = run_client(local.port, source, "--user", "x" * 1100, variables={PASSWORD_VARIABLE: "x"})
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
 
@@ -237,7 +234,7 @@ class Impostor:
         """Do the whole login as an honest server."""
         self.control = self.accept()
         self.greet(self.control)
-        login = auth.ScramServer(auth.demo_credentials(), b"secret")
+        login = ScramServer(account.demo_credentials(), b"secret")
         start = self.control.answer(PATIENCE)
         assert isinstance(start, AuthStart)
         self.control.send(AuthChallenge(login.challenge(start.data)))
@@ -322,7 +319,7 @@ def _wrong_signature(server: Impostor) -> None:
     server.greet(control)
     start = control.answer(PATIENCE)
     assert isinstance(start, AuthStart)
-    login = auth.ScramServer(auth.demo_credentials(), b"secret")
+    login = ScramServer(account.demo_credentials(), b"secret")
     control.send(AuthChallenge(login.challenge(start.data)))
     control.answer(PATIENCE)
     control.send(AuthOk("v=" + "A" * 43 + "=", "t" * 20, 0))

@@ -21,42 +21,23 @@ from conftest import Clock, eventually, part_files, received, strays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import auth
 import config
 import server as module
 from config import ServerSettings
-from protocol import (
-    MAX_SPANS,
-    MAX_TEXT,
-    Connection,
-    FileStart,
-    RejectedError,
-    Side,
-    UsageError,
-    Why,
-)
-from server import (
-    BufferPool,
-    Claims,
-    Due,
-    Facts,
-    Journal,
-    OutputDirectory,
-    PartFile,
-    PartStore,
-    Peer,
-    Registry,
-    RightOfWay,
-    Server,
-    Session,
-    StaleError,
-    Transfer,
-    TransferEndedError,
-    WorkQueue,
-    output_name,
-    record,
-    safe_name,
-)
+from lft.accounts.account import MAX_USER_NAME
+from lft.server.blockmap import Due
+from lft.server.buffers import BufferPool
+from lft.server.sessions import Peer, Registry, Session
+from lft.server.transfer import Transfer, TransferEndedError
+from lft.server.work_queue import RightOfWay, WorkQueue
+from lft.store.journal import Claims, Facts, Journal, record
+from lft.store.ownership import OutputDirectory
+from lft.store.partfile import PartFile, StaleError
+from lft.store.partstore import PartStore
+from lft.store.paths import PARTIAL, is_same_file, make_directory, output_name, safe_name
+from lft.wire.connection import Connection
+from protocol import MAX_SPANS, MAX_TEXT, FileStart, RejectedError, Side, UsageError, Why
+from server import Server
 
 # --- names --------------------------------------------------------------------------------------
 
@@ -136,7 +117,7 @@ def test_a_long_name_is_not_shortened_to_a_dot_or_a_space(last: str) -> None:
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     """An output directory."""
-    (tmp_path / module.PARTIAL).mkdir()
+    (tmp_path / PARTIAL).mkdir()
     return tmp_path
 
 
@@ -173,7 +154,8 @@ def test_publishing_never_replaces_or_follows_what_is_there(
     }
     make[kind]()
     before = taken.lstat()
-    monkeypatch.setattr(module, "_unique", lambda: "free")
+    monkeypatch.setattr("lft.store.partfile.unique", lambda: "free")
+    monkeypatch.setattr("lft.server.transfer.unique", lambda: "free")
     part = PartFile.create(output, facts_of(1))
     part.write(memoryview(b"x"), 0)
     assert part.publish() == "server_received_free_x"
@@ -211,7 +193,7 @@ def test_part_files_without_a_journal_are_removed_at_the_start(
     output: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What nobody can go on with does not fill the disk, and the log says so."""
-    (output / module.PARTIAL / "0123.part").write_bytes(b"old")
+    (output / PARTIAL / "0123.part").write_bytes(b"old")
     PartStore(output).scan()
     assert part_files(output) == []
     assert "removing 0123" in caplog.text
@@ -245,7 +227,7 @@ def claimed(claims: Claims | None) -> list[int]:
 @pytest.fixture
 def journal(output: Path) -> Iterator[Journal]:
     """A journal that claims the first three blocks of DATA."""
-    one = Journal(output / module.PARTIAL / "1.journal")
+    one = Journal(output / PARTIAL / "1.journal")
     one.begin(facts_of(39), claims_of(DATA, 0, 1, 2))
     one.close()
     yield one
@@ -254,7 +236,7 @@ def journal(output: Path) -> Iterator[Journal]:
 
 def journal_file(output: Path) -> Path:
     """Return where the only journal of an output directory is."""
-    (path,) = (output / module.PARTIAL).glob("*.journal")
+    (path,) = (output / PARTIAL).glob("*.journal")
     return path
 
 
@@ -264,7 +246,7 @@ def journal_file(output: Path) -> Path:
 def test_a_journal_gives_its_facts_back(output: Path, name: str) -> None:
     """Whatever the name of the file, the first line is read as it was written."""
     facts = Facts("us@er", name, 2**62, 4096, "sha256", output_name("x", "1"))
-    journal = Journal(output / module.PARTIAL / "1.journal")
+    journal = Journal(output / PARTIAL / "1.journal")
     journal.begin(facts)
     journal.close()
     assert journal.facts() == facts
@@ -274,7 +256,7 @@ def test_a_journal_gives_the_longest_facts_back(output: Path) -> None:
     """FAULTS 10 and 35: names of all the characters they may have, each as long as one can be."""
     long, folder = "\U0001f4e6" * MAX_TEXT, "\U0001f4e6" * 63
     saved_as = output_name(long, "20260101-000000-abcdef")
-    user, directory = long[: auth.MAX_USER_NAME], "/".join([folder] * (MAX_TEXT // 64))
+    user, directory = long[:MAX_USER_NAME], "/".join([folder] * (MAX_TEXT // 64))
     facts = Facts(user, long, 39, 4, "sha256", saved_as, directory, head="0" * 64)
     PartFile.create(output, facts).close()
     assert Journal(journal_file(output)).facts() == facts
@@ -289,7 +271,7 @@ def test_a_journal_gives_its_claims_back(journal: Journal) -> None:
 
 def test_what_is_appended_to_a_journal_is_claimed_too(output: Path) -> None:
     """Records in any order; of two claims of one block the later one counts."""
-    journal = Journal(output / module.PARTIAL / "1.journal")
+    journal = Journal(output / PARTIAL / "1.journal")
     journal.begin(facts_of(39), claims_of(DATA, 5))
     journal.append(record(7, bytes(16)) + record(3, running(DATA, 3)))
     journal.append(record(7, running(DATA, 7)))
@@ -303,7 +285,7 @@ def test_a_new_journal_replaces_the_old_one_in_one_step(output: Path, journal: J
     """What the old one claimed is gone, and no half-written one lies about."""
     journal.begin(facts_of(39), claims_of(DATA, 8))
     assert claimed(journal.load(facts_of(39))) == [8]
-    assert [path.name for path in (output / module.PARTIAL).iterdir()] == ["1.journal"]
+    assert [path.name for path in (output / PARTIAL).iterdir()] == ["1.journal"]
 
 
 @pytest.mark.parametrize("cut", range(1, RECORD + 1))
@@ -411,7 +393,7 @@ def test_a_block_whose_length_changed_is_not_claimed(
     output: Path, before: int, after: int, kept: int
 ) -> None:
     """The file has grown or shrunk since: of its last block we have too much or too little."""
-    journal = Journal(output / module.PARTIAL / "1.journal")
+    journal = Journal(output / PARTIAL / "1.journal")
     data = bytes(range(before))
     journal.begin(facts_of(before), claims_of(data, *range(-(-before // 4))))
     journal.close()
@@ -487,7 +469,7 @@ def _left(output: Path, data: bytes = DATA, *, unique: str = "taken", name: str 
 
 def _found(output: Path, part: PartFile) -> PartFile:
     """Stand for ``part`` as the next server does, which knows only its journal."""
-    path = output / module.PARTIAL / f"{part.stem}.journal"
+    path = output / PARTIAL / f"{part.stem}.journal"
     return PartFile(output, part.stem, Journal(path).facts())
 
 
@@ -694,7 +676,8 @@ def test_a_failed_flush_is_final(output: Path, monkeypatch: pytest.MonkeyPatch) 
     part = store.create(transfer_of(DATA))
     part.note(record(0, running(DATA, 0)))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_sync_data", _broken)
+        patch.setattr("lft.store.partfile.sync_data", _broken)
+        patch.setattr("lft.store.journal.sync_data", _broken)
         with pytest.raises(OSError, match="Input/output"):
             part.flush()
     part.flush()
@@ -715,7 +698,12 @@ def test_the_journal_is_flushed_with_the_data(
     flushed = []
     part = PartFile.create(output, facts_of(6))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_sync_data", lambda file: flushed.append(os.fstat(file).st_ino))
+        patch.setattr(
+            "lft.store.partfile.sync_data", lambda file: flushed.append(os.fstat(file).st_ino)
+        )
+        patch.setattr(
+            "lft.store.journal.sync_data", lambda file: flushed.append(os.fstat(file).st_ino)
+        )
         part.flush()
     inodes = [path.stat().st_ino for path in (*part_files(output), *_journals(output))]
     assert flushed == inodes
@@ -728,7 +716,7 @@ def test_a_journal_that_cannot_be_flushed_spoils_nothing(
     """FAULTS 34: it is a claim; the data is on the disk."""
     part = PartFile.create(output, facts_of(6))
     with monkeypatch.context() as patch:
-        patch.setattr(module.Journal, "flush", _broken)
+        patch.setattr(Journal, "flush", _broken)
         part.flush()
     assert part.trusted
     part.publish()
@@ -737,7 +725,7 @@ def test_a_journal_that_cannot_be_flushed_spoils_nothing(
 
 
 def _journals(output: Path) -> list[Path]:
-    return list((output / module.PARTIAL).glob("*.journal"))
+    return list((output / PARTIAL).glob("*.journal"))
 
 
 @pytest.mark.parametrize("how", ["link", "rename"])
@@ -763,7 +751,8 @@ def test_a_journal_knows_the_other_name_before_the_file_gets_it(
 ) -> None:
     """FAULTS 37: killed right after publishing, the next server recognises it all the same."""
     (output / "server_received_taken_x").write_text("precious")
-    monkeypatch.setattr(module, "_unique", lambda: "free")
+    monkeypatch.setattr("lft.store.partfile.unique", lambda: "free")
+    monkeypatch.setattr("lft.server.transfer.unique", lambda: "free")
     part = _left(output)
     part.reopen(facts_of(39))
     part.publish()
@@ -814,7 +803,7 @@ def test_a_directory_on_another_file_system_is_refused_before_anything_is_sent(
 
     monkeypatch.setattr(os, "lstat", elsewhere)
     with pytest.raises(OSError, match="device link"):
-        module.make_directory(output, "alice")
+        make_directory(output, "alice")
 
 
 @pytest.mark.parametrize("answered", [True, False], ids=["answered", "gone before the answer"])
@@ -883,7 +872,7 @@ def _link_instead(path: Path) -> None:
 
 
 def _spoil(output: Path, part: PartFile, how: str) -> None:
-    path = output / module.PARTIAL / part.stem
+    path = output / PARTIAL / part.stem
     journal, file = path.with_suffix(".journal"), path.with_suffix(".part")
     spoil: dict[str, Callable[[], object]] = {
         "no journal": journal.unlink,
@@ -909,7 +898,7 @@ def test_the_start_removes_what_nobody_can_go_on_with(
     _spoil(output, bad, how)
     store.scan()
     assert f"removing {bad.stem}" in caplog.text
-    assert {path.stem for path in (output / module.PARTIAL).iterdir()} == {good.stem}
+    assert {path.stem for path in (output / PARTIAL).iterdir()} == {good.stem}
     assert store.resume(transfer_of(DATA)) is None
     assert store.resume(transfer_of(DATA, name="y")) is not None
 
@@ -925,7 +914,7 @@ def test_a_journal_of_any_other_form_does_not_stop_the_start(
     else:
         journal_file(output).write_bytes(b"[" * 16_000 + b"\n")
     store.scan()
-    assert list((output / module.PARTIAL).iterdir()) == []
+    assert list((output / PARTIAL).iterdir()) == []
 
 
 def test_a_part_file_whose_first_block_is_missing_is_resumed(
@@ -980,7 +969,7 @@ def test_on_a_full_disk_a_resume_goes_on_with_the_journal_that_is_there(
 ) -> None:
     """FAULTS 33: the room for the file itself is reserved; a torn record is cut off before."""
     left = _left(output)
-    path = output / module.PARTIAL / f"{left.stem}.journal"
+    path = output / PARTIAL / f"{left.stem}.journal"
     path.write_bytes(path.read_bytes()[:-1])
     store.scan()
     opened = os.open
@@ -1006,7 +995,7 @@ def test_the_start_removes_no_published_file(
     _published(output, monkeypatch, "rename")
     received(output)[0].rename(output / "elsewhere")
     store.scan()
-    assert list((output / module.PARTIAL).iterdir()) == []
+    assert list((output / PARTIAL).iterdir()) == []
     assert (output / "elsewhere").read_bytes() == DATA
 
 
@@ -1073,7 +1062,8 @@ def test_a_disk_error_while_resuming_costs_no_part_file(
     _left(output)
     store.scan()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_careful", _broken)
+        patch.setattr("lft.store.partfile.open_carefully", _broken)
+        patch.setattr("lft.store.journal.open_carefully", _broken)
         assert store.resume(transfer_of(DATA)) is None
     assert store.in_use == 0
     assert store.resume(transfer_of(DATA)) is not None
@@ -1103,7 +1093,7 @@ def test_a_part_file_rests_once(output: Path, store: PartStore) -> None:
 
 def _age(output: Path, part: PartFile, seconds: float) -> None:
     then = time.time() - seconds
-    os.utime(output / module.PARTIAL / f"{part.stem}.journal", (then, then))
+    os.utime(output / PARTIAL / f"{part.stem}.journal", (then, then))
 
 
 def test_what_nobody_came_back_for_expires(
@@ -1133,7 +1123,7 @@ def test_a_verdict_that_nobody_asked_for_again_expires_earlier(
     assert journal_file(output).exists()
     _age(output, part, config.KEEP_ANSWER + 60)
     store.expire()
-    assert list((output / module.PARTIAL).iterdir()) == []
+    assert list((output / PARTIAL).iterdir()) == []
     assert [path.read_bytes() for path in received(output)] == [DATA]
 
 
@@ -1156,13 +1146,13 @@ def test_a_part_file_that_somebody_else_removed_is_forgotten(
     _age(output, old, config.KEEP_PARTIAL + 60)
     store.scan()
     for suffix in (".part", ".journal"):
-        (output / module.PARTIAL / gone.stem).with_suffix(suffix).unlink()
+        (output / PARTIAL / gone.stem).with_suffix(suffix).unlink()
     store.expire()
     assert part_files(output) == strays(output) == []
     assert store.resume(transfer_of(DATA, name="gone")) is None
 
 
-@pytest.mark.parametrize("what", ["_careful", "lstat"])
+@pytest.mark.parametrize("what", ["open_carefully", "lstat"])
 def test_what_cannot_be_looked_at_just_now_does_not_expire(
     output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -1170,7 +1160,9 @@ def test_what_cannot_be_looked_at_just_now_does_not_expire(
     _left(output)
     store.scan()
     with monkeypatch.context() as patch:
-        patch.setattr(module if what == "_careful" else os, what, _no_descriptors)
+        patch.setattr(
+            f"{'lft.store.journal' if what == 'open_carefully' else 'os'}.{what}", _no_descriptors
+        )
         store.expire()
     assert len(part_files(output)) == 1
     assert store.resume(transfer_of(DATA)) is not None
@@ -1186,10 +1178,10 @@ def test_a_look_at_what_expires_changes_nothing_for_who_goes_on_with_it(
     """What was published between two looks stays published, and is not written to."""
     _left(output)
     store.scan()
-    same_file, calls, parts = module._same_file, itertools.count(), []
+    real, calls, parts = is_same_file, itertools.count(), []
 
     def overtaken(path: Path, facts: os.stat_result) -> bool:
-        answer = same_file(path, facts)
+        answer = real(path, facts)
         if next(calls) == 0:
             found = store.resume(transfer_of(DATA))
             assert found is not None
@@ -1197,7 +1189,7 @@ def test_a_look_at_what_expires_changes_nothing_for_who_goes_on_with_it(
             parts.append(found[0])
         return answer
 
-    monkeypatch.setattr(module, "_same_file", overtaken)
+    monkeypatch.setattr("lft.store.partfile.is_same_file", overtaken)
     store.expire()
     assert [part.published for part in parts] == [True]
 
@@ -1277,7 +1269,7 @@ class Sample:
         """Take the part file at the end."""
         self.store_of_parts.drop(part)
 
-    def store(self, index: int, payload: bytes | None = None) -> module.Due:
+    def store(self, index: int, payload: bytes | None = None) -> Due:
         """Have one block arrive, damaged if ``payload`` is not its own."""
         data = self.parts[index] if payload is None else payload
         view = self.buffers.take(len(data))
@@ -1532,7 +1524,7 @@ def test_any_order_damage_and_repetition_ends_with_the_right_file(
 ) -> None:
     """Whatever the network does to blocks, the published bytes are the client's."""
     output = tmp_path_factory.mktemp("out")
-    (output / module.PARTIAL).mkdir()
+    (output / PARTIAL).mkdir()
     sample = Sample(output, size)
     for index in order + again:
         bad = bytes(len(sample.parts[index]))
@@ -2003,7 +1995,7 @@ EVER = float("inf")
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that stands still until somebody moves it."""
     one = Clock()
-    monkeypatch.setattr(module, "time", one)
+    monkeypatch.setattr("lft.server.work_queue.time", one)
     return one
 
 

@@ -25,7 +25,14 @@ from typing import IO, Any, Iterable, Iterator, NamedTuple, Sequence, TypeVar
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # where a script is run by its name, ours are not on the path
 
-from config import KB, MB, format_size, parse_size  # noqa: E402
+from config import (  # noqa: E402
+    KB,
+    MB,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+    parse_size,
+)
 
 HOST = "127.0.0.1"
 PIECE = MB  # of random data; a larger one would show as memory of our children

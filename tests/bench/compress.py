@@ -46,8 +46,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
 from common import print_facts  # noqa: E402
 from conftest import ServerProcess, client_command, environment, md5, random_file  # noqa: E402
 
-from config import MB, format_size, parse_size  # noqa: E402
-from protocol import COMPRESSIONS  # noqa: E402
+from config import (  # noqa: E402
+    MB,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+    parse_size,
+)
+from lft.wire.codecs import (  # noqa: E402
+    COMPRESSIONS,
+)
 
 RATE = "10M"  # of the slow link
 LINKS = {RATE: ("--limit", RATE), "loopback": ()}

@@ -71,24 +71,46 @@ from conftest import (  # noqa: E402
     strays,
 )
 
-import auth  # noqa: E402
-from config import KB, MAX_STREAMS, MB, format_size, parse_size  # noqa: E402
-from protocol import (  # noqa: E402
-    FEATURES,
-    VERSION,
+from config import (  # noqa: E402
+    KB,
+    MAX_STREAMS,
+    MB,
+)
+from lft.accounts.account import (  # noqa: E402
+    MIN_ITERATIONS,
+    Credential,
+)
+from lft.accounts.file import (  # noqa: E402
+    save_credentials,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+    parse_size,
+)
+from lft.wire.blocks import (  # noqa: E402
     BlockHeader,
+    encode_header,
+)
+from lft.wire.codecs import (  # noqa: E402
+    FEATURES,
+)
+from lft.wire.connection import (  # noqa: E402
     Connection,
+)
+from lft.wire.frames import (  # noqa: E402
+    encode,
+)
+from protocol import (  # noqa: E402
+    VERSION,
     FileReady,
     FileStart,
     Hello,
     TransferError,
-    encode,
-    encode_header,
 )
 
 PASSWORD = "a password"
 CROWD_USER, USER = "crowd", "sender"
-ACCOUNTS = dict.fromkeys((CROWD_USER, USER), auth.MIN_ITERATIONS)  # no logins are measured
+ACCOUNTS = dict.fromkeys((CROWD_USER, USER), MIN_ITERATIONS)  # no logins are measured
 BLOCK = 200 * KB
 FEW_FILES = 128  # descriptors of the server that is to run out of them
 SPARE_FILES = 200  # descriptors a process needs beside those of the crowd
@@ -290,8 +312,8 @@ class Server(ServerProcess):
     def __init__(self, folder: Path, accounts: Mapping[str, int]) -> None:
         folder.mkdir()
         self._password = folder / "password"
-        users = {name: auth.Credential.make(PASSWORD, 0, count) for name, count in accounts.items()}
-        auth.save_credentials(folder / "users", users)
+        users = {name: Credential.make(PASSWORD, 0, count) for name, count in accounts.items()}
+        save_credentials(folder / "users", users)
         self._password.write_text(PASSWORD)
         self._password.chmod(0o600)
         options = ["--grace", "0", "--credentials", str(folder / "users")]

@@ -81,7 +81,13 @@ from common import (  # noqa: E402
     wait,
 )
 
-from config import KB, MB, format_size  # noqa: E402
+from config import (  # noqa: E402
+    KB,
+    MB,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+)
 
 REHEARSAL = 2 * MB  # more than one block of ours, and gone in no time
 BARE = [sys.executable, str(ROOT / "tests" / "bench" / "bare.py")]

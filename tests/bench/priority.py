@@ -40,8 +40,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
 from common import print_facts  # noqa: E402
 from conftest import ServerProcess, client_command, environment, md5, random_file  # noqa: E402
 
-from config import MB, format_size, parse_size  # noqa: E402
-from server import PARTIAL  # noqa: E402
+from config import (  # noqa: E402
+    MB,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+    parse_size,
+)
+from lft.store.paths import (  # noqa: E402
+    PARTIAL,
+)
 
 BULK, URGENT = "user1", "admin"  # the demo accounts, of priority 0 and 1
 MOVING = 1000  # bytes of a journal in which some thirty blocks stand

@@ -84,9 +84,23 @@ from common import (  # noqa: E402
 from conftest import peak_memory  # noqa: E402
 from load import ACCOUNTS, PASSWORD, Sent, Server, server_at  # noqa: E402
 
-import auth  # noqa: E402
-from client import send_files  # noqa: E402
-from config import GB, KB, MB, ClientSettings, format_size, parse_size  # noqa: E402
+from client import (  # noqa: E402
+    send_files,
+)
+from config import (  # noqa: E402
+    GB,
+    KB,
+    MB,
+    ClientSettings,
+)
+from lft.accounts.account import (  # noqa: E402
+    ITERATIONS,
+    MIN_ITERATIONS,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+    parse_size,
+)
 
 TABLES = ("sizes", "streams", "blocks", "clients")
 SIZES = [MB, 10 * MB, 100 * MB, GB]
@@ -94,7 +108,7 @@ STREAMS = ["1", "2", "4", "8", "16", "auto"]
 BLOCKS = ["50K", "200K", "1M", "4M"]
 CLIENTS = [1, 10, 50, 200]
 REHEARSAL = 2 * MB  # more than one block, and gone in no time
-ITERATIONS = {"usual": auth.ITERATIONS, "quick": auth.MIN_ITERATIONS}  # of kinds of accounts
+ACCOUNT_ITERATIONS = {"usual": ITERATIONS, "quick": MIN_ITERATIONS}  # of kinds of accounts
 OF_ACCOUNT = 50  # clients; the server has a limit for the transfers of one user
 GLANCE = 0.02  # seconds between two looks at the number of threads
 CLIENT = [sys.executable, str(ROOT / "client.py")]
@@ -289,7 +303,7 @@ class Way(NamedTuple):
     """A way to be many clients at once."""
 
     name: str
-    account: str = "usual"  # its iterations, see ``ITERATIONS``
+    account: str = "usual"  # its iterations, see ``ACCOUNT_ITERATIONS``
     ready: bool = False  # whether they wait until all are let go
     threads: bool = False  # of one process
 
@@ -379,7 +393,7 @@ def be_threads(port: int, clients: list[tuple[str, str]]) -> int:
 def accounts(clients: int) -> dict[str, int]:
     """Return accounts of each kind for so many clients, with the iterations of each."""
     numbers = range(-(-clients // OF_ACCOUNT))
-    return {f"{kind}{n}": count for n in numbers for kind, count in ITERATIONS.items()}
+    return {f"{kind}{n}": count for n in numbers for kind, count in ACCOUNT_ITERATIONS.items()}
 
 
 def swarms_of(count: int, size: int, place: Path, stack: contextlib.ExitStack) -> list[Swarm]:

@@ -68,7 +68,14 @@ from common import (  # noqa: E402
     turns,
 )
 
-from config import BLOCK_SIZE, MB, format_size, parse_size  # noqa: E402
+from config import (  # noqa: E402
+    BLOCK_SIZE,
+    MB,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+    parse_size,
+)
 
 SERVER = "10.99.0.2"  # the emulator's address of that end
 PORT = 4455  # in a namespace of its own, where nobody else can have it

@@ -1,0 +1,1 @@
+"""Users: their credentials, logins, tokens, and what they may send."""

@@ -1,0 +1,194 @@
+"""What is kept of a user, and all users together."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import Any, Callable, Iterator, Mapping
+
+from lft.accounts.keys import hmac_sha256, salt_password, saslprep
+from lft.terminal import printable
+from protocol import MAX_FILE_SIZE, MAX_TEXT, UsageError
+
+ITERATIONS = 100_000  # about 25 ms once per login, a hundred thousand times that for a guesser
+MIN_ITERATIONS = 4096  # the least RFC 7677 allows; less would be an attack on the password
+MAX_ITERATIONS = 10_000_000  # a server asking for more wants to keep our processor busy
+MAX_USER_NAME = 255  # characters
+MAX_SALT = 64  # bytes: it must fit a message, and more than 16 bring nothing
+MAX_TIME = 253_402_300_799  # the last second of the year 9999, which is the last one with a name
+PRIORITIES = range(-100, 101)
+DEMO_ACCOUNTS = {"admin": ("admin123", 1), "user1": ("password1", 0)}  # for loopback only
+
+
+def _checked(check: Callable[[Any], bool], wants: str, **options: Any) -> Any:
+    return field(metadata={"check": check, "wants": wants}, **options)
+
+
+def _whole(low: int, high: int) -> Any:
+    return _checked(lambda v: is_whole(v, low, high), f"a number from {low} to {high}")
+
+
+def _limit(high: int = MAX_FILE_SIZE) -> Any:
+    """Make a field that holds a limit, or ``None`` where there is none."""
+    wants = f"a number from 1 to {high}"
+    return _checked(lambda v: v is None or is_whole(v, 1, high), wants, default=None)
+
+
+def _secret(low: int, high: int) -> Any:
+    wants = f"{low} to {high} bytes in base64" if low < high else f"{high} bytes in base64"
+    return _checked(lambda v: isinstance(v, bytes) and low <= len(v) <= high, wants, repr=False)
+
+
+def is_whole(value: object, low: int, high: int) -> bool:
+    # type() and not isinstance(): a bool is an int to Python, not to a file
+    return type(value) is int and low <= value <= high
+
+
+def _is_directory(value: object) -> bool:
+    """Whether this names a place below the output directory: relative, plain, nothing hidden."""
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        return False
+    return value == "" or all(_is_folder(part) for part in value.split("/"))
+
+
+def _is_folder(name: str) -> bool:
+    plain = printable(name) == name and name.strip() == name and not set(name) & set("\\:")
+    return plain and name[:1] not in ("", ".", "-") and len(name.encode()) <= 255
+
+
+def _are_extensions(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) <= 64 and all(_is_extension(v) for v in value)
+
+
+def _is_extension(value: object) -> bool:
+    if not isinstance(value, str) or len(value) > 32 or printable(value) != value:
+        return False
+    return re.fullmatch(r"(\.[^\s./\\,]+)+", value) is not None and value.lower() == value
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A stored identity: a salted verifier (RFC 5802, section 3), never a password, and limits.
+
+    ``directory`` is relative to the output directory, which "" stands for itself. ``max_file_size``
+    and ``quota`` are bytes, ``limit`` bytes per second, ``expires`` seconds since 1970; ``None``
+    means no limit. ``allow_ext`` are the ends of names that are taken, in lower case; none: all.
+    Its fields are checked when it is made: ``ValueError`` says which one is wrong.
+    """
+
+    priority: int = _whole(PRIORITIES[0], PRIORITIES[-1])
+    iterations: int = _whole(MIN_ITERATIONS, MAX_ITERATIONS)
+    salt: bytes = _secret(1, MAX_SALT)
+    stored_key: bytes = _secret(32, 32)
+    server_key: bytes = _secret(32, 32)
+    directory: str = _checked(
+        _is_directory, "a relative path with nothing hidden in it, such as team/alice", default=""
+    )
+    max_file_size: int | None = _limit()
+    quota: int | None = _limit()
+    limit: int | None = _limit()
+    allow_ext: tuple[str, ...] = _checked(
+        _are_extensions, "up to 64 extensions such as .pdf, in lower case", default=()
+    )
+    expires: int | None = _limit(MAX_TIME)
+    disabled: bool = _checked(lambda v: isinstance(v, bool), "true or false", default=False)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if not item.metadata["check"](getattr(self, item.name)):
+                raise ValueError(f"{item.name} must be {item.metadata['wants']}")
+
+    @classmethod
+    def make(cls, password: str, priority: int = 0, iterations: int = ITERATIONS) -> Credential:
+        """Make the verifier of ``password`` with a salt of its own."""
+        salt = secrets.token_bytes(16)
+        salted = salt_password(password, salt, iterations)
+        stored = hashlib.sha256(hmac_sha256(salted, b"Client Key")).digest()
+        return cls(priority, iterations, salt, stored, hmac_sha256(salted, b"Server Key"))
+
+    def active(self, now: float) -> bool:
+        """Whether the account is open at ``now``, in seconds since 1970."""
+        return not self.closed(now)
+
+    def closed(self, now: float) -> str:
+        """Say why nobody can log in at ``now``; nothing if that is not so."""
+        if self.disabled:
+            return "is closed"
+        return "has expired" if self.expires is not None and now >= self.expires else ""
+
+
+class ClosedAccountError(ValueError):
+    """Somebody tries an account that is closed or has expired: for the log, not for the client."""
+
+    def __init__(self, user: str, account: Credential, now: float) -> None:
+        super().__init__(f"the account of {user} {account.closed(now)}")
+
+
+Credentials = Mapping[str, Credential]
+
+
+class Accounts(Mapping[str, Credential]):
+    """What a credential file holds. It never changes: a change makes another one.
+
+    ``token_key`` signs tokens; ``salt_key`` makes the salts of users who do not exist, the same
+    ones after a restart. Either is empty where the file has none. ``usual_iterations`` is what most
+    of the users have.
+    """
+
+    def __init__(
+        self, users: Credentials, *, token_key: bytes = b"", salt_key: bytes = b""
+    ) -> None:
+        self._users = dict(users)
+        self.token_key = token_key
+        self.salt_key = salt_key
+        counts = Counter(one.iterations for one in self._users.values())
+        self.usual_iterations = max(counts, key=lambda n: (counts[n], n), default=ITERATIONS)
+
+    def __getitem__(self, name: str) -> Credential:
+        return self._users[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._users)
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def with_users(self, users: Credentials) -> Accounts:
+        """Return the same keys with other users, and a salt key where there was none yet."""
+        salt_key = self.salt_key or secrets.token_bytes(32)
+        return Accounts(users, token_key=self.token_key, salt_key=salt_key)
+
+    def with_token_key(self, *, renew: bool) -> Accounts:
+        """Return these with a token key; with ``renew`` with a new one, which ends all tokens."""
+        if self.token_key and not renew:
+            return self
+        return Accounts(self, token_key=secrets.token_bytes(32), salt_key=self.salt_key)
+
+
+def demo_credentials() -> Credentials:
+    """Return the accounts for trying it out; the caller sees to it that it is on loopback."""
+    return {
+        name: Credential.make(password, priority, MIN_ITERATIONS)  # no secret: why make it slow
+        for name, (password, priority) in DEMO_ACCOUNTS.items()
+    }
+
+
+def is_user_name(name: str) -> bool:
+    return 0 < len(name) <= MAX_USER_NAME and printable(name) == name
+
+
+def check_user_name(name: str) -> None:
+    """Raise ``UsageError`` for a name that cannot be one."""
+    if not is_user_name(name) or not is_user_name(saslprep(name)):
+        raise UsageError(f"a user name has 1 to {MAX_USER_NAME} printable characters")
+
+
+def parse_extensions(text: str) -> tuple[str, ...]:
+    """Turn ``.pdf,.tar.gz`` into extensions, in lower case. Raises ``ValueError``."""
+    names = tuple(f".{name.strip().lstrip('.').lower()}" for name in text.split(","))
+    if not _are_extensions(names):
+        raise ValueError(f"not extensions: {printable(text)!r} (try .pdf,.tar.gz)")
+    return names

@@ -1,0 +1,99 @@
+"""How a transfer is shown: the bar, and the lines on standard output."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import config
+from lft.client.receipt import Receipt, receipt_line
+from lft.terminal import BarSafeHandler, printable, say
+from protocol import TransferError, UsageError
+
+log = logging.getLogger("client")
+
+
+class Progress:
+    """Is told how a transfer goes; does nothing with it. ``Bar`` shows it."""
+
+    def begin(self, name: str, size: int) -> None:
+        """Take up a file of ``size`` bytes."""
+
+    def phase(self, phase: str) -> None:
+        """Note what happens now: connecting, waiting, sending, verifying."""
+
+    def move(self, acknowledged: int) -> None:
+        """Note how many bytes of the file the server has."""
+
+    def end(self) -> None:
+        """Be done with the file."""
+
+
+class Bar(Progress):
+    """tqdm's bar on standard error, over acknowledged bytes, with rate, ETA and the phase."""
+
+    def __init__(self, handler: BarSafeHandler) -> None:
+        # here, because the import takes 30 ms that nobody without a bar should pay
+        from tqdm import tqdm  # noqa: PLC0415
+
+        tqdm.monitor_interval = 0  # its extra thread is for bars that nobody moves
+        self._tqdm = tqdm
+        self._bar: Any = None
+        self._name = ""
+        handler.around = lambda: tqdm.external_write_mode(file=sys.stderr)
+
+    def begin(self, name: str, size: int) -> None:
+        """Open the bar of one file, or go on with it in another session."""
+        if self._bar is not None and (self._name, self._bar.total) == (printable(name), size):
+            return
+        self.end()
+        self._name = printable(name)
+        self._bar = self._tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024,
+                               mininterval=config.BAR_INTERVAL, dynamic_ncols=True)  # fmt: skip
+
+    def phase(self, phase: str) -> None:
+        if self._bar is None:
+            self._bar = self._tqdm(bar_format="{desc}", leave=False)
+        self._bar.set_description(f"{phase} {self._name}".strip())
+
+    def move(self, acknowledged: int) -> None:
+        self._bar.update(acknowledged - self._bar.n)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class Reporter:
+    """Tells what became of each file: verdicts on standard output, errors in the log."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self.told: list[TransferError] = []
+
+    def report(self, _path: Path, outcome: Receipt | TransferError) -> None:
+        """Tell it. Raises ``UsageError`` where standard output takes nothing."""
+        receipt = getattr(outcome, "receipt", outcome)  # INTEGRITY_FAILED has one, too
+        if isinstance(receipt, Receipt):
+            facts = dataclasses.asdict(receipt)
+            self._print(json.dumps(facts) if self._as_json else receipt_line(receipt))
+        if isinstance(outcome, TransferError):
+            log.error("%s", outcome)
+            self.told.append(outcome)
+
+    def say(self, line: str) -> None:
+        """Print what is not about one file, unless a program reads standard output."""
+        if not self._as_json:
+            self._print(line)
+
+    @staticmethod
+    def _print(line: str) -> None:
+        try:
+            say(line)
+        except OSError as error:
+            raise UsageError(f"cannot write to standard output: {error.strerror}") from None

@@ -1,0 +1,129 @@
+"""What became of a file, and what its time went into."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import config
+from config import ClientSettings
+from lft.clock import Pauses
+from lft.options import format_size
+from lft.terminal import printable
+from protocol import Blocks, IntegrityError, IntegrityOk, TransferError, Why
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of one file; the fields of ``--json``.
+
+    ``seconds`` go from its first FILE_START to the verdict. After a lost session the counts are
+    those of the last one: what an earlier one had sent is among the ``resumed_bytes``.
+    ``wire_bytes`` are the payload of all blocks that were sent, as often as they were.
+    """
+
+    verdict: str
+    name: str
+    saved_as: str
+    bytes: int
+    digest: str
+    algorithm: str
+    seconds: float
+    blocks: int
+    resent_blocks: int
+    resumed_bytes: int
+    streams: int
+    durable: bool
+    congestion: str  # what decided how fast TCP went; "" where the system does not say
+    bottleneck: str  # what most of the time went into: see ``Spent``; "" for short ones
+    wire_bytes: int
+
+
+class FailedIntegrityError(IntegrityError):
+    """INTEGRITY_FAILED, with its receipt."""
+
+    def __init__(self, reason: str, receipt: Receipt) -> None:
+        super().__init__(reason)
+        self.receipt = receipt
+
+
+Report = Callable[[Path, "Receipt | TransferError"], None]
+SOURCE, HASHING, LIMIT, NETWORK = "source disk", "hashing", "limit", "network"
+SERVER, SERVER_DISK, SERVER_HASHING = "server", "server disk", "server hashing"
+SERVER_LIMIT = "server limit"
+_ADVICE = {
+    SOURCE: "reading the file here",
+    HASHING: "hashing here",
+    LIMIT: "the limit of --limit",
+    NETWORK: "the network",
+    SERVER: "the server, which has others to serve or is slow",
+    SERVER_DISK: "the server's disk",
+    SERVER_HASHING: "hashing on the server",
+    SERVER_LIMIT: "the server's limit for you",
+}
+
+
+def advice(bottleneck: str, settings: ClientSettings) -> str:
+    """Say what the time went into, and which option might help."""
+    options = []
+    if bottleneck in (HASHING, SERVER_HASHING) and settings.digest == "md5":
+        options.append("--digest sha256")
+    if bottleneck == NETWORK and settings.streams is not None:
+        options.append("--streams auto")
+    if bottleneck in (NETWORK, SERVER_LIMIT, LIMIT) and not settings.compress:
+        options.append("--compress")
+    hint = f" ({' or '.join(options)} may be faster)" if options else ""
+    return f"; held up by {_ADVICE[bottleneck]}{hint}" if bottleneck else ""
+
+
+class Spent:
+    """Where the time of one file went, in seconds.
+
+    The first two are the reader's, ``paced`` belongs to the upload's lock, the rest is known only
+    when the verdict has come.
+    """
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.reading = 0.0  # from the source
+        self.hashing = 0.0
+        self.paced = Pauses()  # of the senders, by our own limit
+
+    def bottleneck(self, verdict: IntegrityOk, waits: tuple[float, float]) -> str:
+        """Name what everything else waited for; ``waits`` is what the connections say of it."""
+        total = time.monotonic() - self.began
+        if total < config.NAMEABLE:
+            return ""
+        if self.reading + self.hashing > total * config.MOSTLY:
+            return SOURCE if self.reading > self.hashing else HASHING
+        busy, no_room = waits
+        shares = (
+            (LIMIT, self.paced.seconds / total),
+            (SERVER_LIMIT, verdict.limited / 1000 / total),
+            (SERVER_DISK, verdict.disk / 1000 / total),
+            (SERVER_HASHING, verdict.hashing / 1000 / total),
+            (SERVER, no_room / busy if busy else 0.0),
+        )
+        return next((name for name, share in shares if share > config.MOSTLY), NETWORK)
+
+
+_WHYS = {
+    Why.DAMAGED: "was damaged on the way",
+    Why.LOST: "did not arrive",
+    Why.CHANGED: "changed since the last attempt",
+    Why.ALTERED: "was altered on the server",
+}
+
+
+def what_happened(blocks: Blocks, first: int, end: int, reason: str) -> str:
+    which = f"block {first}" if end == first + 1 else f"blocks {first} to {end - 1}"
+    why = _WHYS.get(reason, "is wanted again")
+    return f"{which} (offset {blocks.offset(first)}) {why}"
+
+
+def receipt_line(receipt: Receipt) -> str:
+    saved = f"saved as {receipt.saved_as}, " if receipt.saved_as else "nothing saved, "
+    facts = f"{format_size(receipt.bytes)} in {receipt.seconds:.2f} s, {saved}{receipt.algorithm}"
+    return printable(f"{receipt.verdict} {facts} {receipt.digest}  {receipt.name}")

@@ -1,0 +1,341 @@
+"""One sender thread with its data connection."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import config
+from lft.client.compression import Compression
+from lft.client.connect import jittered
+from lft.client.upload import Block
+from lft.clock import Deadline
+from lft.wire.blocks import BlockHeader, encode_header
+from lft.wire.codecs import FEATURES
+from lft.wire.connection import Connection
+from lft.wire.sockets import Waker, lost, open_socket, wait
+from protocol import (
+    CODEC_HELD,
+    CODEC_RAW,
+    VERSION,
+    Attach,
+    ConnectionLostError,
+    Hello,
+    RemoteProtocolError,
+    SessionLostError,
+    Side,
+    SourceError,
+    TransferError,
+)
+
+if TYPE_CHECKING:
+    from client import Session
+
+block_log = logging.getLogger("block")
+log = logging.getLogger("client")
+
+FOREVER = 5.0  # seconds; a wait that only a waker or the peer should end, and a late Ctrl-C must
+
+
+class Stop(Exception):  # noqa: N818  (not an error)
+    """The session ends: whoever waits stops waiting."""
+
+
+class Sender:
+    """One of the pool's threads, with one long-lived data connection that carries every file."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        self._session = session
+        self._number = number
+        self._extra: deque[Block] = deque()  # for this sender and no other; main puts them there
+        self._settings = session.settings
+        self._waker = Waker()
+        self.connection: Connection | None = None  # the latest; main asks it how it goes
+        self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
+        self._pause = config.RETRY_FIRST
+        self._bad_frames = 0  # since the last acknowledgement
+        self._silence = Deadline(self._settings.timeout)  # of the server, on this connection
+        self._congestion = ""  # what was chosen for this connection; "" is the system's own
+        self._system = ""  # what that is
+        self._waited = 0.0  # seconds, for the link, since ...
+        self._told_at = time.monotonic()  # ... the last block was compressed, or went raw
+
+    def stop(self) -> None:
+        """End whatever it waits for, once the session is ending (main)."""
+        self._waker.ring()
+        if self.connection:
+            self.connection.cut()
+
+    def close(self) -> None:
+        """Release what ``stop`` needs, when the thread has ended (main)."""
+        self._waker.close()
+
+    def wake(self) -> None:
+        """Have it look whether there is something to do (main)."""
+        self._waker.ring()
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing is under way on it (any): a stale answer costs a block sent twice."""
+        return self.connection is not None and not self._unacknowledged and not self._extra
+
+    def hand(self, block: Block) -> None:
+        """Have this very sender send ``block`` (main)."""
+        self._extra.append(block)
+        self._waker.ring()
+
+    def run(self) -> None:
+        """Send blocks until the session ends; a lost connection is replaced."""
+        with contextlib.suppress(Stop):
+            while not self._session.ending.is_set():
+                try:
+                    self._connect_and_send()
+                except SessionLostError:
+                    raise  # main has to log in again
+                except (ConnectionLostError, RemoteProtocolError) as error:
+                    self._bad_frames += isinstance(error, RemoteProtocolError)
+                    if self._bad_frames >= config.BAD_FRAMES:
+                        raise
+                    done = self._unacknowledged and not self._owed()  # all of it went another way
+                    self._give_back()
+                    if not done:
+                        self._pause_after(error)
+
+    def _connect_and_send(self) -> None:
+        """Use a new data connection until it is lost or the session ends."""
+        self._waker.quiet()  # a ring that came too late for the last connection
+        if self._session.ending.is_set():  # looked at after quiet: it is set before the ring
+            raise Stop
+        family, address = self._session.address
+        try:
+            sock = open_socket(family, address, self._until_connected)
+        except OSError as error:
+            raise lost(f"{address[0]}:{address[1]}", error) from error
+        self.connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
+        try:
+            if self._session.ending.is_set():  # again: ``stop`` may have found nothing to cut
+                raise Stop
+            self.connection.secure_channel(self._settings.timeout)
+            if self._session.far:
+                self.connection.keep_unsent(config.UNSENT)
+            self._congestion, self._system = "", self.connection.congestion
+            self._adapt(self.connection)
+            self.connection.send(Hello(VERSION, FEATURES))
+            self.connection.send(Attach(self._session.token))  # and blocks, before any answer
+            self._send_blocks(self.connection)
+        finally:
+            self.connection.close()
+
+    def _adapt(self, connection: Connection) -> None:
+        """Have TCP go by what main wants it to go by."""
+        self._congestion = self._session.streams.congestion
+        connection.choose_congestion(self._congestion or self._system)
+        self._session.congestion = connection.congestion
+
+    def _until_connected(self, sock: socket.socket) -> bool:
+        """Wait for ``sock``; ``False`` if it takes too long. Raises ``Stop``."""
+        deadline = Deadline(self._settings.timeout)
+        while not wait(sock, deadline.left(), write=True, waker=self._waker):
+            self._waker.quiet()
+            if self._session.ending.is_set():
+                raise Stop
+            if deadline.passed:
+                return False
+        return True
+
+    def _pause_after(self, error: TransferError) -> None:
+        if self._session.ending.is_set():
+            return
+        pause = jittered(self._pause)
+        self._pause = min(2 * self._pause, config.RETRY_LONGEST)
+        level = self._session.loss_level()
+        log.log(level, "a data connection was lost (%s); again in %.1f s", error, pause)
+        self._session.ending.wait(pause)
+
+    def _give_back(self) -> None:
+        blocks = list(itertools.chain.from_iterable(self._unacknowledged.values()))
+        self._unacknowledged.clear()
+        self._session.queue.leave(self._waker)
+        for block in blocks:
+            if block.upload.owes(block.index):
+                self._session.queue.put(block)
+
+    def _send_blocks(self, connection: Connection) -> None:
+        """Send what the queue has, hear acknowledgements as they come; ends by an exception."""
+        self._silence.put_off()
+        in_a_row = 0
+        while True:
+            if self._congestion != self._session.streams.congestion:
+                self._adapt(connection)
+            block = self._next_block()
+            if block:
+                if not self._unacknowledged:
+                    self._silence.put_off()
+                self._pace(connection, block, self.send_file_block(connection, block))
+                in_a_row += 1
+                if in_a_row < config.ACK_EVERY:
+                    continue
+            in_a_row = 0
+            if block or self._wait(connection):
+                self._hear_acks(connection)
+
+    def _pace(self, connection: Connection, block: Block, sent: int) -> None:
+        """Stay away for as long as the limit says of ``sent`` bytes, hearing acknowledgements."""
+        bucket = self._session.bucket
+        if bucket is None or not sent:
+            return
+        began = time.monotonic()
+        seconds = bucket.take(sent)
+        pause = Deadline(seconds)
+        block.upload.paced(seconds)
+        while not pause.passed:
+            if connection.wait(pause.left(), waker=self._waker):
+                self._hear_acks(connection)
+            elif self._waker.quiet() and self._session.ending.is_set():
+                raise Stop
+        self._silence.put_off()  # what was not asked for cannot have been answered
+        self._waited += time.monotonic() - began
+
+    def _next_block(self) -> Block | None:
+        if self._number >= self._session.streams.count:  # fewer are wanted
+            self._session.queue.leave(self._waker)
+            return None
+        if len(self._unacknowledged) >= config.MAX_UNACKNOWLEDGED:
+            return None
+        block = self._take_block()
+        while block and block.upload.over:
+            block.free_buffer()
+            block = self._take_block()
+        return block
+
+    def _take_block(self) -> Block | None:
+        if not self._extra:
+            return self._session.queue.get(self._waker)
+        self._session.queue.leave(self._waker)  # who is busy is not to be woken for the next one
+        return self._extra.popleft()
+
+    def _leave_if_overtaken(self) -> None:
+        """Raise if the others leave this one behind: a new connection is faster."""
+        oldest = next(iter(self._unacknowledged.values()), None)
+        if not oldest:
+            return
+        upload = oldest[0].upload
+        if upload.over and upload.went_twice(oldest[0].index):
+            raise ConnectionLostError("it lags, and what it carries went another way")
+        if upload.passed_by(self._silence.lasted, self._session.streams.count):
+            raise ConnectionLostError("it lags behind the others")
+
+    def _patience_left(self) -> float:
+        """Return for how many seconds more the server may be silent before this counts as dead.
+
+        While others get on, it has the time in which ``passed_by`` finds it too slow: with a limit
+        on the server many streams wait long for their turn, and one that is given up meanwhile
+        would keep its place there until that turn comes.
+        """
+        oldest = next(iter(self._unacknowledged.values()), None)
+        others = self._settings.timeout - oldest[0].upload.still if oldest else 0.0
+        return max(self._silence.left(), others)
+
+    def _owed(self) -> bool:
+        """Whether the server owes us an acknowledgement that somebody waits for."""
+        return any(not of[0].upload.over for of in self._unacknowledged.values())
+
+    def _wait(self, connection: Connection, *, write: bool = False) -> bool:
+        """Wait for the server or a new block; return whether the server has something for us."""
+        owed = write or self._owed()
+        most = min(self._patience_left(), config.STUCK / 2) if owed else FOREVER
+        ready = connection.wait(most, write=write, waker=self._waker)
+        if not ready:
+            self._waker.quiet()
+        if self._session.ending.is_set():
+            raise Stop
+        self._leave_if_overtaken()
+        if not ready and owed and not self._patience_left():
+            raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
+        return ready
+
+    def _hear_acks(self, connection: Connection) -> None:
+        for ack in connection.receive_acks():
+            blocks = self._unacknowledged.get(ack)
+            if not blocks:
+                raise RemoteProtocolError("the server acknowledges a block it was never sent")
+            blocks.pop().upload.confirm(ack.block)
+            if not blocks:
+                del self._unacknowledged[ack]
+            self._pause, self._bad_frames = config.RETRY_FIRST, 0
+            self._silence.put_off()
+
+    def send_file_block(self, connection: Connection, block: Block) -> int:
+        """Send one block, chunk by chunk; its buffer goes back to the reader.
+
+        Returns the bytes of its payload.
+        """
+        upload, index = block.upload, block.index
+        sent = 0
+        try:
+            codec, payload = self._payload(block)
+            sent = len(payload)
+            self._unacknowledged.setdefault((upload.number, index), []).append(block)
+            length, digest = upload.blocks.length(index), upload.digest_of(index)
+            header = BlockHeader(upload.number, index, length, sent, codec, digest)
+            upload.sent(index, sent)
+            self._push(connection, encode_header(header), payload)
+        except SourceError as error:
+            upload.fail(error)
+        finally:
+            block.free_buffer()
+        block_log.debug("block %d %s", index, "is held" if block.held else "sent")
+        return sent
+
+    def _payload(self, block: Block) -> tuple[int, memoryview]:
+        """Return what to send of a block, and its codec. Raises ``SourceError``."""
+        if block.held:
+            return CODEC_HELD, memoryview(b"")
+        view = block.view or self._read_again(block)
+        compression = self._session.compression
+        if compression is None:
+            return CODEC_RAW, view
+        behind = len(self._unacknowledged)
+        self._tell_wait(compression, behind)
+        return compression.pack(view, behind)
+
+    def _tell_wait(self, compression: Compression, behind: int) -> None:
+        """Say how long the link has made us wait since the last block."""
+        now = time.monotonic()
+        worked = min(max(now - self._told_at - self._waited, 1e-6), config.COMPRESS_IDLE)
+        compression.note_wait(self._waited, worked, behind)
+        self._waited, self._told_at = 0.0, now
+
+    def _push(self, connection: Connection, header: bytes, view: memoryview) -> None:
+        """Send chunk by chunk; the header goes in one segment with the first."""
+        chunk = self._settings.chunk_size
+        connection.push(header, view[:chunk])
+        for start in range(chunk, len(view), chunk):
+            if connection.unsent:
+                self._drain(connection)
+            connection.push(view[start : start + chunk])
+        if connection.unsent:
+            self._drain(connection)
+
+    def _read_again(self, block: Block) -> memoryview:
+        """Read a block that was sent before; what changed since then, the server will notice."""
+        blocks = block.upload.blocks
+        view = memoryview(bytearray(blocks.length(block.index)))
+        block.upload.source.read(view, blocks.offset(block.index))
+        return view
+
+    def _drain(self, connection: Connection) -> None:
+        """Wait until the system has taken everything; hear acknowledgements meanwhile."""
+        began = time.monotonic()
+        while not connection.flush():
+            unsent = connection.unsent
+            self._wait(connection, write=True)
+            self._hear_acks(connection)
+            if connection.flush() or connection.unsent < unsent:
+                self._silence.put_off()
+        self._waited += time.monotonic() - began

@@ -1,0 +1,80 @@
+"""Time: deadlines, token buckets, pauses. Knows no socket and no thread."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+import config
+
+
+class Deadline:
+    """An instant on the monotonic clock, some seconds from when it was made or last put off."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.put_off()
+
+    def put_off(self) -> None:
+        """Start again: something moved."""
+        self._at = time.monotonic() + self._seconds
+
+    def left(self) -> float:
+        """Return the seconds left, never below zero."""
+        return max(0.0, self._at - time.monotonic())
+
+    @property
+    def lasted(self) -> float:
+        """The seconds since it was made or last put off."""
+        return time.monotonic() - self._at + self._seconds
+
+    @property
+    def passed(self) -> bool:
+        return time.monotonic() >= self._at
+
+
+class TokenBucket:
+    """Lets so much pass in a second (bytes, say), whoever brings it. Any thread.
+
+    It never holds anybody up itself: it says for how long they should stay away. The lock protects
+    the instant at which what has passed is paid for.
+    """
+
+    def __init__(self, rate: float, burst: float = config.BURST) -> None:
+        """Let ``rate`` pass in a second, after a pause that of ``burst`` seconds at once."""
+        self._rate = rate
+        self._burst = burst
+        self._paid_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def take(self, size: float, sharers: float = math.inf) -> float:
+        """Let ``size`` pass; return the seconds until the next may follow.
+
+        That is when all is paid for, but no later than if each of ``sharers`` had brought as much:
+        who brings more at once waits for it longer, not the others with him.
+        """
+        with self._lock:
+            now = time.monotonic()
+            self._paid_at = max(self._paid_at, now - self._burst) + size / self._rate
+            return max(0.0, min(self._paid_at - now, sharers * size / self._rate))
+
+    @property
+    def saved(self) -> float:
+        """How much of ``burst`` has been saved up: 1 is all, below 0 it is overdrawn."""
+        with self._lock:
+            return min(1.0, (time.monotonic() - self._paid_at) / self._burst)
+
+
+class Pauses:
+    """For how long at least one of several was at rest; who owns it sees to the order of calls."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._until = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Note that one rests for so long from now on."""
+        now = time.monotonic()
+        self.seconds += max(0.0, now + seconds - max(now, self._until))
+        self._until = max(self._until, now + seconds)

@@ -1,0 +1,34 @@
+"""What every room needs of files: their flushing and the rights of new ones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Iterator
+
+
+def keep_own_rights() -> None:
+    """Let no umask take from us what we make ourselves; what it says of others holds.
+
+    Call it before there are threads: the umask can only be read by setting it.
+    """
+    mask = os.umask(0o077)
+    os.umask(mask & 0o077)
+
+
+sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
+
+
+@contextlib.contextmanager
+def open_directory(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def flush_directory(path: Path) -> None:
+    with open_directory(path) as descriptor:
+        os.fsync(descriptor)

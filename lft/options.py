@@ -1,0 +1,117 @@
+"""What a command line may say: sizes, rates, durations, and the argparse types of each."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any, Callable
+
+import config
+from lft.terminal import printable
+
+_UNITS = {"": 1, "K": config.KB, "M": config.MB, "G": config.GB}
+
+
+def parse_size(text: str) -> int:
+    """Turn ``200K``, ``1.5G`` or ``4096`` into bytes; 1 K is 1024.
+
+    Raises ``ValueError`` for anything else, including zero.
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)\s*([KMG]?)(?:i?B)?", text.strip(), re.I | re.A)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size < 1:
+        raise ValueError(f"not a size: {printable(text)!r} (try 200K, 1.5M, 2G)")
+    return size
+
+
+def format_size(size: float) -> str:
+    """Give bytes as people read them: ``1.5 GB``, with 1 KB = 1024 bytes."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1024 or unit == "GB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def argument(parse: Callable[[str], int], low: int, high: int, what: str) -> Callable[[str], int]:
+    """Make an argparse type: ``parse`` the text, accept only ``low`` to ``high``."""
+
+    def convert(text: str) -> int:
+        try:
+            value = parse(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{what}, not {printable(text)!r}")
+        return value
+
+    return convert
+
+
+def or_auto(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    """Make an argparse type that also takes ``auto``, which becomes ``None``."""
+    return lambda text: None if text == "auto" else parse(text)
+
+
+def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Make an argparse type of ``parse`` whose error says what its ``ValueError`` says."""
+
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def rate_argument(least: int) -> Callable[[str], int]:
+    """Make the argparse type of ``--limit``: bytes a second."""
+    what = f"a rate of at least {format_size(least)} a second, such as 500K or 10M"
+    return argument(parse_size, least, 2**62, what)
+
+
+def port_argument(least: int = 0) -> Callable[[str], int]:
+    """Make the argparse type of ``--port``; only who listens may say 0, for a free one."""
+    return argument(int, least, 65535, f"a port is a number from {least} to 65535")
+
+
+def seconds_argument(low: float) -> Callable[[str], float]:
+    """Make the argparse type of a duration: seconds, from ``low`` to a day."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not low <= value <= 86400:
+            what = f"a number of seconds from {low:g} to 86400"
+            raise argparse.ArgumentTypeError(f"{what}, not {printable(text)!r}")
+        return value
+
+    return convert
+
+
+def add_log_level(parser: argparse.ArgumentParser) -> None:
+    """Add ``--log-level``, the same on every command line."""
+    levels = ["DEBUG", "INFO", "WARNING", "ERROR"]
+    parser.add_argument(
+        "--log-level",
+        default="INFO",
+        choices=levels,
+        type=str.upper,
+        metavar="LEVEL",
+        help="DEBUG (a line for each block), INFO, WARNING or ERROR",
+    )
+
+
+_LASTS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def parse_duration(text: str) -> int:
+    """Turn ``30d``, ``12h``, ``90m`` or ``45s`` into seconds. Raises ``ValueError``."""
+    match = re.fullmatch(r"(\d{1,6})\s*([dhms])", text.strip(), re.I | re.A)
+    seconds = int(match[1]) * _LASTS[match[2].lower()] if match else 0
+    if seconds < 1:
+        raise ValueError(f"not a duration: {printable(text)!r} (try 30d, 12h, 90m)")
+    return seconds

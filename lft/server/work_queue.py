@@ -1,0 +1,124 @@
+"""The pool of workers: the most urgent unit of work first."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable
+
+import config
+from lft.wire.connection import Connection
+from lft.wire.sockets import Waker
+
+log = logging.getLogger("server")
+
+Unit = Callable[[], None]
+
+
+class WorkQueue:
+    """``ThreadPoolExecutor`` whose workers take the most urgent unit first.
+
+    Urgent is a high priority, then a long wait: a step of priority counts as ``LEAD`` seconds of
+    waiting, so nobody starves. As the order of two units never changes while they wait, a heap of
+    (time it came - priority x LEAD) says it all. The lock protects the heap and the counts.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="worker")
+        self._lock = threading.Lock()
+        self._heap: list[tuple[float, int, Unit]] = []
+        self._ages = itertools.count()
+        self._busy = 0
+        self._closed = False
+        self._lingering = 0
+        self._pressure = Waker()
+
+    def put(self, unit: Unit, priority: int) -> None:
+        """Have ``unit`` run by a worker soon (any)."""
+        with self._lock:
+            if self._closed:
+                return  # the server ends, and everything that runs with it
+            due = time.monotonic() - priority * config.LEAD
+            heapq.heappush(self._heap, (due, next(self._ages), unit))
+            self._pool.submit(self._run_most_urgent)
+            wanted = self._lingering > 0 and self.pressed
+        if wanted:
+            self._pressure.ring()
+
+    @property
+    def pressed(self) -> bool:
+        """Whether somebody waits while all workers are busy (any); no lock: it may be stale."""
+        return len(self._heap) + self._busy > self._workers
+
+    def _run_most_urgent(self) -> None:
+        """Run one unit (a worker). What a unit raises is a bug: logged, and the worker goes on."""
+        with self._lock:
+            _, _, unit = heapq.heappop(self._heap)
+            self._busy += 1
+        try:
+            unit()
+        except Exception:
+            log.exception("a unit of work failed")
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def linger(self, connection: Connection, seconds: float) -> bool:
+        """Wait for more (a worker); ``False`` if nothing came, or another needs the worker."""
+        with self._lock:
+            if self.pressed:
+                return False
+            self._lingering += 1
+        try:
+            ready = connection.wait(seconds, waker=self._pressure)
+        finally:
+            with self._lock:
+                self._lingering -= 1
+        if not ready:
+            self._pressure.quiet(1)  # one ring is for one of us
+        return ready
+
+    def shutdown(self) -> None:
+        """Wait for the units that are there already and end the workers (main)."""
+        with self._lock:
+            self._closed = True
+        self._pool.shutdown(wait=True)
+        self._pressure.close()
+
+
+class RightOfWay:
+    """Who gives way to whom: while a higher priority brings bytes, lower ones are held back.
+
+    Each byte holds back for as long as it would take at ``HOLD_RATE``, all together for ``HOLD``
+    seconds at most: so what comes fast has the machine for itself, what trickles takes its part,
+    and what has ended holds nobody. The highest priority that moves has the right of way.
+
+    It is one attribute, read once and replaced as a whole, so there is no lock: of two that move at
+    once one may be forgotten, until its next block, and who reads an old answer brings one block
+    too many or rests for ``HOLD`` seconds too long.
+    """
+
+    def __init__(self) -> None:
+        self._first = 0, 0.0  # the priority that has it, and until when
+
+    def moved(self, priority: int, length: int) -> None:
+        """Note that ``length`` bytes of ``priority`` came (any)."""
+        first, until = self._first
+        now = time.monotonic()
+        if priority > first or now >= until:
+            until = now
+        elif priority < first:
+            return
+        self._first = priority, min(until + length / config.HOLD_RATE, now + config.HOLD)
+
+    def pause(self, priority: int, latest: float) -> float:
+        """Return the seconds for which ``priority`` gives way now, not beyond ``latest`` (any)."""
+        first, until = self._first
+        if priority >= first:
+            return 0.0
+        return max(0.0, min(until, latest) - time.monotonic())

@@ -1,0 +1,124 @@
+"""What a terminal may be shown: printable text, the look of the log, colours."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import unicodedata
+from contextlib import AbstractContextManager, nullcontext
+from typing import Callable, TextIO
+
+SUCCESS = {"sign": "✅"}  # pass as ``extra`` to a logger for good news
+_SIGNS = {"coordinator": "🔷", "block": "🔵"}  # by component; errors get theirs by level
+_COLOURS: dict[str, str] = {"✅": "32", "❌": "31", "🔷": "36", "🔵": "34", "⚠️": "33"}
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co")  # Unicode categories a terminal acts on
+
+
+def printable(text: str) -> str:
+    r"""Give ``text`` with every character that could act on a terminal as ``\x1b``, ``\u202e``.
+
+    Control and format characters, lone surrogates and line separators are replaced; the rest,
+    emoji and all scripts, stays. Nothing a peer sent reaches a terminal or a log but through here.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in HIDDEN
+        else char
+        for char in text
+    )
+
+
+class LogFormatter(logging.Formatter):
+    """One line: time, level, component, sign, message; in colour on a terminal."""
+
+    def __init__(self, colour: bool) -> None:
+        super().__init__(datefmt="%H:%M:%S")
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with everything in it made safe to print."""
+        sign = self._sign(record)
+        message = printable(record.getMessage())
+        time = self.formatTime(record, self.datefmt)
+        line = f"{time} {record.levelname:<7} {record.name:<11} {sign} {message}"
+        if self._colour and sign in _COLOURS:
+            line = f"\x1b[{_COLOURS[sign]}m{line}\x1b[0m"
+        if record.exc_info:  # only for a bug of our own
+            trace = self.formatException(record.exc_info).split("\n")
+            line = "\n    ".join([line] + [printable(part) for part in trace])
+        return line
+
+    @staticmethod
+    def _sign(record: logging.LogRecord) -> str:
+        if record.levelno >= logging.ERROR:
+            return "❌"
+        if record.levelno >= logging.WARNING:
+            return "⚠️"
+        return getattr(record, "sign", None) or _SIGNS.get(record.name, "·")
+
+
+class BarSafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not generic before 3.11
+    """Writes log lines to standard error without tearing a progress bar that stands there.
+
+    ``around`` is entered for each line: tqdm's ``external_write_mode`` while a bar is shown.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        with self.around():
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Let a line go that nobody takes, on a full disk say; a bug of ours is still told."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Say whether to colour: only on a terminal, and never with ``NO_COLOR`` (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def setup_logging(level: str) -> BarSafeHandler:
+    """Send every log line of this process to standard error; return the handler that does it."""
+    handler = BarSafeHandler(sys.stderr)
+    handler.setFormatter(LogFormatter(wants_colour(sys.stderr)))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    return handler
+
+
+def make_output_safe() -> None:
+    """Let standard output and error write any name, whatever the terminal's encoding.
+
+    A standard stream that was closed before we began leads nowhere from now on.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # in this order each takes its own descriptor again
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (it stays)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(line: str) -> None:
+    """Print a line on standard output, at once. Raises ``OSError`` where it cannot be written.
+
+    Python keeps such a line and tries again at its end, which would change the exit code: from then
+    on standard output leads nowhere.
+    """
+    try:
+        print(line, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise

@@ -1,0 +1,93 @@
+"""Block frames as bytes: the header, and a reader that a block may reach in pieces."""
+
+from __future__ import annotations
+
+import struct
+from typing import Callable, NamedTuple
+
+from lft.wire.codecs import CODECS
+from lft.wire.connection import Connection
+from protocol import CODEC_HELD, CODEC_RAW, RemoteProtocolError
+
+_HEADER = struct.Struct("!BBxxIIII32s")
+_BLOCK_KIND = ord("B")
+HEADER_SIZE = _HEADER.size
+
+
+class BlockHeader(NamedTuple):
+    """What stands before a block's payload; lengths in bytes."""
+
+    transfer: int
+    block: int  # its index
+    raw_length: int
+    wire_length: int
+    codec: int
+    digest: bytes  # running digest, zero-padded to 32 bytes
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the lengths are such as the codec makes them."""
+        if self.codec in (CODEC_RAW, CODEC_HELD):
+            return self.wire_length == (self.raw_length if self.codec == CODEC_RAW else 0)
+        return 0 < self.wire_length < self.raw_length
+
+
+def encode_header(header: BlockHeader) -> bytes:
+    """Make the fixed header of a block frame."""
+    transfer, block, raw_length, wire_length, codec, digest = header
+    return _HEADER.pack(_BLOCK_KIND, codec, transfer, block, raw_length, wire_length, digest)
+
+
+def decode_header(data: bytes | bytearray) -> BlockHeader:
+    """Read a block frame's header. Raises ``RemoteProtocolError`` if it is none."""
+    kind, codec, transfer, block, raw_length, wire_length, digest = _HEADER.unpack(data)
+    if kind != _BLOCK_KIND or data[2:4] != b"\0\0":
+        raise RemoteProtocolError("not a block header")
+    if codec not in CODECS:
+        raise RemoteProtocolError(f"a block of codec {codec}, which is not known here", "codec")
+    return BlockHeader(transfer, block, raw_length, wire_length, codec, digest)
+
+
+BlockCheck = Callable[[BlockHeader], memoryview]
+
+
+class BlockReader:
+    """Receives block frames; a half-received block stays here until the rest comes.
+
+    ``check`` is asked once for each header: it returns the buffer for the payload, or raises.
+    """
+
+    def __init__(self, check: BlockCheck, chunk_size: int) -> None:
+        self._check = check
+        self._chunk_size = chunk_size
+        self._header = bytearray(HEADER_SIZE)
+        self._block: BlockHeader | None = None
+        self._view = memoryview(self._header)
+        self._filled = 0
+
+    @property
+    def mid_block(self) -> bool:
+        return self._block is not None or self._filled > 0
+
+    def receive(self, connection: Connection) -> tuple[BlockHeader, memoryview] | None:
+        """Return the next complete block and its payload, or ``None``. Never waits."""
+        while self._fill(connection):
+            if self._block is None:
+                header = decode_header(self._header)
+                payload = self._check(header)
+                self._block, self._view, self._filled = header, payload, 0
+            else:
+                done = self._block, self._view
+                self._block, self._view, self._filled = None, memoryview(self._header), 0
+                return done
+        return None
+
+    def _fill(self, connection: Connection) -> bool:
+        """Receive until the view is full; ``False`` when that would mean to wait."""
+        while self._filled < len(self._view):
+            room = self._view[self._filled : self._filled + self._chunk_size]
+            size = connection.receive_into(room)
+            self._filled += size
+            if size < len(room):  # the socket is empty: the next call would only say so
+                return self._filled == len(self._view)
+        return True

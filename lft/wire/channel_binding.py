@@ -1,0 +1,81 @@
+"""The certificate's fingerprint that binds a login to its TLS connection (RFC 5929)."""
+
+from __future__ import annotations
+
+import hashlib
+
+from protocol import AuthenticationError
+
+# The algorithms whose hash RFC 5929 wants as it is, by the bytes of their identifiers. What is not
+# here is hashed with SHA-256: RFC 5929 has MD5 and SHA-1 replaced by it, most others use it anyway,
+# and for those without a hash of their own (Ed25519, Ed448) the RFC leaves it open. Any choice is
+# right there, since both ends are ours, and this one is as strong as the others.
+_HASHES = {
+    bytes.fromhex("2a864886f70d01010c"): "sha384",  # 1.2.840.113549.1.1.12: with RSA
+    bytes.fromhex("2a864886f70d01010d"): "sha512",
+    bytes.fromhex("2a864886f70d01010e"): "sha224",
+    bytes.fromhex("2a8648ce3d040301"): "sha224",  # 1.2.840.10045.4.3.1: with ECDSA
+    bytes.fromhex("2a8648ce3d040303"): "sha384",
+    bytes.fromhex("2a8648ce3d040304"): "sha512",
+    bytes.fromhex("608648016503040301"): "sha224",  # 2.16.840.1.101.3.4.3.1: with DSA
+    bytes.fromhex("608648016503040303"): "sha384",
+    bytes.fromhex("608648016503040304"): "sha512",
+    bytes.fromhex("608648016503040202"): "sha384",  # 2.16.840.1.101.3.4.2.2: alone, within PSS
+    bytes.fromhex("608648016503040203"): "sha512",
+    bytes.fromhex("608648016503040204"): "sha224",
+}
+_PSS = bytes.fromhex("2a864886f70d01010a")  # RSASSA-PSS (RFC 4055): the hash is a parameter
+_SEQUENCE, _IDENTIFIER, _FIRST_PARAMETER = 0x30, 0x06, 0xA0  # DER tags
+
+
+def server_end_point(certificate: bytes) -> bytes:
+    """Return the tls-server-end-point binding (RFC 5929, section 4) of a DER certificate.
+
+    Raises ``AuthenticationError`` for one that cannot be read.
+    """
+    try:
+        name = _signature_hash(certificate)
+    except ValueError:
+        raise AuthenticationError("the TLS certificate cannot be read") from None
+    return hashlib.new(name, certificate).digest()
+
+
+def _signature_hash(certificate: bytes) -> str:
+    """Return the hash of the signature: Certificate is { to be signed, algorithm, signature }."""
+    start, end = _der(certificate, 0, len(certificate), _SEQUENCE)
+    if end != len(certificate):
+        raise ValueError("something behind it")
+    _, signed_end = _der(certificate, start, end, _SEQUENCE)
+    start, end = _der(certificate, signed_end, end, _SEQUENCE)
+    first, last = _der(certificate, start, end, _IDENTIFIER)
+    if certificate[first:last] == _PSS:
+        return _pss_hash(certificate, last, end)
+    return _HASHES.get(certificate[first:last], "sha256")
+
+
+def _pss_hash(data: bytes, start: int, end: int) -> str:
+    """Return the hash of RSASSA-PSS-params { [0] { identifier, ... }, ... }."""
+    start, end = _der(data, start, end, _SEQUENCE)
+    if start == end or data[start] != _FIRST_PARAMETER:
+        return "sha256"  # left out: SHA-1, which RFC 5929 has replaced
+    for tag in (_FIRST_PARAMETER, _SEQUENCE, _IDENTIFIER):
+        start, end = _der(data, start, end, tag)
+    return _HASHES.get(data[start:end], "sha256")
+
+
+def _der(data: bytes, start: int, end: int, tag: int) -> tuple[int, int]:
+    """Return where the content of the element at ``start`` begins and ends.
+
+    Raises ``ValueError`` unless it has this ``tag`` and ends at ``end`` or before.
+    """
+    if end - start < 2 or data[start] != tag:
+        raise ValueError("not what should be here")
+    length, start = data[start + 1], start + 2
+    if length >= 0x80:  # then it is the number of bytes that the length takes
+        size = length & 0x7F
+        length, start = int.from_bytes(data[start : start + size], "big"), start + size
+        if not 1 <= size <= 4:
+            raise ValueError("no such length")
+    if length > end - start:
+        raise ValueError("longer than what it is in")
+    return start, start + length

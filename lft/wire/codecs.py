@@ -1,0 +1,65 @@
+"""Compression of a block's payload, and what of it both sides have."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import zlib
+from typing import Any, Collection
+
+from protocol import (
+    CODEC_HELD,
+    CODEC_RAW,
+    CODEC_ZLIB,
+    CODEC_ZSTD,
+    DIGEST_SIZES,
+    RemoteProtocolError,
+)
+
+
+def _find_zstd() -> Any:
+    """Return Python's own module (3.14), else the package that has the same, else ``None``."""
+    for name in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    return None
+
+
+_zstd = _find_zstd()
+COMPRESSIONS = {**({"zstd": CODEC_ZSTD} if _zstd else {}), "zlib": CODEC_ZLIB}  # the better first
+FEATURES = (*DIGEST_SIZES, *COMPRESSIONS)
+_ZSTD_WINDOW = 22  # log2 of bytes: what a decoder may be made to allocate; a block has 4 MB at most
+CODECS = (CODEC_RAW, CODEC_HELD, *COMPRESSIONS.values())
+
+
+def common_codec(features: Collection[str]) -> int:
+    """Return the best codec that we have and the peer's HELLO names, ``CODEC_RAW`` for none."""
+    return next((codec for name, codec in COMPRESSIONS.items() if name in features), CODEC_RAW)
+
+
+def compress(codec: int, level: int, view: memoryview) -> memoryview:
+    """Return ``view`` as ``codec`` packs it, which may be more than it was."""
+    return memoryview((_zstd if codec == CODEC_ZSTD else zlib).compress(view, level))
+
+
+def decompress(codec: int, payload: memoryview, view: memoryview) -> None:
+    """Fill ``view`` with what ``payload`` unpacks to, or raise ``RemoteProtocolError``.
+
+    The lengths that the payload itself tells are not believed: nothing is allocated by them.
+    """
+    try:
+        unpacker = _zstd_unpacker() if codec == CODEC_ZSTD else zlib.decompressobj()
+        raw = unpacker.decompress(payload, len(view) + 1)
+    except _UNPACK_ERRORS:
+        raise RemoteProtocolError("a block that does not unpack", "codec") from None
+    if len(raw) != len(view) or not unpacker.eof or unpacker.unused_data:
+        raise RemoteProtocolError("a block that does not unpack to its length", "codec")
+    view[:] = raw
+
+
+def _zstd_unpacker() -> Any:
+    limit = {_zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW}
+    return _zstd.ZstdDecompressor(options=limit)
+
+
+_UNPACK_ERRORS = (zlib.error, _zstd.ZstdError) if _zstd else (zlib.error,)

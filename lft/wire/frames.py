@@ -1,0 +1,135 @@
+"""Control frames and acknowledgements as bytes (see protocol.py for their layout)."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import fields
+from typing import NamedTuple, NoReturn
+
+from protocol import MAX_CONTROL_FRAME, MESSAGES, LocalProtocolError, Message, RemoteProtocolError
+
+_LENGTH = struct.Struct("!I")
+
+
+def encode(message: Message) -> bytes:
+    """Make a control frame of ``message``."""
+    frame = f"{message.VERB}@{json.dumps(vars(message))}".encode()
+    if len(frame) > MAX_CONTROL_FRAME:
+        raise LocalProtocolError(f"{message.VERB} is too long for a frame")
+    return _LENGTH.pack(len(frame)) + frame
+
+
+def decode(frame: bytes) -> Message:
+    """Read the frame behind its length. Raises ``RemoteProtocolError`` for anything odd."""
+    verb, _, body = frame.partition(b"@")
+    kind = MESSAGES.get(verb.decode("ascii", "replace"))
+    if kind is None:
+        raise RemoteProtocolError("unknown message")
+    values = _parse(body)
+    names = {item.name for item in fields(kind)}
+    if not isinstance(values, dict) or set(values) != names:
+        raise RemoteProtocolError(f"{kind.VERB} wants exactly: {', '.join(sorted(names))}")
+    try:
+        return kind(**{name: _frozen(value) for name, value in values.items()})
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError(str(error)) from None
+
+
+def _parse(body: bytes) -> object:
+    """Parse JSON strictly: no duplicate keys, no NaN, no fractions, no endless numbers."""
+    try:
+        return json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_int=_short_int,
+            parse_float=_no_number,
+            parse_constant=_no_number,
+        )
+    except (ValueError, RecursionError):
+        raise RemoteProtocolError("a message that is not the JSON it should be") from None
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("duplicate key")
+    return dict(pairs)
+
+
+def _short_int(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError("number too long")
+    return int(digits)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"not a number we take: {text[:20]}")
+
+
+def _frozen(value: object) -> object:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+class Ack(NamedTuple):
+    """Block number ``block`` of ``transfer`` has been received and written."""
+
+    transfer: int
+    block: int
+
+
+_ACK = struct.Struct("!B3xII")
+_ACK_KIND = ord("A")
+
+
+def encode_ack(transfer: int, block: int) -> bytes:
+    """Make the acknowledgement of one block."""
+    return _ACK.pack(_ACK_KIND, transfer, block)
+
+
+class FrameReader:
+    """Cuts a byte stream into messages and, where they may come, acks. Knows no socket."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self.takes_acks = False
+
+    def __len__(self) -> int:
+        """Return the bytes of the frame that is not complete yet."""
+        return len(self._bytes)
+
+    def feed(self, data: bytes) -> None:
+        """Add what came from the peer."""
+        self._bytes += data
+
+    def next(self) -> Message | Ack | None:
+        """Return the next complete frame, or ``None``. Raises ``RemoteProtocolError``."""
+        if self.takes_acks and self._bytes[:1] == b"A":
+            if len(self._bytes) < _ACK.size:
+                return None
+            _, transfer, block = _ACK.unpack(self._take(_ACK.size))
+            return Ack(transfer, block)
+        if len(self._bytes) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._bytes)
+        if not 0 < length <= MAX_CONTROL_FRAME:
+            raise RemoteProtocolError(_stranger(bytes(self._bytes[:4])))
+        end = _LENGTH.size + length
+        return decode(self._take(end)[_LENGTH.size :]) if len(self._bytes) >= end else None
+
+    def take_into(self, view: memoryview) -> int:
+        """Move what is no frame, the beginning of a block, into ``view``; return the bytes."""
+        rest = self._take(len(view))
+        view[: len(rest)] = rest
+        return len(rest)
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._bytes[:size])
+        del self._bytes[:size]
+        return taken
+
+
+def _stranger(start: bytes) -> str:
+    """Say what speaks there instead of us, by its first four bytes."""
+    known = {b"SSH-": "SSH", b"GET ": "HTTP", b"POST": "HTTP", b"HEAD": "HTTP", b"HTTP": "HTTP"}
+    name = "TLS" if start[:2] == b"\x16\x03" else known.get(start)
+    return f"the peer speaks {name}, not this protocol" if name else "a frame of impossible length"

@@ -1,0 +1,165 @@
+"""Sockets: waking, waiting, connecting, listening, tuning, and what the system says of them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import select
+import socket
+import struct
+import sys
+from typing import Any, Callable, Union
+
+import config
+from lft.terminal import printable
+from protocol import ConnectionLostError, UsageError
+
+
+class Waker:
+    """A bell: any thread (or signal handler) rings it, one that waits on its descriptor wakes."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._read
+
+    def ring(self) -> None:
+        """Wake whoever waits. Never blocks, never raises: a signal handler may call it.
+
+        A full pipe has already woken them, at a closed one nobody waits any more; and all who wait
+        look at the clock as well.
+        """
+        with contextlib.suppress(OSError):
+            os.write(self._write, b"\0")
+
+    def quiet(self, rings: int = 4096) -> bool:
+        """Take up to ``rings`` back; return whether there was one."""
+        try:
+            return bool(os.read(self._read, rings))
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        both = self._read, self._write
+        self._read = self._write = -1  # their numbers will soon belong to other files
+        for descriptor in both:
+            os.close(descriptor)
+
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+def wait(
+    sock: socket.socket, timeout: float, *, write: bool = False, waker: Waker | None = None
+) -> bool:
+    """Wait for ``sock`` or ``waker``, ``timeout`` seconds at most; say whether ``sock`` is ready.
+
+    poll and not select: descriptors above 1023 are normal on a busy server.
+    """
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | (select.POLLOUT if write else 0))
+    if waker is not None:
+        poll.register(waker, select.POLLIN)
+    ready = poll.poll(math.ceil(timeout * 1000))
+    return any(descriptor == sock.fileno() for descriptor, _ in ready)
+
+
+def lost(peer: str, error: OSError) -> ConnectionLostError:
+    """Say in our own terms what the system says of a connection; the only place that does."""
+    known = {
+        errno.ECONNREFUSED: "nothing listens there",
+        errno.ECONNRESET: "the connection was reset",
+        errno.EPIPE: "the connection was closed",
+        errno.ETIMEDOUT: "no answer",
+    }
+    timed_out = isinstance(error, socket.timeout)
+    reason = "no answer" if timed_out else known.get(error.errno or 0, error.strerror or str(error))
+    return ConnectionLostError(f"{peer}: {reason}")
+
+
+def peer_address(sock: socket.socket) -> Any:
+    try:
+        return sock.getpeername()
+    except OSError:  # gone before we looked
+        return None
+
+
+def peer_name(address: Any) -> str:
+    return "{}:{}".format(*address[:2]) if isinstance(address, tuple) else "the peer"
+
+
+RTT_AT, LEAST_RTT_AT = 68, 148  # tcpi_rtt, tcpi_min_rtt in Linux's struct tcp_info (linux/tcp.h)
+MICROSECONDS = struct.Struct("=I")
+BUSY_AT, BUSY = 168, struct.Struct("=QQ")  # tcpi_busy_time, tcpi_rwnd_limited
+
+
+def tcp_info(sock: socket.socket, offset: int, fields: struct.Struct) -> tuple[int, ...]:
+    """Read ``fields`` of the system's own view of a connection; zeros where there is none."""
+    info = b""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # no TCP
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, offset + fields.size)
+    return tuple(fields.unpack_from(info.ljust(offset + fields.size, b"\0"), offset))
+
+
+def tune(sock: socket.socket) -> None:
+    """Set what every connection of ours needs: no delay for small frames, a watch on dead peers.
+
+    Buffer sizes stay alone: setting one turns the system's own tuning off.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, config.KEEPALIVE_IDLE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, config.KEEPALIVE_INTERVAL)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, config.KEEPALIVE_PROBES)
+        sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, config.UNANSWERED_TIMEOUT * 1000
+        )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listener; IPv4 first where a name has both. Raises ``UsageError``."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"cannot listen on {printable(host)}: {error}") from None
+    family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(config.LISTEN_BACKLOG)
+    except OSError as error:
+        listener.close()
+        hint = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
+        where = f"{printable(host)}:{port}"
+        raise UsageError(f"cannot listen on {where}: {error.strerror}{hint}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def open_socket(family: int, address: Any, until: Callable[[socket.socket], bool]) -> socket.socket:
+    """Connect; ``until`` waits for that and says whether it has happened. Raises ``OSError``."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        code = sock.connect_ex(address)
+        if code == errno.EINPROGRESS:
+            connected = until(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            code = code if connected else errno.ETIMEDOUT
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
