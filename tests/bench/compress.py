@@ -41,10 +41,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
-
-from common import print_facts  # noqa: E402
-from conftest import ServerProcess, client_command, environment, md5, random_file  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from config import (  # noqa: E402
     MB,
@@ -56,6 +53,9 @@ from lft.options import (  # noqa: E402
 from lft.wire.codecs import (  # noqa: E402
     COMPRESSIONS,
 )
+from tests.bench.common import print_facts  # noqa: E402
+from tests.support.files import md5, random_file  # noqa: E402
+from tests.support.processes import ServerProcess, client_command, environment  # noqa: E402
 
 RATE = "10M"  # of the slow link
 LINKS = {RATE: ("--limit", RATE), "loopback": ()}

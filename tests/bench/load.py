@@ -45,31 +45,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
-
-from common import (  # noqa: E402
-    HOST,
-    ToolError,
-    directory_argument,
-    handle_signals,
-    note,
-    print_facts,
-    receipt_in,
-    rounds_argument,
-    temporary_directory,
-    timed,
-    turns,
-    used_by,
-)
-from conftest import (  # noqa: E402
-    RawClient,
-    ServerProcess,
-    part_files,
-    random_file,
-    received,
-    status,
-    strays,
-)
+sys.path.insert(0, str(ROOT))
 
 from config import (  # noqa: E402
     KB,
@@ -107,6 +83,23 @@ from protocol import (  # noqa: E402
     Hello,
     TransferError,
 )
+from tests.bench.common import (  # noqa: E402
+    HOST,
+    ToolError,
+    directory_argument,
+    handle_signals,
+    note,
+    print_facts,
+    receipt_in,
+    rounds_argument,
+    temporary_directory,
+    timed,
+    turns,
+    used_by,
+)
+from tests.support.files import part_files, random_file, received, strays  # noqa: E402
+from tests.support.processes import ServerProcess, status  # noqa: E402
+from tests.support.rawpeer import RawClient  # noqa: E402
 
 PASSWORD = "a password"
 CROWD_USER, USER = "crowd", "sender"

@@ -48,9 +48,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bench")]
+sys.path.insert(0, str(ROOT))
 
-from common import (  # noqa: E402
+from config import (  # noqa: E402
+    KB,
+    MB,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+)
+from tests.bench.common import (  # noqa: E402
     HOST,
     IN_MEMORY,
     START_PATIENCE,
@@ -79,14 +86,6 @@ from common import (  # noqa: E402
     timed,
     turns,
     wait,
-)
-
-from config import (  # noqa: E402
-    KB,
-    MB,
-)
-from lft.options import (  # noqa: E402
-    format_size,
 )
 
 REHEARSAL = 2 * MB  # more than one block of ours, and gone in no time

@@ -35,10 +35,7 @@ from pathlib import Path
 from typing import Iterator, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
-
-from common import print_facts  # noqa: E402
-from conftest import ServerProcess, client_command, environment, md5, random_file  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from config import (  # noqa: E402
     MB,
@@ -50,6 +47,9 @@ from lft.options import (  # noqa: E402
 from lft.store.paths import (  # noqa: E402
     PARTIAL,
 )
+from tests.bench.common import print_facts  # noqa: E402
+from tests.support.files import md5, random_file  # noqa: E402
+from tests.support.processes import ServerProcess, client_command, environment  # noqa: E402
 
 BULK, URGENT = "user1", "admin"  # the demo accounts, of priority 0 and 1
 MOVING = 1000  # bytes of a journal in which some thirty blocks stand

@@ -57,9 +57,26 @@ from pathlib import Path
 from typing import Any, Iterator, NamedTuple, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
+sys.path.insert(0, str(ROOT))
 
-from common import (  # noqa: E402
+from client import (  # noqa: E402
+    send_files,
+)
+from config import (  # noqa: E402
+    GB,
+    KB,
+    MB,
+    ClientSettings,
+)
+from lft.accounts.account import (  # noqa: E402
+    ITERATIONS,
+    MIN_ITERATIONS,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+    parse_size,
+)
+from tests.bench.common import (  # noqa: E402
     HOST,
     ToolError,
     child,
@@ -81,26 +98,8 @@ from common import (  # noqa: E402
     turns,
     used_by,
 )
-from conftest import peak_memory  # noqa: E402
-from load import ACCOUNTS, PASSWORD, Sent, Server, server_at  # noqa: E402
-
-from client import (  # noqa: E402
-    send_files,
-)
-from config import (  # noqa: E402
-    GB,
-    KB,
-    MB,
-    ClientSettings,
-)
-from lft.accounts.account import (  # noqa: E402
-    ITERATIONS,
-    MIN_ITERATIONS,
-)
-from lft.options import (  # noqa: E402
-    format_size,
-    parse_size,
-)
+from tests.bench.load import ACCOUNTS, PASSWORD, Sent, Server, server_at  # noqa: E402
+from tests.support.processes import peak_memory  # noqa: E402
 
 TABLES = ("sizes", "streams", "blocks", "clients")
 SIZES = [MB, 10 * MB, 100 * MB, GB]

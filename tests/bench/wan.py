@@ -46,9 +46,17 @@ from pathlib import Path
 from typing import Any, Iterator, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bench")]
+sys.path.insert(0, str(ROOT))
 
-from common import (  # noqa: E402
+from config import (  # noqa: E402
+    BLOCK_SIZE,
+    MB,
+)
+from lft.options import (  # noqa: E402
+    format_size,
+    parse_size,
+)
+from tests.bench.common import (  # noqa: E402
     PIECE,
     ToolError,
     client_knows,
@@ -66,15 +74,6 @@ from common import (  # noqa: E402
     rsync_config,
     temporary_directory,
     turns,
-)
-
-from config import (  # noqa: E402
-    BLOCK_SIZE,
-    MB,
-)
-from lft.options import (  # noqa: E402
-    format_size,
-    parse_size,
 )
 
 SERVER = "10.99.0.2"  # the emulator's address of that end

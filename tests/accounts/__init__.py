@@ -1,0 +1,1 @@
+"""Accounts: their file, their logins, their tokens and their limits."""

@@ -1,0 +1,1 @@
+"""Measurements: beside other tools, under load, over far links."""

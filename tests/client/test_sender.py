@@ -1,0 +1,171 @@
+"""A sender and its data connection: silence, pings, and acknowledgements."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Iterator
+
+import pytest
+
+import client as client_module
+import config
+from config import ClientSettings
+from lft.client.connect import Patience
+from lft.client.progress import Progress
+from lft.client.sender import Sender
+from lft.client.upload import Block, Upload
+from lft.wire.connection import Connection
+from lft.wire.frames import encode, encode_ack
+from lft.wire.sockets import Waker
+from protocol import ConnectionLostError, Ping, Side, State
+from tests.support.waiting import PATIENCE, SleepClock
+
+
+@pytest.fixture
+def session(clock: SleepClock) -> Iterator[client_module.Session]:
+    """A session that is not connected, with a timeout of 30 s."""
+    settings = ClientSettings(timeout=30, streams=1)
+    one = client_module.Session(settings, Progress(), Patience(settings))
+    yield one
+    one.close()
+
+
+def test_pings_without_end_are_not_answered_without_end(
+    session: client_module.Session,
+) -> None:
+    """FAULTS 26: a server that pings and reads nothing does not fill our memory with answers."""
+    ours, theirs = socket.socketpair()
+    control = session._coordinator = Connection(ours, Side.CLIENT)
+    control.dialogue.state = State.RECEIVING
+    ping = encode(Ping())
+    with theirs:
+        for _ in range(100):
+            theirs.sendall(ping * 500)
+            for _ in range(500):
+                assert session._next_message() == Ping()
+        assert control.unsent < 100
+
+
+@pytest.fixture
+def silent(
+    session: client_module.Session, upload: Upload, clock: SleepClock
+) -> Iterator[Callable[[], bool]]:
+    """A sender that is owed an acknowledgement, on a connection on which nothing comes."""
+    ours, theirs = socket.socketpair()
+    connection, sender = Connection(ours, Side.CLIENT), Sender(session, 0)
+    session.streams.count = 1
+    sender._unacknowledged[7, 0] = [Block(upload, 0)]
+    sender._waker.ring()  # so that no time has to pass
+    clock.now += 31
+    yield lambda: sender._wait(connection)
+    connection.close()
+    theirs.close()
+    sender.close()
+
+
+def test_a_stream_without_a_sign_of_the_server_is_given_up(silent: Callable[[], bool]) -> None:
+    """FAULTS 40: half-open: nothing comes, neither here nor on the coordinator connection."""
+    with pytest.raises(ConnectionLostError, match="no sign of the server for 30 s"):
+        silent()
+
+
+def test_a_stream_whose_turn_comes_late_is_not_given_up(
+    silent: Callable[[], bool], upload: Upload, clock: SleepClock
+) -> None:
+    """With a limit on the server, acknowledgements go round: others get theirs meanwhile."""
+    upload.hash_block(0, memoryview(b"x"))
+    upload.hash_block(1, memoryview(b"y"))
+    upload.sent(1, 1)
+    clock.now += 20
+    upload.confirm(1)
+    assert not silent()
+
+
+def _others_get_on(upload: Upload, clock: SleepClock, seconds: float, times: int) -> None:
+    """Let another stream's block be acknowledged, sent again, acknowledged ..."""
+    for _ in range(times):
+        upload.sent(1, 1)
+        clock.now += seconds
+        upload.confirm(1)
+        upload.ask_again(1)
+
+
+@pytest.mark.parametrize("rounds", [config.STUCK_ROUNDS - 1, config.STUCK_ROUNDS])
+def test_a_stream_that_others_pass_by_is_given_up(
+    silent: Callable[[], bool], upload: Upload, clock: SleepClock, rounds: int
+) -> None:
+    """FAULTS 40: half-open, but not before each of them may have had its turn twice."""
+    for block in (0, 1):
+        upload.hash_block(block, memoryview(b"x"))
+    _others_get_on(upload, clock, 0.1, rounds)
+    if rounds < config.STUCK_ROUNDS:
+        assert not silent()
+    else:
+        with pytest.raises(ConnectionLostError, match="lags behind the others"):
+            silent()
+
+
+def test_a_sender_that_was_stopped_while_it_connected_does_not_shake_hands(
+    clock: SleepClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 38: main asks for a connection to cut just before there is one."""
+    settings = ClientSettings(timeout=30, streams=1, tls=True)
+    session = client_module.Session(settings, Progress(), Patience(settings))
+    sender = Sender(session, 0)
+
+    def stopped(*arguments: Any) -> Connection:
+        session.ending.set()
+        sender.stop()
+        return Connection(*arguments)
+
+    monkeypatch.setattr("lft.client.sender.Connection", stopped)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and says nothing
+        session.address = socket.AF_INET, silent.getsockname()
+        thread = threading.Thread(target=sender.run)
+        thread.start()
+        thread.join(PATIENCE)
+        ended = not thread.is_alive()
+    thread.join()
+    session.close()
+    sender.close()
+    assert ended
+
+
+def test_no_block_is_meant_for_a_sender_that_was_handed_another(
+    session: client_module.Session, upload: Upload
+) -> None:
+    """It has something to do, perhaps on a slow link: who has nothing to do is woken instead."""
+    session.streams.count = 1
+    sender, idle = Sender(session, 0), Waker()
+    assert session.queue.get(idle) is None
+    assert sender._next_block() is None
+    sender.hand(Block(upload, 0))
+    assert sender._next_block() == Block(upload, 0)
+    session.queue.put(Block(upload, 1))
+    assert idle.quiet()
+    sender.close()
+    idle.close()
+
+
+def test_what_is_heard_while_a_block_is_pushed_counts(
+    session: client_module.Session, upload: Upload, clock: SleepClock
+) -> None:
+    """A sender that always has to wait for room is not silent for that."""
+    ours, theirs = socket.socketpair()
+    connection, sender = Connection(ours, Side.CLIENT), Sender(session, 0)
+    session.streams.count = 1
+    sender._unacknowledged[7, 0] = [Block(upload, 0)]
+    connection.push(bytes(3_000_000))
+    clock.now += 29
+    with ThreadPoolExecutor(1) as pool:
+        draining = pool.submit(sender._drain, connection)
+        theirs.sendall(encode_ack(7, 0))
+        left = 3_000_000
+        while left:
+            left -= len(theirs.recv(65536))
+        draining.result(PATIENCE)
+    assert sender._silence.left() == 30
+    for one in (connection, theirs, sender):
+        one.close()

@@ -1,0 +1,135 @@
+"""The input file: which ones are refused, and how a change is noticed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+
+from lft.client.source import Source
+from protocol import SourceError
+from tests.support.files import open_descriptors, random_file
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (Path.mkdir, "is a folder"),
+        (_fifo, "not a regular file"),
+        (_socket, "not a regular file"),
+        (lambda path: None, "No such file"),
+        (lambda path: path.symlink_to(path), "symbolic links"),
+    ],
+)
+def test_what_is_not_a_file_is_refused_and_named(
+    tmp_path: Path, make: Callable[[Path], None], why: str
+) -> None:
+    """FAULTS 21: a clear error at once; a FIFO without a writer does not hang."""
+    path = tmp_path / "x"
+    make(path)
+    with pytest.raises(SourceError, match=why):
+        Source(path)
+
+
+@contextlib.contextmanager
+def _as_nobody() -> Iterator[None]:
+    """Give up root's right to read everything, if we have it."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_file_that_cannot_be_looked_into_is_closed_again() -> None:
+    """It says it is empty, and reading the first byte of it is an error."""
+    before = open_descriptors()
+    with pytest.raises(SourceError, match="Input/output error"):
+        Source(Path("/proc/self/mem"))
+    assert open_descriptors() == before
+
+
+def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
+    """FAULTS 21: the reason is the system's."""
+    path = random_file(tmp_path / "x", 1)
+    path.chmod(0)
+    with _as_nobody(), pytest.raises(SourceError, match="Permission denied"):
+        Source(path)
+
+
+def test_a_file_that_only_claims_to_be_empty_is_refused() -> None:
+    """FAULTS 21: files of /proc have size 0 and content; silence would lose the content."""
+    with pytest.raises(SourceError, match="says it is empty"):
+        Source(Path("/proc/self/status"))
+
+
+def _replace(path: Path) -> None:
+    random_file(path.with_name("new"), 10, seed=2).replace(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: os.truncate(path, 5),
+        lambda path: os.truncate(path, 15),
+        lambda path: os.utime(path, ns=(1, 1)),
+        _replace,
+    ],
+)
+def test_a_source_that_changed_is_noticed(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    """FAULTS 20: shorter, longer, touched or another file: said as such."""
+    path = random_file(tmp_path / "x", 10)
+    source = Source(path)
+    source.check_unchanged()
+    change(path)
+    with pytest.raises(SourceError, match="changed"):
+        source.check_unchanged()
+    source.close()
+
+
+def test_a_source_that_was_deleted_is_still_sent(tmp_path: Path) -> None:
+    """FAULTS 20: what was opened stays readable, and it is what was asked for."""
+    path = random_file(tmp_path / "x", 10)
+    source = Source(path)
+    content = path.read_bytes()
+    path.unlink()
+    view = bytearray(10)
+    source.read(memoryview(view), 0)
+    source.check_unchanged()
+    source.close()
+    assert view == content
+
+
+def test_reading_past_a_truncation_is_an_error(tmp_path: Path) -> None:
+    """FAULTS 20: never send what is not there."""
+    path = random_file(tmp_path / "x", 10)
+    source = Source(path)
+    os.truncate(path, 5)
+    with pytest.raises(SourceError, match="shorter"):
+        source.read(memoryview(bytearray(10)), 0)
+    source.close()
+
+
+def test_a_name_that_is_not_utf_8_gets_a_form_that_is(tmp_path: Path) -> None:
+    """FAULTS 9: the wire carries UTF-8 only."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.bin"))
+    path.write_bytes(b"x")
+    source = Source(path)
+    assert source.name == "bad\ufffd.bin"
+    source.close()

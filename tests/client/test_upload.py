@@ -1,0 +1,162 @@
+"""The blocks of an upload, between the reader and the senders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import config
+from lft.client.source import Source
+from lft.client.upload import Block, BlockQueue, Upload
+from lft.wire.sockets import Waker
+from protocol import FileReady, RemoteProtocolError, SourceError
+from tests.support.files import random_file
+from tests.support.waiting import SleepClock
+
+
+def _hash_all(upload: Upload) -> None:
+    for index in range(upload.blocks.count):
+        view = memoryview(bytearray(upload.blocks.length(index)))
+        upload.source.read(view, upload.blocks.offset(index))
+        upload.hash_block(index, view)
+
+
+def test_an_upload_is_delivered_when_every_block_is_acknowledged(upload: Upload) -> None:
+    """Read is not sent, and sent is not acknowledged."""
+    _hash_all(upload)
+    for index in (2, 0):
+        upload.confirm(index)
+        assert not upload.delivered
+    upload.confirm(1)
+    assert upload.delivered
+    assert upload.acknowledged == upload.source.size
+
+
+def test_a_block_asked_for_before_its_acknowledgement_is_owed_two(upload: Upload) -> None:
+    """MISSING may overtake an acknowledgement: that of the first copy must not stand for both."""
+    _hash_all(upload)
+    upload.ask_again(0)
+    for index in range(3):
+        upload.confirm(index)
+    assert not upload.delivered
+    upload.confirm(0)
+    assert upload.delivered
+    assert upload.acknowledged == upload.source.size
+
+
+def test_a_block_asked_for_again_is_owed_again(upload: Upload) -> None:
+    """The bar goes back, and the upload is not complete until it is acknowledged anew."""
+    _hash_all(upload)
+    for index in range(3):
+        upload.confirm(index)
+    upload.ask_again(1)
+    assert not upload.delivered
+    assert upload.acknowledged == 2 * 4096
+    upload.confirm(1)
+    assert upload.delivered
+
+
+def test_a_held_block_asked_for_before_it_was_read_is_sent_when_it_is(tmp_path: Path) -> None:
+    """Its digest is not known yet; the reader comes to it in time."""
+    source = Source(random_file(tmp_path / "x", 3 * 4096))
+    ready = FileReady(7, ((0, 3),))
+    upload = Upload(source, "md5", 4096, ready, lambda: None)
+    assert upload.resumed_bytes == 3 * 4096
+    assert not upload.ask_again(1)
+    held = [upload.hash_block(index, memoryview(bytes(4096))) for index in range(3)]
+    assert held == [True, False, True]
+    assert upload.resumed_bytes == 2 * 4096
+    source.close()
+
+
+def test_a_server_may_not_ask_for_one_block_without_end(upload: Upload) -> None:
+    """FAULTS 26: each time we would remember it once more."""
+    _hash_all(upload)
+    with pytest.raises(RemoteProtocolError, match="without end"):
+        list(iter(lambda: upload.ask_again(0), None))
+
+
+def test_the_last_blocks_that_lag_are_named_once_in_a_while(
+    upload: Upload, clock: SleepClock
+) -> None:
+    """Not before the end of the file, the first ones first, and no more than there are streams."""
+    upload.hash_block(0, memoryview(bytes(4096)))
+    upload.sent(0, 4096)
+    clock.now += 100
+    assert upload.late(9, hasty=True) == []
+    for index in (1, 2):
+        upload.hash_block(index, memoryview(bytes(4096)))
+        upload.sent(index, 4096)
+    assert upload.late(9, hasty=True) == [0]
+    clock.now += 100
+    assert upload.late(2, hasty=True) == [1, 2]
+    assert upload.late(2, hasty=True) == [0]
+    assert upload.late(2, hasty=True) == []
+
+
+def test_without_haste_a_block_lags_only_when_its_stream_is_stuck(
+    upload: Upload, clock: SleepClock
+) -> None:
+    """A link that is merely slow, or limited, would carry much twice."""
+    _hash_all(upload)
+    upload.sent(0, 4096)
+    clock.now += config.STUCK / 2
+    assert upload.late(1, hasty=False) == []
+    clock.now += config.STUCK
+    assert upload.late(1, hasty=False) == [0]
+
+
+def test_a_block_that_went_two_ways_counts_once(upload: Upload) -> None:
+    """Whichever acknowledgement comes first is the one; the other is no news."""
+    _hash_all(upload)
+    for index in (0, 0, 1, 1, 0):
+        upload.confirm(index)
+    assert not upload.delivered
+    assert upload.acknowledged == 2 * 4096
+    upload.confirm(2)
+    assert upload.delivered
+
+
+def test_what_was_held_was_not_carried(tmp_path: Path) -> None:
+    """Acknowledged digests say nothing about how fast the link is."""
+    source = Source(random_file(tmp_path / "x", 3 * 4096))
+    upload = Upload(source, "md5", 4096, FileReady(7, ((0, 2),)), lambda: None)
+    _hash_all(upload)
+    for index in range(3):
+        upload.confirm(index)
+    assert (upload.acknowledged, upload.carried) == (3 * 4096, 4096)
+    source.close()
+
+
+def test_an_error_of_a_thread_reaches_main(upload: Upload) -> None:
+    """No thread of the pool dies unheard."""
+    upload.fail(SourceError("gone"))
+    with pytest.raises(SourceError, match="gone"):
+        _ = upload.delivered
+
+
+def test_an_idle_sender_is_woken_for_a_block(upload: Upload) -> None:
+    """It waits on a descriptor, together with its socket."""
+    blocks, waker = BlockQueue(), Waker()
+    assert blocks.get(waker) is None
+    assert not waker.quiet()
+    blocks.put(Block(upload, 0))
+    assert waker.quiet()
+    found = blocks.get(waker)
+    assert found is not None
+    assert found.index == 0
+    waker.close()
+
+
+def test_a_block_meant_for_a_leaving_sender_goes_to_another(upload: Upload) -> None:
+    """A sender whose connection broke just when it was woken must not keep the block waiting."""
+    blocks, leaving, other = BlockQueue(), Waker(), Waker()
+    assert blocks.get(other) is None
+    assert blocks.get(leaving) is None
+    blocks.put(Block(upload, 0))
+    assert leaving.quiet()
+    blocks.leave(leaving)
+    assert other.quiet()
+    leaving.close()
+    other.close()

@@ -1,0 +1,1 @@
+"""The dialogue, the settings, options, clocks, addresses and the terminal."""

@@ -1,0 +1,75 @@
+"""Deadlines, pauses, and buckets that hold a rate."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+import config
+from lft.clock import Deadline, Pauses, TokenBucket
+from tests.support.waiting import Clock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that stands still until a test moves it."""
+    one = Clock()
+    monkeypatch.setattr("lft.clock.time", one)
+    return one
+
+
+def test_a_deadline_ahead_has_not_passed() -> None:
+    """What is left is at most what was given."""
+    deadline = Deadline(1000)
+    assert not deadline.passed
+    assert 990 < deadline.left() <= 1000
+
+
+@pytest.mark.parametrize("seconds", [0, -5])
+def test_a_deadline_behind_has_passed(seconds: float) -> None:
+    """What is left is never below zero."""
+    deadline = Deadline(seconds)
+    assert deadline.passed
+    assert deadline.left() == 0
+
+
+def test_a_deadline_comes_nearer_until_it_is_put_off(clock: Clock) -> None:
+    """Putting it off gives the whole time again."""
+    deadline = Deadline(1000)
+    clock.now += 300
+    assert deadline.left() == 700
+    deadline.put_off()
+    assert deadline.left() == 1000
+
+
+def test_pauses_that_overlap_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four connections that rest for the same second rested for one second."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pauses = Pauses()
+    for start, length in ((0.0, 2.0), (1.0, 0.5), (1.5, 1.5), (10.0, 1.0)):
+        now = 1000.0 + start
+        pauses.add(length)
+    assert pauses.seconds == 4.0
+
+
+def test_a_bucket_lets_its_rate_pass_however_many_take_from_it(clock: Clock) -> None:
+    """Each stays away for as long as it is told; ten seconds carry ten seconds' bytes."""
+    bucket, passed = TokenBucket(1000), 0
+    until = [clock.now] * 8
+    end = clock.now + 10
+    while min(until) < end:
+        who = until.index(min(until))
+        clock.now = max(clock.now, until[who])
+        until[who] = clock.now + bucket.take(100)
+        passed += 100
+    assert 10_000 <= passed <= 10_000 * 1.05 + len(until) * 100
+
+
+def test_a_pause_is_made_up_for_only_in_part(clock: Clock) -> None:
+    """An hour of silence does not allow an hour's bytes at once."""
+    bucket = TokenBucket(1000)
+    clock.now += 3600
+    assert bucket.take(int(1000 * config.BURST)) == pytest.approx(0.0)
+    assert bucket.take(1000) == pytest.approx(1.0)

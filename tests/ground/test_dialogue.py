@@ -1,0 +1,98 @@
+"""The states of the dialogue, and which message leads to which."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from protocol import Dialogue, LocalProtocolError, RemoteProtocolError, Side, State
+from tests.support.dialogue import LEGAL, WAYS, example_of
+from tests.support.messages import VERBS
+
+ILLEGAL = [case for case in itertools.product(State, Side, VERBS) if case not in LEGAL]
+
+
+def say(dialogue: Dialogue, speaker: Side, verb: str) -> None:
+    """Let ``speaker`` say something, as this side of the dialogue sees it."""
+    step = dialogue.sent if speaker is dialogue.side else dialogue.received
+    step(example_of(verb))
+
+
+def dialogue_in(state: State, side: Side) -> Dialogue:
+    """Return ``side``'s view of a dialogue that has come to ``state`` in the ordinary way."""
+    dialogue = Dialogue(side)
+    for speaker, verb in WAYS[state]:
+        say(dialogue, speaker, verb)
+    assert dialogue.state is state
+    return dialogue
+
+
+def name_of(value: object) -> str:
+    """Name a case of a test by its state, side or verb."""
+    return str(value.value) if isinstance(value, (State, Side)) else str(value)
+
+
+def test_every_state_can_be_reached() -> None:
+    """No state is there for nothing."""
+    assert set(WAYS) == set(State)
+
+
+def test_every_message_may_be_said_somewhere() -> None:
+    """No message is there for nothing, and no message is missing from the rules."""
+    assert {verb for _, _, verb in LEGAL} == set(VERBS)
+
+
+@pytest.mark.parametrize(("state", "speaker", "verb"), list(LEGAL), ids=name_of)
+def test_a_message_in_place_leads_on(state: State, speaker: Side, verb: str) -> None:
+    """Both sides come to the same state, the one the rules name."""
+    for side in Side:
+        dialogue = dialogue_in(state, side)
+        assert dialogue.allows(example_of(verb)) == (side is speaker or may_say(state, side, verb))
+        say(dialogue, speaker, verb)
+        assert dialogue.state is LEGAL[state, speaker, verb]
+
+
+def may_say(state: State, side: Side, verb: str) -> bool:
+    """Whether the rules let ``side`` say this."""
+    return (state, side, verb) in LEGAL
+
+
+@pytest.mark.parametrize(("state", "speaker", "verb"), ILLEGAL, ids=name_of)
+def test_a_message_out_of_place_names_who_is_at_fault(
+    state: State, speaker: Side, verb: str
+) -> None:
+    """FAULTS 7: the speaker has made a local error, the listener sees a remote one."""
+    for side, fault in ((speaker, LocalProtocolError), (speaker.other, RemoteProtocolError)):
+        dialogue = dialogue_in(state, side)
+        assert side is not speaker or not dialogue.allows(example_of(verb))
+        words = f"^the {speaker.value} sent {verb} in state {state.value}$"
+        with pytest.raises(fault, match=words) as caught:
+            say(dialogue, speaker, verb)
+        assert type(caught.value) is fault
+        assert dialogue.state is state
+
+
+def test_a_whole_session_with_two_files_is_legal() -> None:
+    """The dialogue at the top of protocol.py, said aloud."""
+    session = """client HELLO, server HELLO, client AUTH_START, server AUTH_CHALLENGE,
+        client AUTH_RESPONSE, server AUTH_OK, client FILE_START, server QUEUED, server QUEUED,
+        server FILE_READY, server VERIFYING, server MISSING, client TRANSFER_COMPLETE,
+        server VERIFYING, server MISSING, client TRANSFER_COMPLETE, server VERIFYING,
+        server INTEGRITY_OK, client FILE_START, server REJECTED, client GOODBYE"""
+    both = [Dialogue(side) for side in Side]
+    for step in session.split(","):
+        side, verb = step.split()
+        for dialogue in both:
+            say(dialogue, Side(side), verb)
+    assert [dialogue.state for dialogue in both] == [State.CLOSED, State.CLOSED]
+
+
+def test_a_dialogue_shows_side_and_state() -> None:
+    """The representation says what one wants to know in a debugger."""
+    assert repr(dialogue_in(State.READY, Side.SERVER)) == "<Dialogue of the server, ready>"
+
+
+def test_each_side_has_another() -> None:
+    """Two sides, each the other's other."""
+    assert [side.other for side in (Side.CLIENT, Side.SERVER)] == [Side.SERVER, Side.CLIENT]

@@ -1,0 +1,1 @@
+"""The three programs, from their command lines to their exit codes."""

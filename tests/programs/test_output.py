@@ -1,0 +1,94 @@
+"""The programs' output on a terminal, and their logs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+from pathlib import Path
+
+from config import KB
+from tests.support.files import random_file
+from tests.support.processes import (
+    ServerProcess,
+    StartServer,
+    client_command,
+    environment,
+    run_client,
+)
+from tests.support.waiting import PATIENCE, eventually
+
+
+def _on_a_terminal(command: list[str], variables: dict[str, str]) -> str:
+    """Run a command on a pseudo terminal; return everything it showed."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    process = subprocess.Popen(
+        command, stdout=follower, stderr=follower, stdin=follower,
+        env={**environment(), "TERM": "xterm", **variables},
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    while select.select([leader], [], [], PATIENCE)[0]:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # Linux says so when the last writer has gone
+            break
+        if not part:
+            break
+        shown += part
+    os.close(leader)
+    assert process.wait(PATIENCE) == 0
+    return shown.decode()
+
+
+def test_a_terminal_gets_colours_signs_and_a_bar(server: ServerProcess, tmp_path: Path) -> None:
+    """Green success, cyan coordinator, a bar with phase, rate and time left."""
+    source = random_file(tmp_path / "file.bin", 20 * KB * KB)
+    shown = _on_a_terminal(client_command(server.port, source), {})
+    assert re.search(r"\x1b\[32m[^\n]*✅", shown)
+    assert re.search(r"\x1b\[36m[^\n]*🔷", shown)
+    assert "sending file.bin" in shown
+    assert "verifying file.bin: 100%" in shown
+    assert re.search(r"20\.0M/20\.0M \[\d\d:\d\d<\d\d:\d\d, *[\d.]+[kMG]B/s\]", shown)
+
+
+def test_no_color_means_no_colour(server: ServerProcess, tmp_path: Path) -> None:
+    """The user's wish goes before the terminal's abilities (no-color.org)."""
+    source = random_file(tmp_path / "file.bin", 1000)
+    shown = _on_a_terminal(client_command(server.port, source), {"NO_COLOR": "1"})
+    assert "✅" in shown
+    assert not re.search(r"\x1b\[3\dm", shown)
+
+
+def test_without_a_terminal_there_is_neither_colour_nor_bar(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    """A log file stays readable."""
+    source = random_file(tmp_path / "file.bin", 1000)
+    done = run_client(server.port, source)
+    assert "\x1b" not in done.stderr + server.log
+    assert "%" not in done.stderr
+
+
+def test_the_log_of_a_large_file_is_short(server: ServerProcess, tmp_path: Path) -> None:
+    """No line per block, unless asked for."""
+    source = random_file(tmp_path / "file.bin", 4 * KB * KB)
+    run_client(server.port, source, "--block-size", "4K")
+    assert server.log.count("\n") < 12
+
+
+def test_debug_shows_every_block(start_server: StartServer, tmp_path: Path) -> None:
+    """Blue lines, one for each block, on both sides."""
+    server = start_server("--log-level", "DEBUG")
+    source = random_file(tmp_path / "file.bin", 1000 * KB)
+    done = run_client(server.port, source, "--log-level", "DEBUG")
+    for index in range(5):
+        assert f"block {index} sent" in done.stderr
+    written = [f"block {index} written" for index in range(5)]
+    eventually(lambda: all(line in server.log for line in written), "every block's line")

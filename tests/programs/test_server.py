@@ -1,0 +1,121 @@
+"""The command line of server.py, and starts that cannot work."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+import server as server_module
+from tests.support.certificates import Pki
+from tests.support.files import part_files
+from tests.support.processes import StartServer
+from tests.support.rawpeer import RawClient
+
+
+def test_a_port_in_use_is_said_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2 and one line, no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert server_module.main(["--port", port, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "in use" in error
+    assert "--port" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_the_demo_accounts_are_for_loopback_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    """Asked to listen elsewhere without --credentials, the server refuses and says what to do."""
+    assert (
+        server_module.main(["--host", host, "--port", "0", "--output", str(tmp_path / "out")]) == 2
+    )
+    assert "auth.py add" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("problem", ["missing", "readable", "malformed", "symlink"])
+def test_a_bad_credential_file_stops_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], problem: str
+) -> None:
+    """FAULTS 25: the server does not start and says why."""
+    path = tmp_path / "users.json"
+    if problem != "missing":
+        path.write_text("{}")
+        path.chmod(0o644 if problem == "readable" else 0o600)
+    if problem == "symlink":
+        path.rename(tmp_path / "real")
+        path.symlink_to(tmp_path / "real")
+    options = ["--port", "0", "--output", str(tmp_path / "out"), "--credentials", str(path)]
+    assert server_module.main(options) == 2
+    error = capsys.readouterr().err
+    assert "credential file" in error
+    assert error.count("\n") == 1
+
+
+def test_an_output_directory_that_cannot_be_made_stops_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2 and one line."""
+    (tmp_path / "file").write_text("in the way")
+    assert server_module.main(["--port", "0", "--output", str(tmp_path / "file" / "out")]) == 2
+    assert "output directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("umask", "others"), [(0o777, 0), (0o022, 0o044), (0o277, 0)])
+def test_no_umask_takes_its_own_files_from_a_server(
+    start_server: StartServer, tmp_path: Path, umask: int, others: int
+) -> None:
+    """It could not open a part file again; what the umask says of others holds."""
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "server.log").touch()
+    before = os.umask(umask)
+    try:
+        server = start_server()
+    finally:
+        os.umask(before)
+    with RawClient(server.port).log_in() as client:
+        client.start("x", b"some bytes")
+        (part,) = part_files(server.output)
+        journal = part.with_suffix(".journal")
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (part, journal, part.parent)]
+    assert modes[0] == 0o600 | others
+    assert modes[1] == 0o600
+    assert modes[2] & 0o700 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "words"),
+    [
+        ("server.pem", "", "go together"),
+        ("", "server.key", "go together"),
+        ("missing.pem", "server.key", "No such file"),
+        ("server.pem", "missing.key", "No such file"),
+        ("server.pem", "other.key", "do not belong together"),
+        ("server.key", "server.key", "there is no certificate"),
+        ("server.pem", "server.pem", "there is no private key"),
+    ],
+)
+def test_a_server_whose_certificate_cannot_work_does_not_start(
+    pki: Pki,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    cert: str,
+    key: str,
+    words: str,
+) -> None:
+    """27: exit 2, one line that says why."""
+    options = ["--port", "0", "--output", str(tmp_path / "output")]
+    options += ["--tls-cert", str(pki.ca.with_name(cert))] if cert else []
+    options += ["--tls-key", str(pki.ca.with_name(key))] if key else []
+    assert server_module.main(options) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""

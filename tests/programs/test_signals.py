@@ -1,0 +1,154 @@
+"""Signals: how the programs end, and with which exit code."""
+
+from __future__ import annotations
+
+import operator
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+
+import client as client_module
+from config import KB
+from lft.client.progress import Progress
+from tests.support.files import part_files, random_file, received
+from tests.support.processes import ROOT, ServerProcess, StartServer, client_command, environment
+from tests.support.rawpeer import RawClient
+from tests.support.waiting import PATIENCE, eventually
+
+# --- signals in this process --------------------------------------------------------------------
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """``main`` as if on a terminal; afterwards the signals mean what they meant before."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    monkeypatch.setattr("client.Bar", lambda _: Progress())
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        return client_module.main([str(argument) for argument in arguments])
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("moment", ["Bar", "_run", "send_files", "Progress.end"])
+def test_a_signal_at_any_moment_is_exit_130_and_one_line(
+    main: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    moment: str,
+) -> None:
+    """FAULTS 38: also while the bar is imported, and before an error is told."""
+    before = operator.attrgetter(moment)(client_module)
+    interrupts = [number]
+
+    def interrupted(*arguments: object) -> object:
+        while interrupts:
+            os.kill(os.getpid(), interrupts.pop())
+        return before(*arguments)
+
+    monkeypatch.setattr(f"client.{moment}", interrupted)
+    assert main("no such file") == 130
+    told = capsys.readouterr().err.splitlines()
+    assert ["interrupted" in line for line in told] == [True]
+
+
+def test_a_signal_after_the_last_line_changes_nothing(main: Callable[..., int]) -> None:
+    """All is done and told: the exit code stays."""
+    assert main("no such file") == 2
+    for number in SIGNALS:
+        os.kill(os.getpid(), number)
+
+
+# --- signals to real processes ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_idle_server_stops_with_exit_0(start_server: StartServer, number: int) -> None:
+    """FAULTS 38: also with clients that do nothing."""
+    server = start_server()
+    with RawClient(server.port).log_in() as client:
+        client.attach()
+        assert server.stop(number) == 0
+    assert "stopped" in server.log
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_server_whose_first_line_nobody_takes_does_not_start(
+    tmp_path: Path, unbuffered: str
+) -> None:
+    """Exit 2 and one line: whoever started it waits for that line in vain."""
+    command = [sys.executable, str(ROOT / "server.py"), "--port", "0", "--output", str(tmp_path)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, check=False, text=True, stdout=full, stderr=subprocess.PIPE,
+            env={**environment(), "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "standard output" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_stopping_server_lets_a_running_transfer_end(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """FAULTS 38: within the grace period the verdict is still given, new files are not taken."""
+    server = start_server("--grace", "15")
+    with RawClient(server.port).log_in() as client:
+        upload = client.start("x.bin", os.urandom(500 * KB))
+        data = client.attach()
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: "stopping" in server.log)
+        upload.send(data, 0, 1, 2)
+        assert type(upload.complete()).__name__ == "IntegrityOk"
+    assert server.stop() == 0
+    assert len(received(server.output)) == 1
+
+
+def test_a_server_ends_with_its_terminal(start_server: StartServer) -> None:
+    """FAULTS 38: without a certificate to read again, SIGHUP stops it as SIGTERM does."""
+    assert start_server().stop(signal.SIGHUP) == 0
+
+
+def test_a_second_signal_stops_a_busy_server_at_once(start_server: StartServer) -> None:
+    """FAULTS 38: who presses Ctrl-C twice does not want to wait for the grace period."""
+    server = start_server("--grace", "3600")
+    with RawClient(server.port).log_in() as client:
+        client.start("x.bin", b"x" * 1000)
+        server.process.send_signal(signal.SIGINT)
+        eventually(lambda: "stopping" in server.log)
+        assert server.stop(signal.SIGINT) == 0
+    assert part_files(server.output) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_client_is_exit_130_and_says_how_to_go_on(
+    server: ServerProcess, tmp_path: Path, number: int
+) -> None:
+    """FAULTS 38: one line says what to do; the server keeps what it has."""
+    source = random_file(tmp_path / "file.bin", 1)
+    os.truncate(source, KB**3)  # sparse, and with the limit it takes longer than any test waits
+    with subprocess.Popen(
+        client_command(server.port, source, "--limit", "10M"),
+        stderr=subprocess.PIPE, env=environment(), text=True,
+    ) as client:  # fmt: skip
+        eventually(lambda: part_files(server.output), "the transfer to begin")
+        client.send_signal(number)
+        _, err = client.communicate(timeout=PATIENCE)
+    assert client.returncode == 130
+    assert "interrupted; the same command goes on" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    eventually(lambda: "it can go on later" in server.log, "the server to notice")
+    assert received(server.output) == []

@@ -1,0 +1,216 @@
+"""A transfer: its blocks in any order, damaged, repeated or missing."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import config
+from lft.server.transfer import TransferEndedError
+from lft.store.paths import PARTIAL
+from tests.support.transfers import BLOCK, Sample
+
+
+def test_blocks_in_any_order_are_verified_in_file_order(sample: Sample) -> None:
+    """Hashing stops at a gap and goes on when it is filled."""
+    for index in (3, 1, 2):
+        sample.store(index)
+    sample.hash()
+    assert sample.transfer.verified_bytes == 0
+    sample.store(0)
+    sample.hash()
+    assert sample.transfer.verified_bytes == 4 * BLOCK
+
+
+def test_a_complete_transfer_is_judged_by_its_last_running_digest(sample: Sample) -> None:
+    """The running digest of the last block is the digest of the file."""
+    for index in range(10):
+        sample.store(index)
+    assert sample.transfer.complete(sample.digest) == ()
+    assert sample.judged == 0
+    sample.hash()
+    assert sample.judged == 1
+    assert sample.transfer.digest == sample.transfer.claimed_digest == sample.digest
+
+
+def test_a_damaged_block_is_found_asked_for_and_repaired(sample: Sample) -> None:
+    """FAULTS 15: the first block whose running digest differs is the damaged one."""
+    for index in range(10):
+        sample.store(index, b"XXXX" if index == 4 else None)
+    assert sample.hash() == [4]
+    assert sample.transfer.verified_bytes == 4 * BLOCK
+    sample.store(4)
+    assert sample.hash() == []
+    assert sample.transfer.complete(sample.digest) == ()
+    sample.hash()
+    assert sample.judged == 1
+    assert sample.transfer.resent == 1
+
+
+def test_a_block_damaged_every_time_makes_a_transfer_hopeless(sample: Sample) -> None:
+    """FAULTS 15: rounds are counted without progress, and they end."""
+    for rounds in range(config.MAX_ROUNDS + 1):
+        assert not sample.transfer.hopeless, rounds
+        sample.store(0, b"XXXX")
+        assert sample.hash() == [0]
+    assert sample.transfer.hopeless
+
+
+def test_many_damaged_blocks_are_not_hopeless_while_repair_goes_on(output: Path) -> None:
+    """Only rounds without progress count: here every block is damaged once."""
+    sample = Sample(output, 4 * BLOCK * config.MAX_ROUNDS)
+    for index in range(len(sample.parts)):
+        sample.store(index, b"XXXX")
+        assert sample.hash() == [index]
+        sample.store(index)
+        assert sample.hash() == []
+    assert not sample.transfer.hopeless
+    sample.transfer.end()
+
+
+def test_a_block_that_comes_twice_is_written_once(sample: Sample) -> None:
+    """FAULTS 16: a duplicate, even a damaged one, changes nothing."""
+    sample.store(0)
+    assert sample.store(0, b"XXXX").received == BLOCK
+    assert sample.hash() == []
+    assert sample.store(0, b"XXXX").received == BLOCK
+    assert sample.transfer.verified_bytes == BLOCK
+
+
+def test_gaps_at_complete_are_asked_for(sample: Sample) -> None:
+    """FAULTS 18: the answer names exactly the blocks that are not here."""
+    for index in (0, 1, 4, 7, 8):
+        sample.store(index)
+    assert sample.transfer.complete(sample.digest) == ((2, 4), (5, 7), (9, 10))
+
+
+def test_before_all_is_delivered_nothing_is_asked_for(sample: Sample) -> None:
+    """The blocks are on their way; when the last of them has come, the file is judged at once."""
+    for index in range(9):
+        sample.store(index)
+    assert sample.transfer.complete(sample.digest, delivered=False) == ()
+    sample.hash()
+    before = sample.judged
+    assert sample.store(9).hashing
+    sample.hash()
+    assert (before, sample.judged) == (0, 1)
+
+
+def test_a_complete_that_crossed_a_missing_asks_for_nothing_more(sample: Sample) -> None:
+    """The client will send the block once it has read the MISSING."""
+    for index in range(9):
+        sample.store(index, b"XXXX" if index == 2 else None)
+    assert sample.hash() == [2]
+    assert sample.transfer.complete(sample.digest) == ()
+    sample.store(2)
+    assert sample.transfer.complete(sample.digest) == ((9, 10),)
+
+
+def test_the_part_file_stays_open_until_its_last_user_has_left(sample: Sample) -> None:
+    """Ending a transfer never pulls the file from under a worker."""
+    with sample.transfer.part() as part:
+        assert sample.transfer.end()
+        part.write(memoryview(b"late"), 0)
+    with pytest.raises(OSError, match="descriptor"):
+        part.write(memoryview(b"gone"), 0)
+
+
+def test_an_ended_transfer_takes_nothing(sample: Sample) -> None:
+    """A late block finds the transfer closed."""
+    sample.transfer.end()
+    with pytest.raises(TransferEndedError):
+        sample.store(0)
+
+
+def test_a_transfer_ends_once(sample: Sample) -> None:
+    """Only one of those who end it may answer the client."""
+    assert [sample.transfer.end() for _ in range(3)] == [True, False, False]
+
+
+def test_a_complete_transfer_is_judged_once(sample: Sample) -> None:
+    """Two workers that find nothing more to hash must not both publish."""
+    for index in range(10):
+        sample.store(index)
+    sample.hash()
+    sample.transfer.complete(sample.digest)
+    for _ in range(3):
+        sample.hash()
+    assert sample.judged == 1
+
+
+def test_nobody_else_ends_a_transfer_that_is_being_published(sample: Sample) -> None:
+    """A CANCEL that comes too late must not be answered REJECTED beside a published file."""
+    with sample.transfer.publishing():
+        assert not sample.transfer.end()
+        assert not sample.transfer.ended
+    assert sample.transfer.ended
+    assert not sample.transfer.end()
+    sample.transfer.settle(confirmed=False)
+
+
+def test_a_transfer_that_cannot_be_published_can_end(sample: Sample) -> None:
+    """Its client is told so."""
+    with pytest.raises(OSError, match="full"), sample.transfer.publishing():
+        raise OSError(errno.ENOSPC, "full")
+    assert sample.transfer.end()
+
+
+def test_an_ended_transfer_is_not_published(sample: Sample) -> None:
+    """Whoever was faster has answered the client already."""
+    sample.transfer.end()
+    with pytest.raises(TransferEndedError), sample.transfer.publishing():
+        pytest.fail("published")
+
+
+def test_only_so_many_blocks_may_wait_behind_a_gap(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is remembered about blocks beyond a gap is bounded."""
+    monkeypatch.setattr(config, "MAX_AHEAD", 2)
+    for index in (1, 2):
+        sample.store(index)
+    assert not sample.transfer.full
+    sample.store(3)
+    assert sample.transfer.full
+
+
+def test_hashing_is_begun_by_one_worker_only(sample: Sample) -> None:
+    """A second worker that finds hashing due is told that somebody is at it."""
+    due = [sample.store(index).hashing for index in range(10)]
+    assert due.count(True) == 1
+    assert not sample.transfer.begin_hashing()
+
+
+@given(
+    order=st.permutations(list(range(10))),
+    damage=st.sets(st.integers(0, 9)),
+    again=st.lists(st.integers(0, 9), max_size=5),
+    size=st.integers(37, 40),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_order_damage_and_repetition_ends_with_the_right_file(
+    tmp_path_factory: pytest.TempPathFactory,
+    order: list[int],
+    damage: set[int],
+    again: list[int],
+    size: int,
+) -> None:
+    """Whatever the network does to blocks, the published bytes are the client's."""
+    output = tmp_path_factory.mktemp("out")
+    (output / PARTIAL).mkdir()
+    sample = Sample(output, size)
+    for index in order + again:
+        bad = bytes(len(sample.parts[index]))
+        sample.store(index, bad if index in damage and bad != sample.parts[index] else None)
+    while not sample.judged:
+        for index in sample.hash():
+            sample.store(index)
+        sample.transfer.complete(sample.digest)
+    assert sample.transfer.digest == sample.digest
+    name = sample.part.publish()
+    sample.transfer.end()
+    assert (output / name).read_bytes() == sample.data

@@ -1,0 +1,1 @@
+"""The output directory: names, part files, journals."""

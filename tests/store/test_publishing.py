@@ -1,0 +1,213 @@
+"""Giving a part file its final name, once and without replacing anything."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from lft.store.journal import Journal, record
+from lft.store.partfile import PartFile, StaleError
+from lft.store.partstore import PartStore
+from lft.store.paths import make_directory
+from tests.support.files import part_files, received, strays
+from tests.support.partfiles import (
+    DATA,
+    broken_disk,
+    claimed,
+    facts_of,
+    found_again,
+    journal_file,
+    leave_part,
+    leave_published,
+    no_links,
+)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "symlink", "fifo"])
+def test_publishing_never_replaces_or_follows_what_is_there(
+    output: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """FAULTS 11: a taken name is left alone, whatever it is, and another one is found."""
+    taken = output / "server_received_taken_x"
+    victim = output / "victim"
+    victim.write_text("precious")
+    make: dict[str, Callable[[], object]] = {
+        "file": lambda: taken.write_text("precious"),
+        "folder": taken.mkdir,
+        "symlink": lambda: taken.symlink_to(victim),
+        "fifo": lambda: os.mkfifo(taken),
+    }
+    make[kind]()
+    before = taken.lstat()
+    monkeypatch.setattr("lft.store.partfile.unique", lambda: "free")
+    monkeypatch.setattr("lft.server.transfer.unique", lambda: "free")
+    part = PartFile.create(output, facts_of(1))
+    part.write(memoryview(b"x"), 0)
+    assert part.publish() == "server_received_free_x"
+    part.remove()
+    assert stat.S_IFMT(taken.lstat().st_mode) == stat.S_IFMT(before.st_mode)
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("how", ["link", "rename"])
+def test_a_published_file_is_recognised_and_keeps_its_name(
+    output: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """FAULTS 37: publishing it again gives the same answer and no second file."""
+    part = leave_published(output, monkeypatch, how)
+    assert claimed(part.reopen(facts_of(39, unique="other"))) == list(range(10))
+    assert part.published
+    assert part.publish() == "server_received_taken_x"
+    part.remove()
+    assert [path.read_bytes() for path in received(output)] == [DATA]
+
+
+@pytest.mark.parametrize("how", ["link", "rename"])
+def test_a_published_file_is_never_written_to(
+    output: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It is the user's; neither bytes nor claims change any more."""
+    part = leave_published(output, monkeypatch, how)
+    part.reopen(facts_of(39))
+    before = journal_file(output).read_bytes()
+    with pytest.raises(StaleError):
+        part.write(memoryview(b"xyz"), 0)
+    part.note(record(0, bytes(16)))
+    part.close()
+    assert journal_file(output).read_bytes() == before
+    assert [path.read_bytes() for path in received(output)] == [DATA]
+
+
+@pytest.mark.parametrize("how", ["link", "rename"])
+def test_a_published_file_that_was_moved_away_is_left_alone(
+    output: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """What the user has put elsewhere is not written to through its other name."""
+    part = leave_published(output, monkeypatch, how)
+    received(output)[0].rename(output / "elsewhere")
+    with pytest.raises((FileNotFoundError, ValueError)):
+        part.reopen(facts_of(39))
+    part.remove()
+    assert (output / "elsewhere").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("size", [38, 40, 0])
+def test_a_published_file_is_no_beginning_of_another(
+    output: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The source has another size by now: the published file stays, the new one begins anew."""
+    part = leave_published(output, monkeypatch, "link")
+    with pytest.raises(ValueError, match="another size"):
+        part.reopen(facts_of(size))
+    part.remove()
+    assert [path.read_bytes() for path in received(output)] == [DATA]
+
+
+@pytest.mark.parametrize("how", ["link", "rename"])
+def test_a_name_that_the_disk_may_not_have_is_taken_back(
+    output: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """FAULTS 34: without INTEGRITY_OK there is no file under a final name."""
+    part = leave_part(output)
+    part.reopen(facts_of(39))
+    monkeypatch.setattr(os, "fsync", broken_disk)
+    if how == "rename":
+        monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(OSError, match="Input/output"):
+        part.publish()
+    assert received(output) == []
+    assert not part.worth_keeping
+    part.remove()
+    assert part_files(output) == strays(output) == []
+
+
+def test_a_journal_knows_the_other_name_before_the_file_gets_it(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 37: killed right after publishing, the next server recognises it all the same."""
+    (output / "server_received_taken_x").write_text("precious")
+    monkeypatch.setattr("lft.store.partfile.unique", lambda: "free")
+    monkeypatch.setattr("lft.server.transfer.unique", lambda: "free")
+    part = leave_part(output)
+    part.reopen(facts_of(39))
+    part.publish()
+    part.close()
+    found = found_again(output, part)
+    found.look()
+    assert found.published
+    assert found.facts.saved_as == "server_received_free_x"
+    found.remove()
+
+
+def test_a_full_disk_does_not_take_back_what_is_published(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: the file and its name are on the disk; a journal's last record is not worth it."""
+    part = leave_part(output)
+    part.reopen(facts_of(39))
+    monkeypatch.setattr(Journal, "append", broken_disk)
+    part.publish()
+    assert part.published
+    assert part.trusted
+    part.remove()
+    assert [path.read_bytes() for path in received(output)] == [DATA]
+
+
+def test_a_published_file_that_was_removed_is_not_kept_a_second_time(
+    output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its second name would hold the space of a file that somebody has deleted."""
+    leave_published(output, monkeypatch, "link")
+    received(output)[0].unlink()
+    PartStore(output).scan()
+    assert part_files(output) == strays(output) == []
+    assert "removed since" in caplog.text
+
+
+def test_a_directory_on_another_file_system_is_refused_before_anything_is_sent(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: a whole file could not get its name there, at the very end."""
+    (output / "alice").mkdir()
+    lstat = os.lstat
+
+    def elsewhere(path: Path) -> os.stat_result:
+        facts = list(lstat(path))
+        facts[stat.ST_DEV] += path.name == "alice"
+        return os.stat_result(facts)
+
+    monkeypatch.setattr(os, "lstat", elsewhere)
+    with pytest.raises(OSError, match="device link"):
+        make_directory(output, "alice")
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["answered", "gone before the answer"])
+def test_a_verdict_asked_for_again_is_still_that_of_a_published_file(
+    output: Path, monkeypatch: pytest.MonkeyPatch, *, answered: bool
+) -> None:
+    """Its journal says so for ever: what is removed then is not taken for unfinished."""
+    part = leave_published(output, monkeypatch, "link")
+    part.reopen(facts_of(39))
+    if answered:
+        part.publish()
+    part.close()
+    received(output)[0].unlink()
+    PartStore(output).scan()
+    assert part_files(output) == strays(output) == []
+
+
+def test_what_a_kill_kept_from_being_noted_as_published_is_noted_at_the_start(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 36: or who removes the file later leaves a hidden copy of it for a week."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "note_published", lambda *_: None)
+        leave_published(output, monkeypatch, "link")
+    PartStore(output).scan()
+    received(output)[0].unlink()
+    PartStore(output).scan()
+    assert part_files(output) == strays(output) == []

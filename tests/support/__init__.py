@@ -1,0 +1,1 @@
+"""Helpers of several tests and tools: servers, clients, networks, files."""

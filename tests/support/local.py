@@ -1,0 +1,36 @@
+"""A server in a thread of this process."""
+
+from __future__ import annotations
+
+import threading
+from typing import Callable
+
+from config import ClientSettings, ServerSettings
+from lft.accounts import account
+from server import Server
+from tests.support.waiting import PATIENCE
+
+
+class ServerThread:
+    """A server in this process, for settings that have no option and faults made from inside."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.output = settings.output
+        self.server = Server(settings, account.demo_credentials())
+        self.port = self.server.address[1]
+        self._thread = threading.Thread(target=self.server.run, name="server-main")
+        self._thread.start()
+
+    def client(self, **changes: object) -> ClientSettings:
+        """Return the settings of a client of this server."""
+        own: dict[str, object] = {"port": self.port, "timeout": 10.0, **changes}
+        return ClientSettings(**own)  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        """End it and wait for that."""
+        self.server.stop()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+StartLocal = Callable[..., ServerThread]

@@ -1,0 +1,1 @@
+"""Tools that look for faults: nonsense, kills, power cuts, bad networks."""

@@ -1,0 +1,1 @@
+"""Client and server together, over good networks and bad ones."""

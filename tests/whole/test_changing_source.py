@@ -1,0 +1,62 @@
+"""Sources that change or fail while they are sent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from client import send_files
+from protocol import SourceError
+from tests.support.files import md5, random_file, received
+from tests.support.local import ServerThread
+from tests.support.relays import StartProxy, once
+
+
+@pytest.mark.parametrize("change", ["truncate", "grow", "rewrite"])
+def test_a_source_changed_while_it_is_sent_is_said_as_such(
+    local: ServerThread, tmp_path: Path, start_proxy: StartProxy, change: str
+) -> None:
+    """20: never a verdict on a mixture, and the session goes on with the next file."""
+    source = random_file(tmp_path / "x", 30_000_000)
+    good = random_file(tmp_path / "good", 1000)
+
+    def alter(data: bytes) -> bytes:
+        if change == "truncate":
+            os.truncate(source, 10_000)
+        with open(source, "r+b") as file:
+            file.seek(0, os.SEEK_END if change == "grow" else os.SEEK_SET)
+            file.write(b"changed")
+        return data
+
+    proxy = start_proxy(local.port, once(alter))
+    outcomes: list[object] = []
+    with pytest.raises(SourceError, match=r"changed|shorter"):
+        send_files(
+            [source, good],
+            local.client(port=proxy.port),
+            report=lambda path, outcome: outcomes.append(type(outcome).__name__),
+        )
+    assert outcomes == ["SourceError", "Receipt"]
+    (saved,) = received(local.output)
+    assert saved.name.endswith("_good")
+
+
+def test_sources_that_fail_do_not_use_up_the_buffers(local: ServerThread, tmp_path: Path) -> None:
+    """20: after more failures than there are buffers, a good file is still sent."""
+    bad = Path("/sys/class/net/lo/mtu")  # says 4096 bytes, has five
+    good = random_file(tmp_path / "good", 1_000_000)
+    with pytest.raises(SourceError):
+        send_files([bad] * 6 + [good], local.client(streams=1))
+    assert [md5(path) for path in received(local.output)] == [md5(good)]
+
+
+def test_a_sparse_file_arrives_with_its_zeros(local: ServerThread, tmp_path: Path) -> None:
+    """21: holes are bytes like others."""
+    source = tmp_path / "sparse"
+    source.write_bytes(b"head")
+    os.truncate(source, 5_000_000)
+    (receipt,) = send_files([source], local.client())
+    assert receipt.digest == hashlib.md5(b"head" + bytes(4_999_996)).hexdigest()

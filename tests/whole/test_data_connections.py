@@ -1,0 +1,168 @@
+"""Data connections: attaching, acknowledging, and the verdict."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+import pytest
+
+import config
+from lft.server.sessions import Session
+from lft.server.work_queue import WorkQueue
+from lft.store.partfile import PartFile
+from lft.wire.blocks import BlockHeader
+from lft.wire.frames import encode, encode_ack
+from protocol import (
+    CODEC_HELD,
+    CODEC_RAW,
+    Attach,
+    Cancel,
+    ConnectionLostError,
+    IntegrityOk,
+    Missing,
+    Rejected,
+    TransferComplete,
+)
+from tests.support.local import ServerThread
+from tests.support.rawpeer import HELLO, RawClient, push, raw_socket
+from tests.support.transfers import idle_peer as peer
+from tests.support.waiting import PATIENCE, eventually
+
+
+def test_a_data_connection_need_not_wait_before_its_first_block(local: ServerThread) -> None:
+    """2: HELLO, ATTACH and two blocks in one segment do what they do one by one."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * 4096), block_size=4096)
+        start = HELLO + encode(Attach(client.token))
+        with raw_socket(local.port, start + upload.frame(0) + upload.frame(1)) as data:
+            answers = encode_ack(upload.number, 0), encode_ack(upload.number, 1)
+            said = b""
+            while not all(answer in said for answer in answers):
+                said += data.recv(4096)
+            assert isinstance(upload.complete(), IntegrityOk)
+
+
+def test_blocks_that_came_with_attach_are_not_forgotten_when_others_wait(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """28: the worker leaves after each block; no selector tells of what is in memory already."""
+    monkeypatch.setattr(WorkQueue, "pressed", True)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * 4096), block_size=4096)
+        start = HELLO + encode(Attach(client.token))
+        with raw_socket(local.port, start + upload.frame(0) + upload.frame(1)) as data:
+            said = b""
+            while encode_ack(upload.number, 1) not in said:
+                said += data.recv(4096)
+
+
+def test_acknowledgements_that_the_system_did_not_take_follow_when_it_does(
+    local: ServerThread,
+) -> None:
+    """41: a peer that reads late is told everything all the same."""
+    count = 20_000  # acknowledgements: more than the smallest buffers hold
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * 4096), block_size=4096)
+        held = upload.frame(0, payload=b"", codec=CODEC_HELD, raw_length=4096)
+        data = socket.socket()
+        data.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        data.settimeout(PATIENCE)
+        with data:
+            data.connect(("127.0.0.1", local.port))
+            data.sendall(HELLO + encode(Attach(client.token)))
+            (server_side,) = _data_connections(local)
+            server_side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            data.sendall(count * held)
+            said = 0
+            while said < count * len(encode_ack(0, 0)):
+                said += len(data.recv(1 << 20))
+
+
+def _data_connections(local: ServerThread) -> list[socket.socket]:
+    """Wait for data connections of the only session; return the server's sockets."""
+    (session,) = local.server._service.registry._sessions.values()
+    eventually(lambda: session.streams)
+    return [peer.connection._socket for peer in session.streams]
+
+
+def test_the_verdict_does_not_wait_for_a_second_complete(local: ServerThread) -> None:
+    """18: said when all is read, it asks for nothing and holds for what is still on its way."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(2 * 4096), block_size=4096)
+        client.control.send(TransferComplete(upload.number, upload.digest, delivered=False))
+        upload.send(client.attach(), 0, 1)
+        assert isinstance(client.answer(), IntegrityOk)
+
+
+def test_a_missing_that_crossed_complete_does_not_stop_the_verdict(local: ServerThread) -> None:
+    """15: the repaired block may be faster than the client's reading of MISSING."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(20 * 4096), block_size=4096)
+        data = client.attach()
+        push(data, upload.frame(0, payload=bytes(4096)))
+        upload.await_acks(data, 1)
+        upload.send(data, *range(1, 20))
+        assert client.control.wait(PATIENCE)  # the MISSING is here, unread
+        upload.send(data, 0)
+        client.control.send(TransferComplete(upload.number, upload.digest))
+        assert isinstance(client.answer(), Missing)
+        assert isinstance(client.answer(), IntegrityOk)
+
+
+def test_acknowledgements_do_not_wait_for_a_pause_in_the_blocks(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk slower than the network must not look like a dead server."""
+    allowed = threading.Semaphore(8)
+    write = PartFile.write
+
+    def slow(part: PartFile, payload: memoryview, offset: int) -> None:
+        allowed.acquire()
+        write(part, payload, offset)
+
+    monkeypatch.setattr(PartFile, "write", slow)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(20 * 4096), block_size=4096)
+        data = client.attach()
+        push(data, b"".join(upload.frame(index) for index in range(20)))
+        upload.await_acks(data, 4)
+        for _ in range(20):
+            allowed.release()
+
+
+def test_a_session_has_its_fill_of_data_connections(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may hold a block in memory, so there is a limit for one session."""
+    monkeypatch.setattr(config, "MAX_STREAMS", 3)
+    with RawClient(local.port).log_in() as client:
+        for _ in range(3):
+            client.attach()
+        with pytest.raises(ConnectionLostError, match="too many data connections"):
+            client.attach()
+
+
+def test_complete_without_what_is_missing_is_not_answered_twice(
+    local: ServerThread,
+) -> None:
+    """18: it counts as one that crossed the MISSING; CANCEL still ends the transfer."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(100))
+        assert isinstance(upload.complete(), Missing)
+        client.control.send(TransferComplete(upload.number, upload.digest))
+        client.control.send(Cancel())
+        assert isinstance(client.answer(), Rejected)
+
+
+def test_a_block_that_was_under_way_when_its_session_ended_is_nobodys_fault(
+    local: ServerThread,
+) -> None:
+    """36: after a ``kill -9`` of a client the server has nothing to warn of."""
+    stream = peer()
+    stream.session = Session("u", 0, peer())
+    stream.session.closed = True
+    header = BlockHeader(1, 0, 10, 10, CODEC_RAW, bytes(32))
+    with pytest.raises(ConnectionLostError, match="its session has ended"):
+        local.server._service._room_for(stream, header)

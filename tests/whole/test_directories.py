@@ -1,0 +1,98 @@
+"""Users' directories: files arrive there, and links lead nowhere else."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import send_files
+from config import KB
+from protocol import FileReady, Rejected, RejectedError
+from tests.support.accounts import PASSWORD, Serve, account
+from tests.support.files import md5, part_files, random_file, received
+from tests.support.outputs import lines
+from tests.support.rawpeer import Peer, interrupted
+
+
+def test_a_user_with_a_directory_writes_there(serve: Serve, tmp_path: Path) -> None:
+    """13: the receipt says so, and nothing appears elsewhere."""
+    local = serve({"alice": account(directory="team/alice")})
+    source = random_file(tmp_path / "x", 10)
+    (receipt,) = send_files([source], local.client(user="alice", password=PASSWORD))
+    assert receipt.saved_as.startswith("team/alice/server_received_")
+    assert md5(local.output / receipt.saved_as) == md5(source)
+    assert received(local.output) == []
+
+
+@pytest.mark.parametrize("directory", ["alice", "alice/deep"])
+def test_a_symlink_below_the_output_directory_is_not_followed(
+    serve: Serve, tmp_path: Path, directory: str
+) -> None:
+    """11: a user's directory that leads somewhere else is an error of the disk."""
+    local = serve({"alice": account(directory=directory)})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (local.output / "alice").symlink_to(elsewhere)
+    settings = local.client(user="alice", password=PASSWORD)
+    with pytest.raises(RejectedError) as caught:
+        send_files([random_file(tmp_path / "x", 10)], settings)
+    assert caught.value.code == "disk"
+    assert str(tmp_path) not in str(caught.value)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_bind_mount_below_the_output_directory_is_refused_before_a_byte_is_sent(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """11: of the same device, so that only a link shows that nothing could be published there."""
+    local = serve({"alice": account(directory="alice")})
+    link = os.link
+
+    def as_to_a_mount(source: Path, target: Path, **options: Any) -> None:
+        if target.parent == local.output / "alice":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", as_to_a_mount)
+    with Peer(local.port).log_in() as peer:
+        answer = peer.ask("x", 10)
+    assert isinstance(answer, Rejected)
+    assert answer.code == "disk"
+    assert part_files(local.output) == []
+
+
+def test_looking_for_a_bind_mount_leaves_nothing_behind(serve: Serve, tmp_path: Path) -> None:
+    """11: the only thing in the user's directory is his file."""
+    local = serve({"alice": account(directory="alice")})
+    source = random_file(tmp_path / "x", 10)
+    send_files([source], local.client(user="alice", password=PASSWORD))
+    (only,) = (local.output / "alice").iterdir()
+    assert md5(only) == md5(source)
+
+
+def test_a_users_directory_that_is_a_file_is_a_rejection(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """11 and 13: also where its quota is to be counted; no internal error."""
+    local = serve({"alice": account(directory="alice", quota=10 * KB)})
+    (local.output / "alice").write_bytes(b"in the way")
+    settings = local.client(user="alice", password=PASSWORD)
+    with pytest.raises(RejectedError) as caught:
+        send_files([random_file(tmp_path / "x", 10)], settings)
+    assert caught.value.code == "disk"
+    assert lines(caplog, "internal error") == []
+
+
+def test_nobody_goes_on_with_another_users_file(serve: Serve) -> None:
+    """13: the same name and content, and not even the same directory helps."""
+    local = serve({"alice": account(directory="both"), "bob": account(directory="both")})
+    data = os.urandom(400 * KB)
+    interrupted(local, "x", data)
+    with Peer(local.port).log_in("bob") as bob:
+        answer = bob.ask("x", len(data), head=data[: 200 * KB], resume=True)
+    assert isinstance(answer, FileReady)
+    assert answer.have == ()

@@ -1,0 +1,57 @@
+"""Rate limits on real connections."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import config
+from client import Session, send_files
+from config import KB, MB, ClientSettings
+from lft.accounts import account
+from lft.client.connect import Patience
+from lft.client.progress import Progress
+from tests.support.files import journal_bytes, md5, random_file
+from tests.support.local import StartLocal
+from tests.support.processes import client_command, environment
+from tests.support.waiting import eventually
+
+
+def test_a_limited_user_holds_no_worker_up(
+    start_local: StartLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection waits, the worker does not: the only one there is serves somebody else."""
+    accounts = dict(account.demo_credentials())
+    accounts["user1"] = dataclasses.replace(accounts["user1"], limit=config.LEAST_LIMIT)
+    monkeypatch.setattr("lft.accounts.account.demo_credentials", lambda: accounts)
+    local = start_local(workers=1)
+    slow, fast = random_file(tmp_path / "slow", 20 * MB), random_file(tmp_path / "fast", 5 * MB)
+    command = client_command(local.port, slow, "--quiet", "--block-size", "4K")
+    with subprocess.Popen(command, env=environment()) as limited:
+        eventually(lambda: journal_bytes(local.output) > KB, "the limited client to send")
+        (receipt,) = send_files([fast], local.client(user="admin"))
+        assert limited.poll() is None  # it would take five minutes
+        limited.kill()
+    assert md5(local.output / receipt.saved_as) == md5(fast)
+
+
+def test_all_sessions_of_a_user_share_one_limit(start_local: StartLocal) -> None:
+    """Whoever logs in twice does not get twice as much."""
+    service = start_local().server._service
+    one, same = service._bucket_of("u", 100_000), service._bucket_of("u", 100_000)
+    assert one is same
+    assert service._bucket_of("other", 100_000) is not one
+    assert service._bucket_of("u", 200_000) is not one
+    assert service._bucket_of("u", None) is None
+
+
+def test_a_low_limit_makes_blocks_small() -> None:
+    """With 4 streams a second's bytes are a block for each: acknowledgements keep coming."""
+    for limit, size in ((16 * KB, 4 * KB), (1024, 4 * KB), (100 * KB, 25 * KB), (MB, 200 * KB)):
+        settings = ClientSettings(limit=limit)
+        with_limit = Session(settings, Progress(), Patience(settings))
+        assert with_limit.block_size(MB) == size
+        with_limit.close()

@@ -1,0 +1,213 @@
+"""Transfers that are interrupted and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+
+from client import send_files
+from config import BLOCK_SIZE, KB, MB, STREAMS
+from lft.client.source import Source
+from lft.wire.connection import Connection
+from protocol import ConnectionLostError, Message, SourceError, State
+from tests.support.files import journal_bytes, md5, part_files, random_file, received
+from tests.support.local import ServerThread
+from tests.support.network import SLOW, StartClient, check_one, send_file
+from tests.support.processes import (
+    ServerProcess,
+    StartServer,
+    client_command,
+    environment,
+    run_client,
+)
+from tests.support.rawpeer import HEADER
+from tests.support.waiting import PATIENCE, eventually
+from tests.tools.proxy import BUFFER, FaultProxy, Plan, Way
+
+
+def test_a_killed_server_is_tried_again_and_keeps_what_it_had(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """FAULTS 42: the client waits for its return; the next start finds the part file."""
+    server = start_server()
+    source = random_file(tmp_path / "file.bin", 1)
+    os.truncate(source, KB**3)
+    with subprocess.Popen(
+        client_command(server.port, source, "--limit", "10M"),
+        stderr=subprocess.PIPE, env=environment(), text=True,
+    ) as client:  # fmt: skip
+        assert client.stderr is not None
+        eventually(lambda: journal_bytes(server.output) > 1000, "blocks to arrive")
+        server.stop(signal.SIGKILL)
+        line = client.stderr.readline()
+        while "nothing listens there" not in line:
+            assert line, "the client has given up"
+            line = client.stderr.readline()
+        client.send_signal(signal.SIGINT)
+        client.communicate(timeout=PATIENCE)
+    assert client.returncode == 130
+    assert received(server.output) == []
+    again = start_server()
+    assert len(part_files(server.output)) == 1
+    assert "unfinished files kept for their clients to go on: 1" in again.log
+
+
+@pytest.fixture
+def keeper(start_server: StartServer) -> Iterator[ServerProcess]:
+    """A real server that may end with something unfinished: it keeps that for a resume."""
+    server = start_server("--grace", "0")
+    yield server
+    assert server.stop() == 0, server.log
+
+
+@pytest.fixture
+def network(keeper: ServerProcess) -> Iterator[FaultProxy]:
+    """A network before a server that keeps what is unfinished."""
+    with FaultProxy(keeper.port) as proxy:
+        yield proxy
+
+
+def _cut(proxy: FaultProxy, start_client: StartClient, source: Path, at: int) -> None:
+    """Let a client be killed when about ``at`` bytes came through; the server hears of it."""
+    proxy.plan(SLOW)
+    client = start_client(proxy, source)
+    proxy.forwarded(at)
+    proxy.outage()
+    client.kill()
+    client.wait(PATIENCE)
+    proxy.reset()
+    proxy.go_on()
+    proxy.plan(Plan())
+
+
+def test_a_resume_sends_only_what_was_missing(
+    keeper: ServerProcess, network: FaultProxy, start_client: StartClient, tmp_path: Path
+) -> None:
+    """36: cut at 90 %, the second run sends 10 % and what was on its way at the cut.
+
+    On its way, for each data connection: a block that the server had only in part, and what stood
+    in the proxy's send buffer (Linux doubles what is asked for). Besides, a header for each block
+    that is only claimed, and the messages of the session.
+    """
+    size = 20 * MB
+    source = random_file(tmp_path / "x", size)
+    _cut(network, start_client, source, size * 9 // 10)
+    before = network.count(Way.UP)
+    receipt = send_file(network, source)
+    sent = network.count(Way.UP) - before
+    on_its_way = STREAMS * (BLOCK_SIZE + 2 * BUFFER)
+    talk = HEADER * -(-size // BLOCK_SIZE) + 16 * 1024
+    assert sent <= size // 10 + on_its_way + talk
+    assert receipt.resumed_bytes >= size - size // 10 - on_its_way
+    check_one(keeper.output, source)
+
+
+def test_of_two_that_resume_the_same_file_one_goes_on_and_one_begins(
+    keeper: ServerProcess, network: FaultProxy, start_client: StartClient, tmp_path: Path
+) -> None:
+    """43: the part file belongs to one; both files are right."""
+    source = random_file(tmp_path / "x", 6 * MB)
+    _cut(network, start_client, source, 4 * MB)
+    network.plan(SLOW)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(send_file, network, source) for _ in range(2)]
+    resumed = sorted(future.result().resumed_bytes for future in both)
+    assert resumed[0] == 0 < resumed[1]
+    assert [md5(path) for path in received(keeper.output)] == [md5(source)] * 2
+
+
+def _grow(source: Path) -> None:
+    with open(source, "ab") as file:
+        file.write(b"more" * 300_000)
+
+
+def _change_in_the_middle(source: Path) -> None:
+    with open(source, "r+b") as file:
+        file.seek(2 * MB)
+        file.write(b"changed")
+
+
+@pytest.mark.parametrize("change", [_grow, _change_in_the_middle])
+def test_a_source_changed_before_the_resume_keeps_what_is_still_right(
+    keeper: ServerProcess,
+    network: FaultProxy,
+    start_client: StartClient,
+    tmp_path: Path,
+    change: Callable[[Path], None],
+) -> None:
+    """20: what agrees is kept, the rest is sent; the file is the source as it is now."""
+    source = random_file(tmp_path / "x", 6 * MB)
+    _cut(network, start_client, source, 4 * MB)
+    change(source)
+    receipt = send_file(network, source)
+    assert 0 < receipt.resumed_bytes < source.stat().st_size - BLOCK_SIZE
+    check_one(keeper.output, source)
+
+
+def test_a_source_that_became_shorter_before_the_resume_arrives_as_it_is(
+    keeper: ServerProcess, network: FaultProxy, start_client: StartClient, tmp_path: Path
+) -> None:
+    """20: nothing of what was cut off comes back."""
+    source = random_file(tmp_path / "x", 6 * MB)
+    _cut(network, start_client, source, 4 * MB)
+    with open(source, "r+b") as file:
+        file.truncate(3 * MB + 1)
+    assert send_file(network, source).bytes == 3 * MB + 1
+    check_one(keeper.output, source)
+
+
+def test_another_file_of_the_same_name_begins_anew(
+    keeper: ServerProcess, network: FaultProxy, start_client: StartClient, tmp_path: Path
+) -> None:
+    """20: the same name and size are not the same file."""
+    source = random_file(tmp_path / "x", 6 * MB)
+    _cut(network, start_client, source, 4 * MB)
+    random_file(source, 6 * MB, seed=2)
+    assert send_file(network, source).resumed_bytes == 0
+    check_one(keeper.output, source)
+
+
+def test_no_resume_begins_anew(
+    keeper: ServerProcess, network: FaultProxy, start_client: StartClient, tmp_path: Path
+) -> None:
+    """The user can ask for that; the file is right all the same."""
+    source = random_file(tmp_path / "x", 6 * MB)
+    _cut(network, start_client, source, 4 * MB)
+    done = run_client(network.port, source, "--no-resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["resumed_bytes"] == 0
+    check_one(keeper.output, source)
+
+
+def test_a_connection_lost_while_a_file_is_given_up_costs_the_next_file_nothing(
+    local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first file changed and is cancelled; the answer never comes: another session goes on."""
+    changed, good = random_file(tmp_path / "a", 1000), random_file(tmp_path / "b", 1000)
+    cancelled = []
+    answer, check = Connection.answer, Source.check_unchanged
+
+    def lose(connection: Connection, timeout: float) -> Message:
+        if connection.state is State.CANCELLING:
+            cancelled.append(connection)
+            raise ConnectionLostError("gone")
+        return answer(connection, timeout)
+
+    def notice(source: Source) -> None:
+        if source.name == changed.name:
+            raise SourceError("changed")
+        check(source)
+
+    monkeypatch.setattr(Connection, "answer", lose)
+    monkeypatch.setattr(Source, "check_unchanged", notice)
+    with pytest.raises(SourceError, match="changed"):
+        send_files([changed, good], local.client())
+    assert len(cancelled) == 1
+    check_one(local.output, good)

@@ -1,0 +1,1 @@
+"""Frames, blocks, codecs, sockets, TLS and connections, without a server."""

@@ -1,0 +1,541 @@
+"""Connections on real sockets: messages, acknowledgements, ends."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import struct
+import tracemalloc
+from typing import Any, Callable, Iterator
+
+import pytest
+
+from lft.wire.connection import Connection
+from lft.wire.frames import Ack, encode, encode_ack
+from protocol import (
+    Attach,
+    Attached,
+    AuthenticationError,
+    Cancel,
+    ConnectionLostError,
+    Error,
+    FileStart,
+    Goodbye,
+    Hello,
+    LocalProtocolError,
+    RemoteProtocolError,
+    Side,
+    State,
+)
+from tests.support.dialogue import WAYS, example_of
+from tests.support.files import open_descriptors
+from tests.support.messages import EXAMPLES, VERBS, at_every_byte, frame, read, short_message
+from tests.support.sockets import Helper, SocketPair
+from tests.support.waiting import PATIENCE, eventually
+
+
+@pytest.fixture
+def tcp_pair() -> Iterator[SocketPair]:
+    """Give a client's connection over TCP and the bare socket at its other end."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        ours = socket.create_connection(listener.getsockname(), PATIENCE)
+        theirs, _ = listener.accept()
+    connection = Connection(ours, Side.CLIENT)
+    theirs.settimeout(PATIENCE)
+    yield connection, theirs
+    connection.close()
+    theirs.close()
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a TCP connection in the rudest way."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def lead(connection: Connection, theirs: socket.socket, state: State) -> None:
+    """Bring the dialogue of ``connection`` to ``state``, with real frames."""
+    for speaker, verb in WAYS[state]:
+        if speaker is connection.dialogue.side:
+            connection.send(example_of(verb))
+            assert read(theirs.recv(65536)) == [example_of(verb)]
+        else:
+            theirs.sendall(encode(example_of(verb)))
+            assert connection.receive() == example_of(verb)
+
+
+@pytest.fixture
+def data_pair(pair: SocketPair) -> SocketPair:
+    """Give a client's data connection and the bare socket at its other end."""
+    lead(*pair, State.STREAMING)
+    return pair
+
+
+def read_all(sock: socket.socket, into: io.BytesIO) -> None:
+    """Read until the other side closes."""
+    part = sock.recv(65536)
+    while part:
+        into.write(part)
+        part = sock.recv(65536)
+
+
+def test_a_message_goes_out_and_the_answer_comes_in(pair: SocketPair) -> None:
+    """Both are noted in the dialogue."""
+    connection, theirs = pair
+    connection.send(EXAMPLES[Hello])
+    assert theirs.recv(65536) == encode(EXAMPLES[Hello])
+    assert connection.receive() is None
+    theirs.sendall(encode(EXAMPLES[Hello]))
+    assert connection.receive() == EXAMPLES[Hello]
+    assert connection.state is State.OPEN
+
+
+def test_a_message_that_comes_byte_by_byte_is_received_whole(server_pair: SocketPair) -> None:
+    """FAULTS 2: until the last byte there is no message, and never an error."""
+    connection, theirs = server_pair
+    data = encode(EXAMPLES[Hello])
+    assert not connection.mid_frame
+    for byte in data[:-1]:
+        theirs.sendall(bytes([byte]))
+        assert connection.receive() is None
+        assert connection.mid_frame
+    theirs.sendall(data[-1:])
+    assert connection.receive() == EXAMPLES[Hello]
+    assert not connection.mid_frame
+
+
+def test_messages_that_come_together_are_received_one_by_one(server_pair: SocketPair) -> None:
+    """FAULTS 2: what came in one segment is not lost."""
+    connection, theirs = server_pair
+    theirs.sendall(encode(EXAMPLES[Hello]) + encode(Goodbye()))
+    assert connection.receive() == EXAMPLES[Hello]
+    assert connection.receive() == Goodbye()
+    assert connection.receive() is None
+
+
+def test_a_message_we_may_not_send_is_not_sent(pair: SocketPair) -> None:
+    """A bug of ours is ours alone: the peer sees nothing of it."""
+    connection, theirs = pair
+    with pytest.raises(LocalProtocolError):
+        connection.send(Cancel())
+    connection.send(EXAMPLES[Hello])
+    assert theirs.recv(65536) == encode(EXAMPLES[Hello])
+
+
+def test_a_message_out_of_place_is_the_peers_fault(server_pair: SocketPair) -> None:
+    """FAULTS 7: told by the connection as by the dialogue."""
+    connection, theirs = server_pair
+    theirs.sendall(encode(EXAMPLES[FileStart]))
+    with pytest.raises(RemoteProtocolError, match="the client sent FILE_START in state new"):
+        connection.receive()
+
+
+def test_a_stranger_is_the_peers_fault(server_pair: SocketPair) -> None:
+    """FAULTS 5: told by the connection as by the frame reader."""
+    connection, theirs = server_pair
+    theirs.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(RemoteProtocolError, match="HTTP"):
+        connection.receive()
+
+
+def test_what_the_socket_does_not_take_is_sent_later(pair: SocketPair) -> None:
+    """FAULTS 41: a peer that does not read makes nobody wait; when it reads, all comes."""
+    connection, theirs = pair
+    data = os.urandom(4 << 20)
+    connection.push(data[:100], data[100 : 3 << 20], data[3 << 20 :])
+    assert 0 < connection.unsent < len(data)
+    assert not connection.flush()
+    assert not connection.wait(0, write=True)
+    got = io.BytesIO()
+    reader = Helper(lambda: read_all(theirs, got))
+    while not connection.flush():
+        assert connection.wait(PATIENCE, write=True)
+    assert connection.unsent == 0
+    connection.finish()
+    reader.result()
+    assert got.getvalue() == data
+
+
+def test_thousands_of_small_parts_may_wait_for_a_slow_peer(pair: SocketPair) -> None:
+    """The system takes at most 1024 parts in one call; more of them are no lost connection."""
+    connection, theirs = pair
+    connection.push(bytes(4 << 20))
+    for number in range(3000):
+        connection.push(struct.pack("!I", number))
+    got = io.BytesIO()
+    reader = Helper(lambda: read_all(theirs, got))
+    while not connection.flush():
+        assert connection.wait(PATIENCE, write=True)
+    connection.finish()
+    reader.result()
+    assert got.getvalue() == bytes(4 << 20) + struct.pack("!3000I", *range(3000))
+
+
+def test_sending_nothing_is_done_at_once(pair: SocketPair) -> None:
+    """An empty part neither waits nor disturbs."""
+    connection, theirs = pair
+    connection.push(b"", b"")
+    connection.push(b"head", b"", b"tail")
+    assert connection.flush()
+    assert connection.unsent == 0
+    assert theirs.recv(100) == b"headtail"
+
+
+@pytest.mark.parametrize("parts", [(b"", b""), (b"tail", b""), (b"", b"tail")])
+def test_an_empty_part_that_waits_does_not_keep_the_rest_from_being_out(
+    pair: SocketPair, parts: tuple[bytes, bytes]
+) -> None:
+    """Once every byte has been taken, nothing is left to wait for."""
+    connection, theirs = pair
+    connection.push(bytes(4 << 20))
+    connection.push(*parts)
+    got = io.BytesIO()
+    reader = Helper(lambda: read_all(theirs, got))
+    while connection.unsent:
+        assert connection.wait(PATIENCE, write=True)
+        connection.flush()
+    assert connection.flush()
+    connection.finish()
+    reader.result()
+    assert got.getvalue() == bytes(4 << 20) + b"".join(parts)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0\0\0\x2f", encode(Hello(1, ()))[:-1]], ids=short_message)
+def test_the_end_of_the_stream_is_a_lost_connection(server_pair: SocketPair, sent: bytes) -> None:
+    """FAULTS 1 and 2: closed before, in and behind the length of a frame."""
+    connection, theirs = server_pair
+    theirs.sendall(sent)
+    theirs.close()
+    with pytest.raises(ConnectionLostError, match="closed the connection"):
+        connection.receive()
+    assert connection.mid_frame == bool(sent)
+
+
+def test_what_came_before_the_end_is_still_received(server_pair: SocketPair) -> None:
+    """A peer may say its last words and close."""
+    connection, theirs = server_pair
+    theirs.sendall(encode(EXAMPLES[Hello]) + encode(Goodbye()))
+    theirs.close()
+    assert [connection.receive(), connection.receive()] == [EXAMPLES[Hello], Goodbye()]
+    with pytest.raises(ConnectionLostError):
+        connection.receive()
+
+
+def receive_bytes(connection: Connection) -> int:
+    """Receive into a buffer."""
+    return connection.receive_into(memoryview(bytearray(10)))
+
+
+def receive_acks(connection: Connection) -> list[Ack]:
+    """Receive all acks that are here."""
+    return list(connection.receive_acks())
+
+
+WAYS_TO_RECEIVE = [Connection.receive, receive_bytes, receive_acks]
+
+
+@pytest.mark.parametrize("receive", WAYS_TO_RECEIVE)
+def test_a_reset_is_a_lost_connection(
+    tcp_pair: SocketPair, receive: Callable[[Connection], Any]
+) -> None:
+    """FAULTS 39: in the project's own words, with the peer's address."""
+    connection, theirs = tcp_pair
+    reset(theirs)
+    assert connection.wait(PATIENCE)
+    with pytest.raises(ConnectionLostError, match=r"^127\.0\.0\.1:\d+: the connection was reset$"):
+        receive(connection)
+
+
+@pytest.mark.parametrize("receive", WAYS_TO_RECEIVE)
+def test_an_end_is_a_lost_connection(
+    pair: SocketPair, receive: Callable[[Connection], Any]
+) -> None:
+    """However one receives, the end of the stream says so."""
+    connection, theirs = pair
+    theirs.close()
+    with pytest.raises(ConnectionLostError, match="closed the connection"):
+        receive(connection)
+
+
+def test_sending_to_a_peer_that_has_gone_is_a_lost_connection(tcp_pair: SocketPair) -> None:
+    """FAULTS 39: the same error as when receiving."""
+    connection, theirs = tcp_pair
+    reset(theirs)
+    assert connection.wait(PATIENCE)
+    with pytest.raises(ConnectionLostError, match=r"the connection was (reset|closed)"):
+        connection.push(b"x")
+
+
+def test_receiving_nothing_yet_is_no_bytes(pair: SocketPair) -> None:
+    """Nothing here waits."""
+    connection, theirs = pair
+    assert receive_bytes(connection) == 0
+    assert receive_acks(connection) == []
+    theirs.sendall(b"some")
+    assert receive_bytes(connection) == 4
+
+
+def test_a_flood_of_messages_takes_no_memory(server_pair: SocketPair) -> None:
+    """FAULTS 3: what the peer sends faster than we read stays in the system's buffers."""
+    connection, theirs = server_pair
+    lead(connection, theirs, State.READY)
+    theirs.setblocking(False)
+    flood = memoryview(frame(b"CANCEL@{" + b" " * 60_000 + b"}") * 100)
+    tracemalloc.start()
+    try:
+        received = sent = 0
+        while received < 100:
+            if sent < len(flood):
+                with contextlib.suppress(BlockingIOError):
+                    sent += theirs.send(flood[sent:])
+            received += connection.receive() is not None
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+# --- acks ---------------------------------------------------------------------------------------
+
+
+def test_acks_and_the_error_behind_them_are_received(data_pair: SocketPair) -> None:
+    """The acks count, and then the error is raised as what it means."""
+    connection, theirs = data_pair
+    theirs.sendall(encode_ack(7, 0) + encode_ack(7, 1) + encode(Error("session", "it is over")))
+    got: list[Ack] = []
+    with pytest.raises(ConnectionLostError, match=r"^it is over$"):
+        got.extend(connection.receive_acks())
+    assert got == [Ack(7, 0), Ack(7, 1)]
+    assert connection.state is State.CLOSED
+
+
+def test_acks_cut_at_every_byte_are_received_once(make_pair: Callable[[Side], SocketPair]) -> None:
+    """FAULTS 2: half an ack waits for its other half."""
+    data = encode_ack(7, 0) + encode_ack(7, 1)
+    for start, rest in at_every_byte(data):
+        connection, theirs = make_pair(Side.CLIENT)
+        got = []
+        for part in (start, rest):
+            theirs.sendall(part)
+            got += receive_acks(connection)
+        assert got == [Ack(7, 0), Ack(7, 1)]
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "ERROR"])
+def test_nothing_but_acks_and_errors_comes_on_a_data_connection(
+    data_pair: SocketPair, verb: str
+) -> None:
+    """FAULTS 7: every other message is out of place there."""
+    connection, theirs = data_pair
+    theirs.sendall(encode_ack(7, 0) + encode(example_of(verb)))
+    with pytest.raises(RemoteProtocolError, match=f"server sent {verb} in state"):
+        receive_acks(connection)
+
+
+def test_an_ack_is_not_a_message(data_pair: SocketPair) -> None:
+    """Who waits for a message on a data connection does not take an ack for one."""
+    connection, theirs = data_pair
+    assert receive_acks(connection) == []
+    theirs.sendall(encode_ack(7, 0))
+    with pytest.raises(RemoteProtocolError, match="an acknowledgement out of place"):
+        connection.receive()
+
+
+# --- questions and answers ----------------------------------------------------------------------
+
+
+def test_a_call_gives_the_answer(pair: SocketPair) -> None:
+    """One message out, one in."""
+    connection, theirs = pair
+    calling = Helper(lambda: connection.call(EXAMPLES[Hello], PATIENCE))
+    assert theirs.recv(65536) == encode(EXAMPLES[Hello])
+    theirs.sendall(encode(Hello(2, ())))
+    assert calling.result() == Hello(2, ())
+
+
+def test_a_question_that_does_not_fit_the_socket_is_still_sent_whole(pair: SocketPair) -> None:
+    """Waiting for the answer, what is unsent goes out."""
+    connection, theirs = pair
+    data = bytes(4 << 20)
+    connection.push(data)
+    calling = Helper(lambda: connection.call(EXAMPLES[Hello], PATIENCE))
+    left = len(data) + len(encode(EXAMPLES[Hello]))
+    while left:
+        left -= len(theirs.recv(65536))
+    theirs.sendall(encode(EXAMPLES[Hello]))
+    assert calling.result() == EXAMPLES[Hello]
+
+
+def test_an_error_in_answer_is_raised(pair: SocketPair) -> None:
+    """The caller sees what the server means."""
+    connection, theirs = pair
+    calling = Helper(lambda: connection.call(EXAMPLES[Hello], PATIENCE))
+    theirs.sendall(encode(Error("authentication", "no")))
+    answer = calling.result()
+    assert (type(answer), str(answer)) == (AuthenticationError, "no")
+
+
+def test_silence_is_a_lost_connection(pair: SocketPair) -> None:
+    """FAULTS 26: a server that reads everything and answers nothing."""
+    connection, _ = pair
+    with pytest.raises(ConnectionLostError, match=r"the peer did not answer for 0\.01 s"):
+        connection.call(EXAMPLES[Hello], 0.01)
+
+
+def test_half_an_answer_is_silence(pair: SocketPair) -> None:
+    """FAULTS 4: bytes that do not become a message put nothing off."""
+    connection, theirs = pair
+    theirs.sendall(encode(EXAMPLES[Hello])[:-1])
+    with pytest.raises(ConnectionLostError, match="did not answer"):
+        connection.call(EXAMPLES[Hello], 0.01)
+
+
+# --- ending -------------------------------------------------------------------------------------
+
+
+def test_finishing_lets_the_peer_answer(pair: SocketPair) -> None:
+    """The peer sees our end, we still hear the peer."""
+    connection, theirs = pair
+    connection.send(EXAMPLES[Hello])
+    connection.finish()
+    assert theirs.recv(65536) == encode(EXAMPLES[Hello])
+    assert theirs.recv(1) == b""
+    theirs.sendall(encode(EXAMPLES[Hello]))
+    assert connection.receive() == EXAMPLES[Hello]
+
+
+def test_discarding_says_when_the_peer_has_closed(pair: SocketPair) -> None:
+    """What comes is thrown away, as much as there is."""
+    connection, theirs = pair
+    assert not connection.discard()
+    theirs.sendall(bytes(100_000))
+    assert not connection.discard()
+    assert not connection.wait(0)
+    theirs.close()
+    assert connection.discard()
+
+
+@pytest.mark.parametrize("end", [Connection.finish, Connection.cut, Connection.close])
+def test_ending_what_has_ended_is_no_error(
+    tcp_pair: SocketPair, end: Callable[[Connection], None]
+) -> None:
+    """The peer was faster, or another thread was; twice is as good as once."""
+    connection, theirs = tcp_pair
+    reset(theirs)
+    assert connection.wait(PATIENCE)
+    end(connection)
+    end(connection)
+
+
+def test_closing_gives_the_descriptor_back() -> None:
+    """A closed connection has none."""
+    before = open_descriptors()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        connection = Connection(ours, Side.CLIENT)
+        assert connection.fileno() == ours.fileno()
+        connection.close()
+        assert connection.fileno() == -1
+    assert open_descriptors() == before
+
+
+# --- what a connection knows of itself ----------------------------------------------------------
+
+
+def test_a_connection_shows_peer_state_and_what_is_unsent(tcp_pair: SocketPair) -> None:
+    """The representation says what one wants to know in a debugger."""
+    connection, theirs = tcp_pair
+    host, port = theirs.getsockname()
+    assert connection.peer == f"{host}:{port}"
+    assert repr(connection) == f"<Connection to {host}:{port}, new, 0 bytes unsent>"
+
+
+def test_a_connection_tells_what_the_system_knows_of_it(tcp_pair: SocketPair) -> None:
+    """A round trip of less than a second on this machine, no queue, and time under way."""
+    connection, theirs = tcp_pair
+    connection.push(bytes(1000))
+    assert theirs.recv(1000, socket.MSG_WAITALL) == bytes(1000)
+    assert 0 < connection.round_trip < 1
+    assert connection.queueing >= 1
+    busy, no_room = connection.waits
+    assert 0 <= no_room <= busy < PATIENCE
+
+
+def test_a_peer_that_does_not_read_shows_in_what_a_connection_waits_for(
+    tcp_pair: SocketPair,
+) -> None:
+    """Its window is shut: that is neither the network nor we."""
+    connection, _ = tcp_pair
+    connection.push(bytes(20_000_000))
+    assert connection.unsent > 0
+    eventually(lambda: connection.waits[1] > 0, "time without room")
+
+
+def test_what_tcp_goes_by_can_be_chosen(tcp_pair: SocketPair) -> None:
+    """Reno is everywhere and everybody's; what does not exist changes nothing."""
+    connection, _ = tcp_pair
+    connection.choose_congestion("reno")
+    assert connection.congestion == "reno"
+    connection.choose_congestion("no such thing")
+    connection.choose_congestion("")
+    assert connection.congestion == "reno"
+
+
+def test_a_connection_without_tcp_says_nothing_of_the_network(pair: SocketPair) -> None:
+    """Zeros and an empty name, no error."""
+    connection, _ = pair
+    connection.choose_congestion("reno")
+    facts = connection.round_trip, connection.queueing, connection.waits, connection.congestion
+    assert facts == (0.0, 1.0, (0.0, 0.0), "")
+
+
+def test_little_is_kept_unsent_where_that_is_wanted(tcp_pair: SocketPair) -> None:
+    """What waits in the system is bound to this connection; its buffer's size is not touched."""
+    connection, _ = tcp_pair
+    sock = connection._socket
+    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    connection.keep_unsent(4096)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 4096
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before
+
+
+def test_blocks_may_come_in_one_piece_with_what_is_before_them(server_pair: SocketPair) -> None:
+    """The first bytes of a block, read along with ATTACH, are not lost."""
+    connection, theirs = server_pair
+    theirs.sendall(encode(EXAMPLES[Hello]) + encode(EXAMPLES[Attach]) + b"block" * 10)
+    assert connection.receive() == EXAMPLES[Hello]
+    connection.send(EXAMPLES[Hello])
+    assert connection.receive() == EXAMPLES[Attach]
+    connection.send(EXAMPLES[Attached])
+    room = bytearray(30)
+    assert connection.receive_into(memoryview(room)) == 30
+    assert room == b"block" * 6
+    assert connection.receive_into(memoryview(room)) == 20
+    theirs.sendall(b"more")
+    assert connection.receive_into(memoryview(room)) == 4
+
+
+def test_a_connection_knows_where_to_connect_again(tcp_pair: SocketPair) -> None:
+    """Family and address lead to the peer."""
+    connection, theirs = tcp_pair
+    assert connection.address == (socket.AF_INET, theirs.getsockname())
+
+
+def test_a_peer_that_has_gone_before_we_looked_is_no_error() -> None:
+    """FAULTS 1: a connection that is dead already can still be made, shown and closed."""
+    with socket.socket(socket.AF_UNIX) as never_connected:
+        connection = Connection(never_connected, Side.SERVER)
+        assert connection.peer in repr(connection)
+        connection.close()
+
+
+def test_a_tcp_connection_is_tuned(tcp_pair: SocketPair) -> None:
+    """No delay for small frames, a watch on dead peers, and nothing ever blocks."""
+    connection, _ = tcp_pair
+    with socket.socket(fileno=os.dup(connection.fileno())) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert not os.get_blocking(connection.fileno())
