@@ -193,7 +193,7 @@ class Terminal:
 
 
 def _environment() -> dict[str, str]:
-    """Return ours without what would change colours, width, or who logs in."""
+    """Return ours without the variables that would change colours, width or login."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith("LFT_")}
     for name in ("NO_COLOR", "COLUMNS", "LINES"):
         ours.pop(name, None)
@@ -207,7 +207,7 @@ def _follow(terminals: Sequence[Terminal], reached: Callable[[], bool]) -> None:
         ended = [one for one in terminals if one.ended]
         if ended or time.monotonic() > deadline:
             screens = "\n".join(str(one.screen) for one in terminals)
-            sys.exit(f"not what was to be drawn:\n{screens}")
+            sys.exit(f"the run did not go as planned:\n{screens}")
         ready, _, _ = select.select(terminals, [], [], 0.1)
         for terminal in ready:
             terminal.read()
