@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 import threading
 import time
+from typing import Callable, Iterator
 
 import config
 
@@ -78,3 +81,25 @@ class Pauses:
         now = time.monotonic()
         self.seconds += max(0.0, now + seconds - max(now, self._until))
         self._until = max(self._until, now + seconds)
+
+
+class Timers:
+    """What is to be done at which instant of the monotonic clock. Owned by one thread."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()  # of two at the same instant the older goes first
+
+    def at(self, instant: float, unit: Callable[[], None]) -> None:
+        """Have ``unit`` given by ``due`` at ``instant``, not before."""
+        heapq.heappush(self._heap, (instant, next(self._order), unit))
+
+    def due(self) -> Iterator[Callable[[], None]]:
+        """Give what is due by now, the earliest first."""
+        while self._heap and self._heap[0][0] <= time.monotonic():
+            yield heapq.heappop(self._heap)[2]
+
+    @property
+    def next_at(self) -> float:
+        """The instant of the next one; infinity if there is none."""
+        return self._heap[0][0] if self._heap else math.inf

@@ -32,3 +32,14 @@ def open_directory(path: Path) -> Iterator[int]:
 def flush_directory(path: Path) -> None:
     with open_directory(path) as descriptor:
         os.fsync(descriptor)
+
+
+def read_full(descriptor: int, view: memoryview, offset: int) -> int:
+    """Fill ``view`` from ``offset``; return the bytes read, fewer only at the end of the file."""
+    filled = 0
+    while filled < len(view):
+        size = os.preadv(descriptor, [view[filled:]], offset + filled)
+        if not size:
+            break
+        filled += size
+    return filled

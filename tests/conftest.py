@@ -85,7 +85,7 @@ def start_local(tmp_path: Path) -> Iterator[StartLocal]:
     yield start
     for one in started:
         one.stop()
-        assert one.server._service.parts.in_use == 0
+        assert one.server.parts.in_use == 0
         assert strays(one.output) == []
     eventually(lambda: set(threading.enumerate()) <= threads, "the threads to end")
     eventually(lambda: open_descriptors() <= descriptors, "the files to be closed")

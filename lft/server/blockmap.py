@@ -1,45 +1,20 @@
-"""How far each block of a file has come."""
+"""How far each block of a file has come, and what follows from that."""
 
 from __future__ import annotations
 
 import enum
+import itertools
 import re
 from typing import NamedTuple
 
-from protocol import Spans, Why
-
-
-class Unproven(NamedTuple):
-    """A block in the part file that is not hashed yet."""
-
-    block: int
-    state: (
-        BlockState  # WRITTEN or ANNOUNCED; that it still is says that nobody has asked for it since
-    )
-    digest: bytes  # the running digest the client sent
-    payload: memoryview | None  # its bytes, if they are still in memory
-
-
-class Due(NamedTuple):
-    """What a block that came makes due; work that is due is the caller's to have done."""
-
-    received: int  # bytes that are here by now, each block once
-    hashing: bool = False
-    flush: bool = False
-    missing: Spans = ()  # blocks to be asked for, because the source has changed
-
-
-class Stretch(NamedTuple):
-    """What one turn of hashing brought."""
-
-    more: bool  # whether another turn may find something to do
-    missing: Spans = ()  # the block that was damaged, to be asked for again
-    why: str = Why.DAMAGED
-    judged: bool = False  # all is verified and claimed; said once, to the one who has to publish
+import config
+from lft.server.buffers import Buffer
+from lft.store.journal import Claims
+from protocol import MAX_SPANS, Blocks, Spans, Why
 
 
 class BlockState(enum.IntEnum):
-    """How far a block has come; a byte of ``Transfer._states`` holds it."""
+    """How far a block has come; a byte of the map holds it."""
 
     ABSENT = 0
     ASKED = 1  # absent, and a MISSING has named it
@@ -50,7 +25,205 @@ class BlockState(enum.IntEnum):
     VERIFIED = 6  # its running digest was computed from the part file, and is the client's
 
 
-GAPS = re.compile(b"[%c%c]+" % (BlockState.ABSENT, BlockState.CLAIMED))
-PROMISED = re.compile(b"[%c%c]+" % (BlockState.CLAIMED, BlockState.ANNOUNCED))
-READY = (BlockState.ANNOUNCED, BlockState.WRITTEN)  # to be hashed
-TO_STATES = bytes([BlockState.ABSENT, BlockState.CLAIMED]) + bytes(254)  # of the flags of Claims
+class Unproven(NamedTuple):
+    """A block in the part file that is not hashed yet."""
+
+    block: int
+    state: (
+        BlockState  # WRITTEN or ANNOUNCED; while the map has the same, the block is not asked for
+    )
+    digest: bytes  # the running digest that the client sent
+    buffer: Buffer | None  # its bytes, if they are still in memory
+
+    @property
+    def sent(self) -> bool:
+        """Whether this attempt has sent its bytes; otherwise the journal claims it."""
+        return self.state == BlockState.WRITTEN
+
+
+class Due(NamedTuple):
+    """The work that has become due with a block; the caller sees to it that it is done."""
+
+    received: int  # bytes that are here by now, each block once
+    hashing: bool = False
+    flush: bool = False
+    missing: Spans = ()  # blocks to be asked for, because the source has changed
+
+
+class Stretch(NamedTuple):
+    """The result of one turn of hashing."""
+
+    more: bool  # whether another turn may find something to do
+    missing: Spans = ()  # the block that was damaged, to be asked for again
+    why: str = Why.DAMAGED
+    judged: bool = False  # all is verified and claimed; said once, to the worker that publishes
+
+
+_GAPS = re.compile(b"[%c%c]+" % (BlockState.ABSENT, BlockState.CLAIMED))
+_PROMISED = re.compile(b"[%c%c]+" % (BlockState.CLAIMED, BlockState.ANNOUNCED))
+_HASHABLE = (BlockState.ANNOUNCED, BlockState.WRITTEN)
+_TO_STATES = bytes([BlockState.ABSENT, BlockState.CLAIMED]) + bytes(254)  # of the flags of Claims
+
+
+class BlockMap:
+    """The states of a file's blocks. Knows no lock, no file and no clock: its owner has those.
+
+    A block goes from absent to written, or from claimed to announced, and then to verified, in file
+    order; a damaged block goes back. Memory holds a byte for each block, and more only for blocks
+    between written and verified.
+    """
+
+    def __init__(self, blocks: Blocks, claims: Claims | None = None) -> None:
+        """Start with what the journal ``claims``, or with nothing."""
+        self.blocks = blocks
+        self.verified = 0  # blocks, from the start of the file
+        self.received = 0  # bytes announced, written or verified, each block once
+        self.rounds = 0  # repairs without progress
+        self.resent = 0  # blocks that had to be asked for again
+        self.complete = False  # whether the client has said that all is read
+        self._claims = claims or Claims(0, 0)
+        flags = claims.flags if claims else bytearray(blocks.count)
+        self._states = flags.translate(_TO_STATES)
+        self._here = 0  # blocks announced, written or verified
+        self._asked = 0  # blocks in state ASKED
+        self._written: dict[int, Unproven] = {}
+
+    def __repr__(self) -> str:
+        return f"<BlockMap: {self.verified} of {self.blocks.count} blocks verified>"
+
+    # -- blocks that come
+
+    def announce(self, block: int, digest: bytes) -> Spans:
+        """Take the client's digest of a claimed block; return the blocks to be asked for.
+
+        A digest that differs from the journal's says that the source has changed before the end of
+        this block: from here on nothing that the journal claims can be used.
+        """
+        if self._states[block] != BlockState.CLAIMED:
+            return ()
+        if digest != self._claims.digest_of(block):
+            return self._distrust(block)
+        self._arrive(block, BlockState.ANNOUNCED)
+        return ()
+
+    def begin_writing(self, block: int) -> bool:
+        """Reserve a block for writing; ``False`` when it is here, or a worker writes it already.
+
+        So no block is ever written after it was verified, even if it comes twice.
+        """
+        state = self._states[block]
+        if state >= BlockState.ANNOUNCED:
+            return False
+        self._asked -= state == BlockState.ASKED
+        self._states[block] = BlockState.WRITING
+        return True
+
+    def note_written(self, block: int, digest: bytes, buffer: Buffer | None) -> None:
+        """Note that a block is in the part file; ``buffer`` has its bytes for the hash."""
+        self._written[block] = Unproven(block, BlockState.WRITTEN, digest, buffer)
+        self._arrive(block, BlockState.WRITTEN)
+
+    def _arrive(self, block: int, state: BlockState) -> None:
+        self._states[block] = state
+        self._here += 1
+        self.received += self.blocks.length(block)
+
+    def _withdraw(self, block: int) -> None:
+        """Take back that a block is here."""
+        self._here -= 1
+        self.received -= self.blocks.length(block)
+
+    # -- blocks to be asked for
+
+    def _ask(self, missing: Spans) -> Spans:
+        for first, end in missing:
+            self._states[first:end] = bytes([BlockState.ASKED]) * (end - first)
+            self._asked += end - first
+        return missing
+
+    def _distrust(self, block: int) -> Spans:
+        """Ask for the bytes of every block from ``block`` on that was only claimed."""
+        found = _PROMISED.finditer(self._states, block)
+        asked = tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
+        for at in itertools.chain.from_iterable(itertools.starmap(range, asked)):
+            if self._states[at] == BlockState.ANNOUNCED:
+                self._withdraw(at)
+        return self._ask(asked)
+
+    def ask_for_gaps(self) -> Spans:
+        """Ask for what the client has not sent, once it says that all is delivered.
+
+        While a block that a MISSING named is still absent, that MISSING has crossed the client's
+        word on the way, and another word will follow: then nothing is asked for.
+        """
+        if self._asked or self.all_here:
+            return ()
+        found = _GAPS.finditer(self._states, self.verified)
+        missing = tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
+        if missing:
+            self.rounds += 1
+            self.resent += sum(end - first for first, end in missing)
+        return self._ask(missing)
+
+    def send_back(self, item: Unproven) -> Spans:
+        """Ask for a block that hashed wrong; nothing if it has been asked for already."""
+        if self._states[item.block] != item.state:
+            return ()
+        self._withdraw(item.block)
+        self.rounds += 1
+        self.resent += item.sent
+        return self._ask(((item.block, item.block + 1),))
+
+    # -- hashing
+
+    @property
+    def all_here(self) -> bool:
+        """Whether no block is absent or only claimed."""
+        return self._here == self.blocks.count
+
+    @property
+    def all_verified(self) -> bool:
+        """Whether every block is proven right."""
+        return self.verified == self.blocks.count
+
+    @property
+    def worth_hashing(self) -> bool:
+        """Whether there is enough for a unit of work, or the end to be judged."""
+        if self.all_verified:
+            return self.complete
+        enough = self._here - self.verified >= (1 if self.complete else config.HASH_BATCH)
+        return enough and self._states[self.verified] in _HASHABLE
+
+    @property
+    def unproven(self) -> int:
+        """How many written blocks wait to be hashed."""
+        return len(self._written)
+
+    def next_stretch(self) -> list[Unproven]:
+        """Return the next blocks to hash, in file order."""
+        end = min(self.verified + config.HASH_STRETCH, self.blocks.count)
+        run = itertools.takewhile(
+            lambda block: self._states[block] in _HASHABLE, range(self.verified, end)
+        )
+        return [self._written.get(block) or self._announced(block) for block in run]
+
+    def _announced(self, block: int) -> Unproven:
+        return Unproven(block, BlockState.ANNOUNCED, self._claims.digest_of(block), None)
+
+    def judge(self, item: Unproven, *, right: bool) -> bool:
+        """Note a hashed block; return whether it is verified now.
+
+        A right hash does not count for a block that has been asked for meanwhile.
+        """
+        if item.sent:
+            del self._written[item.block]
+        right = right and self._states[item.block] == item.state
+        if right:
+            self._states[item.block] = BlockState.VERIFIED
+            self.verified, self.rounds = item.block + 1, 0
+        return right
+
+    def take_buffers(self) -> list[Buffer]:
+        """Return the memory of blocks that will not be hashed any more, for its release."""
+        written, self._written = self._written, {}
+        return [item.buffer for item in written.values() if item.buffer]

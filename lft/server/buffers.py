@@ -1,4 +1,4 @@
-"""Block buffers, used again."""
+"""Memory for blocks on their way from a socket to the hash."""
 
 from __future__ import annotations
 
@@ -7,42 +7,68 @@ import threading
 from collections import deque
 
 
+class Buffer:
+    """The memory of one block, from ``BufferPool.take`` to ``release``.
+
+    It has one owner at a time, who releases it or hands it on: the connection that receives into
+    it, the transfer that writes it, the hash. After ``release`` nobody may use ``view``.
+    """
+
+    __slots__ = ("_memory", "_pool", "_waits", "view")
+
+    def __init__(self, pool: BufferPool, memory: bytearray, size: int) -> None:
+        self.view = memoryview(memory)[:size]
+        self._pool = pool
+        self._memory = memory
+        self._waits = 0  # bytes that count as waiting for the hash
+
+    def keep_for_hashing(self) -> bool:
+        """Ask to stay in memory until the block is hashed; return whether there is room."""
+        if self._pool.lend(len(self.view)):
+            self._waits = len(self.view)
+        return self._waits > 0
+
+    def release(self) -> None:
+        """Give the memory back."""
+        waits, self._waits = self._waits, 0
+        self._pool.give(self._memory, waits)
+
+
 class BufferPool:
-    """Block buffers to use again: a fresh one costs a page fault for every 4 KB. Any thread."""
+    """Block buffers to use again: a fresh one costs a page fault for every 4 KB. Any thread.
+
+    The lock protects all attributes; nothing is allocated under it.
+    """
 
     def __init__(self, keep: int, lend: int = 0) -> None:
         """Keep up to ``keep`` bytes for the next block; let ``lend`` bytes wait to be hashed."""
-        self._keep = keep
-        self._kept = 0  # about: two threads may miss each other, which costs a buffer
-        self._spare: deque[bytearray] = deque()  # its append and pop are atomic
-        self._lock = threading.Lock()  # protects the next one
-        self._left = lend
+        self._lock = threading.Lock()
+        self._room = keep  # bytes that may still be kept
+        self._left = lend  # bytes that may still wait
+        self._spare: deque[bytearray] = deque()
 
-    def take(self, size: int) -> memoryview:
-        """Return a view of exactly ``size`` bytes with anything in it."""
-        with contextlib.suppress(IndexError):
-            spare = self._spare.pop()
-            self._kept -= len(spare)
-            if len(spare) >= size:
-                return memoryview(spare)[:size]
-        return memoryview(bytearray(size))
+    def take(self, size: int) -> Buffer:
+        """Return a buffer of exactly ``size`` bytes with anything in it."""
+        spare = None
+        if size:
+            with self._lock, contextlib.suppress(IndexError):
+                spare = self._spare.pop()
+                self._room += len(spare)
+        if spare is None or len(spare) < size:
+            spare = bytearray(size)
+        return Buffer(self, spare, size)
 
     def lend(self, size: int) -> bool:
-        """Whether a block of ``size`` bytes may stay in memory until ``settle`` is called."""
+        """Let ``size`` bytes wait to be hashed, if there is room; return whether there is."""
         with self._lock:
-            granted = size <= self._left
+            granted = 0 < size <= self._left
             self._left -= size if granted else 0
             return granted
 
-    def settle(self, size: int) -> None:
-        """Take back what was lent."""
+    def give(self, memory: bytearray, waited: int) -> None:
+        """Take memory back of which ``waited`` bytes were lent; for ``Buffer`` alone."""
         with self._lock:
-            self._left += size
-
-    def give(self, view: memoryview) -> None:
-        """Take a buffer back; the caller must not use it any more."""
-        buffer = view.obj
-        assert isinstance(buffer, bytearray)  # take() made it
-        if self._kept + len(buffer) <= self._keep:
-            self._kept += len(buffer)
-            self._spare.append(buffer)
+            self._left += waited
+            if 0 < len(memory) <= self._room:
+                self._room -= len(memory)
+                self._spare.append(memory)

@@ -1,68 +1,86 @@
-"""Connections, sessions, and which transfers receive or wait."""
+"""Connections and the sessions they belong to."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import hashlib
 import heapq
-import itertools
 import secrets
 import threading
 import time
-from collections import Counter, deque
-from typing import Iterator
+from collections import deque
+from typing import Any
 
 import config
 from lft.accounts.permissions import Rights
 from lft.accounts.scram import ScramServer
 from lft.addresses import network_of
 from lft.clock import TokenBucket
-from lft.server.transfer import Transfer
 from lft.terminal import printable
 from lft.wire.blocks import BlockReader
 from lft.wire.connection import Connection
 from protocol import (
     AuthResponse,
     AuthStart,
+    ConnectionLostError,
     Error,
     Message,
-    RejectedError,
     RemoteProtocolError,
+    State,
     TransferError,
 )
+
+TOO_SLOW = "too slow, or silent for too long"  # what a peer is told that misses a deadline
+
+
+class Place(enum.Enum):
+    """Who has a connection. Only main changes it, in ``Connections``."""
+
+    WATCHED = "watched"  # by the selector: a worker gets it when something comes
+    RESTING = "resting"  # until a timer hands it to a worker
+    SERVED = "served"  # by a worker
+    CUT = "cut"  # served, but over: main closes it when the worker gives it back
+    LEAVING = "leaving"  # all is said; it may read that and close, while the selector watches
+    CLOSED = "closed"
+
+
+class Next(enum.Enum):
+    """How main goes on with a connection that a worker gives back."""
+
+    WAIT = "wait"  # for something to come
+    AGAIN = "again"  # there is more to do at once
+    LOST = "lost"  # the peer is gone
 
 
 class Peer:
     """One connection and what the server knows of it.
 
-    Owned by the main thread while idle, by one worker while it is served. Only ``mailbox`` may be
-    touched by others: what they want said on this connection. Main may set ``gone`` at any time.
+    Owned by the main thread, or by the worker that serves it. Any thread may put a message into
+    ``mailbox``, for the owner to send. ``place`` is main's alone.
     """
 
     def __init__(self, connection: Connection, login_timeout: float) -> None:
         self.connection = connection
         self.network = network_of(self.address)
-        self.session: Session | None = None
-        self.login: ScramServer | None = None
-        self.binding: bytes | None = None  # of our certificate, where there is TLS
-        self.proof: AuthStart | AuthResponse | None = None  # to be judged ...
-        self.proof_due = 0.0  # ... not before this
-        self.blocks: BlockReader | None = None  # a data connection has one
-        self.incoming: Transfer | None = None  # what the block on its way is for
-        self.acks = bytearray()  # not sent yet
-        self.acks_due = 0.0
-        self.paused_until = 0.0  # nothing is to be received before
-        self.held_until = 0.0  # it brings a block then at the latest, whoever has the right of way
-        self.mailbox: deque[Message] = deque()
+        self.place = Place.CLOSED  # until main watches it
         self.deadline = time.monotonic() + login_timeout
-        self.idle = False  # the selector watches it
-        self.resting = False  # nobody does, until its pause is over
-        self.hurried = False  # there is more to do at once
-        self.leaving = False  # all is said; it may read that and close
-        self.gone = False
+        self.mailbox: deque[Message] = deque()
+        self.session: Session | None = None
+        # until the login is over
+        self.binding: bytes | None = None  # of our certificate, where there is TLS
+        self.login: ScramServer | None = None
+        self.proof: AuthStart | AuthResponse | None = None  # to be judged ...
+        self.proof_due = 0.0  # ... not before this instant
+        # of a data connection
+        self.blocks: BlockReader[Any] | None = None
+        self.acks = bytearray()  # not sent yet
+        self.acks_due = 0.0  # the instant at which they are sent at the latest
+        self.paused_until = 0.0  # nothing is to be received before
+        self.held_until = 0.0  # it brings a block then at the latest, whoever has right of way
 
     def __repr__(self) -> str:
-        return f"<Peer {self.connection!r}>"
+        return f"<Peer {self.connection!r}, {self.place.value}>"
 
     @property
     def address(self) -> str:
@@ -71,104 +89,79 @@ class Peer:
         return str(address[0]) if isinstance(address, tuple) else ""
 
     @property
+    def name(self) -> str:
+        """What the log calls it."""
+        return self.connection.peer
+
+    @property
     def priority(self) -> int:
-        """Its session's priority; that of the least before it has logged in."""
+        """Its session's priority; 0 before it has logged in."""
         return self.session.priority if self.session else 0
 
     @property
     def mid_frame(self) -> bool:
-        """Whether it owes us the rest of something; what came with ATTACH is here already."""
+        """Whether it owes us the rest of something; bytes that came with ATTACH are here."""
         return self.blocks.mid_block if self.blocks else self.connection.mid_frame
 
+    def pause(self, seconds: float) -> bool:
+        """Let nothing be received for so long; return whether that is any time (its owner)."""
+        self.paused_until = time.monotonic() + seconds
+        return seconds > 0
+
+    def flush(self) -> None:
+        """Send what is left, as far as the peer has room (its owner).
+
+        Raises ``ConnectionLostError`` for a peer that does not read our answers.
+        """
+        self.connection.flush()
+        if self.connection.unsent > config.MAX_QUEUED_BYTES:
+            raise ConnectionLostError(f"{self.name} does not read our answers")
+
     def refuse(self, code: str, reason: str) -> None:
-        """Say our last words; after them it may only read and close (its owner)."""
-        self.leaving = True
+        """Say our last words; after them the peer may only read and close (its owner)."""
         with contextlib.suppress(TransferError):
             self.connection.send(Error(code, reason))
 
+    @property
+    def done(self) -> bool:
+        """Whether all is said: an ERROR of ours, or a GOODBYE of the client's."""
+        return self.connection.state is State.CLOSED
+
 
 class Session:
-    """One logged-in client: its coordinator and the data connections that showed its token.
-
-    ``transfer`` and ``unconfirmed`` are set by the worker that owns the coordinator or ends the
-    transfer; others read them once and look again.
-    """
+    """One logged-in client: its coordinator and the data connections that showed its token."""
 
     def __init__(
         self, user: str, priority: int, coordinator: Peer, rights: Rights | None = None
     ) -> None:
         self.user = user
-        self.rights = rights or Rights()
-        self.verifier = b""  # what the account had when it was proven
-        self.buckets: tuple[TokenBucket, ...] = ()  # what limits its bytes in a second
         self.priority = priority
         self.coordinator = coordinator
+        self.rights = rights or Rights()
         self.token = secrets.token_urlsafe(32)
-        self.transfer: Transfer | None = None
-        self.unconfirmed: Transfer | None = None  # published; its verdict may not have arrived
+        self.verifier = b""  # of the account, when its password was proven
+        self.buckets: tuple[TokenBucket, ...] = ()  # what limits its bytes in a second
         self.heard_at = time.monotonic()  # when the coordinator said something last
         self.closed = False  # set by main: the coordinator is gone
-        self.streams: set[Peer] = set()  # the registry's lock protects it
+        self.streams: set[Peer] = set()  # data connections; the registry's lock protects it
 
     def __repr__(self) -> str:
         return f"<Session of {printable(self.user)}, {len(self.streams)} data connections>"
 
 
 class Registry:
-    """Which sessions there are, which transfers receive, which wait. The lock protects all of it.
+    """The sessions by their tokens, and their data connections. The lock protects all of it."""
 
-    A transfer may begin when fewer than ``max_active`` of its own priority or higher receive: lower
-    ones leave it room. The others wait, the most urgent first: a step of priority counts as having
-    come ``URGENCY`` seconds earlier.
-    """
-
-    def __init__(self, max_active: int) -> None:
-        self._max_active = max_active
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sessions: dict[bytes, Session] = {}
-        self.attached = 0  # data connections, of all sessions; to read it needs no lock
+        self.attached = 0  # data connections, of all sessions; reading it needs no lock
         self._unpaid: dict[str, list[float]] = {}  # ends of the pauses that users left early
-        self._active: list[Transfer] = []
-        self._waiting: list[Transfer] = []
-        self._turns = itertools.count()
 
     def add(self, session: Session) -> None:
         """Let data connections find ``session`` by its token (any)."""
         with self._lock:
             self._sessions[_token_key(session.token)] = session
-
-    def attach(self, token: str, peer: Peer) -> Session | None:
-        """Give ``peer`` to the session that has ``token``, if there is one and has room (any)."""
-        with self._lock:
-            session = self._sessions.get(_token_key(token))
-            if session and len(session.streams) >= config.MAX_STREAMS:
-                raise RemoteProtocolError("too many data connections", "busy")
-            if session:
-                session.streams.add(peer)
-                self.attached += 1
-                peer.paused_until = self._turn_of(session.user)
-            return session
-
-    def detach(self, session: Session, peer: Peer) -> None:
-        """Take a lost data connection out of its session (main).
-
-        If a limit made it rest, a later one of the user does so in its place: to come back for each
-        block would else be a way around the limit.
-        """
-        with self._lock:
-            session.streams.discard(peer)
-            self.attached -= 1
-            if peer.paused_until > time.monotonic():
-                heapq.heappush(self._unpaid.setdefault(session.user, []), peer.paused_until)
-
-    def _turn_of(self, user: str) -> float:
-        """Return until when a new connection rests, in place of one that did not stay so long."""
-        turns, until = self._unpaid.pop(user, []), 0.0
-        while turns and until <= time.monotonic():
-            until = heapq.heappop(turns)
-        if turns:
-            self._unpaid[user] = turns
-        return until
 
     def remove(self, session: Session) -> list[Peer]:
         """Forget ``session``; return its data connections (any)."""
@@ -177,74 +170,43 @@ class Registry:
             streams, session.streams = list(session.streams), set()
             return streams
 
-    def enter(self, transfer: Transfer) -> int:
-        """Number ``transfer``, admit it (0) or return its position, or refuse it (any)."""
-        with self._lock:
-            transfer.turn = next(self._turns)
-            transfer.number = transfer.turn % (2**32 - 1) + 1
-            own = [one for one in self._active + self._waiting if one.user == transfer.user]
-            if len(own) >= config.MAX_TRANSFERS_OF_USER:
-                raise RejectedError("busy", "too many transfers of this user; try again later")
-            if self._has_room_for(transfer):
-                self._active.append(transfer)
-                return 0
-            if len(self._waiting) >= config.MAX_WAITING_TRANSFERS:
-                raise RejectedError("busy", "too many transfers wait already; try again later")
-            self._waiting.append(transfer)
-            self._waiting.sort(key=lambda one: one.asked_at - one.priority * config.URGENCY)
-            return dict(self._positions())[transfer]
+    def attach(self, token: str, peer: Peer) -> Session | None:
+        """Give ``peer`` to the session of ``token``, if there is one (any).
 
-    def _has_room_for(self, transfer: Transfer) -> bool:
-        before = sum(one.priority >= transfer.priority for one in self._active)
-        return before < self._max_active
-
-    def _positions(self) -> Iterator[tuple[Transfer, int]]:
-        """Count, for each that waits, those of its own priority or higher up to it."""
-        counts: Counter[int] = Counter()
-        for one in self._waiting:
-            counts[one.priority] += 1
-            yield one, sum(n for priority, n in counts.items() if priority >= one.priority)
-
-    def leave(self, transfer: Transfer) -> list[Transfer]:
-        """Take ``transfer`` out; return those that are admitted in its place (any)."""
-        admitted = []
-        with self._lock:
-            for line in (self._active, self._waiting):
-                if transfer in line:
-                    line.remove(transfer)
-            for one in list(self._waiting):
-                if self._has_room_for(one):
-                    self._waiting.remove(one)
-                    self._active.append(one)
-                    admitted.append(one)
-        return admitted
-
-    def earlier(self, transfer: Transfer) -> list[Transfer]:
-        """Return those before ``transfer`` that go to the same directory (any).
-
-        Of two that race for the last bytes of a quota, one sees the other.
+        Raises ``RemoteProtocolError`` for a session that has no room.
         """
         with self._lock:
-            others = [one for one in self._active + self._waiting if one.turn < transfer.turn]
-        place = transfer.facts.directory
-        return [one for one in others if not one.ended and one.facts.directory == place]
+            session = self._sessions.get(_token_key(token))
+            if session and len(session.streams) >= config.MAX_STREAMS:
+                raise RemoteProtocolError("too many data connections", "busy")
+            if session:
+                session.streams.add(peer)
+                self.attached += 1
+                peer.paused_until = self._inherit_pause(session.user)
+            return session
 
-    def active(self) -> list[Transfer]:
-        """Return the transfers that receive or are verified (any)."""
-        with self._lock:
-            return list(self._active)
+    def detach(self, session: Session, peer: Peer) -> None:
+        """Take a lost data connection out of its session (main).
 
-    def waiting(self) -> list[Transfer]:
-        """Return those that wait, the most urgent first (any)."""
+        If a limit made it rest, a later connection of the user does so in its place: otherwise a
+        new connection for each block would be a way around the limit.
+        """
         with self._lock:
-            return list(self._waiting)
+            session.streams.discard(peer)
+            self.attached -= 1
+            if peer.paused_until > time.monotonic():
+                heapq.heappush(self._unpaid.setdefault(session.user, []), peer.paused_until)
 
-    def positions(self) -> list[tuple[Transfer, int]]:
-        """Return those that wait, each with its position in the queue (any)."""
-        with self._lock:
-            return list(self._positions())
+    def _inherit_pause(self, user: str) -> float:
+        """Return the end of a pause that a connection of ``user`` left early; it is paid then."""
+        ends, until = self._unpaid.pop(user, []), 0.0
+        while ends and until <= time.monotonic():
+            until = heapq.heappop(ends)
+        if ends:
+            self._unpaid[user] = ends
+        return until
 
 
 def _token_key(token: str) -> bytes:
-    """Look tokens up by their hash: how long it takes tells nothing about a right one (any)."""
+    """Hash a token for looking it up: the time that takes tells nothing about a right one (any)."""
     return hashlib.sha256(token.encode()).digest()

@@ -20,11 +20,11 @@ Unit = Callable[[], None]
 
 
 class WorkQueue:
-    """``ThreadPoolExecutor`` whose workers take the most urgent unit first.
+    """A ``ThreadPoolExecutor`` whose workers take the most urgent unit first.
 
-    Urgent is a high priority, then a long wait: a step of priority counts as ``LEAD`` seconds of
-    waiting, so nobody starves. As the order of two units never changes while they wait, a heap of
-    (time it came - priority x LEAD) says it all. The lock protects the heap and the counts.
+    A step of priority counts as ``LEAD`` seconds of waiting, so no unit starves. The order of two
+    units never changes while they wait: a heap of (time it came - priority x LEAD) says it all. The
+    lock protects the heap and the counts.
     """
 
     def __init__(self, workers: int) -> None:
@@ -52,7 +52,7 @@ class WorkQueue:
 
     @property
     def pressed(self) -> bool:
-        """Whether somebody waits while all workers are busy (any); no lock: it may be stale."""
+        """Whether a unit waits while all workers are busy (any); no lock: it may be stale."""
         return len(self._heap) + self._busy > self._workers
 
     def _run_most_urgent(self) -> None:

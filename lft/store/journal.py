@@ -1,4 +1,4 @@
-"""The record beside a part file of what is in it."""
+"""The record beside a part file: what the file is for, and which blocks are in it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 from lft.files import sync_data
-from lft.store.paths import open_carefully
+from lft.store.paths import open_regular
 from protocol import DIGEST_SIZES, MAX_SPANS, Blocks, Spans
 
 MAX_FIRST_LINE = 32 * 1024  # bytes of a journal's first line: a name and a directory of 1024
 # characters, a user and a final name of 255, each up to 12 bytes in JSON
+_INDEX = struct.Struct("!I")
+_PUBLISHED = 2**32 - 1  # in place of a block index; no file has that many (config.MAX_BLOCKS)
+_OUR_NAME = re.compile(r"server_received_[^/\0]+")
 
 
 class Facts(NamedTuple):
-    """What a part file is for, as its journal says in its first line."""
+    """What a part file is for, as the first line of its journal says."""
 
     user: str
     name: str  # made harmless
     size: int
     block_size: int
     digest: str  # the algorithm
-    saved_as: str  # the name it gets when it is whole
-    directory: str = ""  # where, below the output directory
-    head: str = ""  # the digest of its first block
+    saved_as: str  # the name that the file gets when it is whole
+    directory: str = ""  # where that is, below the output directory
+    head: str = ""  # the digest of the first block
 
     @property
     def place(self) -> str:
@@ -47,11 +50,27 @@ class Facts(NamedTuple):
         """How the file falls into blocks."""
         return Blocks(self.size, self.block_size)
 
+    @property
+    def digest_size(self) -> int:
+        """The bytes of a running digest."""
+        return DIGEST_SIZES[self.digest]
+
+    @property
+    def sane(self) -> bool:
+        """Whether a journal of ours can say this; its paths then lead nowhere else."""
+        plain = not any(part in ("", ".", "..") for part in self.place.split("/"))
+        fits = self.digest in DIGEST_SIZES and self.size >= 0 and self.block_size > 0
+        return plain and fits and _OUR_NAME.fullmatch(self.saved_as) is not None
+
+
+_FACT_TYPES = [str, str, int, int, str, str, str, str]
+NO_FACTS = Facts("", "", 0, 1, "md5", "none")
+
 
 class Claims:
     """The blocks that a journal says are in its part file, with their running digests.
 
-    A claim and not a proof: they are hashed again before anybody relies on them.
+    A claim is no proof: the blocks are hashed again before anything relies on them.
     """
 
     def __init__(self, count: int, digest_size: int) -> None:
@@ -60,7 +79,7 @@ class Claims:
         self._size = digest_size
 
     def add(self, block: int, digest: bytes) -> None:
-        """Claim one block; one that the file does not have is ignored."""
+        """Claim one block; a block that the file does not have is ignored."""
         if block < len(self.flags):
             self.flags[block] = 1
             self._digests[block * self._size : (block + 1) * self._size] = digest
@@ -70,7 +89,7 @@ class Claims:
         return bytes(self._digests[block * self._size : (block + 1) * self._size])
 
     def records(self) -> bytes:
-        """Return them as they stand in a journal."""
+        """Return the claims as a journal has them."""
         claimed = itertools.compress(itertools.count(), self.flags)
         return b"".join(record(block, self.digest_of(block)) for block in claimed)
 
@@ -81,20 +100,18 @@ class Claims:
         return tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
 
 
-_INDEX = struct.Struct("!I")
-_PUBLISHED = 2**32 - 1  # in place of a block index; no file has that many (config.MAX_BLOCKS)
-_FACT_TYPES = [str, str, int, int, str, str, str, str]
-_OUR_NAME = re.compile(r"server_received_[^/\0]+")
-NO_FACTS = Facts("", "", 0, 1, "md5", "none")
+def record(block: int, digest: bytes) -> bytes:
+    """Make a journal's record of one block (any)."""
+    return _INDEX.pack(block) + digest
 
 
 class Journal:
-    """The record beside a part file: what it is for, and which blocks have been written to it.
+    """The file beside a part file that claims its blocks.
 
-    One line of JSON, then records of one size: block index (4 bytes) and running digest. It is
-    believed nothing without a proof: torn, lost or full of garbage, it costs time. But only its
-    first line ties a published file to its client, so it is flushed with the data: a verdict that
-    a power cut swallowed is given again, and the file is not taken a second time.
+    One line of JSON, then records of one size: block index (4 bytes) and running digest. Nothing in
+    it is believed without a proof: torn, lost or full of garbage, it costs time. But only its first
+    line ties a published file to its client, so it is flushed with the data: a verdict that a power
+    cut swallowed is given again, and the file is not taken a second time.
     """
 
     VERSION = 1
@@ -104,12 +121,10 @@ class Journal:
         self._fd = -1
 
     def begin(self, facts: Facts, claims: Claims | None = None) -> None:
-        """Write a new one in place of what was there, and keep it open for ``append``."""
+        """Write a new journal in place of the old one; keep it open for ``append``."""
         fresh = self._path.with_suffix(".new")
         first = json.dumps({"journal": self.VERSION, **facts._asdict()})
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self.close()
-        self._fd = os.open(fresh, flags, 0o600)
+        self._open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             self.append(first.encode() + b"\n")
             if claims:
@@ -121,6 +136,17 @@ class Journal:
                 os.unlink(fresh)
             raise
 
+    def go_on(self, facts: Facts) -> None:
+        """Open the journal that is there for ``append``, without a torn end. Raises ``OSError``."""
+        self._open(self._path, os.O_RDWR)
+        first = os.pread(self._fd, MAX_FIRST_LINE, 0).index(b"\n") + 1
+        torn = (os.fstat(self._fd).st_size - first) % (_INDEX.size + facts.digest_size)
+        os.ftruncate(self._fd, os.fstat(self._fd).st_size - torn)
+
+    def _open(self, path: Path, flags: int) -> None:
+        self.close()
+        self._fd = os.open(path, flags | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
     def append(self, records: bytes) -> None:
         """Add ``records``, or nothing. One thread at a time. Raises ``OSError``."""
         written = os.write(self._fd, records)
@@ -129,74 +155,67 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def flush(self) -> None:
-        """Bring it to the disk itself (0.2 ms after its data). Raises ``OSError``."""
+        """Bring the journal to the disk (0.2 ms after its data). Raises ``OSError``."""
         sync_data(self._fd)
-
-    def go_on(self, facts: Facts) -> None:
-        """Open the one that is there for ``append``, without a torn end. Raises ``OSError``."""
-        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self.close()
-        self._fd = os.open(self._path, flags)
-        first = os.pread(self._fd, MAX_FIRST_LINE, 0).index(b"\n") + 1
-        torn = (os.fstat(self._fd).st_size - first) % (_INDEX.size + DIGEST_SIZES[facts.digest])
-        os.ftruncate(self._fd, os.fstat(self._fd).st_size - torn)
 
     def note_published(self, facts: Facts) -> None:
         """Add that the file has its final name; its age counts from now. Raises ``OSError``."""
-        self.append(record(_PUBLISHED, bytes(DIGEST_SIZES[facts.digest])))
+        self.append(_note_of_publication(facts))
 
     def says_published(self, facts: Facts) -> bool:
-        """Whether ``note_published`` was the last to write to it. Raises ``OSError``."""
-        note = record(_PUBLISHED, bytes(DIGEST_SIZES[facts.digest]))
-        with open(self._path, "rb", opener=open_carefully) as file:
+        """Return whether ``note_published`` wrote last. Raises ``OSError``."""
+        note = _note_of_publication(facts)
+        with open(self._path, "rb", opener=open_regular) as file:
             start = max(0, os.fstat(file.fileno()).st_size - len(note))
             return os.pread(file.fileno(), len(note), start) == note
 
     def facts(self) -> Facts:
-        """Read what it is for. Raises ``ValueError`` for a journal that is not one of ours."""
-        with open(self._path, "rb", opener=open_carefully) as file:
-            return self._parse(file.readline(MAX_FIRST_LINE))
+        """Return what the file is for. Raises ``ValueError`` for a journal that is not ours."""
+        with open(self._path, "rb", opener=open_regular) as file:
+            return _parse(file.readline(MAX_FIRST_LINE))
 
     def load(self, facts: Facts) -> Claims:
-        """Read which blocks it claims; ``facts`` may have another size than it says itself."""
-        size = DIGEST_SIZES[facts.digest]
-        claims = Claims(facts.blocks.count, size)
-        with open(self._path, "rb", opener=open_carefully) as file:
-            old = self._parse(file.readline(MAX_FIRST_LINE)).blocks
-            records = file.read()
-        whole = len(records) - len(records) % (_INDEX.size + size)
-        for block, digest in struct.iter_unpack(f"!I{size}s", records[:whole]):
-            claims.add(block, digest)
+        """Return the claimed blocks; ``facts`` may have another size than the journal itself."""
+        claims = Claims(facts.blocks.count, facts.digest_size)
+        with open(self._path, "rb", opener=open_regular) as file:
+            old = _parse(file.readline(MAX_FIRST_LINE)).blocks
+            for block, digest in _records(file.read(), facts.digest_size):
+                claims.add(block, digest)
         for block in {old.count - 1, facts.blocks.count - 1}:  # the last one may have been short
             if 0 <= block < facts.blocks.count and old.length(block) != facts.blocks.length(block):
                 claims.flags[block] = 0
         return claims
 
-    def _parse(self, line: bytes) -> Facts:
-        try:
-            values = json.loads(line)
-        except RecursionError:
-            raise ValueError("not a journal of ours") from None
-        if not isinstance(values, dict) or values.pop("journal", None) != self.VERSION:
-            raise ValueError("not a journal of this version")
-        if [type(values.get(key)) for key in Facts._fields] != _FACT_TYPES:
-            raise ValueError("not a journal of ours")
-        if len(values) != len(Facts._fields):
-            raise ValueError("a journal of another version")
-        facts = Facts(**values)
-        sane = facts.digest in DIGEST_SIZES and facts.size >= 0 and facts.block_size > 0
-        plain = not any(part in ("", ".", "..") for part in facts.place.split("/"))
-        if not sane or not plain or not _OUR_NAME.fullmatch(facts.saved_as):
-            raise ValueError("not a journal of ours")
-        return facts
-
     def close(self) -> None:
-        """Close it."""
+        """Close the journal."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-def record(block: int, digest: bytes) -> bytes:
-    """Make a journal's record of one block (any)."""
-    return _INDEX.pack(block) + digest
+def _note_of_publication(facts: Facts) -> bytes:
+    return record(_PUBLISHED, bytes(facts.digest_size))
+
+
+def _records(data: bytes, digest_size: int) -> Iterator[tuple[int, bytes]]:
+    """Give block index and digest of each whole record."""
+    whole = len(data) - len(data) % (_INDEX.size + digest_size)
+    return struct.iter_unpack(f"!I{digest_size}s", data[:whole])
+
+
+def _parse(line: bytes) -> Facts:
+    """Read a journal's first line. Raises ``ValueError`` for anything that is not ours."""
+    try:
+        values = json.loads(line)
+    except RecursionError:
+        raise ValueError("not a journal of ours") from None
+    if not isinstance(values, dict) or values.pop("journal", None) != Journal.VERSION:
+        raise ValueError("not a journal of this version")
+    if [type(values.get(key)) for key in Facts._fields] != _FACT_TYPES:
+        raise ValueError("not a journal of ours")
+    if len(values) != len(Facts._fields):
+        raise ValueError("a journal of another version")
+    facts = Facts(**values)
+    if not facts.sane:
+        raise ValueError("not a journal of ours")
+    return facts

@@ -2,66 +2,73 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterator
+from typing import Iterable
 
 import config
 from lft.store.journal import NO_FACTS, Claims, Facts, Journal
 from lft.store.partfile import PartFile
-from lft.store.paths import NO_SPACE, OURS, PARTIAL, counted, reason_of
-from protocol import RejectedError
-
-if TYPE_CHECKING:
-    from lft.server.transfer import Transfer
+from lft.store.paths import NO_SPACE, PARTIAL, counted, reason_of
 
 log = logging.getLogger("server")
+
+# trouble of this machine, not of one part file: a new part file would not go better
+_TROUBLE = (*NO_SPACE, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ENOMEM)
 
 
 class PartStore:
     """All part files of an output directory: which are in use, which rest for a resume.
 
-    The lock protects the two collections; whoever took a part file out of ``_resting`` has it for
-    itself. Workers call it, unless a docstring says otherwise. A ``key`` is that of ``Facts``.
+    The lock protects the two collections; a caller that took a part file out of ``_resting`` has it
+    for itself. All methods run on workers, unless a docstring says otherwise.
     """
 
     def __init__(self, output: Path) -> None:
         self._output = output
         self._lock = threading.Lock()
         self._resting: list[PartFile] = []
-        self._in_use: dict[PartFile, Transfer] = {}
+        self._in_use: set[PartFile] = set()
+
+    # -- what an earlier run left
 
     def scan(self) -> None:
-        """Find what an earlier run left; remove what nobody can go on with (main, at start)."""
+        """Find the part files of an earlier run; remove those without use (main, at start)."""
         folder = self._output / PARTIAL
-        kept = 0
-        for stem in sorted({path.stem for path in folder.iterdir() if path.name != "lock"}):
-            try:
-                part = PartFile(self._output, stem, Journal(folder / f"{stem}.journal").facts())
-                part.recover()
-                age = part.age()
-            except (FileNotFoundError, ValueError) as error:
-                log.warning("removing %s: nobody can go on with it (%s)", stem, reason_of(error))
-                PartFile(self._output, stem, NO_FACTS).remove()
-            except OSError as error:  # no fault of the file's: it may go at the next start
-                log.warning("leaving %s alone: %s", stem, reason_of(error))
-            else:
-                self._put(part, age)
-                kept += 1
+        stems = sorted({path.stem for path in folder.iterdir() if path.name != "lock"})
+        kept = sum([self._recover(stem) for stem in stems])
         if kept:
             log.info("unfinished files kept for their clients to go on: %d", kept)
+
+    def _recover(self, stem: str) -> bool:
+        """Let one part file rest, or remove it; return whether it rests."""
+        try:
+            journal = Journal(self._output / PARTIAL / f"{stem}.journal")
+            part = PartFile(self._output, stem, journal.facts())
+            part.recover()
+            age = part.age()
+        except (FileNotFoundError, ValueError) as error:
+            log.warning("removing %s: no client can go on with it (%s)", stem, reason_of(error))
+            PartFile(self._output, stem, NO_FACTS).remove()
+            return False
+        except OSError as error:  # no fault of the file's: it may go at the next start
+            log.warning("leaving %s alone: %s", stem, reason_of(error))
+            return False
+        self._put(part, age)
+        return True
 
     def _put(self, part: PartFile, age: float = 0.0) -> None:
         """Let ``part`` rest; of too many of one user the oldest goes.
 
-        Until then it counts as in use, so that who comes for it always finds it.
+        Until then it counts as in use, so that a search always finds it.
         """
         oldest = None
         part.rested_at = time.monotonic() - age
         with self._lock:
-            self._in_use.pop(part, None)
+            self._in_use.discard(part)
             self._resting.append(part)
             own = [p for p in self._resting if p.facts.user == part.facts.user]
             if len(own) > config.MAX_PARTS_OF_USER:
@@ -72,105 +79,102 @@ class PartStore:
                         oldest.facts.name, oldest.facts.user)  # fmt: skip
             oldest.remove()
 
-    def left_bytes(self, facts: Facts, *, same: bool) -> int:
-        """Return what unfinished files reserve that nobody sends; if ``same``, of this one too."""
+    # -- how much there is
+
+    @property
+    def in_use(self) -> int:
+        """How many part files are in use (any)."""
+        return len(self._in_use)  # one read: no lock needed
+
+    def resting(self, directory: str) -> list[Facts]:
+        """Return the unfinished files of a directory that wait for their clients."""
         with self._lock:
-            ended = (part for part, transfer in self._in_use.items() if transfer.ended)
-            left = [part.facts for part in (*self._resting, *ended) if not part.published]
-        here = (one for one in left if one.directory == facts.directory)
-        return sum(counted(one.size) for one in here if same or one.key != facts.key)
+            return _unfinished(self._resting, directory)
+
+    def used(self, directory: str, own: PartFile | None = None) -> list[Facts]:
+        """Return the unfinished files of a directory that are in use, without ``own``."""
+        with self._lock:
+            return _unfinished(self._in_use - {own}, directory)
 
     def published_bytes(self, facts: Facts) -> int:
-        """Return the bytes of this same file that are published and can still be answered for."""
+        """Return what published files count whose verdict this same file can still get."""
         with self._lock:
             known = [part.facts for part in (*self._resting, *self._in_use) if part.published]
         here = (one for one in known if one.directory == facts.directory)
         return sum(counted(one.size) for one in here if one.key == facts.key)
 
-    def _taken(self, key: tuple[object, ...]) -> Iterator[PartFile]:
-        """Take out what rests with ``key``, the last first, one each time it is asked."""
-        while True:
-            with self._lock:
-                part = next((p for p in reversed(self._resting) if p.facts.key == key), None)
-                if part is None:
-                    return
-                self._resting.remove(part)
-            yield part
+    # -- to and from a transfer
 
-    def forget(self, key: tuple[object, ...]) -> None:
-        """Remove what rests of a file that is to be sent anew."""
-        for part in self._taken(key):
-            part.remove()
-
-    def create(self, transfer: Transfer) -> PartFile:
+    def create(self, facts: Facts) -> PartFile:
         """Return a new part file; older attempts at the same file make room for it."""
         while True:
             try:
-                part = PartFile.create(self._output, transfer.facts)
-            except FileNotFoundError:  # somebody has tidied up
+                part = PartFile.create(self._output, facts)
+            except FileNotFoundError:  # the folder was removed
                 (self._output / PARTIAL).mkdir(exist_ok=True)  # another worker may be faster
             except OSError as error:
-                full = error.errno in NO_SPACE
-                older = next(self._taken(transfer.facts.key), None) if full else None
+                older = self._take(facts) if error.errno in NO_SPACE else None
                 if older is None:
                     raise
-                older.remove()
+                self.drop(older)
             else:
-                self._use(part, transfer)
+                with self._lock:
+                    self._in_use.add(part)
                 return part
 
-    def resume(
-        self, transfer: Transfer, check: Callable[[], None] = lambda: None
-    ) -> tuple[PartFile, Claims] | None:
-        """Return one that rests and was for the same file, with its claims, if ``check`` agrees."""
-        aside: list[PartFile] = []  # cannot be read just now: somebody may look after the disk
-        try:
-            for part in self._taken(transfer.facts.key):
-                self._use(part, transfer)  # from now on somebody who comes for it has to wait
-                claims = self._reopen(part, transfer, check, aside)
-                if claims is not None:
-                    return part, claims
-            return None
-        finally:
-            for part in aside:
-                self.rest(part)
+    def reopen(self, facts: Facts) -> PartFile | None:
+        """Open the newest part file of an earlier attempt at this file, if there is one.
 
-    def _reopen(
-        self, part: PartFile, transfer: Transfer, check: Callable[[], None], aside: list[PartFile]
-    ) -> Claims | None:
-        """Open ``part`` for ``transfer``, or set it aside; a bad one goes. Raises ``OSError``."""
+        ``go_on`` follows, or ``rest``. Unfit ones go. Raises ``OSError`` for trouble of the
+        machine.
+        """
+        while True:
+            part = self._take(facts)
+            if part is None:
+                return None
+            try:
+                part.reopen(facts)
+            except (FileNotFoundError, ValueError) as error:
+                self._drop_unfit(part, error)
+            except OSError as error:
+                self._set_aside(part, error)
+                return None
+            else:
+                return part
+
+    def go_on(self, part: PartFile, facts: Facts) -> Claims | None:
+        """Use a reopened part file; return its claims, ``None`` if it turns out to be unfit."""
         try:
-            return part.reopen(transfer.facts, check)
-        except RejectedError:
-            aside.append(part)
-            raise
+            return part.go_on(facts)
         except (FileNotFoundError, ValueError) as error:
-            log.warning("removing %s: it cannot be resumed (%s)", part.stem, reason_of(error))
-            self.drop(part)
+            self._drop_unfit(part, error)
         except OSError as error:
-            log.warning("%s cannot be resumed: %s", part.stem, reason_of(error))
-            aside.append(part)
-            if error.errno in OURS:  # a new one would not go better
-                raise
+            self._set_aside(part, error)
         return None
 
-    def _use(self, part: PartFile, transfer: Transfer) -> None:
+    def _take(self, facts: Facts) -> PartFile | None:
+        """Take out the newest part file that rests and is for the same file; it is then in use."""
         with self._lock:
-            self._in_use[part] = transfer
+            found = (part for part in reversed(self._resting) if part.facts.key == facts.key)
+            part = next(found, None)
+            if part:
+                self._resting.remove(part)
+                self._in_use.add(part)
+            return part
 
-    @property
-    def in_use(self) -> int:
-        """How many are in use (any)."""
-        return len(self._in_use)  # one read: no lock needed
+    def _drop_unfit(self, part: PartFile, error: Exception) -> None:
+        log.warning("removing %s: it cannot be resumed (%s)", part.stem, reason_of(error))
+        self.drop(part)
 
-    def rivals(self, transfer: Transfer) -> list[Transfer]:
-        """Return the transfers whose part file ``transfer`` could go on with."""
-        with self._lock:
-            users = list(self._in_use.values())
-        return [user for user in users if user is not transfer and user.same_file(transfer)]
+    def _set_aside(self, part: PartFile, error: OSError) -> None:
+        """Leave a part file that cannot be read just now; an operator may look after the disk."""
+        log.warning("%s cannot be resumed: %s", part.stem, reason_of(error))
+        self.rest(part)
+        if error.errno in _TROUBLE:
+            raise error
 
     def rest(self, part: PartFile) -> None:
-        """Take a part file back that its transfer has let go, for whoever comes again (any)."""
+        """Take back a part file from its transfer, for the client to come again (any)."""
         if part not in self._in_use:
             return  # it rests already
         if part.worth_keeping:
@@ -180,41 +184,49 @@ class PartStore:
             self.drop(part)
 
     def drop(self, part: PartFile) -> None:
-        """Remove a part file that nobody needs any more (any)."""
+        """Remove a part file that is not needed any more (any)."""
         with self._lock:
-            known = self._in_use.pop(part, None)
+            known = part in self._in_use
+            self._in_use.discard(part)
         if known:
             part.remove()
 
-    def close(self) -> None:
-        """Let go what is still in use, verdicts that nobody has confirmed (main, at the end)."""
-        for transfer in list(self._in_use.values()):
-            transfer.end()
-            transfer.settle(confirmed=False)
+    def forget(self, facts: Facts) -> None:
+        """Remove what rests of a file that is to be sent anew."""
+        for part in iter(lambda: self._take(facts), None):
+            self.drop(part)
+
+    # -- age
 
     def expire(self) -> None:
-        """Remove what nobody came back for."""
+        """Remove the part files that no client has come back for."""
         with self._lock:
             resting = list(self._resting)
-        for part in resting:
-            self._expire(part)
+        for part in filter(self._is_expired, resting):
+            self._remove_expired(part)
 
-    def _expire(self, part: PartFile) -> None:
-        fresh = PartFile(self._output, part.stem, part.facts)  # somebody may use the other by now
+    def _is_expired(self, part: PartFile) -> bool:
+        fresh = PartFile(self._output, part.stem, part.facts)  # the other may be in use by now
         try:
             fresh.look()
-            limit = config.KEEP_ANSWER if fresh.published else config.KEEP_PARTIAL
-            if fresh.age() < limit:
-                return
+            return fresh.age() >= (config.KEEP_ANSWER if fresh.published else config.KEEP_PARTIAL)
         except (FileNotFoundError, ValueError) as error:
             log.debug("%s: %s", part.stem, error)  # gone already: forget it
+            return True
         except OSError as error:  # no fault of the file's
             log.warning("leaving %s alone: %s", part.stem, reason_of(error))
-            return
+            return False
+
+    def _remove_expired(self, part: PartFile) -> None:
         with self._lock:
             if part not in self._resting:
-                return  # somebody goes on with it
+                return  # a client goes on with it
             self._resting.remove(part)
         if not part.published:
             log.warning("removing %s of %s: left for too long", part.facts.name, part.facts.user)
         part.remove()
+
+
+def _unfinished(parts: Iterable[PartFile | None], directory: str) -> list[Facts]:
+    found = [part.facts for part in parts if part and not part.published]
+    return [facts for facts in found if facts.directory == directory]

@@ -13,57 +13,57 @@ from pathlib import Path
 
 import config
 from lft.files import flush_directory
-from lft.terminal import printable
+from lft.terminal import HIDDEN, printable
 from protocol import RejectedError
 
-PARTIAL = ".partial"  # the folder below the output directory for what is not finished
+PARTIAL = ".partial"  # the folder below the output directory for unfinished files
 MAX_NAME_BYTES = 255  # of a file name, on every common file system
-_UNSAFE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories that hide or act
+MAX_EXTENSION_BYTES = 32  # what is longer is no extension, just a dot somewhere in the name
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # by a file system
 
 
 def safe_name(name: str) -> str:
-    """Make a client's file name harmless: no folder, nothing hidden, nothing a terminal acts on.
+    """Return a client's file name without folders, hidden characters or terminal controls.
 
-    Raises ``RejectedError`` for one that names no file at all. Runs on any thread.
+    Raises ``RejectedError`` for a name that names no file at all. Runs on any thread.
     """
-    safe = "".join(
-        "_" if char in "/\\:\0" or unicodedata.category(char) in _UNSAFE else char for char in name
-    )
     if not name.strip(". "):
         raise RejectedError("name", f"not a file name: {printable(name[:40])!r}")
-    return _ended(safe)
+    return _harmless_end("".join("_" if _is_unsafe(char) else char for char in name))
 
 
-def _ended(name: str) -> str:
-    """Let no dot or space be the last: Windows drops these, and two names become one."""
+def _is_unsafe(char: str) -> bool:
+    return char in "/\\:\0" or unicodedata.category(char) in HIDDEN
+
+
+def _harmless_end(name: str) -> str:
+    """Replace a dot or space at the end: Windows drops these, and two names become one."""
     return name[:-1] + "_" if name.endswith((".", " ")) else name
 
 
 def output_name(original: str, unique: str) -> str:
-    """Return ``server_received_<unique>_<original>``, its stem shortened if need be (any)."""
+    """Return ``server_received_<unique>_<original>``, with a shorter stem if need be (any)."""
     prefix = f"server_received_{unique}_"
     stem, extension = os.path.splitext(original)
-    if len(extension.encode()) > 32:  # not an extension, just a dot somewhere
+    if len(extension.encode()) > MAX_EXTENSION_BYTES:
         stem, extension = original, ""
     room = MAX_NAME_BYTES - len((prefix + extension).encode())
-    return _ended(prefix + stem.encode()[:room].decode(errors="ignore") + extension)
+    return _harmless_end(prefix + stem.encode()[:room].decode(errors="ignore") + extension)
 
 
 def unique() -> str:
+    """Return the time and a random part: what makes an output name the only one (any)."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-UNKNOWN_HERE = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # to a file system
-OURS = (*NO_SPACE, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ENOMEM)
-
-
-def open_carefully(path: str, flags: int) -> int:
-    """Open a file in ``.partial`` only if it is one."""
+def open_regular(path: str, flags: int) -> int:
+    """Open a file in ``.partial`` without following a link or waiting for a FIFO."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
-def is_same_file(path: Path, facts: os.stat_result) -> bool:
+def names_file(path: Path, facts: os.stat_result) -> bool:
+    """Return whether ``path`` is a name of the file that ``facts`` describe."""
     try:
         return os.path.samestat(os.stat(path, follow_symlinks=False), facts)
     except OSError:
@@ -71,27 +71,35 @@ def is_same_file(path: Path, facts: os.stat_result) -> bool:
 
 
 def make_directory(output: Path, relative: str) -> Path:
-    """Make a user's directory below ``output``, no symlink and no mount; return it (a worker)."""
+    """Make a user's directory below ``output`` and return it (a worker).
+
+    Raises ``OSError`` where a part of it is a symlink, a file or a mount.
+    """
     path = output
     for part in relative.split("/") if relative else ():
         parent, path = path, path / part
         with contextlib.suppress(FileExistsError):
             path.mkdir()
             flush_directory(parent)
-        facts = os.lstat(path)
-        if not stat.S_ISDIR(facts.st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-        if facts.st_dev != os.stat(output).st_dev:  # no part file could be moved there
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
+        _check_directory(path, os.stat(output).st_dev)
     if relative:
         _refuse_bind_mount(output, path)
     return path
 
 
-def _refuse_bind_mount(output: Path, path: Path) -> None:
-    """Raise ``OSError`` where ``path`` is a mount of the same device: nothing can be moved there.
+def _check_directory(path: Path, device: int) -> None:
+    """Raise ``OSError`` unless ``path`` is a directory to which part files can be linked."""
+    facts = os.lstat(path)
+    if not stat.S_ISDIR(facts.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if facts.st_dev != device:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
 
-    Only the system knows: to link a folder is forbidden anyway, and it says first what else is.
+
+def _refuse_bind_mount(output: Path, path: Path) -> None:
+    """Raise ``OSError`` where ``path`` is a mount of the same device: no link can reach it.
+
+    Only the system knows: linking a directory always fails, but across mounts with ``EXDEV``.
     """
     try:
         os.link(output / PARTIAL, path / PARTIAL)
@@ -101,12 +109,12 @@ def _refuse_bind_mount(output: Path, path: Path) -> None:
 
 
 def counted(size: int) -> int:
-    """Return what a file of ``size`` bytes counts in a quota: empty ones take room as well."""
+    """Return the bytes that a file of ``size`` bytes counts in a quota: an empty file has some."""
     return max(size, config.LEAST_COUNTED)
 
 
 def used_bytes(directory: Path) -> int:
-    """Return what the files that users have in ``directory`` count together. Any worker."""
+    """Return what the published files of ``directory`` count together (a worker)."""
     total = 0
     with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
@@ -117,4 +125,5 @@ def used_bytes(directory: Path) -> int:
 
 
 def reason_of(error: Exception) -> str:
+    """Return what the system says of an error, without the path; otherwise its own text."""
     return getattr(error, "strerror", None) or str(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Callable, NamedTuple
+from typing import Callable, Generic, NamedTuple, TypeVar
 
 from lft.wire.codecs import CODECS
 from lft.wire.connection import Connection
@@ -48,36 +48,40 @@ def decode_header(data: bytes | bytearray) -> BlockHeader:
     return BlockHeader(transfer, block, raw_length, wire_length, codec, digest)
 
 
-BlockCheck = Callable[[BlockHeader], memoryview]
+Room = TypeVar("Room")
 
 
-class BlockReader:
+class BlockReader(Generic[Room]):
     """Receives block frames; a half-received block stays here until the rest comes.
 
-    ``check`` is asked once for each header: it returns the buffer for the payload, or raises.
+    ``check`` is asked once for each header: it raises, or returns the room that the owner has made
+    for the payload, with the view to be filled. The reader gives the room back when it is full.
     """
 
-    def __init__(self, check: BlockCheck, chunk_size: int) -> None:
+    def __init__(
+        self, check: Callable[[BlockHeader], tuple[Room, memoryview]], chunk_size: int
+    ) -> None:
         self._check = check
         self._chunk_size = chunk_size
         self._header = bytearray(HEADER_SIZE)
-        self._block: BlockHeader | None = None
+        self._block: tuple[BlockHeader, Room] | None = None
         self._view = memoryview(self._header)
         self._filled = 0
 
     @property
     def mid_block(self) -> bool:
+        """Whether the rest of a block is still to come."""
         return self._block is not None or self._filled > 0
 
-    def receive(self, connection: Connection) -> tuple[BlockHeader, memoryview] | None:
-        """Return the next complete block and its payload, or ``None``. Never waits."""
+    def receive(self, connection: Connection) -> tuple[BlockHeader, Room] | None:
+        """Return the next complete block and its room, or ``None``. Never waits."""
         while self._fill(connection):
             if self._block is None:
                 header = decode_header(self._header)
-                payload = self._check(header)
-                self._block, self._view, self._filled = header, payload, 0
+                room, view = self._check(header)
+                self._block, self._view, self._filled = (header, room), view, 0
             else:
-                done = self._block, self._view
+                done = self._block
                 self._block, self._view, self._filled = None, memoryview(self._header), 0
                 return done
         return None

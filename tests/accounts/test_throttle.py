@@ -183,7 +183,7 @@ def test_counting_by_many_threads_loses_nothing() -> None:
 def fail(local: ServerThread, times: int, user: str = "alice", address: str = "127.0.0.1") -> None:
     """Let the server remember failed logins."""
     for _ in range(times):
-        local.server._service.delays.attempt(user, address)
+        local.server.login.delays.attempt(user, address)
 
 
 @pytest.mark.parametrize("user", ["alice", "nobody"])
@@ -234,7 +234,7 @@ def test_of_too_many_logins_that_wait_the_last_is_refused_unseen(
     """23: the right password does not help, nor does its refusal tell that it was right."""
     local = serve({"alice": VERIFIER})
     now = time.monotonic()  # nobody's wait gets shorter, however slow this login is
-    monkeypatch.setattr(local.server._service.delays, "_clock", lambda: now)
+    monkeypatch.setattr(local.server.login.delays, "_clock", lambda: now)
     fail(local, 100)
     with Peer(local.port) as peer:
         peer.prove()
@@ -262,9 +262,9 @@ def test_a_client_that_leaves_while_its_login_waits_leaves_no_session(
     with Peer(local.port) as peer:
         peer.prove()
         peer.control.send(Goodbye())
-        eventually(lambda: not local.server._peers, "the connection to be forgotten")
+        eventually(lambda: not local.server.connections.peers, "the connection to be forgotten")
     assert lines(caplog, "internal error") == []
-    assert local.server._service.registry._sessions == {}
+    assert local.server.registry._sessions == {}
 
 
 def test_a_login_whose_time_is_up_is_not_judged_any_more(
@@ -277,6 +277,6 @@ def test_a_login_whose_time_is_up_is_not_judged_any_more(
         peer.prove()
         with pytest.raises(ConnectionLostError, match="too slow"):
             peer.control.answer(PATIENCE)
-        eventually(lambda: not local.server._peers, "the connection to be forgotten")
+        eventually(lambda: not local.server.connections.peers, "the connection to be forgotten")
     assert lines(caplog, "internal error") == []
-    assert local.server._service.registry._sessions == {}
+    assert local.server.registry._sessions == {}

@@ -145,7 +145,7 @@ def test_a_client_shows_no_token_to_a_distant_server_without_tls(
     """24: it ends before the token leaves, with exit 2 and what to do."""
     monkeypatch.setattr("lft.client.connect.is_loopback", lambda host: False)
     heard: list[Message] = []
-    answers = local.server._service._answers
+    answers = local.server.answers._answers
     monkeypatch.setitem(answers, AuthStart, lambda peer, message: heard.append(message))
     with pytest.raises(UsageError, match="add --tls") as caught:
         send_files([random_file(tmp_path / "x", 10)], local.client(token="a.b.c"))
@@ -158,6 +158,6 @@ def test_a_server_believes_no_token_from_afar_without_tls(
 ) -> None:
     """24: everybody on the way has read it."""
     local = serve(ALICE_ALONE)
-    monkeypatch.setattr("lft.server.service.is_loopback", lambda host: False)
+    monkeypatch.setattr("lft.server.login.is_loopback", lambda host: False)
     with Peer(local.port) as peer, pytest.raises(AuthenticationError, match="over TLS only"):
         peer.show(token())

@@ -61,7 +61,7 @@ def test_a_password_is_asked_for_once_and_while_no_server_waits_for_it(
     peers: list[int] = []
 
     def ask(*_: object) -> str:
-        peers.append(len(local.server._peers))
+        peers.append(len(local.server.connections.peers))
         return "password1"
 
     monkeypatch.setattr("client.read_password", ask)

@@ -16,5 +16,5 @@ def sample(output: Path) -> Iterator[Sample]:
     """A transfer of ten blocks."""
     one = Sample(output, 39)
     yield one
-    one.transfer.end()
+    one.transfer.life.end()
     assert part_files(output) == []

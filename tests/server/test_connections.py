@@ -15,7 +15,8 @@ import pytest
 
 import config
 from config import ServerSettings
-from lft.server.sessions import Session
+from lft.server.sessions import Place, Session
+from lft.server.work_queue import RightOfWay
 from server import Server
 from tests.support.files import random_file
 from tests.support.local import ServerThread
@@ -35,17 +36,22 @@ def test_strangers_whom_a_worker_serves_make_way_one_each(
     server = Server(ServerSettings(port=0, output=tmp_path), {})
     pairs = [socket.socketpair() for _ in range(6)]
     with monkeypatch.context() as patch:
-        patch.setattr(server._service.work, "put", lambda unit, priority: None)
+        patch.setattr(server.work, "put", lambda unit, priority: None)
         for ours, _ in pairs:
-            server._welcome(ours)
-            for peer in [peer for peer in server._peers if peer.idle]:
-                server._hand_over(peer)
+            server.connections.welcome(ours)
+            for peer in [peer for peer in server.connections.peers if peer.place is Place.WATCHED]:
+                server.connections._hand_over(peer)
     for _, theirs in pairs:
         theirs.setblocking(False)
     assert sum(_is_cut(theirs) for _, theirs in pairs) == 4
     for _, theirs in pairs:
         theirs.close()
     server._close()
+
+
+def _turned(server: Server) -> bool:
+    server._loop.turn(0.0)
+    return True
 
 
 def _is_cut(sock: socket.socket) -> bool:
@@ -60,10 +66,10 @@ def test_an_address_is_forgotten_with_its_last_connection(tmp_path: Path) -> Non
     server = Server(ServerSettings(port=0, output=tmp_path), {})
     pairs = [socket.socketpair() for _ in range(2)]
     for ours, _ in pairs:
-        server._welcome(ours)
-    for peer in list(server._peers):
-        server._forget(peer)
-    assert dict(server._neighbours) == {}
+        server.connections.welcome(ours)
+    for peer in list(server.connections.peers):
+        server.connections._forget(peer)
+    assert dict(server.connections._neighbours) == {}
     for _, theirs in pairs:
         theirs.close()
     server._close()
@@ -75,12 +81,12 @@ def test_a_connection_is_never_given_to_two_workers(
     """A post and the peer's own bytes in one round of the selector: the second event is stale."""
     server = Server(ServerSettings(port=0, output=tmp_path), {})
     ours, theirs = socket.socketpair()
-    server._welcome(ours)
-    (peer,) = server._peers
+    server.connections.welcome(ours)
+    (peer,) = server.connections.peers
     units: list[object] = []
-    monkeypatch.setattr(server._service.work, "put", lambda unit, priority: units.append(unit))
-    server._nudge(peer)
-    server._on_ready(peer)
+    monkeypatch.setattr(server.work, "put", lambda unit, priority: units.append(unit))
+    server.connections._nudge(peer)
+    server.connections._on_ready(peer)
     assert len(units) == 1
     theirs.close()
     server._close()
@@ -92,14 +98,16 @@ def test_a_connection_that_is_held_back_costs_no_worker(
     """When its pause ends, main sees whether the next one begins."""
     server = Server(ServerSettings(port=0, output=tmp_path), {})
     units: list[object] = []
-    held = True
-    monkeypatch.setattr(server._service.work, "put", lambda unit, priority: units.append(unit))
-    monkeypatch.setattr(server._service, "gives_way", lambda peer: held)
-    server._go_on(idle_peer())
-    assert (len(units), len(server._paused)) == (0, 1)
-    held = False
-    server._end_pauses()
-    assert (len(units), len(server._paused)) == (1, 0)
+    pause = 0.01
+    monkeypatch.setattr(server.work, "put", lambda unit, priority: units.append(unit))
+    monkeypatch.setattr(RightOfWay, "pause", lambda *_: pause)
+    peer = idle_peer()
+    peer.place = Place.RESTING
+    server.connections._go_on(peer)
+    assert (len(units), peer.place) == (0, Place.RESTING)
+    pause = 0.0
+    eventually(lambda: _turned(server) and units, "its pause to end")
+    assert (len(units), peer.place) == (1, Place.SERVED)
     server._close()
 
 
@@ -108,17 +116,17 @@ def test_connections_that_time_out_together_are_closed_once(tmp_path: Path) -> N
     server = Server(ServerSettings(port=0, output=tmp_path), {})
     pairs = [socket.socketpair() for _ in range(20)]
     for ours, _ in pairs:
-        server._welcome(ours)
-    coordinator, *streams = server._peers
+        server.connections.welcome(ours)
+    coordinator, *streams = server.connections.peers
     coordinator.session = Session("u", 0, coordinator)
-    server._service.registry.add(coordinator.session)
+    server.registry.add(coordinator.session)
     for stream in streams:
-        stream.session = server._service.registry.attach(coordinator.session.token, stream)
-    for peer in server._peers:
+        stream.session = server.registry.attach(coordinator.session.token, stream)
+    for peer in server.connections.peers:
         peer.deadline = 0.0
     server._tick()
-    assert coordinator.leaving
-    assert all(peer.gone for peer in streams)
+    assert coordinator.place is Place.LEAVING
+    assert {peer.place for peer in streams} == {Place.CLOSED}
     for _, theirs in pairs:
         theirs.close()
     server._close()
@@ -170,7 +178,7 @@ def test_a_full_house_of_sessions_turns_a_newcomer_away(
             assert last_words(third) == b""
         assert is_open(first.control)
         second.__exit__()
-        eventually(lambda: len(local.server._peers) == 1, "the second one to be gone")
+        eventually(lambda: len(local.server.connections.peers) == 1, "the second one to be gone")
         with RawClient(local.port) as third_again:
             third_again.log_in()
 
@@ -194,7 +202,7 @@ def test_strangers_of_one_ipv6_network_are_of_one_address(
 ) -> None:
     """29: who has IPv6 has 2**64 addresses, and would have as many limits."""
     monkeypatch.setattr(config, "MAX_OF_ADDRESS", 2)
-    welcome = local.server._welcome
+    welcome = local.server.connections.welcome
 
     def welcome_from(address: str) -> Callable[[socket.socket, str], None]:
         def disguised(sock: socket.socket, _: str) -> None:
@@ -208,9 +216,12 @@ def test_strangers_of_one_ipv6_network_are_of_one_address(
         strangers = []
         for number in range(4):
             address = f"2001:db8:0:{number == 0:d}::{number}"
-            monkeypatch.setattr(local.server, "_welcome", welcome_from(address))
+            monkeypatch.setattr(local.server.connections, "welcome", welcome_from(address))
             strangers.append(stack.enter_context(raw_socket(local.port)))
-            eventually(lambda: len(local.server._peers) == min(len(strangers), 3), "the next one")
+            eventually(
+                lambda: len(local.server.connections.peers) == min(len(strangers), 3),
+                "the next one",
+            )
         assert last_words(strangers[1]) == b""
         assert [is_open(one) for one in strangers] == [True, False, True, True]
 

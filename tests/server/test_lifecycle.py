@@ -11,7 +11,7 @@ import pytest
 import config
 from client import send_files
 from config import KB
-from lft.server.service import Service
+from lft.server.assembly import Assembly
 from protocol import Cancel, FileReady, FileStart, Queued, Rejected, TransferError
 from tests.support.accounts import VERIFIER, Serve
 from tests.support.files import part_files, random_file
@@ -43,7 +43,7 @@ def test_what_a_vanished_client_sent_is_kept(local: ServerThread) -> None:
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", os.urandom(500_000))
         upload.send(client.attach(), 1)
-    eventually(lambda: local.server._service.parts.in_use == 0)
+    eventually(lambda: local.server.parts.in_use == 0)
     assert len(part_files(local.output)) == 1
 
 
@@ -55,7 +55,7 @@ def test_a_client_that_vanishes_before_its_first_block_leaves_nothing(local: Ser
     eventually(lambda: part_files(local.output) == [])
 
 
-@pytest.mark.parametrize("method", ["_store_block", "_on_transfer_complete", "verify_blocks"])
+@pytest.mark.parametrize("method", ["_store_block", "complete", "verify_blocks"])
 def test_a_bug_in_a_worker_hurts_only_its_transfer(
     start_local: StartLocal,
     tmp_path: Path,
@@ -67,16 +67,13 @@ def test_a_bug_in_a_worker_hurts_only_its_transfer(
     source = random_file(tmp_path / "x", 1_000_000)
     local = start_local()
     with monkeypatch.context() as patch:
-        patch.setattr(Service, method, lambda *_: 1 / 0)
-        service = local.server._service
-        answers = Service._handlers(service)
-        patch.setattr(service, "_answers", answers)
+        patch.setattr(Assembly, method, lambda *_, **__: 1 / 0)
         patch.setattr(config, "RETRY_LONGEST", 0.1)
         patch.setattr(config, "PATIENCE", 2)
         with pytest.raises(TransferError):
             send_files([source], local.client(timeout=1.0))
     assert "ZeroDivisionError" in caplog.text
-    eventually(lambda: local.server._service.parts.in_use == 0)
+    eventually(lambda: local.server.parts.in_use == 0)
     still_serves(local.port, tmp_path)
 
 

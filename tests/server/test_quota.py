@@ -13,6 +13,7 @@ import pytest
 import config
 from client import send_files
 from config import KB
+from lft.server.sessions import Place
 from lft.server.transfer import Transfer
 from protocol import (
     Cancel,
@@ -49,9 +50,9 @@ def test_of_two_that_race_for_a_quota_one_gets_it(
 ) -> None:
     """13: also when the later one overtakes the earlier one within the server."""
     local = serve({"alice": account(quota=300 * KB)})
-    registry = local.server._service.registry
+    admission = local.server.admission
     begun, overtaken = threading.Event(), threading.Event()
-    enter = registry.enter
+    enter = admission.enter
 
     def slow(transfer: Transfer) -> int:
         if transfer.name == "first":
@@ -59,7 +60,7 @@ def test_of_two_that_race_for_a_quota_one_gets_it(
             assert overtaken.wait(PATIENCE)
         return enter(transfer)
 
-    monkeypatch.setattr(registry, "enter", slow)
+    monkeypatch.setattr(admission, "enter", slow)
     with Peer(local.port).log_in() as first, Peer(local.port).log_in() as second:
         head = hashlib.md5(b"").hexdigest()
         first.control.send(FileStart("first", 200 * KB, 200 * KB, "md5", head, False))
@@ -122,7 +123,7 @@ def test_a_verdict_that_was_lost_can_be_asked_for_again_within_the_quota(serve: 
         upload.send(peer.attach(), 0)
         first = upload.complete()
         assert isinstance(first, IntegrityOk)
-    eventually(lambda: local.server._service.parts.in_use == 0, "the part file to rest")
+    eventually(lambda: local.server.parts.in_use == 0, "the part file to rest")
     with Peer(local.port).log_in() as peer:
         answer = peer.ask("x", len(data), head=data, resume=True)
     assert isinstance(answer, FileReady)
@@ -136,7 +137,7 @@ def test_a_file_that_has_grown_does_not_go_on_beyond_the_quota(serve: Serve) -> 
     with Peer(local.port).log_in() as first, Peer(local.port).log_in() as second:
         for peer in (first, second):
             peer.start("x", data[: 400 * KB]).send(peer.attach(), 0)
-    eventually(lambda: local.server._service.parts.in_use == 0, "the part files to rest")
+    eventually(lambda: local.server.parts.in_use == 0, "the part files to rest")
     with Peer(local.port).log_in() as peer:
         answer = peer.ask("x", len(data), head=data[: 200 * KB], resume=True)
         assert isinstance(answer, Rejected)
@@ -152,8 +153,8 @@ def test_a_part_file_counts_until_its_last_user_has_left(serve: Serve) -> None:
     local = serve({"alice": account(quota=500 * KB)})
     with Peer(local.port).log_in() as peer:
         peer.start("x", bytes(400 * KB))
-        (transfer,) = local.server._service.registry.active()
-        with transfer.part():  # as a worker does that writes or flushes
+        (transfer,) = local.server.admission.active()
+        with transfer.life.use():  # as a worker does that writes or flushes
             assert isinstance(peer.control.call(Cancel(), PATIENCE), Rejected)
             answer = peer.ask("y", 400 * KB)
             assert isinstance(answer, Rejected)
@@ -193,8 +194,8 @@ def test_a_new_session_is_no_way_around_a_limit(serve: Serve) -> None:
     with Peer(local.port).log_in() as peer:
         peer.start("x", data, resume=True)
         peer.attach()
-        (it,) = (one for one in local.server._peers if one.blocks)
-        eventually(lambda: it.resting, "it to wait for its turn")
+        (it,) = (one for one in local.server.connections.peers if one.blocks)
+        eventually(lambda: it.place is Place.RESTING, "it to wait for its turn")
 
 
 def test_large_blocks_of_one_user_do_not_use_up_the_time_of_another(serve: Serve) -> None:
@@ -206,7 +207,7 @@ def test_large_blocks_of_one_user_do_not_use_up_the_time_of_another(serve: Serve
         for block in range(len(upload.blocks)):
             upload.send(alice.attach(), block)
         bob.start("small", small).send(bob.attach(), 0)
-        (transfer,) = (one for one in local.server._service.registry.active() if one.user == "bob")
+        (transfer,) = (one for one in local.server.admission.active() if one.facts.user == "bob")
         (his,) = transfer.session.streams
         assert his.paused_until - time.monotonic() < 10
 

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Iterable
 
 import pytest
 from hypothesis import settings
@@ -33,12 +34,14 @@ from hypothesis.stateful import (
 from lft.server.buffers import BufferPool
 from lft.server.sessions import Session
 from lft.server.transfer import Transfer
+from lft.store.journal import Facts
 from lft.store.partfile import PartFile, StaleError
 from lft.store.partstore import PartStore
-from lft.store.paths import PARTIAL
-from protocol import FileStart, Spans, Why
+from lft.store.paths import PARTIAL, output_name, unique
+from protocol import Spans, Why
 from tests.support.files import received, strays
 from tests.support.transfers import idle_peer as peer
+from tests.support.transfers import resumed
 
 BLOCK = 4
 MANY = 100  # more blocks than any file here has
@@ -65,7 +68,13 @@ class Attempt:
     """What the client knows of a transfer, and what the model knows of its part file."""
 
     def __init__(
-        self, data: bytes, transfer: Transfer, part: PartFile, garbled: bool, torn: bool
+        self,
+        data: bytes,
+        transfer: Transfer,
+        part: PartFile,
+        claimed: Iterable[int],
+        garbled: bool,
+        torn: bool,
     ) -> None:
         self.data = data
         self.digests = digests_of(data)
@@ -73,7 +82,7 @@ class Attempt:
         self.part = part
         self.garbled = garbled  # whether a byte of its journal was changed
         self.torn = torn  # whether older claims may have come to light again
-        self.held = {block for span in transfer.claimed for block in range(*span)}
+        self.held = set(claimed)
         self.announced: set[int] = set()
         self.wanted = set(range(len(self.digests))) - self.held  # to be sent as bytes
         self.damaged: set[int] = set()  # stored with wrong bytes
@@ -163,14 +172,15 @@ class ResumeMachine(RuleBasedStateMachine):
     def start(self) -> None:
         """Announce the source; what was claimed and fits is claimed again."""
         data, digests = self.source, digests_of(self.source)
-        start = FileStart("x", len(data), BLOCK, "md5", digests[0].hex(), resume=True)
+        place = output_name("x", unique())
+        facts = Facts("u", "x", len(data), BLOCK, "md5", place, head=digests[0].hex())
         session = Session("u", 0, peer())
-        transfer = Transfer(session, start, "x", BufferPool(64, 24), self.let_go)
+        transfer = Transfer(session, facts, BufferPool(64, 24), self.let_go)
         expected = self.resumable(data)
-        found = self.store.resume(transfer)
+        found = resumed(self.store, facts)
         self.forget_removed()
         assert found or not expected, "what was left was not found"
-        part, claims = found or (self.store.create(transfer), None)
+        part, claims = found or (self.store.create(facts), None)
         assert transfer.open(part, claims)
         claimed: dict[int, bytes] = {}
         if claims:
@@ -182,7 +192,7 @@ class ResumeMachine(RuleBasedStateMachine):
         self.heads[part.stem] = digests[0]
         self.ever[part.stem] = set(claimed.items())
         garbled, torn = part.stem in self.garbled, part.stem in self.doubtful
-        self.attempt = Attempt(data, transfer, part, garbled, torn)
+        self.attempt = Attempt(data, transfer, part, claimed, garbled, torn)
         if part.stem not in self.answers:  # what is published gets no new claims for those it lost
             self.doubtful.discard(part.stem)
 
@@ -226,7 +236,7 @@ class ResumeMachine(RuleBasedStateMachine):
         """End an attempt; the server may be killed, before or after it has published."""
         attempt = self.running()
         if end == "vanishes":  # the client: its part file rests, with all that was written
-            attempt.transfer.end()
+            attempt.transfer.life.end()
             self.attempt = None
         elif end == "killed":
             self.forget()
@@ -251,7 +261,7 @@ class ResumeMachine(RuleBasedStateMachine):
             self.forget()
             return
         self.unconfirmed = attempt.part
-        attempt.transfer.end()
+        attempt.transfer.life.end()
         self.attempt = self.unconfirmed = None
         if end == "unread":
             self.store.rest(attempt.part)
@@ -269,11 +279,11 @@ class ResumeMachine(RuleBasedStateMachine):
     def send(self, block: int, payload: bytes) -> None:
         """Send the bytes of a block."""
         attempt = self.running()
-        before = attempt.transfer._received
+        before = attempt.transfer._map.received
         try:
-            due = attempt.transfer.store(
-                block, attempt.digests[block], memoryview(bytearray(payload))
-            )
+            buffer = attempt.transfer.buffers.take(len(payload))
+            buffer.view[:] = payload
+            due = attempt.transfer.store(block, attempt.digests[block], buffer)
         except StaleError:
             self.stale()
             return
@@ -359,8 +369,8 @@ class ResumeMachine(RuleBasedStateMachine):
         name = self.answers[attempt.part.stem]
         doubted = attempt.torn or attempt.garbled
         assert doubted or self.published[name] != attempt.data
-        attempt.transfer.spoil()
-        attempt.transfer.end()
+        attempt.transfer.life.spoil()
+        attempt.transfer.life.end()
         self.attempt = None
 
     def lose(self, part: PartFile) -> None:

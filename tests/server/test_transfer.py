@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import config
-from lft.server.transfer import TransferEndedError
+from lft.server.lifetime import TransferEndedError
 from lft.store.paths import PARTIAL
 from tests.support.transfers import BLOCK, Sample
 
@@ -48,7 +48,7 @@ def test_a_damaged_block_is_found_asked_for_and_repaired(sample: Sample) -> None
     assert sample.transfer.complete(sample.digest) == ()
     sample.hash()
     assert sample.judged == 1
-    assert sample.transfer.resent == 1
+    assert sample.transfer.receipt("x").resent_blocks == 1
 
 
 def test_a_block_damaged_every_time_makes_a_transfer_hopeless(sample: Sample) -> None:
@@ -69,7 +69,7 @@ def test_many_damaged_blocks_are_not_hopeless_while_repair_goes_on(output: Path)
         sample.store(index)
         assert sample.hash() == []
     assert not sample.transfer.hopeless
-    sample.transfer.end()
+    sample.transfer.life.end()
 
 
 def test_a_block_that_comes_twice_is_written_once(sample: Sample) -> None:
@@ -112,8 +112,8 @@ def test_a_complete_that_crossed_a_missing_asks_for_nothing_more(sample: Sample)
 
 def test_the_part_file_stays_open_until_its_last_user_has_left(sample: Sample) -> None:
     """Ending a transfer never pulls the file from under a worker."""
-    with sample.transfer.part() as part:
-        assert sample.transfer.end()
+    with sample.transfer.life.use() as part:
+        assert sample.transfer.life.end()
         part.write(memoryview(b"late"), 0)
     with pytest.raises(OSError, match="descriptor"):
         part.write(memoryview(b"gone"), 0)
@@ -121,14 +121,14 @@ def test_the_part_file_stays_open_until_its_last_user_has_left(sample: Sample) -
 
 def test_an_ended_transfer_takes_nothing(sample: Sample) -> None:
     """A late block finds the transfer closed."""
-    sample.transfer.end()
+    sample.transfer.life.end()
     with pytest.raises(TransferEndedError):
         sample.store(0)
 
 
 def test_a_transfer_ends_once(sample: Sample) -> None:
     """Only one of those who end it may answer the client."""
-    assert [sample.transfer.end() for _ in range(3)] == [True, False, False]
+    assert [sample.transfer.life.end() for _ in range(3)] == [True, False, False]
 
 
 def test_a_complete_transfer_is_judged_once(sample: Sample) -> None:
@@ -144,25 +144,25 @@ def test_a_complete_transfer_is_judged_once(sample: Sample) -> None:
 
 def test_nobody_else_ends_a_transfer_that_is_being_published(sample: Sample) -> None:
     """A CANCEL that comes too late must not be answered REJECTED beside a published file."""
-    with sample.transfer.publishing():
-        assert not sample.transfer.end()
-        assert not sample.transfer.ended
-    assert sample.transfer.ended
-    assert not sample.transfer.end()
-    sample.transfer.settle(confirmed=False)
+    with sample.transfer.life.publishing():
+        assert not sample.transfer.life.end()
+        assert not sample.transfer.life.ended
+    assert sample.transfer.life.ended
+    assert not sample.transfer.life.end()
+    sample.transfer.life.settle(confirmed=False)
 
 
 def test_a_transfer_that_cannot_be_published_can_end(sample: Sample) -> None:
     """Its client is told so."""
-    with pytest.raises(OSError, match="full"), sample.transfer.publishing():
+    with pytest.raises(OSError, match="full"), sample.transfer.life.publishing():
         raise OSError(errno.ENOSPC, "full")
-    assert sample.transfer.end()
+    assert sample.transfer.life.end()
 
 
 def test_an_ended_transfer_is_not_published(sample: Sample) -> None:
     """Whoever was faster has answered the client already."""
-    sample.transfer.end()
-    with pytest.raises(TransferEndedError), sample.transfer.publishing():
+    sample.transfer.life.end()
+    with pytest.raises(TransferEndedError), sample.transfer.life.publishing():
         pytest.fail("published")
 
 
@@ -179,10 +179,10 @@ def test_only_so_many_blocks_may_wait_behind_a_gap(
 
 
 def test_hashing_is_begun_by_one_worker_only(sample: Sample) -> None:
-    """A second worker that finds hashing due is told that somebody is at it."""
+    """A second worker that finds hashing due is told that another is at it."""
     due = [sample.store(index).hashing for index in range(10)]
     assert due.count(True) == 1
-    assert not sample.transfer.begin_hashing()
+    assert not sample.transfer.take_hashing_turn()
 
 
 @given(
@@ -212,5 +212,5 @@ def test_any_order_damage_and_repetition_ends_with_the_right_file(
         sample.transfer.complete(sample.digest)
     assert sample.transfer.digest == sample.digest
     name = sample.part.publish()
-    sample.transfer.end()
+    sample.transfer.life.end()
     assert (output / name).read_bytes() == sample.data

@@ -24,6 +24,7 @@ from tests.support.partfiles import (
     leave_published,
 )
 from tests.support.transfers import Sample
+from tests.support.transfers import resumed as go_on
 
 
 class Resumed(Sample):
@@ -34,7 +35,7 @@ class Resumed(Sample):
 
     def _part(self) -> tuple[PartFile, Claims | None]:
         self.store_of_parts.scan()
-        found = self.store_of_parts.resume(self.transfer)
+        found = go_on(self.store_of_parts, self.transfer.facts)
         assert found is not None
         return found
 
@@ -45,12 +46,13 @@ def resumed(output: Path) -> Iterator[Resumed]:
     leave_part(output)
     one = Resumed(output)
     yield one
-    one.transfer.end()
+    one.transfer.life.end()
 
 
 def test_the_client_is_told_what_the_journal_claims(resumed: Resumed) -> None:
     """Of these blocks only the running digests are wanted."""
-    assert resumed.transfer.claimed == ((0, 10),)
+    assert resumed.claims is not None
+    assert resumed.claims.spans == ((0, 10),)
     assert resumed.transfer.verified_bytes == 0
 
 
@@ -63,7 +65,7 @@ def test_announced_blocks_are_proven_by_the_part_file(output: Path, resumed: Res
     resumed.hash()
     assert resumed.judged == 1
     assert resumed.transfer.digest == resumed.digest
-    assert resumed.transfer.resent == 0
+    assert resumed.transfer.receipt("x").resent_blocks == 0
 
 
 def test_announced_blocks_make_hashing_due_as_written_ones_do(resumed: Resumed) -> None:
@@ -122,7 +124,7 @@ def test_a_block_altered_on_the_disk_is_the_only_one_asked_for(output: Path, blo
     resumed.hash()
     assert resumed.judged == 1
     assert part_files(output)[0].read_bytes() == DATA
-    resumed.transfer.end()
+    resumed.transfer.life.end()
 
 
 def test_many_altered_blocks_are_not_hopeless(output: Path) -> None:
@@ -139,7 +141,7 @@ def test_many_altered_blocks_are_not_hopeless(output: Path) -> None:
     assert asked == list(range(10))
     assert not resumed.transfer.hopeless
     assert resumed.transfer.verified_bytes == 39
-    resumed.transfer.end()
+    resumed.transfer.life.end()
 
 
 def _changed(at: int) -> bytes:
@@ -167,7 +169,7 @@ def test_after_a_change_in_the_source_every_later_block_is_asked_for_once(
     resumed.hash()
     assert resumed.judged == 1
     assert part_files(output)[0].read_bytes() == _changed(13)
-    resumed.transfer.end()
+    resumed.transfer.life.end()
 
 
 def test_announced_blocks_that_are_asked_for_after_all_count_once(output: Path) -> None:
@@ -181,7 +183,7 @@ def test_announced_blocks_that_are_asked_for_after_all_count_once(output: Path) 
     (due,) = resumed.announce(3)
     assert _asked([due]) == [3, 4, 5, 6, 7, 8, 9]
     assert due.received == 0
-    resumed.transfer.end()
+    resumed.transfer.life.end()
 
 
 def test_a_change_in_the_source_asks_for_claimed_blocks_only(output: Path) -> None:
@@ -192,7 +194,7 @@ def test_a_change_in_the_source_asks_for_claimed_blocks_only(output: Path) -> No
     part.close()
     resumed = Resumed(output, _changed(5))
     assert _asked(resumed.announce(0, 1, 2)) == [1, 2, 5, 6, 9]
-    resumed.transfer.end()
+    resumed.transfer.life.end()
 
 
 def test_a_change_that_the_journal_hides_is_found_by_the_hash(output: Path) -> None:
@@ -205,21 +207,22 @@ def test_a_change_that_the_journal_hides_is_found_by_the_hash(output: Path) -> N
     assert _asked(resumed.announce(*range(10))) == []
     assert resumed.hash() == [3]
     assert resumed.whys == [Why.ALTERED]
-    resumed.transfer.end()
+    resumed.transfer.life.end()
 
 
 def test_a_file_that_has_grown_needs_only_its_end(output: Path) -> None:
     """FAULTS 20: more was appended between the attempts; its old last block was short."""
     leave_part(output)
     resumed = Resumed(output, DATA + b"more and more")
-    assert resumed.transfer.claimed == ((0, 9),)
+    assert resumed.claims is not None
+    assert resumed.claims.spans == ((0, 9),)
     assert _asked(resumed.announce(*range(9))) == []
     for block in range(9, 13):
         resumed.store(block)
     resumed.transfer.complete(resumed.digest)
     assert resumed.hash() == []
     assert resumed.judged == 1
-    resumed.transfer.end()
+    resumed.transfer.life.end()
 
 
 def test_a_file_that_has_shrunk_keeps_its_beginning(output: Path) -> None:
@@ -232,7 +235,7 @@ def test_a_file_that_has_shrunk_keeps_its_beginning(output: Path) -> None:
     assert resumed.hash() == []
     assert resumed.judged == 1
     assert part_files(output)[0].read_bytes() == DATA[:18]
-    resumed.transfer.end()
+    resumed.transfer.life.end()
 
 
 @pytest.mark.parametrize("how", ["changed", "altered"])
@@ -249,8 +252,8 @@ def test_a_published_file_that_does_not_fit_is_stale(
     due = resumed.announce(*range(10))
     with pytest.raises(StaleError):
         resumed.hash() if how == "altered" else resumed.store(_asked(due)[0])
-    resumed.transfer.spoil()
-    resumed.transfer.end()
+    resumed.transfer.life.spoil()
+    resumed.transfer.life.end()
     assert [path.read_bytes() for path in received(output)] == [before]
 
 
@@ -278,5 +281,5 @@ def test_the_last_blocks_are_claimed_when_a_transfer_ends(output: Path) -> None:
     """FAULTS 36: what was written but not yet acknowledged is not sent again either."""
     sample = Kept(output, 39)
     sample.store(2)
-    sample.transfer.end()
+    sample.transfer.life.end()
     assert journal_file(output).read_bytes().endswith(record(2, sample.digests[2]))

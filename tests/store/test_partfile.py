@@ -23,9 +23,10 @@ from tests.support.partfiles import (
     found_again,
     journal_file,
     leave_part,
+    open_again,
     running,
 )
-from tests.support.transfers import transfer_of
+from tests.support.transfers import resumed, transfer_of
 
 # --- a new part file ----------------------------------------------------------------------------
 
@@ -64,7 +65,7 @@ def test_a_part_file_cut_short_by_somebody_else_is_noticed(output: Path) -> None
 def test_a_part_file_is_opened_again_with_what_it_has(output: Path) -> None:
     """Claims and bytes are those that were left, and more can be written."""
     part = found_again(output, leave_part(output))
-    assert claimed(part.reopen(facts_of(39))) == list(range(10))
+    assert claimed(open_again(part, facts_of(39))) == list(range(10))
     view = memoryview(bytearray(39))
     part.read(view, 0)
     assert view == DATA
@@ -79,7 +80,7 @@ def test_a_file_that_has_no_room_on_the_disk_takes_none_in_memory(output: Path) 
     tracemalloc.start()
     try:
         with pytest.raises(OSError, match="No space"):
-            part.reopen(facts_of(2**45, block=2**21))  # 2**24 blocks
+            open_again(part, facts_of(2**45, block=2**21))  # 2**24 blocks
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
@@ -102,7 +103,7 @@ def test_what_took_the_place_of_a_part_file_is_not_opened(output: Path, kind: st
     }
     make[kind]()
     with pytest.raises(ValueError, match="not a regular file"):
-        part.reopen(facts_of(39))
+        open_again(part, facts_of(39))
     assert victim.read_text() == "precious"
 
 
@@ -111,7 +112,7 @@ def test_a_part_file_of_another_length_gets_its_own(output: Path, length: int) -
     """FAULTS 35: too short or too long, its blocks are where they should be."""
     part = leave_part(output)
     os.truncate(part_files(output)[0], length)
-    part.reopen(facts_of(39))
+    open_again(part, facts_of(39))
     assert part_files(output)[0].stat().st_size == 39
     view = memoryview(bytearray(39))
     part.read(view, 0)
@@ -125,7 +126,7 @@ def test_a_part_file_with_another_head_is_not_touched(output: Path) -> None:
     before = journal_file(output).read_bytes()
     store = PartStore(output)
     store.scan()
-    assert store.resume(transfer_of(b"other" + DATA)) is None
+    assert resumed(store, transfer_of(b"other" + DATA).facts) is None
     assert journal_file(output).read_bytes() == before
     assert part_files(output)[0].read_bytes() == DATA
 
@@ -133,7 +134,7 @@ def test_a_part_file_with_another_head_is_not_touched(output: Path) -> None:
 def test_a_part_file_goes_on_for_a_file_that_has_grown(output: Path) -> None:
     """The journal then says the new size, and the file has it."""
     part = leave_part(output)
-    assert claimed(part.reopen(facts_of(50, unique="other"))) == list(range(9))
+    assert claimed(open_again(part, facts_of(50, unique="other"))) == list(range(9))
     part.close()
     assert found_again(output, part).facts == facts_of(50)  # the name it would get stays
     assert part_files(output)[0].stat().st_size == 50
@@ -170,7 +171,7 @@ def test_a_file_whose_name_cannot_be_flushed_for_want_of_a_descriptor_is_not_los
 ) -> None:
     """FAULTS 29: all of it is on the disk; the same command publishes it later."""
     part = leave_part(output)
-    part.reopen(facts_of(39))
+    open_again(part, facts_of(39))
     open_ = os.open
 
     def no_directories(path: object, flags: int, *more: int) -> int:
@@ -191,7 +192,7 @@ def test_a_file_whose_name_cannot_be_flushed_for_want_of_a_descriptor_is_not_los
 def test_a_failed_flush_is_final(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FAULTS 34: what the disk lost stays lost, though a second flush would say all is well."""
     store = PartStore(output)
-    part = store.create(transfer_of(DATA))
+    part = store.create(transfer_of(DATA).facts)
     part.note(record(0, running(DATA, 0)))
     with monkeypatch.context() as patch:
         patch.setattr("lft.store.partfile.sync_data", broken_disk)
@@ -201,7 +202,7 @@ def test_a_failed_flush_is_final(output: Path, monkeypatch: pytest.MonkeyPatch) 
     part.flush()
     assert not part.trusted
     store.rest(part)
-    assert store.resume(transfer_of(DATA)) is None
+    assert resumed(store, transfer_of(DATA).facts) is None
     assert part_files(output) == strays(output) == []
 
 

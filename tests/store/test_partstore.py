@@ -15,7 +15,7 @@ import config
 from lft.store.journal import Facts, Journal, record
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
-from lft.store.paths import PARTIAL, is_same_file
+from lft.store.paths import PARTIAL, names_file
 from tests.support.files import part_files, received, strays
 from tests.support.partfiles import (
     DATA,
@@ -26,10 +26,11 @@ from tests.support.partfiles import (
     journal_file,
     leave_part,
     leave_published,
+    open_again,
     rewrite_journal,
     running,
 )
-from tests.support.transfers import transfer_of
+from tests.support.transfers import resumed, transfer_of
 
 
 def test_part_files_without_a_journal_are_removed_at_the_start(
@@ -44,17 +45,18 @@ def test_part_files_without_a_journal_are_removed_at_the_start(
 
 @pytest.fixture
 def store(output: Path) -> Iterator[PartStore]:
-    """The part files of an output directory; whoever leaves some calls ``scan``."""
+    """The part files of an output directory; a test that leaves some calls ``scan``."""
     one = PartStore(output)
     yield one
-    one.close()
+    for part in list(one._in_use):
+        one.rest(part)
 
 
 def test_the_start_finds_what_an_earlier_run_left(output: Path, store: PartStore) -> None:
     """Its client goes on with it."""
     left = leave_part(output)
     store.scan()
-    found = store.resume(transfer_of(DATA))
+    found = resumed(store, transfer_of(DATA).facts)
     assert found is not None
     assert found[0].stem == left.stem
     assert claimed(found[1]) == list(range(10))
@@ -94,8 +96,8 @@ def test_the_start_removes_what_nobody_can_go_on_with(
     store.scan()
     assert f"removing {bad.stem}" in caplog.text
     assert {path.stem for path in (output / PARTIAL).iterdir()} == {good.stem}
-    assert store.resume(transfer_of(DATA)) is None
-    assert store.resume(transfer_of(DATA, name="y")) is not None
+    assert resumed(store, transfer_of(DATA).facts) is None
+    assert resumed(store, transfer_of(DATA, name="y").facts) is not None
 
 
 @pytest.mark.parametrize("how", ["a fact too many", "nested too deep"])
@@ -120,7 +122,7 @@ def test_a_part_file_whose_first_block_is_missing_is_resumed(
     part.note(claims_of(DATA, *range(1, 10)).records())
     part.close()
     store.scan()
-    found = store.resume(transfer_of(DATA))
+    found = resumed(store, transfer_of(DATA).facts)
     assert found is not None
     assert claimed(found[1]) == list(range(1, 10))
 
@@ -129,8 +131,8 @@ def test_an_empty_file_takes_no_other_files_part_file(output: Path, store: PartS
     """It has no first block in common with it; what rests there is somebody's gigabytes."""
     leave_part(output)
     store.scan()
-    assert store.resume(transfer_of(b"")) is None
-    found = store.resume(transfer_of(DATA))
+    assert resumed(store, transfer_of(b"").facts) is None
+    found = resumed(store, transfer_of(DATA).facts)
     assert found is not None
     assert claimed(found[1]) == list(range(10))
 
@@ -143,7 +145,7 @@ def test_a_published_file_of_another_length_is_not_answered_for(
     part = leave_published(output, monkeypatch, "link")
     os.truncate(received(output)[0], length)
     with pytest.raises(ValueError, match="."):  # noqa: RUF043  (any reason will do)
-        part.reopen(facts_of(39))
+        open_again(part, facts_of(39))
     part.close()
 
 
@@ -155,7 +157,7 @@ def test_a_resume_that_fails_leaves_no_half_journal(
     store.scan()
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "append", broken_disk)
-        assert store.resume(transfer_of(DATA)) is None
+        assert resumed(store, transfer_of(DATA).facts) is None
     assert strays(output) == []
 
 
@@ -176,7 +178,7 @@ def test_on_a_full_disk_a_resume_goes_on_with_the_journal_that_is_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", full)
-        found = store.resume(transfer_of(DATA))
+        found = resumed(store, transfer_of(DATA).facts)
     assert found is not None
     assert claimed(found[1]) == list(range(9))
     found[0].note(claims_of(DATA, 9).records())
@@ -198,7 +200,7 @@ def test_two_that_come_back_never_get_the_same_part_file(output: Path, store: Pa
     """FAULTS 43: one resumes, the other starts anew."""
     leave_part(output)
     store.scan()
-    first, second = store.resume(transfer_of(DATA)), store.resume(transfer_of(DATA))
+    first, second = resumed(store, transfer_of(DATA).facts), resumed(store, transfer_of(DATA).facts)
     assert first is not None
     assert second is None
 
@@ -207,7 +209,7 @@ def test_two_attempts_left_are_for_two_that_come_back(output: Path, store: PartS
     """Each gets one of its own."""
     left = {leave_part(output, unique=unique).stem for unique in ("one", "two")}
     store.scan()
-    found = [store.resume(transfer_of(DATA)) for _ in range(3)]
+    found = [resumed(store, transfer_of(DATA).facts) for _ in range(3)]
     assert {one[0].stem for one in found if one} == left
     assert found[2] is None
 
@@ -221,8 +223,8 @@ def test_a_part_file_is_for_the_same_user_name_block_size_and_digest(
     """Nobody goes on with what is somebody else's, or cut in another way."""
     leave_part(output)
     store.scan()
-    assert store.resume(transfer_of(DATA, **other)) is None  # type: ignore[arg-type]
-    assert store.resume(transfer_of(DATA)) is not None
+    assert resumed(store, transfer_of(DATA, **other).facts) is None  # type: ignore[arg-type]
+    assert resumed(store, transfer_of(DATA).facts) is not None
 
 
 def test_the_right_one_of_several_with_the_same_name_is_found(
@@ -233,7 +235,7 @@ def test_the_right_one_of_several_with_the_same_name_is_found(
     left = [leave_part(output, data, unique=str(seed)).stem for seed, data in enumerate(files)]
     store.scan()
     for data, stem in zip(files, left):
-        found = store.resume(transfer_of(data))
+        found = resumed(store, transfer_of(data).facts)
         assert found is not None
         assert found[0].stem == stem
 
@@ -245,7 +247,7 @@ def test_a_part_file_that_cannot_be_resumed_is_removed_and_said(
     leave_part(output)
     store.scan()
     journal_file(output).write_bytes(b"garbage")
-    assert store.resume(transfer_of(DATA)) is None
+    assert resumed(store, transfer_of(DATA).facts) is None
     assert "cannot be resumed" in caplog.text
     assert part_files(output) == strays(output) == []
 
@@ -257,16 +259,16 @@ def test_a_disk_error_while_resuming_costs_no_part_file(
     leave_part(output)
     store.scan()
     with monkeypatch.context() as patch:
-        patch.setattr("lft.store.partfile.open_carefully", broken_disk)
-        patch.setattr("lft.store.journal.open_carefully", broken_disk)
-        assert store.resume(transfer_of(DATA)) is None
+        patch.setattr("lft.store.partfile.open_regular", broken_disk)
+        patch.setattr("lft.store.journal.open_regular", broken_disk)
+        assert resumed(store, transfer_of(DATA).facts) is None
     assert store.in_use == 0
-    assert store.resume(transfer_of(DATA)) is not None
+    assert resumed(store, transfer_of(DATA).facts) is not None
 
 
 def test_only_what_holds_something_rests(output: Path, store: PartStore) -> None:
     """Reserved space without a block, or of a file that failed, is given back at once."""
-    empty, failed, good = (store.create(transfer_of(DATA, name=name)) for name in "abc")
+    empty, failed, good = (store.create(transfer_of(DATA, name=name).facts) for name in "abc")
     for part in (failed, good):
         part.note(record(0, running(DATA, 0)))
     failed.trusted = False
@@ -278,12 +280,12 @@ def test_only_what_holds_something_rests(output: Path, store: PartStore) -> None
 
 def test_a_part_file_rests_once(output: Path, store: PartStore) -> None:
     """Two threads may let it go: nobody gets it twice."""
-    part = store.create(transfer_of(DATA))
+    part = store.create(transfer_of(DATA).facts)
     part.note(record(0, running(DATA, 0)))
     for _ in range(2):
         store.rest(part)
-    assert store.resume(transfer_of(DATA)) is not None
-    assert store.resume(transfer_of(DATA)) is None
+    assert resumed(store, transfer_of(DATA).facts) is not None
+    assert resumed(store, transfer_of(DATA).facts) is None
 
 
 def _age(output: Path, part: PartFile, seconds: float) -> None:
@@ -302,8 +304,8 @@ def test_what_nobody_came_back_for_expires(
     store.expire()
     assert [path.stem for path in part_files(output)] == [young.stem]
     assert "removing old of u" in caplog.text
-    assert store.resume(transfer_of(DATA, name="old")) is None
-    assert store.resume(transfer_of(DATA, name="young")) is not None
+    assert resumed(store, transfer_of(DATA, name="old").facts) is None
+    assert resumed(store, transfer_of(DATA, name="young").facts) is not None
 
 
 @pytest.mark.parametrize("how", ["link", "rename"])
@@ -326,7 +328,7 @@ def test_what_is_in_use_never_expires(output: Path, store: PartStore) -> None:
     """However long its transfer takes."""
     part = leave_part(output)
     store.scan()
-    found = store.resume(transfer_of(DATA))
+    found = resumed(store, transfer_of(DATA).facts)
     _age(output, part, 10 * config.KEEP_PARTIAL)
     store.expire()
     assert found is not None
@@ -344,10 +346,10 @@ def test_a_part_file_that_somebody_else_removed_is_forgotten(
         (output / PARTIAL / gone.stem).with_suffix(suffix).unlink()
     store.expire()
     assert part_files(output) == strays(output) == []
-    assert store.resume(transfer_of(DATA, name="gone")) is None
+    assert resumed(store, transfer_of(DATA, name="gone").facts) is None
 
 
-@pytest.mark.parametrize("what", ["open_carefully", "lstat"])
+@pytest.mark.parametrize("what", ["open_regular", "lstat"])
 def test_what_cannot_be_looked_at_just_now_does_not_expire(
     output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -355,11 +357,11 @@ def test_what_cannot_be_looked_at_just_now_does_not_expire(
     leave_part(output)
     store.scan()
     with monkeypatch.context() as patch:
-        room = "lft.store.journal" if what == "open_carefully" else "os"
+        room = "lft.store.journal" if what == "open_regular" else "os"
         patch.setattr(f"{room}.{what}", _no_descriptors)
         store.expire()
     assert len(part_files(output)) == 1
-    assert store.resume(transfer_of(DATA)) is not None
+    assert resumed(store, transfer_of(DATA).facts) is not None
 
 
 def _no_descriptors(*_: object, **__: object) -> None:
@@ -372,18 +374,18 @@ def test_a_look_at_what_expires_changes_nothing_for_who_goes_on_with_it(
     """What was published between two looks stays published, and is not written to."""
     leave_part(output)
     store.scan()
-    real, calls, parts = is_same_file, itertools.count(), []
+    real, calls, parts = names_file, itertools.count(), []
 
     def overtaken(path: Path, facts: os.stat_result) -> bool:
         answer = real(path, facts)
         if next(calls) == 0:
-            found = store.resume(transfer_of(DATA))
+            found = resumed(store, transfer_of(DATA).facts)
             assert found is not None
             found[0].publish()
             parts.append(found[0])
         return answer
 
-    monkeypatch.setattr("lft.store.partfile.is_same_file", overtaken)
+    monkeypatch.setattr("lft.store.partfile.names_file", overtaken)
     store.expire()
     assert [part.published for part in parts] == [True]
 
@@ -391,15 +393,15 @@ def test_a_look_at_what_expires_changes_nothing_for_who_goes_on_with_it(
 def test_a_part_file_on_its_way_to_rest_is_still_known(
     output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FAULTS 43: who comes for it just then has to wait for it, and begins nothing anew."""
-    owner, successor = transfer_of(DATA), transfer_of(DATA)
-    part = store.create(owner)
+    """FAULTS 43: a search just then finds it in use, or resting."""
+    facts = transfer_of(DATA).facts
+    part = store.create(facts)
     part.note(record(0, running(DATA, 0)))
     seen: list[bool] = []
     close = PartFile.close
 
     def look_and_close(part: PartFile) -> None:
-        seen.append(store.rivals(successor) == [owner] or store.resume(successor) is not None)
+        seen.append(store.used("") == [facts] or store.reopen(facts) is not None)
         close(part)
 
     monkeypatch.setattr(PartFile, "close", look_and_close)
@@ -419,12 +421,4 @@ def test_the_folder_may_come_back_while_somebody_makes_it(
         return create(output, facts)
 
     monkeypatch.setattr(PartFile, "create", deleted_before)
-    assert store.create(transfer_of(DATA)).facts.size == len(DATA)
-
-
-def test_rivals_are_the_others_that_send_the_same_file(store: PartStore) -> None:
-    """Same key and same first block; a transfer is no rival of itself."""
-    mine, same, other = transfer_of(DATA), transfer_of(DATA), transfer_of(b"other" + DATA)
-    for transfer in (mine, same, other, transfer_of(DATA, user="v")):
-        store.create(transfer)
-    assert store.rivals(mine) == [same]
+    assert store.create(transfer_of(DATA).facts).facts.size == len(DATA)

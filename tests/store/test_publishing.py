@@ -24,6 +24,7 @@ from tests.support.partfiles import (
     leave_part,
     leave_published,
     no_links,
+    open_again,
 )
 
 
@@ -44,7 +45,6 @@ def test_publishing_never_replaces_or_follows_what_is_there(
     make[kind]()
     before = taken.lstat()
     monkeypatch.setattr("lft.store.partfile.unique", lambda: "free")
-    monkeypatch.setattr("lft.server.transfer.unique", lambda: "free")
     part = PartFile.create(output, facts_of(1))
     part.write(memoryview(b"x"), 0)
     assert part.publish() == "server_received_free_x"
@@ -59,7 +59,7 @@ def test_a_published_file_is_recognised_and_keeps_its_name(
 ) -> None:
     """FAULTS 37: publishing it again gives the same answer and no second file."""
     part = leave_published(output, monkeypatch, how)
-    assert claimed(part.reopen(facts_of(39, unique="other"))) == list(range(10))
+    assert claimed(open_again(part, facts_of(39, unique="other"))) == list(range(10))
     assert part.published
     assert part.publish() == "server_received_taken_x"
     part.remove()
@@ -72,7 +72,7 @@ def test_a_published_file_is_never_written_to(
 ) -> None:
     """It is the user's; neither bytes nor claims change any more."""
     part = leave_published(output, monkeypatch, how)
-    part.reopen(facts_of(39))
+    open_again(part, facts_of(39))
     before = journal_file(output).read_bytes()
     with pytest.raises(StaleError):
         part.write(memoryview(b"xyz"), 0)
@@ -90,7 +90,7 @@ def test_a_published_file_that_was_moved_away_is_left_alone(
     part = leave_published(output, monkeypatch, how)
     received(output)[0].rename(output / "elsewhere")
     with pytest.raises((FileNotFoundError, ValueError)):
-        part.reopen(facts_of(39))
+        open_again(part, facts_of(39))
     part.remove()
     assert (output / "elsewhere").read_bytes() == DATA
 
@@ -102,7 +102,7 @@ def test_a_published_file_is_no_beginning_of_another(
     """The source has another size by now: the published file stays, the new one begins anew."""
     part = leave_published(output, monkeypatch, "link")
     with pytest.raises(ValueError, match="another size"):
-        part.reopen(facts_of(size))
+        open_again(part, facts_of(size))
     part.remove()
     assert [path.read_bytes() for path in received(output)] == [DATA]
 
@@ -113,7 +113,7 @@ def test_a_name_that_the_disk_may_not_have_is_taken_back(
 ) -> None:
     """FAULTS 34: without INTEGRITY_OK there is no file under a final name."""
     part = leave_part(output)
-    part.reopen(facts_of(39))
+    open_again(part, facts_of(39))
     monkeypatch.setattr(os, "fsync", broken_disk)
     if how == "rename":
         monkeypatch.setattr(os, "link", no_links)
@@ -131,9 +131,8 @@ def test_a_journal_knows_the_other_name_before_the_file_gets_it(
     """FAULTS 37: killed right after publishing, the next server recognises it all the same."""
     (output / "server_received_taken_x").write_text("precious")
     monkeypatch.setattr("lft.store.partfile.unique", lambda: "free")
-    monkeypatch.setattr("lft.server.transfer.unique", lambda: "free")
     part = leave_part(output)
-    part.reopen(facts_of(39))
+    open_again(part, facts_of(39))
     part.publish()
     part.close()
     found = found_again(output, part)
@@ -148,7 +147,7 @@ def test_a_full_disk_does_not_take_back_what_is_published(
 ) -> None:
     """FAULTS 33: the file and its name are on the disk; a journal's last record is not worth it."""
     part = leave_part(output)
-    part.reopen(facts_of(39))
+    open_again(part, facts_of(39))
     monkeypatch.setattr(Journal, "append", broken_disk)
     part.publish()
     assert part.published
@@ -191,7 +190,7 @@ def test_a_verdict_asked_for_again_is_still_that_of_a_published_file(
 ) -> None:
     """Its journal says so for ever: what is removed then is not taken for unfinished."""
     part = leave_published(output, monkeypatch, "link")
-    part.reopen(facts_of(39))
+    open_again(part, facts_of(39))
     if answered:
         part.publish()
     part.close()

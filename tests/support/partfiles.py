@@ -79,7 +79,7 @@ def found_again(output: Path, part: PartFile) -> PartFile:
 def leave_published(output: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> PartFile:
     """Leave a part file whose server was killed between publishing and answering."""
     part = leave_part(output)
-    part.reopen(facts_of(39))
+    open_again(part, facts_of(39))
     with monkeypatch.context() as patch:
         if how == "rename":
             patch.setattr(os, "link", no_links)
@@ -94,3 +94,9 @@ def no_links(*_: object, **__: object) -> None:
 
 def broken_disk(*_: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def open_again(part: PartFile, facts: Facts) -> Claims:
+    """Go on with a part file, as the store does; return what its journal claims."""
+    part.reopen(facts)
+    return part.go_on(facts)

@@ -184,7 +184,7 @@ def two_blocks_left(local: ServerThread, source: Path) -> None:
     with RawClient(local.port).log_in() as client:
         upload = client.start(source.name, source.read_bytes(), resume=True)
         upload.send(client.attach(), 0, 1)
-    eventually(lambda: local.server._service.parts.in_use == 0)
+    eventually(lambda: local.server.parts.in_use == 0)
 
 
 class Peer(RawClient):
@@ -256,6 +256,6 @@ def interrupted(local: ServerThread, name: str, data: bytes, user: str = "alice"
     with Peer(local.port).log_in(user) as peer:
         upload = peer.start(name, data)
         upload.send(peer.attach(), 0)
-    eventually(lambda: local.server._service.parts.in_use == 0, "the part file to rest")
+    eventually(lambda: local.server.parts.in_use == 0, "the part file to rest")
     assert len(part_files(local.output)) == before + 1
     return upload

@@ -11,11 +11,12 @@ from lft.server.blockmap import Due
 from lft.server.buffers import BufferPool
 from lft.server.sessions import Peer, Session
 from lft.server.transfer import Transfer
-from lft.store.journal import Claims
+from lft.store.journal import Claims, Facts
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
+from lft.store.paths import output_name, unique
 from lft.wire.connection import Connection
-from protocol import FileStart, Side
+from protocol import Side
 
 BLOCK = 4
 
@@ -34,9 +35,16 @@ def transfer_of(
 ) -> Transfer:
     """Return a transfer of ``data`` that wants to go on where another one stopped."""
     head = hashlib.new(digest, data[:block]).hexdigest()
-    start = FileStart(name, len(data), block, digest, head, resume=True)
+    facts = Facts(user, name, len(data), block, digest, output_name(name, unique()), head=head)
     session = Session(user, 0, idle_peer())
-    return Transfer(session, start, name, BufferPool(64), lambda _transfer, _part: None)
+    return Transfer(session, facts, BufferPool(64), lambda _transfer, _part: None)
+
+
+def resumed(store: PartStore, facts: Facts) -> tuple[PartFile, Claims] | None:
+    """Return what rests of a file, with its claims, as a transfer would go on with it."""
+    part = store.reopen(facts)
+    claims = store.go_on(part, facts) if part else None
+    return (part, claims) if part and claims else None
 
 
 class Sample:
@@ -44,14 +52,14 @@ class Sample:
 
     def __init__(self, output: Path, size: int, lend: int = 0, data: bytes = b"") -> None:
         self.data = data or os.urandom(size)
-        self.judged = 0  # how often somebody was told to publish
+        self.judged = 0  # how often a worker was told to publish
         self.whys: list[str] = []  # why blocks were asked for again
         self.buffers = BufferPool(8 * BLOCK, lend)
         head = hashlib.md5(self.data[:BLOCK]).hexdigest()
-        start = FileStart("x", len(self.data), BLOCK, "md5", head, True)
+        facts = Facts("u", "x", len(self.data), BLOCK, "md5", output_name("x", unique()), head=head)
         session = Session("u", 0, idle_peer())
         self.store_of_parts = PartStore(output)
-        self.transfer = Transfer(session, start, "x", self.buffers, self.let_go)
+        self.transfer = Transfer(session, facts, self.buffers, self.let_go)
         self.part, self.claims = self._part()
         self.transfer.open(self.part, self.claims)
         self.parts = [self.data[i : i + BLOCK] for i in range(0, len(self.data), BLOCK)]
@@ -61,7 +69,7 @@ class Sample:
         self.digest = hashlib.md5(self.data).hexdigest()
 
     def _part(self) -> tuple[PartFile, Claims | None]:
-        return self.store_of_parts.create(self.transfer), None
+        return self.store_of_parts.create(self.transfer.facts), None
 
     def let_go(self, _transfer: Transfer, part: PartFile) -> None:
         """Take the part file at the end."""
@@ -70,9 +78,9 @@ class Sample:
     def store(self, index: int, payload: bytes | None = None) -> Due:
         """Have one block arrive, damaged if ``payload`` is not its own."""
         data = self.parts[index] if payload is None else payload
-        view = self.buffers.take(len(data))
-        view[:] = data
-        return self.transfer.store(index, self.digests[index], view)
+        buffer = self.buffers.take(len(data))
+        buffer.view[:] = data
+        return self.transfer.store(index, self.digests[index], buffer)
 
     def announce(self, *indexes: int) -> list[Due]:
         """Have the client's digests of blocks arrive that the journal claims."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from config import KB
-from lft.server.service import Service
+from lft.server.assembly import Assembly
 from lft.wire.blocks import decode_header, encode_header
 from lft.wire.connection import Connection
 from protocol import Error, IntegrityOk, Missing, RemoteProtocolError, Why
@@ -157,11 +157,11 @@ def test_a_limit_of_the_server_counts_what_is_on_the_wire(
     """What was not sent is not paid for."""
     counted: list[int] = []
 
-    def count(_peer: object, length: int) -> bool:
+    def count(_peer: object, _transfer: object, length: int) -> bool:
         counted.append(length)
         return False
 
-    monkeypatch.setattr(Service, "_must_pause", staticmethod(count))
+    monkeypatch.setattr(Assembly, "_charge", staticmethod(count))
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", text(2 * BLOCK), BLOCK)
         data = client.attach()

@@ -42,7 +42,7 @@ def unpacks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(codec)
         decompress(codec, payload, view)
 
-    monkeypatch.setattr("lft.server.service.decompress", record)
+    monkeypatch.setattr("lft.server.assembly.decompress", record)
     return found
 
 
@@ -99,7 +99,7 @@ def test_the_codec_is_the_best_that_the_server_offers(
     codec: int,
 ) -> None:
     """Negotiated in HELLO."""
-    monkeypatch.setattr("lft.server.service.FEATURES", ("md5", "sha256", *names))
+    monkeypatch.setattr("server.FEATURES", ("md5", "sha256", *names))
     send_compressed(local, text_file(tmp_path / "x", MB))
     assert set(unpacks) == {codec}
 
@@ -112,7 +112,7 @@ def test_a_server_that_takes_nothing_compressed_gets_it_raw(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The user is told; the file arrives."""
-    monkeypatch.setattr("lft.server.service.FEATURES", ("md5", "sha256"))
+    monkeypatch.setattr("server.FEATURES", ("md5", "sha256"))
     receipt = send_compressed(local, text_file(tmp_path / "x", MB))
     assert receipt.wire_bytes == receipt.bytes
     assert "the server takes nothing compressed" in caplog.text

@@ -82,7 +82,7 @@ def test_acknowledgements_that_the_system_did_not_take_follow_when_it_does(
 
 def _data_connections(local: ServerThread) -> list[socket.socket]:
     """Wait for data connections of the only session; return the server's sockets."""
-    (session,) = local.server._service.registry._sessions.values()
+    (session,) = local.server.registry._sessions.values()
     eventually(lambda: session.streams)
     return [peer.connection._socket for peer in session.streams]
 
@@ -165,4 +165,4 @@ def test_a_block_that_was_under_way_when_its_session_ended_is_nobodys_fault(
     stream.session.closed = True
     header = BlockHeader(1, 0, 10, 10, CODEC_RAW, bytes(32))
     with pytest.raises(ConnectionLostError, match="its session has ended"):
-        local.server._service._room_for(stream, header)
+        local.server.assembly._make_room(stream, header)

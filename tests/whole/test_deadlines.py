@@ -9,10 +9,10 @@ import time
 import pytest
 
 import config
-from lft.server.service import Service
-from lft.server.sessions import Peer
+from lft.server.sessions import Next, Peer
 from lft.wire.connection import Connection
 from protocol import ConnectionLostError, IntegrityOk, Rejected, TransferError
+from server import Answers
 from tests.support.files import part_files
 from tests.support.local import StartLocal
 from tests.support.rawpeer import HELLO, RawClient, last_words, push, raw_socket
@@ -61,17 +61,17 @@ def test_a_block_that_expires_costs_no_processor_time(
     """4: what is too late is not handed to and fro, unread, until main looks at the clocks."""
     monkeypatch.setattr(config, "TICK", 2.0)
     local = start_local(block_timeout=0.3)
-    served, serve = [], Service.serve
+    served, serve = [], Answers.serve
 
-    def count(service: Service, peer: Peer) -> None:
+    def count(answers: Answers, peer: Peer) -> Next:
         served.append(peer)
-        serve(service, peer)
+        return serve(answers, peer)
 
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", os.urandom(1_000_000), block_size=1_000_000)
         data = client.attach()
         push(data, upload.frame(0)[:100])
-        monkeypatch.setattr(Service, "serve", count)
+        monkeypatch.setattr(Answers, "serve", count)
         with pytest.raises(ConnectionLostError):
             _trickle(data, upload.frame(0)[100:5000])
     assert len(served) < 500
@@ -106,7 +106,7 @@ def test_a_transfer_that_nobody_completes_expires(start_local: StartLocal, size:
         answer = client.answer()
         assert isinstance(answer, Rejected)
         assert answer.code == "timeout"
-    eventually(lambda: local.server._service.registry.active() == [])
+    eventually(lambda: local.server.admission.active() == [])
 
 
 def test_a_session_that_does_nothing_expires(start_local: StartLocal) -> None:

@@ -87,7 +87,7 @@ def test_a_disk_error_is_a_clean_rejection(
             send_files([source], local.client())
     assert caught.value.code == code
     assert caught.value.exit_code == 4
-    eventually(lambda: local.server._service.parts.in_use == 0)
+    eventually(lambda: local.server.parts.in_use == 0)
     assert len(part_files(local.output)) == (call == "link")
     assert received(local.output) == []
     still_serves(local.port, tmp_path)
@@ -128,7 +128,7 @@ def test_a_journal_that_cannot_be_written_is_a_clean_rejection(
     with _no_records(monkeypatch, failure), pytest.raises(RejectedError) as caught:
         send_files([source], local.client())
     assert caught.value.code == "disk"
-    eventually(lambda: local.server._service.parts.in_use == 0)
+    eventually(lambda: local.server.parts.in_use == 0)
     (receipt,) = send_files([source], local.client())
     assert [md5(path) for path in received(local.output)] == [receipt.digest]
 
@@ -162,7 +162,7 @@ def test_what_a_full_disk_did_not_let_the_journal_claim_is_sent_again(
     assert [md5(path) for path in received(local.output)] == [receipt.digest]
 
 
-@pytest.mark.parametrize("call", ["open_carefully", "posix_fallocate"])
+@pytest.mark.parametrize("call", ["open_regular", "posix_fallocate"])
 @pytest.mark.parametrize(("failure", "code"), FAILURES)
 def test_a_part_file_that_cannot_be_opened_again_is_a_clean_rejection(
     local: ServerThread,
@@ -176,8 +176,8 @@ def test_a_part_file_that_cannot_be_opened_again_is_a_clean_rejection(
     source = random_file(tmp_path / "x", 1_000_000)
     two_blocks_left(local, source)
     with monkeypatch.context() as patch:
-        patch.setattr(partfile if call == "open_carefully" else os, call, failure)
-        if (call, failure) == ("open_carefully", _broken):  # set aside: another one may go better
+        patch.setattr(partfile if call == "open_regular" else os, call, failure)
+        if (call, failure) == ("open_regular", _broken):  # set aside: another one may go better
             assert send_files([source], local.client())[0].resumed_bytes == 0
             received(local.output)[0].unlink()
         else:

@@ -40,12 +40,12 @@ def test_a_limited_user_holds_no_worker_up(
 
 def test_all_sessions_of_a_user_share_one_limit(start_local: StartLocal) -> None:
     """Whoever logs in twice does not get twice as much."""
-    service = start_local().server._service
-    one, same = service._bucket_of("u", 100_000), service._bucket_of("u", 100_000)
+    login = start_local().server.login
+    one, same = login._bucket_of("u", 100_000), login._bucket_of("u", 100_000)
     assert one is same
-    assert service._bucket_of("other", 100_000) is not one
-    assert service._bucket_of("u", 200_000) is not one
-    assert service._bucket_of("u", None) is None
+    assert login._bucket_of("other", 100_000) is not one
+    assert login._bucket_of("u", 200_000) is not one
+    assert login._bucket_of("u", None) is None
 
 
 def test_a_low_limit_makes_blocks_small() -> None:

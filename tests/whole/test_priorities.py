@@ -59,7 +59,7 @@ def _hold(monkeypatch: pytest.MonkeyPatch, longest: float = 3600.0) -> None:
 
 def _resting(local: ServerThread) -> list[object]:
     """Return what the server does when the pauses there are have ended."""
-    return [unit.func for *_, unit in local.server._paused if isinstance(unit, partial)]
+    return [unit.func for *_, unit in local.server._loop._timers._heap if isinstance(unit, partial)]
 
 
 def test_an_urgent_transfer_goes_on_while_others_are_held_back(
@@ -71,7 +71,7 @@ def test_an_urgent_transfer_goes_on_while_others_are_held_back(
         bulk.send(0)
         urgent.send(0)
         bulk.push(1)
-        eventually(lambda: local.server._paused, "the bulk connection to be held back")
+        eventually(lambda: _resting(local), "the bulk connection to be held back")
         urgent.send(*range(1, BLOCKS))
         assert isinstance(urgent.upload.complete(), IntegrityOk)
         assert list(bulk.data.receive_acks()) == []
@@ -98,7 +98,7 @@ def test_a_connection_that_is_held_back_brings_a_block_now_and_then(
         urgent.send(0)
         bulk.send(*range(BLOCKS))
         assert isinstance(bulk.upload.complete(), IntegrityOk)
-        assert local.server._service._way.pause(0, float("inf")) > 0
+        assert local.server.assembly._way.pause(0, float("inf")) > 0
 
 
 def test_a_client_with_the_shortest_timeout_survives_being_held_back(
@@ -128,8 +128,10 @@ def test_a_connection_that_is_held_back_and_closes_is_released(
             bulk.send(0)
             urgent.send(0)
             bulk.push(1)
-            eventually(lambda: local.server._paused, "the bulk connection to be held back")
-        eventually(lambda: len(local.server._peers) == 2, "its connections to be forgotten")
+            eventually(lambda: _resting(local), "the bulk connection to be held back")
+        eventually(
+            lambda: len(local.server.connections.peers) == 2, "its connections to be forgotten"
+        )
 
 
 def test_a_connection_that_rests_and_is_gone_does_not_hold_up_the_end(
@@ -140,7 +142,7 @@ def test_a_connection_that_rests_and_is_gone_does_not_hold_up_the_end(
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", os.urandom(2 * config.MB), config.MB)
         upload.send(client.attach(), 0)  # which takes a minute
-    eventually(lambda: not local.server._service.registry._sessions, "the session to end")
+    eventually(lambda: not local.server.registry._sessions, "the session to end")
     local.stop()
 
 
@@ -157,8 +159,10 @@ def test_a_limit_holds_for_a_connection_whose_turn_has_come(
         urgent.send(0)
         push(bulk.data, bulk.upload.frame(0) + bulk.upload.frame(1))
         bulk.upload.await_acks(bulk.data, 1)
-        eventually(lambda: local.server._paused, "the limit")
-        (paused,) = (peer for peer in local.server._peers if peer.paused_until > time.monotonic())
+        eventually(lambda: _resting(local), "the limit")
+        (paused,) = (
+            peer for peer in local.server.connections.peers if peer.paused_until > time.monotonic()
+        )
         assert paused.paused_until > time.monotonic() + BLOCK / 2  # at a byte a second
         assert list(bulk.data.receive_acks()) == []
 
@@ -174,12 +178,12 @@ def test_hashing_gives_way_and_goes_on(
     with Sending(local, "user1") as bulk, Sending(local, "admin") as urgent:
         bulk.send(*range(BLOCKS))
         urgent.send(0)
-        (transfer,) = (t for t in local.server._service.registry.active() if t.priority == 0)
+        (transfer,) = (t for t in local.server.admission.active() if t.priority == 0)
         if longest < 1:
             assert isinstance(bulk.upload.complete(), IntegrityOk)
         else:
             bulk.client.control.send(TransferComplete(bulk.upload.number, bulk.upload.digest))
-            rests = local.server._service._go_on_hashing
+            rests = local.server.assembly._go_on_hashing
             eventually(lambda: rests in _resting(local), "hashing to be held back")
             assert transfer.verified_bytes == BLOCK
 

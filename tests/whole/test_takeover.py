@@ -190,10 +190,10 @@ def test_a_part_file_that_rests_while_it_is_looked_for_is_found(
 ) -> None:
     """43: the old attempt ends between two looks of the new one, which goes on all the same."""
     content = os.urandom(10 * 4096)
-    resume, parts = PartStore.resume, local.server._service.parts
+    reopen, parts = PartStore.reopen, local.server.parts
 
     def late(store: PartStore, *wanted: Any) -> object:
-        found = resume(store, *wanted)
+        found = reopen(store, *wanted)
         if parts.in_use and not found:
             first.control.send(Goodbye())
             eventually(lambda: parts.in_use == 0, "the old attempt to end")
@@ -201,7 +201,7 @@ def test_a_part_file_that_rests_while_it_is_looked_for_is_found(
 
     with RawClient(local.port).log_in() as first, RawClient(local.port).log_in() as second:
         first.start("x", content, 4096, resume=True).send(first.attach(), *range(5))
-        monkeypatch.setattr(PartStore, "resume", late)
+        monkeypatch.setattr(PartStore, "reopen", late)
         second.control.send(FileStart("x", len(content), 4096, "md5", _head(content), resume=True))
         ready = second.answer()
         assert isinstance(ready, FileReady)

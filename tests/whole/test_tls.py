@@ -140,7 +140,7 @@ def test_a_plain_peer_that_goes_on_talking_to_a_tls_port_is_no_internal_error(
     with raw_socket(secure.port, b"GET / HTTP/1.1\r\n\r\n") as sock:
         last_words(sock)
         sock.sendall(b"more of it\r\n")
-    eventually(lambda: not secure.server._peers, "the connection to be forgotten")
+    eventually(lambda: not secure.server.connections.peers, "the connection to be forgotten")
     assert len(caplog.messages) == 1
 
 
@@ -259,7 +259,7 @@ def test_a_peer_that_says_goodbye_in_tls_is_forgotten(secure: ServerThread, pki:
     with Peer(secure.port, ca=pki.ca) as peer:
         peer.hello(peer.control)
         peer.control.finish()
-        eventually(lambda: not secure.server._peers, "the connection to be forgotten")
+        eventually(lambda: not secure.server.connections.peers, "the connection to be forgotten")
 
 
 def test_main_does_not_spin_for_a_goodbye_that_finds_no_room(
@@ -280,7 +280,7 @@ def test_main_does_not_spin_for_a_goodbye_that_finds_no_room(
         peer.hello(peer.control)
         monkeypatch.setattr(Connection, "flush", fill)
         peer.control.push(b"\0\0\0\1?")
-        eventually(lambda: not secure.server._peers, "the connection to be forgotten")
+        eventually(lambda: not secure.server.connections.peers, "the connection to be forgotten")
     assert len(calls) < 10
 
 

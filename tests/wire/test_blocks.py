@@ -77,9 +77,10 @@ class Inbox:
         self.asked: list[BlockHeader] = []
         self.reader = BlockReader(self._room, chunk_size)
 
-    def _room(self, header: BlockHeader) -> memoryview:
+    def _room(self, header: BlockHeader) -> tuple[memoryview, memoryview]:
         self.asked.append(header)
-        return memoryview(bytearray(header.wire_length))
+        view = memoryview(bytearray(header.wire_length))
+        return view, view
 
     def receive(self, connection: Connection) -> list[tuple[BlockHeader, bytes]]:
         """Return all blocks that are complete now."""
@@ -201,7 +202,7 @@ def test_a_block_that_nobody_wants_is_refused_before_its_payload(server_pair: So
     connection, theirs = server_pair
     header = BlockHeader(9, 0, 2**32 - 1, 2**32 - 1, CODEC_RAW, bytes(32))
 
-    def refuse(asked: BlockHeader) -> memoryview:
+    def refuse(asked: BlockHeader) -> tuple[None, memoryview]:
         assert asked == header
         raise RemoteProtocolError("no such transfer", "transfer")
 

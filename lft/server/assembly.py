@@ -1,0 +1,337 @@
+"""Blocks: receive, write, hash, repair, flush, and assemble the file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from functools import partial
+from typing import Callable
+
+import config
+from config import ServerSettings
+from lft.accounts.permissions import LONGEST_BEGINNING, looks_like
+from lft.options import format_size
+from lft.server.blockmap import Stretch
+from lft.server.buffers import Buffer
+from lft.server.lifecycle import Lifecycle, Post
+from lft.server.lifetime import TransferEndedError
+from lft.server.sessions import TOO_SLOW, Next, Peer, Registry
+from lft.server.transfer import Transfer
+from lft.server.work_queue import RightOfWay, Unit, WorkQueue
+from lft.terminal import SUCCESS
+from lft.wire.blocks import BlockHeader, BlockReader
+from lft.wire.codecs import decompress
+from lft.wire.frames import encode_ack
+from protocol import (
+    CODEC_HELD,
+    CODEC_RAW,
+    Attached,
+    ConnectionLostError,
+    Missing,
+    Rejected,
+    RemoteProtocolError,
+    Spans,
+    Why,
+)
+
+log = logging.getLogger("server")
+block_log = logging.getLogger("block")
+
+ACKS_TOGETHER = 4 * len(encode_ack(0, 0))  # bytes: one call and one wake-up for four blocks
+ACK_PAUSE = 0.005  # seconds without another block after which acknowledgements are sent anyway
+
+
+class Incoming:
+    """What the block that is being received is for, and the memory it goes to."""
+
+    def __init__(self, transfer: Transfer, buffer: Buffer) -> None:
+        self.transfer = transfer
+        self.buffer = buffer
+
+
+class Assembly:
+    """Makes files of blocks. All methods run on workers, unless a docstring says otherwise.
+
+    ``later`` has a unit done on main at an instant.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        lifecycle: Lifecycle,
+        registry: Registry,
+        work: WorkQueue,
+        way: RightOfWay,
+        post: Post,
+        later: Callable[[float, Unit], None],
+    ) -> None:
+        self._settings = settings
+        self._lifecycle = lifecycle
+        self._registry = registry
+        self._work = work
+        self._post = post
+        self._later = later
+        self._way = way
+        self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
+
+    # -- data connections
+
+    def attach(self, peer: Peer, token: str) -> None:
+        """Make a connection a data connection of the session of ``token``.
+
+        Raises ``RemoteProtocolError`` where there is none, or it has no room.
+        """
+        session = self._registry.attach(token, peer)
+        if session is None:
+            raise RemoteProtocolError("no such session", "session")
+        peer.session = session
+        peer.blocks = BlockReader(partial(self._make_room, peer), config.RECEIVE_SIZE)
+        peer.deadline = float("inf")
+        peer.connection.send(Attached())
+
+    def handle_block_transfer(self, peer: Peer) -> Next:
+        """Receive blocks while they come; stay for more only while no other peer is ready."""
+        assert peer.blocks is not None
+        while not (self._check_deadline(peer) or self._give_way(peer)):
+            found = peer.blocks.receive(peer.connection)
+            if found:
+                if self._take_block(peer, *found) or self._work.pressed:
+                    break
+            elif not self._stay(peer):
+                break
+        self._send_acks(peer)
+        if self._check_deadline(peer):  # main would find it ready, and unread, again and again
+            raise RemoteProtocolError(TOO_SLOW, "timeout")
+        # bytes that came in one piece with ATTACH are in memory: no selector tells of them
+        return Next.AGAIN if peer.connection.mid_frame else Next.WAIT
+
+    def _stay(self, peer: Peer) -> bool:
+        """Wait for more, if no other peer needs the worker; return whether to go on."""
+        waits = bool(peer.acks)
+        if self._work.linger(peer.connection, ACK_PAUSE if waits else config.LINGER):
+            return True
+        self._send_acks(peer)
+        return waits
+
+    def _check_deadline(self, peer: Peer) -> bool:
+        """Give a half-received block its time, however steadily it trickles; is that over?"""
+        if peer.mid_frame and peer.deadline == float("inf"):
+            peer.deadline = time.monotonic() + self._settings.block_timeout
+        return time.monotonic() >= peer.deadline
+
+    def _give_way(self, peer: Peer) -> bool:
+        """Have a data connection rest while a higher priority sends; return whether it does."""
+        pause = self._way.pause(peer.priority, peer.held_until)
+        return pause > 0 and peer.pause(pause)
+
+    def _make_room(self, peer: Peer, header: BlockHeader) -> tuple[Incoming, memoryview]:
+        """Check a block's header before its payload; return the room for that.
+
+        There is one answer for foreign, unknown, finished and expired transfers.
+        """
+        transfer = self._lifecycle.current(peer.session, header.transfer)
+        if transfer is None or not transfer.life.receiving:
+            if peer.session and peer.session.closed:  # no fault of the peer's, nothing to warn of
+                raise ConnectionLostError("its session has ended")
+            raise RemoteProtocolError("no such transfer", "transfer")
+        blocks, length = transfer.blocks, header.wire_length
+        if header.block >= blocks.count or header.raw_length != blocks.length(header.block):
+            raise RemoteProtocolError("a block that is not part of the file")
+        if not header.consistent:
+            raise RemoteProtocolError("a block of the wrong length")
+        if length and transfer.full:
+            raise RemoteProtocolError("too many blocks wait for one that is missing", "busy")
+        # of the raw length, whatever comes: otherwise the pool had none that fits the next block
+        buffer = transfer.buffers.take(header.raw_length if length else 0)
+        return Incoming(transfer, buffer), buffer.view[:length]
+
+    def _take_block(self, peer: Peer, header: BlockHeader, incoming: Incoming) -> bool:
+        """Store a block that is complete; return whether a limit lets the connection rest."""
+        peer.deadline = float("inf")
+        buffer = self._unpack(peer, header, incoming)
+        store = partial(self._store_block, peer, header, buffer)
+        self._lifecycle.run(store, incoming.transfer)
+        if len(peer.acks) >= ACKS_TOGETHER or time.monotonic() >= peer.acks_due:
+            self._send_acks(peer)
+        return self._charge(peer, incoming.transfer, header.wire_length)
+
+    def _unpack(self, peer: Peer, header: BlockHeader, incoming: Incoming) -> Buffer:
+        """Return the bytes of the file that a block brings.
+
+        Raises ``RemoteProtocolError`` for what cannot be: that ends the connection, but the blocks
+        before it are acknowledged, so that the client sees progress and tries again.
+        """
+        if header.codec in (CODEC_RAW, CODEC_HELD):
+            return incoming.buffer
+        packed, raw = incoming.buffer, incoming.transfer.buffers.take(header.raw_length)
+        try:
+            decompress(header.codec, packed.view[: header.wire_length], raw.view)
+        except RemoteProtocolError:
+            raw.release()
+            self._send_acks(peer)
+            raise
+        finally:
+            packed.release()
+        return raw
+
+    def _store_block(
+        self, peer: Peer, header: BlockHeader, buffer: Buffer, transfer: Transfer
+    ) -> None:
+        """Write one block, acknowledge it, and see to the work that is due with it.
+
+        Due hashing is done here and now, while the block is warm in this processor's cache: handing
+        it to another worker cost 4 % of the time of 1 GiB.
+        """
+        length = len(buffer.view)
+        if header.codec == CODEC_HELD:
+            due = transfer.announce(header.block, header.digest)
+        else:
+            due = transfer.store(header.block, header.digest, buffer)
+        peer.acks += encode_ack(header.transfer, header.block)
+        self._way.moved(transfer.priority, length)
+        if due.flush:
+            self._lifecycle.start(self.flush_part, transfer)
+        if due.missing:
+            block_log.info("%s: changed since the last attempt, from block %d on",
+                           transfer.name, due.missing[0][0])  # fmt: skip
+            self._ask_for(transfer, due.missing, Why.CHANGED)
+        how = "held" if header.codec == CODEC_HELD else "written"
+        block_log.debug("%s: block %d %s", transfer.name, header.block, how)
+        _log_progress(transfer, due.received, length)
+        if due.hashing:
+            with contextlib.suppress(ConnectionLostError):  # the next call to receive finds that
+                self._send_acks(peer)
+            self.verify_blocks(transfer)
+
+    def _charge(self, peer: Peer, transfer: Transfer, length: int) -> bool:
+        """Charge received bytes to the limits; return whether the connection has to rest.
+
+        It rests with main: no worker waits with it.
+        """
+        assert peer.session is not None  # it is attached
+        sharers = self._registry.attached
+        pause = max((one.take(length, sharers) for one in peer.session.buckets), default=0.0)
+        rests = peer.pause(pause)
+        if rests:
+            transfer.hold_back(pause)
+        peer.held_until = peer.paused_until + config.LONGEST_HOLD
+        return rests
+
+    def _send_acks(self, peer: Peer) -> None:
+        """Have the journal claim the written blocks, then acknowledge them."""
+        peer.acks_due = time.monotonic() + config.ACK_DELAY
+        if peer.acks:
+            transfer = self._lifecycle.current(peer.session)
+            if transfer:
+                self._lifecycle.run(Transfer.note_blocks, transfer)
+            peer.connection.push(bytes(peer.acks))
+            peer.acks.clear()
+        peer.flush()
+
+    # -- hashing and repair
+
+    def verify_blocks(self, transfer: Transfer) -> None:
+        """Hash blocks in file order; ask for damaged ones; judge when all are there."""
+        while not self._way.pause(transfer.priority, transfer.hash.gives_way_until):
+            transfer.hash.gives_way_until = time.monotonic() + config.LONGEST_HOLD
+            stretch = transfer.hash_stretch()
+            self._check_content(transfer)
+            if stretch.missing:
+                self._repair(transfer, stretch)
+            if stretch.judged:
+                self.assemble_file_from_blocks(transfer)
+            if not stretch.more:
+                return
+            if self._work.pressed:
+                break
+        self._go_on_hashing(transfer)
+
+    def _go_on_hashing(self, transfer: Transfer) -> None:
+        """Have hashing go on when it need not give way any more (any)."""
+        pause = self._way.pause(transfer.priority, transfer.hash.gives_way_until)
+        if pause:
+            self._later(time.monotonic() + pause, partial(self._go_on_hashing, transfer))
+        else:
+            self._lifecycle.start(self.verify_blocks, transfer)
+
+    def _check_content(self, transfer: Transfer) -> None:
+        """Once the beginning is verified, see that the file is what its extension says."""
+        beginning = min(LONGEST_BEGINNING, transfer.blocks.size)
+        hashing = transfer.hash
+        if not transfer.session.rights.allow_ext or hashing.looked_at:
+            return
+        if transfer.verified_bytes < beginning:
+            return
+        hashing.looked_at = True
+        view = memoryview(bytearray(beginning))
+        with transfer.life.use() as part:
+            part.read(view, 0)
+        if not looks_like(transfer.name, bytes(view)):
+            transfer.life.spoil()
+            reason = "the content is not what the extension says"
+            self._lifecycle.finish(transfer, Rejected("content", reason))
+            raise TransferEndedError
+
+    def _repair(self, transfer: Transfer, stretch: Stretch) -> None:
+        block = stretch.missing[0][0]
+        if transfer.hopeless:
+            self._lifecycle.fail(transfer, f"block {block} arrives damaged every time")
+            return
+        block_log.warning("%s: block %d (offset %d) is %s: asking for it again", transfer.name,
+                          block, transfer.blocks.offset(block), stretch.why)  # fmt: skip
+        self._ask_for(transfer, stretch.missing, stretch.why)
+
+    def _ask_for(self, transfer: Transfer, missing: Spans, why: str) -> None:
+        self._post(transfer.session.coordinator, Missing(transfer.number, missing, why))
+
+    # -- the end of the file
+
+    def complete(self, transfer: Transfer, digest: str, *, delivered: bool) -> None:
+        """Take the client's word that all is read, or delivered."""
+        missing = transfer.complete(digest, delivered=delivered)
+        if transfer.hopeless:
+            self._lifecycle.fail(transfer, "blocks are still missing after several rounds")
+        elif missing:
+            block_log.warning("%s: asking for missing blocks %s", transfer.name, missing[:10])
+            self._ask_for(transfer, missing, Why.LOST)
+        elif transfer.take_hashing_turn():
+            self._lifecycle.start(self.verify_blocks, transfer)
+
+    def flush_part(self, transfer: Transfer) -> None:
+        """Bring the written bytes to the disk, in the background, unless enough flushes run."""
+        done = self._flushes.acquire(blocking=False)
+        if done:
+            try:
+                with transfer.life.use() as part:
+                    part.flush(transfer.verified_bytes)
+            finally:
+                self._flushes.release()
+        if transfer.end_flush(done=done):
+            self.assemble_file_from_blocks(transfer)
+
+    def assemble_file_from_blocks(self, transfer: Transfer) -> None:
+        """Compare the digests, publish the file, and only then say so."""
+        if transfer.claimed_digest != transfer.digest:
+            reason = "the digest of the file is not the one the client computed"
+            self._lifecycle.fail(transfer, reason)
+            return
+        if not transfer.take_last_flush():
+            return  # flush_part calls us again
+        with transfer.life.use() as part:
+            transfer.flush_last(part)
+            name = self._lifecycle.publish(transfer, part)
+        if transfer.session.closed:  # while we published
+            self._lifecycle.settle(transfer.session, confirmed=False)
+        facts = f"{format_size(transfer.blocks.size)}, {transfer.facts.digest} {transfer.digest}"
+        log.info("saved %s (%s)", name, facts, extra=SUCCESS)
+
+
+def _log_progress(transfer: Transfer, received: int, length: int) -> None:
+    """Log a line for each tenth of a large file (a worker)."""
+    size = transfer.blocks.size
+    step = max(size // config.PROGRESS_LINES, config.FLUSH_EVERY)
+    if received // step > (received - length) // step:
+        percent = received * 100 // size
+        block_log.info("%s: %d %% (%s)", transfer.name, percent, format_size(received))

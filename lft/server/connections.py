@@ -1,0 +1,285 @@
+"""Connections while no worker serves them: accept, watch, hand over, see off."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import time
+from collections import Counter
+from functools import partial
+from typing import Callable
+
+import config
+from lft.addresses import network_of
+from lft.server.event_loop import EventLoop
+from lft.server.sessions import TOO_SLOW, Next, Peer, Place
+from lft.server.work_queue import RightOfWay, WorkQueue
+from lft.wire.connection import Connection
+from lft.wire.tls import Tls
+from protocol import ConnectionLostError, Message, Side
+
+log = logging.getLogger("server")
+
+ACCEPTS_TOGETHER = 64  # connections taken before the loop looks at other things
+
+
+class Connections:
+    """Every connection of the server; only here their ``place`` changes.
+
+    ``serve`` does one unit of work for a peer, on a worker; ``end_session`` ends what belongs to a
+    peer that leaves, on main, and returns the connections that end with it. All methods run on
+    main, except ``post`` (any thread).
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        loop: EventLoop,
+        work: WorkQueue,
+        way: RightOfWay,
+        login_timeout: float,
+        serve: Callable[[Peer], Next],
+        end_session: Callable[[Peer], list[Peer]],
+    ) -> None:
+        self.tls: Tls | None = None  # what new connections are shown
+        self.peers: set[Peer] = set()
+        self._listener = listener
+        self._loop = loop
+        self._work = work
+        self._way = way
+        self._login_timeout = login_timeout
+        self._serve_unit = serve
+        self._end_session = end_session
+        self._neighbours: Counter[str] = Counter()  # connections of each network
+        self._strangers: dict[Peer, None] = {}  # have not logged in, the oldest first
+
+    # -- coming
+
+    def listen(self) -> None:
+        """Accept connections, unless that is so already."""
+        if not self._loop.watches(self._listener):
+            self._loop.watch(self._listener, selectors.EVENT_READ, self._accept)
+
+    def stop_listening(self) -> None:
+        """Leave new connections with the system."""
+        self._loop.unwatch(self._listener)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_TOGETHER):
+            try:
+                sock, address = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:  # out of descriptors: leave them in the backlog for a while
+                log.error("cannot accept connections: %s", error.strerror)
+                self.stop_listening()
+                return
+            self.welcome(sock, str(address[0]))
+
+    def welcome(self, sock: socket.socket, address: str = "") -> None:
+        """Take a new connection in, or close it where there is no room."""
+        if not self._make_room(address):
+            sock.close()
+            return
+        tls = self.tls
+        try:
+            connection = Connection(sock, Side.SERVER, tls.context if tls else None)
+        except OSError:  # it has gone already
+            sock.close()
+            return
+        peer = Peer(connection, self._login_timeout)
+        peer.binding = tls.binding if tls else None
+        self.peers.add(peer)
+        self._strangers[peer] = None
+        self._neighbours[peer.network] += 1
+        self._watch(peer)
+
+    def _make_room(self, address: str) -> bool:
+        """Have room for one more connection, if need be in place of a stranger; return whether.
+
+        A newcomer is more likely to have a file to send than the connection that has said nothing
+        for the longest time.
+        """
+        network = network_of(address)
+        if self._neighbours[network] >= config.MAX_OF_ADDRESS:
+            return self._drop_first(self._unknown(network))
+        if len(self.peers) >= config.MAX_CONNECTIONS:
+            return self._drop_first(self._unknown())
+        if len(self._strangers) < config.MAX_STRANGERS:
+            return True
+        strangers, own = self._unknown(), self._unknown(network)
+        crowd = own if 2 * len(own) > len(strangers) else strangers  # no network pushes all out
+        return len(strangers) < config.MAX_STRANGERS or self._drop_first(crowd)
+
+    def _unknown(self, network: str | None = None) -> list[Peer]:
+        """Return the peers (of one network) that have not logged in, the oldest first."""
+        gone = (Place.CUT, Place.LEAVING, Place.CLOSED)
+        return [
+            peer for peer in self._strangers
+            if network in (None, peer.network)
+            and not (peer.session or peer.done or peer.place in gone)
+        ]  # fmt: skip
+
+    def _drop_first(self, strangers: list[Peer]) -> bool:
+        if strangers:
+            self._drop(strangers[0])
+        return bool(strangers)
+
+    # -- with main
+
+    def _watch(self, peer: Peer, place: Place = Place.WATCHED) -> None:
+        """Own ``peer`` until something comes."""
+        events = selectors.EVENT_READ
+        if peer.connection.unsent:
+            events |= selectors.EVENT_WRITE
+        self._loop.watch(peer.connection, events, partial(self._on_ready, peer))
+        peer.place = place
+
+    def _on_ready(self, peer: Peer) -> None:
+        """Go on with a peer; an earlier event of the same round may have moved it elsewhere."""
+        if peer.place is Place.WATCHED:
+            self._hand_over(peer)
+        elif peer.place is Place.LEAVING and peer.connection.discard():
+            self._forget(peer)
+        elif peer.place is Place.LEAVING and peer.connection.unsent:
+            self._loop.unwatch(peer.connection)
+            self._say_rest(peer)
+
+    def post(self, peer: Peer, message: Message) -> None:
+        """Have ``message`` sent by the owner of ``peer`` (any)."""
+        peer.mailbox.append(message)
+        self._loop.call(partial(self._nudge, peer))
+
+    def _nudge(self, peer: Peer) -> None:
+        if peer.place is Place.WATCHED:
+            self._hand_over(peer)
+
+    def _go_on(self, peer: Peer) -> None:
+        """End the pause of ``peer``, unless it has to give way: that needs no worker to see."""
+        if peer.place is not Place.RESTING:
+            return
+        if peer.pause(self._way.pause(peer.priority, peer.held_until)):
+            self._rest(peer)
+        else:
+            self._hand_over(peer)
+
+    def _rest(self, peer: Peer) -> None:
+        peer.place = Place.RESTING
+        self._loop.at(peer.paused_until, partial(self._go_on, peer))
+
+    # -- to a worker and back
+
+    def _hand_over(self, peer: Peer) -> None:
+        """Give ``peer`` to a worker."""
+        if peer.place is Place.WATCHED:
+            self._loop.unwatch(peer.connection)
+        peer.place = Place.SERVED
+        self._work.put(partial(self._serve, peer), peer.priority)
+
+    def _serve(self, peer: Peer) -> None:
+        """Serve ``peer`` and give it back to main (a worker)."""
+        after = Next.LOST
+        try:
+            after = self._serve_unit(peer)
+        finally:
+            self._loop.call(partial(self._take_back, peer, after))
+
+    def _take_back(self, peer: Peer, after: Next) -> None:
+        if peer.session:
+            self._strangers.pop(peer, None)
+        if peer.place is Place.CUT or after is Next.LOST:
+            self._forget(peer)
+        elif peer.done:
+            self._see_off(peer)
+        elif peer.paused_until > time.monotonic():
+            self._rest(peer)
+        elif after is Next.AGAIN or peer.mailbox or peer.connection.pending:
+            self._hand_over(peer)
+        else:
+            self._watch(peer)
+
+    # -- going
+
+    def _see_off(self, peer: Peer) -> None:
+        """Let a peer read our last words before its connection closes.
+
+        Closing while its bytes are unread would reset the connection and destroy those words.
+        """
+        self._drop_session(peer)
+        peer.deadline = time.monotonic() + config.CLOSING_TIMEOUT
+        self._say_rest(peer)
+
+    def _say_rest(self, peer: Peer) -> None:
+        with contextlib.suppress(ConnectionLostError):  # the selector tells of that as well
+            if peer.connection.flush():
+                peer.connection.finish()
+        self._watch(peer, Place.LEAVING)
+
+    def _forget(self, peer: Peer) -> None:
+        """Close a connection and what depends on it."""
+        if peer.place in (Place.WATCHED, Place.LEAVING):
+            self._loop.unwatch(peer.connection)
+        peer.place = Place.CLOSED
+        self._drop_session(peer)
+        if peer in self.peers:
+            self.peers.remove(peer)
+            self._strangers.pop(peer, None)
+            self._neighbours[peer.network] -= 1
+            if not self._neighbours[peer.network]:
+                del self._neighbours[peer.network]
+        peer.connection.close()
+
+    def _drop_session(self, peer: Peer) -> None:
+        for stream in self._end_session(peer):
+            self._drop(stream)
+
+    def _drop(self, peer: Peer) -> None:
+        """Close a connection that a worker may be busy with."""
+        if peer.place in (Place.SERVED, Place.CUT):
+            peer.place = Place.CUT  # whatever its worker still finds
+            peer.connection.cut()
+        else:
+            self._forget(peer)
+
+    # -- clocks and the end
+
+    def look_at_deadlines(self, now: float) -> None:
+        """End peers that are too slow; hand over those whose proof is due."""
+        for peer in list(self.peers):  # one that ends another's session closes it
+            if peer.place is Place.LEAVING and now >= peer.deadline:
+                self._forget(peer)
+            elif peer.place is Place.WATCHED and now >= peer.deadline:
+                self._time_out(peer)
+            elif peer.place is Place.WATCHED and peer.proof and now >= peer.proof_due:
+                self._hand_over(peer)
+
+    def _time_out(self, peer: Peer) -> None:
+        log.info("%s: closed after too long a silence", peer.name)
+        self._loop.unwatch(peer.connection)
+        peer.refuse("timeout", TOO_SLOW)
+        self._see_off(peer)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no worker serves a peer, and all answers have left."""
+        served = (Place.SERVED, Place.CUT)
+        return not any(peer.place in served or peer.connection.unsent for peer in self.peers)
+
+    def say_goodbye(self) -> None:
+        """Close the listener, say the last words to all peers, stop the workers' waiting."""
+        self.stop_listening()
+        self._listener.close()
+        for peer in self.peers:
+            if peer.place in (Place.WATCHED, Place.LEAVING):
+                peer.refuse("shutdown", "the server is shutting down")
+                peer.connection.finish()
+            else:
+                peer.connection.cut()
+
+    def close(self) -> None:
+        """Close every connection, once the workers have ended."""
+        for peer in self.peers:
+            peer.connection.close()
+        self.peers.clear()

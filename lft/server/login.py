@@ -1,0 +1,128 @@
+"""Letting clients in: proofs of passwords and tokens, and the delay after wrong ones."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+
+from config import ServerSettings
+from lft.accounts.account import Credential, Credentials
+from lft.accounts.permissions import Rights
+from lft.accounts.scram import ScramServer
+from lft.accounts.throttle import LoginDelay
+from lft.accounts.tokens import verify_token
+from lft.addresses import is_loopback
+from lft.clock import TokenBucket
+from lft.server.sessions import Peer, Registry, Session
+from protocol import (
+    TOKEN,
+    AuthChallenge,
+    AuthenticationError,
+    AuthOk,
+    AuthResponse,
+    AuthStart,
+    RemoteProtocolError,
+)
+
+log = logging.getLogger("coordinator")
+
+
+class Login:
+    """Judges proofs and makes sessions. All of it runs on workers.
+
+    ``delays`` counts wrong proofs. A proof that has to wait stays in its peer; main looks at the
+    clock and hands the peer to a worker when the proof is due.
+    """
+
+    def __init__(
+        self, settings: ServerSettings, credentials: Credentials, registry: Registry
+    ) -> None:
+        self.delays = LoginDelay()
+        self._settings = settings
+        self._credentials = credentials
+        self._registry = registry
+        self._secret = secrets.token_bytes(32)  # makes the salts of users that do not exist
+        self._bucket = TokenBucket(settings.limit) if settings.limit else None
+        self._buckets_of: dict[tuple[str, int], TokenBucket] = {}
+
+    def start(self, peer: Peer, message: AuthStart) -> None:
+        """Answer AUTH_START with a challenge, or judge the token that it shows."""
+        if message.mechanism == TOKEN:
+            self._expect_proof(peer, message, _token_from(peer))  # its user is not known yet
+            return
+        login = ScramServer(self._credentials, self._secret, binding=peer.binding)
+        if message.mechanism != login.mechanism:
+            raise RemoteProtocolError(f"this server wants {login.mechanism}", "authentication")
+        peer.login = login
+        peer.connection.send(AuthChallenge(login.challenge(message.data)))
+
+    def respond(self, peer: Peer, message: AuthResponse) -> None:
+        """Judge the proof of a password."""
+        assert peer.login is not None  # the dialogue sees to it
+        self._expect_proof(peer, message, peer.login.user)
+
+    def _expect_proof(self, peer: Peer, proof: AuthStart | AuthResponse, user: str) -> None:
+        """Judge a proof now, or later if there were wrong ones before."""
+        delay = self.delays.attempt(user, peer.address)
+        if delay == float("inf"):
+            raise AuthenticationError("too many wrong passwords; try again later")
+        peer.proof, peer.proof_due = proof, time.monotonic() + delay
+        if delay:
+            log.warning("%s: wrong passwords before: its login waits %.1f s", peer.name, delay)
+        self.judge_due(peer)
+
+    def judge_due(self, peer: Peer) -> None:
+        """Let the client in if its proof is due and right. Raises ``AuthenticationError``."""
+        if peer.proof is None or time.monotonic() < peer.proof_due:
+            return
+        proof, peer.proof = peer.proof, None
+        if isinstance(proof, AuthResponse):
+            self._judge_password(peer, proof)
+        else:
+            self._judge_token(peer, proof)
+
+    def _judge_password(self, peer: Peer, proof: AuthResponse) -> None:
+        login = peer.login
+        assert login is not None  # the dialogue sees to it
+        final = login.verify(proof.data)
+        self.delays.succeeded(login.user, peer.address)
+        self._let_in(peer, login.user, login.credential, final)
+
+    def _judge_token(self, peer: Peer, proof: AuthStart) -> None:
+        if not (peer.connection.secure or is_loopback(peer.address)):  # others could read it
+            raise AuthenticationError("a token may be shown over TLS only")
+        user, credential = verify_token(proof.data, self._credentials)
+        self.delays.succeeded(_token_from(peer), peer.address)
+        self._let_in(peer, user, credential, "")
+
+    def _let_in(self, peer: Peer, user: str, credential: Credential, final: str) -> None:
+        rights = Rights.of(credential, self._settings)
+        session = Session(user, credential.priority, peer, rights)
+        session.verifier = credential.stored_key
+        session.buckets = tuple(filter(None, (self._bucket, self._bucket_of(user, rights.limit))))
+        peer.session, peer.login = session, None
+        self._registry.add(session)
+        log.info("%s logged in as %s (priority %d)", peer.name, user, session.priority)
+        peer.connection.send(AuthOk(final, session.token, session.priority))
+
+    def _bucket_of(self, user: str, limit: int | None) -> TokenBucket | None:
+        """Return the one bucket of a user, whatever the number of sessions."""
+        return self._buckets_of.setdefault((user, limit), TokenBucket(limit)) if limit else None
+
+    def check_account(self, session: Session) -> None:
+        """Raise ``AuthenticationError`` if the user could not log in any more as it once did.
+
+        A session may last for days: a closed account or a changed password ends it at the next
+        file.
+        """
+        account = self._credentials.get(session.user)
+        if account is None or not account.active(time.time()):
+            raise AuthenticationError("the account has been closed")
+        if account.stored_key != session.verifier:
+            raise AuthenticationError("the account has another password by now")
+
+
+def _token_from(peer: Peer) -> str:
+    """Return what wrong tokens count for: their address, and no user's account."""
+    return f"token from {peer.address}"

@@ -1,0 +1,54 @@
+"""Whether a file fits the quota of its user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lft.options import format_size
+from lft.server.admission import Admission
+from lft.server.transfer import Transfer
+from lft.store.partfile import PartFile
+from lft.store.partstore import PartStore
+from lft.store.paths import counted, used_bytes
+from protocol import RejectedError
+
+
+class Quota:
+    """Counts a user's directory: files published, on their way, or unfinished (a worker)."""
+
+    def __init__(self, output: Path, admission: Admission, parts: PartStore) -> None:
+        self._output = output
+        self._admission = admission
+        self._parts = parts
+
+    def check(self, transfer: Transfer, own: PartFile | None = None, *, anew: bool) -> None:
+        """Raise ``RejectedError`` if the directory has no room for the file.
+
+        Reserved room is counted before published files: a file that is published meanwhile may
+        count twice, but is never left out. ``own`` is a part file that the transfer goes on with.
+        Unless it begins ``anew``, no earlier attempt at the same file counts: it may go on with one
+        of them.
+        """
+        quota = transfer.session.rights.quota
+        if quota is None:
+            return
+        used = self._reserved(transfer, own, anew=anew)
+        used += used_bytes(self._output / transfer.facts.directory)
+        used -= 0 if anew else self._parts.published_bytes(transfer.facts)
+        size = counted(transfer.blocks.size)
+        if used + size > quota:
+            reason = f"{format_size(size)} is more than the {format_size(max(0, quota - used))}"
+            least = " (what a file counts at least)" if size > transfer.blocks.size else ""
+            raise RejectedError("quota", f"{reason} left of the quota{least}")
+
+    def _reserved(self, transfer: Transfer, own: PartFile | None, *, anew: bool) -> int:
+        """Return what other unfinished files count together, each once."""
+        key, directory = transfer.facts.key, transfer.facts.directory
+        moving = [one.facts for one in self._admission.earlier(transfer)]
+        moving += self._parts.used(directory, own)
+        resting = self._parts.resting(directory)
+        if not anew:
+            moving = [facts for facts in moving if facts.key != key]
+        if not (anew and transfer.resumes):  # otherwise they are what it replaces
+            resting = [facts for facts in resting if facts.key != key]
+        return sum({one.saved_as: counted(one.size) for one in (*moving, *resting)}.values())
