@@ -270,7 +270,9 @@ class Server:
         )  # fmt: skip
         self.connections.tls = tls
         post = self.connections.post
-        self.lifecycle = Lifecycle(settings, self.admission, self.parts, self.work, buffers, post)
+        self.lifecycle = Lifecycle(
+            settings, self._output, self.admission, self.parts, self.work, buffers, post
+        )
         self.assembly = Assembly(
             settings, self.lifecycle, self.registry, self.work, way, post,
             self._loop.later,

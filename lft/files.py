@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Iterator
@@ -43,3 +44,19 @@ def read_full(descriptor: int, view: memoryview, offset: int) -> int:
             break
         filled += size
     return filled
+
+
+def link_descriptor(descriptor: int, source: Path, folder: int, name: str) -> None:
+    """Give an open file the further name ``name`` in a directory, without replacing anything.
+
+    ``source`` is a name that the file had when it was opened: where the system can link a
+    descriptor (Linux with /proc: open(2), O_TMPFILE), what stands there by now does not matter;
+    elsewhere it must still be the same file. Raises ``OSError``.
+    """
+    by_descriptor = f"/proc/self/fd/{descriptor}"
+    if os.path.lexists(by_descriptor):
+        os.link(by_descriptor, name, dst_dir_fd=folder, follow_symlinks=True)
+        return
+    if not os.path.samestat(os.stat(source, follow_symlinks=False), os.fstat(descriptor)):
+        raise OSError(errno.ESTALE, "the file was moved or replaced")
+    os.link(source, name, dst_dir_fd=folder, follow_symlinks=False)

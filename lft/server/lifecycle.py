@@ -21,6 +21,7 @@ from lft.server.sessions import Peer, Session
 from lft.server.transfer import Transfer
 from lft.server.work_queue import WorkQueue
 from lft.store.journal import Claims, Facts
+from lft.store.ownership import OutputDirectory
 from lft.store.partfile import PartFile, StaleError
 from lft.store.partstore import PartStore
 from lft.store.paths import NO_SPACE, make_directory, output_name, safe_name, unique
@@ -71,6 +72,7 @@ class Lifecycle:
     def __init__(
         self,
         settings: ServerSettings,
+        output: OutputDirectory,
         admission: Admission,
         parts: PartStore,
         work: WorkQueue,
@@ -79,6 +81,7 @@ class Lifecycle:
     ) -> None:
         self.stopping = False  # set by main: nothing new begins
         self._settings = settings
+        self._output = output
         self._admission = admission
         self._parts = parts
         self._quota = Quota(settings.output, admission, parts)
@@ -140,6 +143,7 @@ class Lifecycle:
         """Find or make the part file of an admitted transfer and let the client send."""
         if transfer.life.ended:
             return
+        self._output.check_in_place()
         make_directory(self._settings.output, transfer.facts.directory)  # before a byte is sent
         found = self._find(search) if transfer.resumes else self._begin_anew(transfer)
         if found is None:
@@ -288,7 +292,9 @@ class Lifecycle:
     def publish(self, transfer: Transfer, part: PartFile) -> str:
         """Give the flushed file its final name, then the verdict; return that name."""
         with transfer.life.publishing():
+            self._output.check_in_place()
             name = part.publish()
+            self._output.check_in_place()  # else it has its name where no user sees it
         self._unconfirmed[transfer.session] = transfer  # before the client can confirm it
         self._conclude(transfer, transfer.receipt(name))
         return name

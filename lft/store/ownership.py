@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -13,20 +14,38 @@ from protocol import UsageError
 class OutputDirectory:
     """An output directory while this server owns it: one server for one directory.
 
-    The kernel gives the lock back when the process ends, however it ends.
+    The kernel gives the lock back when the process ends, however it ends. The directory is held
+    open as well: that tells it from any other that comes to stand at its path.
     """
 
     def __init__(self, path: Path) -> None:
         """Take the directory (main). Raises ``UsageError`` if that cannot be."""
+        self._path = path
         self._lock = _open_lock(path)
+        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.release()
             raise UsageError(f"another server already writes to {path}") from None
 
+    def check_in_place(self) -> None:
+        """Raise ``OSError`` unless the path still leads to this directory (a worker).
+
+        The directory may have been moved, a copy put in its place, or its disk unmounted. A file
+        that is published then would be out of sight, or vouched for where it does not stand.
+        """
+        try:
+            in_place = os.path.samestat(os.stat(self._path), os.fstat(self._directory))
+        except FileNotFoundError:
+            in_place = False
+        if not in_place:
+            reason = "the output directory was moved, replaced or unmounted; restart the server"
+            raise OSError(errno.ESTALE, reason)
+
     def release(self) -> None:
         """Give the directory back (main)."""
+        os.close(self._directory)
         os.close(self._lock)
 
 

@@ -11,7 +11,7 @@ import stat
 import time
 from pathlib import Path
 
-from lft.files import flush_directory, open_directory, read_full, sync_data
+from lft.files import flush_directory, link_descriptor, open_directory, read_full, sync_data
 from lft.store.journal import Claims, Facts, Journal
 from lft.store.paths import (
     NO_SPACE,
@@ -257,7 +257,7 @@ class PartFile:
         with open_directory(self._final.parent) as folder:  # later there may be no descriptor left
             while not self.published:
                 try:
-                    self._link(self._final)
+                    self._link(folder, self.facts.saved_as)
                     self.published = True
                 except FileExistsError:  # the name of another file
                     self._choose_another_name()
@@ -278,15 +278,22 @@ class PartFile:
         with contextlib.suppress(OSError):
             os.unlink(self._final)
 
-    def _link(self, path: Path) -> None:
+    def _link(self, folder: int, name: str) -> None:
+        """Name the open file, the one that was hashed, whatever stands at its path by now."""
         try:
-            os.link(self._path, path, follow_symlinks=False)
+            link_descriptor(self._fd, self._path, folder, name)
         except OSError as error:
             if error.errno not in (*UNSUPPORTED, errno.EPERM, errno.EMLINK):
                 raise
-            if os.path.lexists(path):  # no hard links here: the random name makes this safe enough
-                raise FileExistsError(path) from None
-            os.rename(self._path, path)
+            if name in os.listdir(folder):  # no hard links here: a random name is safe enough
+                raise FileExistsError(name) from None
+            self._check_path()
+            os.rename(self._path, name, dst_dir_fd=folder)
+
+    def _check_path(self) -> None:
+        """Raise ``OSError`` where the unfinished name leads to another file than the open one."""
+        if not names_file(self._path, os.fstat(self._fd)):
+            raise OSError(errno.ESTALE, "the part file was moved or replaced")
 
     # -- the end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,17 @@ def test_a_second_server_on_the_same_directory_is_refused(tmp_path: Path) -> Non
         OutputDirectory(tmp_path)
     first.release()
     OutputDirectory(tmp_path).release()
+
+
+@pytest.mark.parametrize("what", ["moved", "replaced by a copy"])
+def test_a_directory_that_is_not_at_its_path_any_more_is_noticed(tmp_path: Path, what: str) -> None:
+    """FAULTS 33: what stands there now is not what part files are written to."""
+    path = tmp_path / "out"
+    owned = OutputDirectory(path)
+    owned.check_in_place()
+    path.rename(tmp_path / "elsewhere")
+    if what == "replaced by a copy":
+        shutil.copytree(tmp_path / "elsewhere", path)
+    with pytest.raises(OSError, match="moved, replaced or unmounted"):
+        owned.check_in_place()
+    owned.release()

@@ -210,3 +210,32 @@ def test_what_a_kill_kept_from_being_noted_as_published_is_noted_at_the_start(
     received(output)[0].unlink()
     PartStore(output).scan()
     assert part_files(output) == strays(output) == []
+
+
+def test_the_file_that_was_written_gets_the_name_whatever_stands_at_its_path(
+    output: Path,
+) -> None:
+    """FAULTS 33: a stale copy of the part file, restored there meanwhile, is not vouched for."""
+    part = leave_part(output)
+    open_again(part, facts_of(39))
+    path = part_files(output)[0]
+    path.rename(output / "elsewhere")
+    path.write_bytes(bytes(39))
+    assert (output / part.publish()).read_bytes() == DATA
+    part.remove()
+
+
+def test_without_links_a_file_that_was_replaced_at_its_path_is_not_published(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: a rename goes by the path, so the path must still lead to the open file."""
+    part = leave_part(output)
+    open_again(part, facts_of(39))
+    path = part_files(output)[0]
+    path.unlink()
+    path.write_bytes(bytes(39))
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(OSError, match="moved or replaced"):
+        part.publish()
+    assert received(output) == []
+    part.remove()

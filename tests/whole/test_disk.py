@@ -206,3 +206,25 @@ def test_a_partial_folder_that_is_deleted_meanwhile_is_a_clean_rejection(
     assert received(local.output) == []
     partial.mkdir()
     still_serves(local.port, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["moved", "copied"])
+def test_an_output_directory_that_is_moved_meanwhile_is_a_clean_rejection(
+    local: ServerThread, tmp_path: Path, what: str
+) -> None:
+    """33: no INTEGRITY_OK for a file that is where no user looks, or for a copy of half of it."""
+    data = os.urandom(400_000)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", data)
+        upload.send(client.attach(), 0)
+        local.output.rename(tmp_path / "old")
+        if what == "copied":
+            shutil.copytree(tmp_path / "old", local.output)
+        upload.send(client.attach(), 1)
+        answer = upload.complete()
+    assert isinstance(answer, Rejected)
+    assert "moved" in answer.reason
+    assert received(local.output) == received(tmp_path / "old") == []
+    shutil.rmtree(local.output, ignore_errors=True)
+    (tmp_path / "old").rename(local.output)
+    still_serves(local.port, tmp_path)
