@@ -145,6 +145,10 @@ KEEP_FOR_HASHING = 24 * MB  # of all transfers, in memory between writing and ha
 PROBE_TIMEOUT = 3.0  # seconds for the owner of a part file to show that it lives, when another
 # client wants to go on with it: many round trips, and a resume should begin within 5
 KEEP_PARTIAL = 7 * 86400.0  # seconds an unfinished file is kept for somebody to go on with it
+KEEP_AFTER_START = (
+    3600.0  # seconds an unfinished file that the start found is kept in any case: its
+)
+# age is known only by the clock of the disk, which may be days off when a machine starts
 KEEP_ANSWER = 3600.0  # seconds a verdict is kept whose arrival the client has not confirmed
 CERTIFICATE_TRIES = 5  # to read a certificate that is replaced meanwhile: once more will do
 EXPIRE_EVERY = 600.0  # seconds between two looks for what has been kept for too long

@@ -48,7 +48,8 @@ class PartFile:
         self.stem = stem
         self.published = False
         self.trusted = True  # whether the disk has taken what it was given
-        self.rested_at = 0.0  # when the store got it back
+        self.rested_at = 0.0  # when the store got it back, on the monotonic clock
+        self.found_age = 0.0  # seconds that it had rested then, says the clock of the disk
         self._claims_some = False
         self._told_full = False
         self._output = output
@@ -321,5 +322,5 @@ class PartFile:
                 log.warning("cannot remove %s: %s", self._path.name, error.strerror)
 
     def age(self) -> float:
-        """Return the seconds since the journal was last written to."""
-        return time.time() - self._path.with_suffix(".journal").stat().st_mtime
+        """Return the seconds since the journal was last written to, says the clock of the disk."""
+        return max(0.0, time.time() - self._path.with_suffix(".journal").stat().st_mtime)

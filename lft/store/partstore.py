@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import threading
 import time
@@ -30,7 +31,7 @@ class PartStore:
     def __init__(self, output: Path) -> None:
         self._output = output
         self._lock = threading.Lock()
-        self._resting: list[PartFile] = []
+        self._resting: dict[str, list[PartFile]] = {}  # of each user, the newest last
         self._in_use: set[PartFile] = set()
 
     # -- what an earlier run left
@@ -63,21 +64,35 @@ class PartStore:
     def _put(self, part: PartFile, age: float = 0.0) -> None:
         """Let ``part`` rest; of too many of one user the oldest goes.
 
-        Until then it counts as in use, so that a search always finds it.
+        Until then it counts as in use, so that a search always finds it. Second names of published
+        files are counted apart: they must not push out an unfinished file.
         """
         oldest = None
-        part.rested_at = time.monotonic() - age
+        part.rested_at, part.found_age = time.monotonic(), age
         with self._lock:
             self._in_use.discard(part)
-            self._resting.append(part)
-            own = [p for p in self._resting if p.facts.user == part.facts.user]
-            if len(own) > config.MAX_PARTS_OF_USER:
-                oldest = min(own, key=lambda p: p.rested_at)
-                self._resting.remove(oldest)
+            own = self._resting.setdefault(part.facts.user, [])
+            own.append(part)
+            alike = [other for other in own if other.published == part.published]
+            if len(alike) > config.MAX_PARTS_OF_USER:
+                oldest = min(alike, key=lambda other: other.rested_at - other.found_age)
+                self._remove_resting(oldest)
         if oldest:
-            log.warning("removing %s of %s: too many unfinished files of this user",
-                        oldest.facts.name, oldest.facts.user)  # fmt: skip
+            if not oldest.published:
+                log.warning("removing %s of %s: too many unfinished files of this user",
+                            oldest.facts.name, oldest.facts.user)  # fmt: skip
             oldest.remove()
+
+    def _remove_resting(self, part: PartFile) -> None:
+        """Take a part file out of those that rest; the caller holds the lock."""
+        own = self._resting[part.facts.user]
+        own.remove(part)
+        if not own:
+            del self._resting[part.facts.user]
+
+    def _all_resting(self) -> list[PartFile]:
+        """Return every part file that rests; the caller holds the lock."""
+        return list(itertools.chain.from_iterable(self._resting.values()))
 
     # -- how much there is
 
@@ -89,7 +104,7 @@ class PartStore:
     def resting(self, directory: str) -> list[Facts]:
         """Return the unfinished files of a directory that wait for their clients."""
         with self._lock:
-            return _unfinished(self._resting, directory)
+            return _unfinished(self._all_resting(), directory)
 
     def used(self, directory: str, own: PartFile | None = None) -> list[Facts]:
         """Return the unfinished files of a directory that are in use, without ``own``."""
@@ -99,8 +114,8 @@ class PartStore:
     def published_bytes(self, facts: Facts) -> int:
         """Return what published files count whose verdict this same file can still get."""
         with self._lock:
-            known = [part.facts for part in (*self._resting, *self._in_use) if part.published]
-        here = (one for one in known if one.directory == facts.directory)
+            parts = [*self._resting.get(facts.user, ()), *self._in_use]
+        here = (p.facts for p in parts if p.published and p.facts.directory == facts.directory)
         return sum(counted(one.size) for one in here if one.key == facts.key)
 
     # -- to and from a transfer
@@ -155,10 +170,10 @@ class PartStore:
     def _take(self, facts: Facts) -> PartFile | None:
         """Take out the newest part file that rests and is for the same file; it is then in use."""
         with self._lock:
-            found = (part for part in reversed(self._resting) if part.facts.key == facts.key)
-            part = next(found, None)
+            own = reversed(self._resting.get(facts.user, ()))
+            part = next((one for one in own if one.facts.key == facts.key), None)
             if part:
-                self._resting.remove(part)
+                self._remove_resting(part)
                 self._in_use.add(part)
             return part
 
@@ -201,7 +216,7 @@ class PartStore:
     def expire(self) -> None:
         """Remove the part files that no client has come back for."""
         with self._lock:
-            resting = list(self._resting)
+            resting = self._all_resting()
         for part in filter(self._is_expired, resting):
             self._remove_expired(part)
 
@@ -209,19 +224,22 @@ class PartStore:
         fresh = PartFile(self._output, part.stem, part.facts)  # the other may be in use by now
         try:
             fresh.look()
-            return fresh.age() >= (config.KEEP_ANSWER if fresh.published else config.KEEP_PARTIAL)
         except (FileNotFoundError, ValueError) as error:
             log.debug("%s: %s", part.stem, error)  # gone already: forget it
             return True
         except OSError as error:  # no fault of the file's
             log.warning("leaving %s alone: %s", part.stem, reason_of(error))
             return False
+        limit = config.KEEP_ANSWER if fresh.published else config.KEEP_PARTIAL
+        rested = time.monotonic() - part.rested_at
+        found_old = part.found_age + rested >= limit and rested >= config.KEEP_AFTER_START
+        return rested >= limit or found_old
 
     def _remove_expired(self, part: PartFile) -> None:
         with self._lock:
-            if part not in self._resting:
+            if part not in self._resting.get(part.facts.user, ()):
                 return  # a client goes on with it
-            self._resting.remove(part)
+            self._remove_resting(part)
         if not part.published:
             log.warning("removing %s of %s: left for too long", part.facts.name, part.facts.user)
         part.remove()

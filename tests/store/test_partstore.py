@@ -288,11 +288,18 @@ def test_a_part_file_rests_once(output: Path, store: PartStore) -> None:
     assert resumed(store, transfer_of(DATA).facts) is None
 
 
+@pytest.fixture
+def trusted_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what the start finds expire at once by the clock of the disk."""
+    monkeypatch.setattr(config, "KEEP_AFTER_START", 0.0)
+
+
 def _age(output: Path, part: PartFile, seconds: float) -> None:
     then = time.time() - seconds
     os.utime(output / PARTIAL / f"{part.stem}.journal", (then, then))
 
 
+@pytest.mark.usefixtures("trusted_clock")
 def test_what_nobody_came_back_for_expires(
     output: Path, store: PartStore, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -308,18 +315,21 @@ def test_what_nobody_came_back_for_expires(
     assert resumed(store, transfer_of(DATA, name="young").facts) is not None
 
 
+@pytest.mark.usefixtures("trusted_clock")
 @pytest.mark.parametrize("how", ["link", "rename"])
 def test_a_verdict_that_nobody_asked_for_again_expires_earlier(
     output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Only the answer is forgotten: the published file stays."""
     part = leave_published(output, monkeypatch, how)
-    store.scan()
     _age(output, part, config.KEEP_ANSWER - 60)
+    store.scan()
     store.expire()
     assert journal_file(output).exists()
     _age(output, part, config.KEEP_ANSWER + 60)
-    store.expire()
+    again = PartStore(output)
+    again.scan()
+    again.expire()
     assert list((output / PARTIAL).iterdir()) == []
     assert [path.read_bytes() for path in received(output)] == [DATA]
 
@@ -335,7 +345,8 @@ def test_what_is_in_use_never_expires(output: Path, store: PartStore) -> None:
     assert [path.stem for path in part_files(output)] == [part.stem]
 
 
-def test_a_part_file_that_somebody_else_removed_is_forgotten(
+@pytest.mark.usefixtures("trusted_clock")
+def test_a_part_file_that_another_program_removed_is_forgotten(
     output: Path, store: PartStore
 ) -> None:
     """FAULTS 33: expiry goes on with the others."""
@@ -422,3 +433,44 @@ def test_the_folder_may_come_back_while_somebody_makes_it(
 
     monkeypatch.setattr(PartFile, "create", deleted_before)
     assert store.create(transfer_of(DATA).facts).facts.size == len(DATA)
+
+
+def test_a_clock_that_is_put_forward_removes_nothing_that_rests(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN 8: what rests since a minute is not a week old, whatever the wall clock says."""
+    part = store.create(facts_of(39))
+    part.note(record(0, running(DATA, 0)))
+    store.rest(part)
+    _age(output, part, 10 * config.KEEP_PARTIAL)
+    store.expire()
+    assert [path.stem for path in part_files(output)] == [part.stem]
+    monkeypatch.setattr(config, "KEEP_PARTIAL", 0.0)
+    store.expire()
+    assert part_files(output) == []
+
+
+def test_a_start_with_the_clock_days_ahead_removes_nothing_at_once(
+    output: Path, store: PartStore
+) -> None:
+    """DESIGN 8: before the time is set right there is no telling how old a file is."""
+    part = leave_part(output)
+    _age(output, part, 10 * config.KEEP_PARTIAL)
+    store.scan()
+    store.expire()
+    assert [path.stem for path in part_files(output)] == [part.stem]
+
+
+def test_published_files_push_out_no_unfinished_one(
+    output: Path, store: PartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 36: many small files that arrive must not cost their user half of a large one."""
+    monkeypatch.setattr(config, "MAX_PARTS_OF_USER", 2)
+    unfinished = leave_part(output, unique="unfinished")
+    store.scan()
+    for number in range(4):
+        part = store.create(facts_of(39, name=f"small{number}", unique=str(number)))
+        part.publish()
+        store.rest(part)
+    assert unfinished.stem in {path.stem for path in part_files(output)}
+    assert len(part_files(output)) == 3
