@@ -138,12 +138,17 @@ LONGEST_HOLD = 1.0  # seconds between two blocks of a connection that is held ba
 # give up after 2 s without an acknowledgement (--timeout)
 FLUSH_EVERY = 64 * MB  # bytes written before they are flushed in the background
 MAX_FLUSHES = 2  # at once, over all transfers: a flush holds a worker, and the disk is one
+RESERVE_SLICE = 16 * MB  # reserved in one call: where the file system cannot, a byte is written to
+# each of its blocks, 4096 of them ...
+RESERVE_FOR = 0.05  # ... and for so many seconds in one unit of work
+MAX_RESERVING = 2  # transfers that reserve space at once: it may keep the disk busy
 HASH_STRETCH = 16  # blocks hashed before a worker looks whether someone more urgent waits
 HASH_BATCH = 8  # blocks that must have arrived before hashing them is worth a unit of work
 KEEP_FOR_HASHING = 24 * MB  # of all transfers, in memory between writing and hashing: to read
 # a block back costs a tenth of hashing it, and the hash is what everybody waits for
 PROBE_TIMEOUT = 3.0  # seconds for the owner of a part file to show that it lives, when another
 # client wants to go on with it: many round trips, and a resume should begin within 5
+SCAN_STRETCH = 100  # part files looked at in one unit of work at the start: 10 ms
 KEEP_PARTIAL = 7 * 86400.0  # seconds an unfinished file is kept for somebody to go on with it
 KEEP_AFTER_START = (
     3600.0  # seconds an unfinished file that the start found is kept in any case: its

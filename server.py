@@ -258,7 +258,7 @@ class Server:
         self._reloads = False
         self._grace_ends = self._confirm_by = float("inf")
         self._next_tick = self._next_report = self._next_expiry = 0.0
-        self.parts.scan()
+        self._scan()
 
     def _open_rooms(self, tls: Tls | None) -> None:
         """Make the objects that need each other."""
@@ -305,6 +305,17 @@ class Server:
         finally:
             self._close()
 
+    def _scan(self) -> None:
+        """Have workers look at what an earlier run left; transfers wait for that (any)."""
+        if self.parts.scanned:
+            return
+
+        def scan_some() -> None:
+            self.parts.scan_some()
+            self._scan()
+
+        self.work.put(scan_some, priority=0)
+
     def _serve(self, peer: Peer) -> Next:
         """Do one unit of work for ``peer`` (a worker)."""
         return self.answers.serve(peer)
@@ -336,7 +347,7 @@ class Server:
         for transfer in self.admission.active():
             if transfer.stalled_for() > self._settings.stall_timeout:
                 self.lifecycle.start(self.lifecycle.expire, transfer)
-        self.lifecycle.search_again()
+        self.lifecycle.try_again()
         self._report(now)
         if now >= self._next_expiry:
             self._next_expiry = now + config.EXPIRE_EVERY

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import Iterator
 
@@ -30,9 +31,39 @@ def open_directory(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def flush_descriptor(directory: int) -> None:
+    """Bring an open directory to the disk. Raises ``OSError``.
+
+    Some file systems, such as exFAT under FUSE and CIFS, cannot flush a directory by itself and
+    say so with ``EINVAL``: there is nothing more to be done then.
+    """
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+
+
 def flush_directory(path: Path) -> None:
+    """Bring a directory to the disk. Raises ``OSError``."""
     with open_directory(path) as descriptor:
-        os.fsync(descriptor)
+        flush_descriptor(descriptor)
+
+
+def adopt_access(file: int, directory: int) -> None:
+    """Give an open file the group and the rights that it would have, were it made in ``directory``.
+
+    It was made elsewhere and gets a name there: without this a set-gid directory's group and a
+    default ACL (acl(5)) would not hold for it. Where we may not, the file keeps what it has.
+    """
+    facts = os.fstat(directory)
+    with contextlib.suppress(OSError):
+        if facts.st_mode & stat.S_ISGID and facts.st_gid != os.fstat(file).st_gid:
+            os.fchown(file, -1, facts.st_gid)
+    with contextlib.suppress(OSError, AttributeError):  # no default ACL, or no ACLs at all
+        acl = os.getxattr(directory, "system.posix_acl_default")
+        os.setxattr(file, "system.posix_acl_access", acl)
+        os.fchmod(file, stat.S_IMODE(os.fstat(file).st_mode) & 0o666)  # nothing may run it
 
 
 def read_full(descriptor: int, view: memoryview, offset: int) -> int:

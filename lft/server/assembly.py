@@ -15,9 +15,9 @@ from lft.accounts.permissions import LONGEST_BEGINNING, looks_like
 from lft.options import format_size
 from lft.server.blockmap import Stretch
 from lft.server.buffers import Buffer
-from lft.server.lifecycle import Lifecycle, Post
+from lft.server.lifecycle import Lifecycle
 from lft.server.lifetime import TransferEndedError
-from lft.server.sessions import TOO_SLOW, Next, Peer, Registry
+from lft.server.sessions import TOO_SLOW, Next, Peer, Post, Registry
 from lft.server.transfer import Transfer
 from lft.server.work_queue import RightOfWay, Unit, WorkQueue
 from lft.terminal import SUCCESS

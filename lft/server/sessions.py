@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from typing import Any
+from typing import Any, Callable
 
 import config
 from lft.accounts.permissions import Rights
@@ -126,6 +126,9 @@ class Peer:
     def done(self) -> bool:
         """Whether all is said: an ERROR of ours, or a GOODBYE of the client's."""
         return self.connection.state is State.CLOSED
+
+
+Post = Callable[[Peer, Message], None]  # has a message sent on a connection, from any thread
 
 
 class Session:

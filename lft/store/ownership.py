@@ -25,9 +25,12 @@ class OutputDirectory:
         self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self.release()
             raise UsageError(f"another server already writes to {path}") from None
+        except OSError as error:
+            self.release()
+            raise UsageError(f"the file system of {path} has no locks: {error.strerror}") from None
 
     def check_in_place(self) -> None:
         """Raise ``OSError`` unless the path still leads to this directory (a worker).

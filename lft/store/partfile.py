@@ -11,7 +11,16 @@ import stat
 import time
 from pathlib import Path
 
-from lft.files import flush_directory, link_descriptor, open_directory, read_full, sync_data
+import config
+from lft.files import (
+    adopt_access,
+    flush_descriptor,
+    flush_directory,
+    link_descriptor,
+    open_directory,
+    read_full,
+    sync_data,
+)
 from lft.store.journal import Claims, Facts, Journal
 from lft.store.paths import (
     NO_SPACE,
@@ -19,12 +28,16 @@ from lft.store.paths import (
     UNSUPPORTED,
     make_directory,
     names_file,
+    native,
     open_regular,
     output_name,
     unique,
 )
 
 log = logging.getLogger("server")
+
+
+NO_LINKS = (*UNSUPPORTED, errno.EPERM, errno.EMLINK)  # what a file system without hard links says
 
 
 class StaleError(Exception):
@@ -52,6 +65,7 @@ class PartFile:
         self.found_age = 0.0  # seconds that it had rested then, says the clock of the disk
         self._claims_some = False
         self._told_full = False
+        self._reserved = 0  # bytes from the start that are reserved
         self._output = output
         self._path = output / PARTIAL / f"{stem}.part"
         self._journal = Journal(output / PARTIAL / f"{stem}.journal")
@@ -64,12 +78,12 @@ class PartFile:
 
     @classmethod
     def create(cls, output: Path, facts: Facts) -> PartFile:
-        """Make a new part file and reserve its space. Raises ``OSError`` and leaves nothing."""
+        """Make a new part file; ``reserve_some`` follows. Raises ``OSError`` and leaves nothing."""
         part = cls(output, secrets.token_hex(8), facts)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         part._fd = os.open(part._path, flags, 0o666)
         try:
-            part._reserve(facts.size)
+            part._grow(facts.size)
             part._journal.begin(facts)
         except OSError:
             part.remove()
@@ -91,6 +105,7 @@ class PartFile:
     def go_on(self, facts: Facts) -> Claims:
         """Use the reopened file for ``facts``; return what its journal claims.
 
+        ``reserve_some`` follows, as for a new one.
         Raises ``OSError`` where the file has grown and there is no space, ``ValueError`` for a
         journal that is not ours.
         """
@@ -98,7 +113,7 @@ class PartFile:
         if self.published:
             facts = facts._replace(directory=self.facts.directory)
         else:
-            self._reserve(facts.size)
+            self._grow(facts.size)
         claims = self._journal.load(facts)  # takes memory for each block: there is room for all
         self._renew_journal(facts, claims)
         self.facts = facts
@@ -142,17 +157,52 @@ class PartFile:
         if moved and not self.published:
             raise ValueError("published, and moved or removed since")  # not ours to write to
 
-    def _reserve(self, size: int) -> None:
+    def _grow(self, size: int) -> None:
+        """Give the file its size. Raises ``OSError`` where the disk has no room for it."""
         facts, own = os.statvfs(self._output), os.fstat(self._fd).st_blocks * 512
-        if size - own > facts.f_bavail * facts.f_frsize:  # some would write zeros until full
+        if size - own > facts.f_bavail * facts.f_frsize:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.truncate(self._fd, size)
-        try:
-            if size and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self._fd, 0, size)
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                raise
+        self._reserved = 0 if size and hasattr(os, "posix_fallocate") else size
+
+    def reserve_some(self, seconds: float) -> bool:
+        """Reserve space for about ``seconds``; return whether there is more to reserve.
+
+        Where a file system cannot reserve, the C library writes a byte to each of its blocks: so a
+        slice at a time, or a large file would hold a worker for minutes. Raises ``OSError``.
+        """
+        size, until = os.fstat(self._fd).st_size, time.monotonic() + seconds
+        while self._reserved < size:
+            length = min(config.RESERVE_SLICE, size - self._reserved)
+            try:
+                os.posix_fallocate(self._fd, self._reserved, length)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+                length = size - self._reserved
+            self._reserved += length
+            if time.monotonic() >= until:
+                break
+        return self._reserved < size
+
+    def try_name(self) -> None:
+        """See that the file can get its final name; said before a byte is sent.
+
+        A name of the same shape is given and taken away again. Raises ``OSError`` for a directory
+        that takes no files, or not from here, and for a name that the file system does not take.
+        """
+        if self.published:
+            return
+        trial = native(f".{self.facts.saved_as[1:]}")
+        with open_directory(self._final.parent) as folder:
+            try:
+                link_descriptor(self._fd, self._path, folder, trial)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                os.close(os.open(trial, flags, 0o600, dir_fd=folder))
+            os.unlink(trial, dir_fd=folder)
 
     # -- bytes
 
@@ -226,7 +276,7 @@ class PartFile:
 
     @property
     def _final(self) -> Path:
-        return self._output / self.facts.place
+        return self._output / native(self.facts.place)
 
     def publish(self) -> str:
         """Give the flushed file its final name without replacing anything; return that name.
@@ -256,14 +306,15 @@ class PartFile:
         self.published = False
         make_directory(self._output, self.facts.directory)
         with open_directory(self._final.parent) as folder:  # later there may be no descriptor left
+            adopt_access(self._fd, folder)
             while not self.published:
                 try:
-                    self._link(folder, self.facts.saved_as)
+                    self._link(folder, native(self.facts.saved_as))
                     self.published = True
                 except FileExistsError:  # the name of another file
                     self._choose_another_name()
             try:
-                os.fsync(folder)
+                flush_descriptor(folder)
             except OSError:  # the disk may not have the name: the client will hear of no success
                 self._take_name_back()
                 raise
@@ -284,7 +335,7 @@ class PartFile:
         try:
             link_descriptor(self._fd, self._path, folder, name)
         except OSError as error:
-            if error.errno not in (*UNSUPPORTED, errno.EPERM, errno.EMLINK):
+            if error.errno not in NO_LINKS:
                 raise
             if name in os.listdir(folder):  # no hard links here: a random name is safe enough
                 raise FileExistsError(name) from None

@@ -33,19 +33,33 @@ class PartStore:
         self._lock = threading.Lock()
         self._resting: dict[str, list[PartFile]] = {}  # of each user, the newest last
         self._in_use: set[PartFile] = set()
+        self.scanned = False  # whether what an earlier run left is known; nothing begins before
+        self._unscanned: list[str] | None = None  # stems; the scanning worker's own
 
     # -- what an earlier run left
 
     def scan(self) -> None:
-        """Find the part files of an earlier run; remove those without use (main, at start)."""
-        folder = self._output / PARTIAL
-        stems = sorted({path.stem for path in folder.iterdir() if path.name != "lock"})
-        kept = sum([self._recover(stem) for stem in stems])
-        if kept:
-            log.info("unfinished files kept for their clients to go on: %d", kept)
+        """Find the part files of an earlier run; remove those without use."""
+        while not self.scanned:
+            self.scan_some()
 
-    def _recover(self, stem: str) -> bool:
-        """Let one part file rest, or remove it; return whether it rests."""
+    def scan_some(self) -> None:
+        """Do a part of the scan: a unit of work, one worker at a time. Raises ``OSError``."""
+        if self._unscanned is None:
+            folder = self._output / PARTIAL
+            self._unscanned = sorted({p.stem for p in folder.iterdir() if p.name != "lock"})
+        some = self._unscanned[: config.SCAN_STRETCH]
+        del self._unscanned[: config.SCAN_STRETCH]
+        for stem in some:
+            self._recover(stem)
+        if not self._unscanned:
+            self.scanned = True
+            kept = sum(map(len, self._resting.values()))
+            if kept:
+                log.info("unfinished files kept for their clients to go on: %d", kept)
+
+    def _recover(self, stem: str) -> None:
+        """Let one part file rest, or remove it."""
         try:
             journal = Journal(self._output / PARTIAL / f"{stem}.journal")
             part = PartFile(self._output, stem, journal.facts())
@@ -54,12 +68,10 @@ class PartStore:
         except (FileNotFoundError, ValueError) as error:
             log.warning("removing %s: no client can go on with it (%s)", stem, reason_of(error))
             PartFile(self._output, stem, NO_FACTS).remove()
-            return False
         except OSError as error:  # no fault of the file's: it may go at the next start
             log.warning("leaving %s alone: %s", stem, reason_of(error))
-            return False
-        self._put(part, age)
-        return True
+        else:
+            self._put(part, age)
 
     def _put(self, part: PartFile, age: float = 0.0) -> None:
         """Let ``part`` rest; of too many of one user the oldest goes.

@@ -42,14 +42,30 @@ def _harmless_end(name: str) -> str:
     return name[:-1] + "_" if name.endswith((".", " ")) else name
 
 
-def output_name(original: str, unique: str) -> str:
-    """Return ``server_received_<unique>_<original>``, with a shorter stem if need be (any)."""
+def output_name(original: str, unique: str, most: int = MAX_NAME_BYTES) -> str:
+    """Return ``server_received_<unique>_<original>`` in ``most`` bytes (any).
+
+    If need be, the stem is shortened.
+    """
     prefix = f"server_received_{unique}_"
     stem, extension = os.path.splitext(original)
     if len(extension.encode()) > MAX_EXTENSION_BYTES:
         stem, extension = original, ""
-    room = MAX_NAME_BYTES - len((prefix + extension).encode())
+    room = most - len((prefix + extension).encode())
     return _harmless_end(prefix + stem.encode()[:room].decode(errors="ignore") + extension)
+
+
+def longest_name(output: Path) -> int:
+    """Return the bytes that a name may have in ``output``: less on an encrypted file system."""
+    try:
+        return min(MAX_NAME_BYTES, os.pathconf(output, "PC_NAME_MAX"))
+    except (OSError, ValueError):  # it does not say
+        return MAX_NAME_BYTES
+
+
+def native(name: str) -> str:
+    """Return ``name`` as Python's file functions take it to be UTF-8, whatever the locale is."""
+    return os.fsdecode(name.encode())
 
 
 def unique() -> str:
@@ -73,39 +89,17 @@ def names_file(path: Path, facts: os.stat_result) -> bool:
 def make_directory(output: Path, relative: str) -> Path:
     """Make a user's directory below ``output`` and return it (a worker).
 
-    Raises ``OSError`` where a part of it is a symlink, a file or a mount.
+    Raises ``OSError`` where a part of it is a symlink or a file.
     """
     path = output
-    for part in relative.split("/") if relative else ():
+    for part in native(relative).split("/") if relative else ():
         parent, path = path, path / part
         with contextlib.suppress(FileExistsError):
             path.mkdir()
             flush_directory(parent)
-        _check_directory(path, os.stat(output).st_dev)
-    if relative:
-        _refuse_bind_mount(output, path)
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     return path
-
-
-def _check_directory(path: Path, device: int) -> None:
-    """Raise ``OSError`` unless ``path`` is a directory to which part files can be linked."""
-    facts = os.lstat(path)
-    if not stat.S_ISDIR(facts.st_mode):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    if facts.st_dev != device:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
-
-
-def _refuse_bind_mount(output: Path, path: Path) -> None:
-    """Raise ``OSError`` where ``path`` is a mount of the same device: no link can reach it.
-
-    Only the system knows: linking a directory always fails, but across mounts with ``EXDEV``.
-    """
-    try:
-        os.link(output / PARTIAL, path / PARTIAL)
-    except OSError as error:
-        if error.errno == errno.EXDEV:
-            raise
 
 
 def counted(size: int) -> int:
@@ -127,3 +121,20 @@ def used_bytes(directory: Path) -> int:
 def reason_of(error: Exception) -> str:
     """Return what the system says of an error, without the path; otherwise its own text."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def explain(error: OSError, directory: str) -> str:
+    """Say why no file can get its name in ``directory``, below the output directory (any)."""
+    where = f"directory {directory}" if directory else "the output directory"
+    reasons = {
+        errno.EXDEV: f"another file system or quota begins at {where}",
+        errno.EACCES: f"the server may not write to {where}",
+        errno.EPERM: f"the server may not write to {where}",
+        errno.EROFS: f"{where} is read-only",
+        errno.ENOTDIR: f"{where} is a link or a file",
+        errno.ELOOP: f"{where} is a link or a file",
+        errno.ENAMETOOLONG: f"the name is too long for the file system of {where}",
+        errno.EINVAL: f"the file system of {where} does not take the name",
+        errno.EILSEQ: f"the file system of {where} does not take the name",
+    }
+    return reasons.get(error.errno or 0, f"the server cannot write to {where}: {reason_of(error)}")

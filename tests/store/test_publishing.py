@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import struct
 from pathlib import Path
 from typing import Callable
 
@@ -12,7 +14,7 @@ import pytest
 from lft.store.journal import Journal, record
 from lft.store.partfile import PartFile, StaleError
 from lft.store.partstore import PartStore
-from lft.store.paths import make_directory
+from lft.store.paths import PARTIAL
 from tests.support.files import part_files, received, strays
 from tests.support.partfiles import (
     DATA,
@@ -167,23 +169,6 @@ def test_a_published_file_that_was_removed_is_not_kept_a_second_time(
     assert "removed since" in caplog.text
 
 
-def test_a_directory_on_another_file_system_is_refused_before_anything_is_sent(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """FAULTS 33: a whole file could not get its name there, at the very end."""
-    (output / "alice").mkdir()
-    lstat = os.lstat
-
-    def elsewhere(path: Path) -> os.stat_result:
-        facts = list(lstat(path))
-        facts[stat.ST_DEV] += path.name == "alice"
-        return os.stat_result(facts)
-
-    monkeypatch.setattr(os, "lstat", elsewhere)
-    with pytest.raises(OSError, match="device link"):
-        make_directory(output, "alice")
-
-
 @pytest.mark.parametrize("answered", [True, False], ids=["answered", "gone before the answer"])
 def test_a_verdict_asked_for_again_is_still_that_of_a_published_file(
     output: Path, monkeypatch: pytest.MonkeyPatch, *, answered: bool
@@ -238,4 +223,68 @@ def test_without_links_a_file_that_was_replaced_at_its_path_is_not_published(
     with pytest.raises(OSError, match="moved or replaced"):
         part.publish()
     assert received(output) == []
+    part.remove()
+
+
+def test_a_name_is_tried_without_leaving_anything(output: Path) -> None:
+    """FAULTS 33: what a directory refuses is known before a byte is sent."""
+    part = PartFile.create(output, facts_of(4))
+    part.try_name()
+    assert received(output) == []
+    assert [path.name for path in output.iterdir()] == [PARTIAL]
+    part.remove()
+
+
+def test_a_name_is_tried_where_there_are_no_links(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part file stays where it is."""
+    part = PartFile.create(output, facts_of(4))
+    monkeypatch.setattr(os, "link", no_links)
+    part.try_name()
+    assert [path.name for path in output.iterdir()] == [PARTIAL]
+    assert len(part_files(output)) == 1
+    part.remove()
+
+
+def test_a_directory_that_cannot_be_flushed_takes_files_all_the_same(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: some file systems say EINVAL to that; there is nothing more to be done."""
+    part = leave_part(output)
+    open_again(part, facts_of(39))
+    fsync = os.fsync
+
+    def no_directories(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_directories)
+    assert (output / part.publish()).read_bytes() == DATA
+    part.remove()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to another group")
+def test_a_file_gets_the_group_of_a_set_gid_directory(output: Path) -> None:
+    """Its members expect that of every file there, wherever it was made."""
+    os.chown(output, -1, 4711)
+    output.chmod(0o2775)
+    part = leave_part(output)
+    os.chown(part_files(output)[0], -1, 0)
+    open_again(part, facts_of(39))
+    assert (output / part.publish()).stat().st_gid == 4711
+    part.remove()
+
+
+def test_a_file_gets_the_default_acl_of_its_directory(output: Path) -> None:
+    """A group that may write to files there may write to this one; nothing may run it."""
+    entry = struct.Struct("<HHI")
+    tags = ((1, 7, -1), (4, 5, -1), (8, 7, 4711), (16, 7, -1), (32, 0, -1))  # acl(5), binary form
+    acl = struct.pack("<I", 2) + b"".join(entry.pack(t, p, i & 0xFFFFFFFF) for t, p, i in tags)
+    os.setxattr(output, "system.posix_acl_default", acl)
+    part = PartFile.create(output, facts_of(4))
+    name = part.publish()
+    assert b"\x08\x00\x07\x00" in os.getxattr(output / name, "system.posix_acl_access")
+    assert not (output / name).stat().st_mode & 0o111
     part.remove()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Callable, Iterator
 
 import pytest
 
@@ -45,23 +45,40 @@ def test_a_symlink_below_the_output_directory_is_not_followed(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_bind_mount_below_the_output_directory_is_refused_before_a_byte_is_sent(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def mount() -> Iterator[Callable[..., None]]:
+    """Mount file systems; they are gone at the end."""
+    mounted: list[Path] = []
+
+    def mounts(place: Path, *options: str) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", *options, str(place)], check=True)
+        mounted.append(place)
+
+    yield mounts
+    for place in mounted:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("kind", ["another file system", "bind", "read-only"])
+def test_a_directory_that_takes_no_file_is_refused_before_a_byte_is_sent(
+    serve: Serve, tmp_path: Path, mount: Callable[..., None], kind: str
 ) -> None:
-    """11: of the same device, so that only a link shows that nothing could be published there."""
-    local = serve({"alice": account(directory="alice")})
-    link = os.link
-
-    def as_to_a_mount(source: Path, target: Path, **options: Any) -> None:
-        if target.parent == local.output / "alice":
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        link(source, target, **options)
-
-    monkeypatch.setattr(os, "link", as_to_a_mount)
+    """33: with its name, on both sides; a file sent in full would be refused each time."""
+    local = serve({"alice": account(directory="team/alice")})
+    (tmp_path / "elsewhere").mkdir()
+    options = {
+        "another file system": ("-t", "tmpfs", "tmpfs"),
+        "bind": ("--bind", str(tmp_path / "elsewhere")),
+        "read-only": ("-o", "ro", "-t", "tmpfs", "tmpfs"),
+    }
+    mount(local.output / "team" / "alice", *options[kind])
     with Peer(local.port).log_in() as peer:
         answer = peer.ask("x", 10)
     assert isinstance(answer, Rejected)
     assert answer.code == "disk"
+    assert "directory team/alice" in answer.reason
     assert part_files(local.output) == []
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_a_part_file_that_cannot_be_removed_blocks_nobody(
         path.unlink(missing_ok=True)
 
 
-def _read_only(*_: object) -> None:
+def _read_only(*_: object, **__: object) -> None:
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
@@ -64,6 +65,7 @@ def _broken(*_: object, **__: object) -> None:
         ("fdatasync", _broken, "disk"),
         ("fsync", _broken, "disk"),
         ("link", _full, "space"),
+        ("link", _read_only, "disk"),
     ],
 )
 def test_a_disk_error_is_a_clean_rejection(
@@ -74,10 +76,7 @@ def test_a_disk_error_is_a_clean_rejection(
     failure: Callable[..., None],
     code: str,
 ) -> None:
-    """33 and 34: whatever call fails, the client is told and the next file works.
-
-    Only a whole file that could not get its name stays for a resume.
-    """
+    """33 and 34: whatever call fails, the client is told and the next file works."""
     source = random_file(tmp_path / "x", 1_000_000)
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failure)
@@ -88,9 +87,30 @@ def test_a_disk_error_is_a_clean_rejection(
     assert caught.value.code == code
     assert caught.value.exit_code == 4
     eventually(lambda: local.server.parts.in_use == 0)
-    assert len(part_files(local.output)) == (call == "link")
+    assert part_files(local.output) == []
     assert received(local.output) == []
     still_serves(local.port, tmp_path)
+
+
+def test_a_whole_file_that_does_not_get_its_name_stays_for_a_resume(
+    local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """33: the disk filled up with the last byte; the same command publishes it later."""
+    source = random_file(tmp_path / "x", 1_000_000)
+    link, calls = os.link, itertools.count()
+
+    def full_later(*arguments: Any, **options: Any) -> None:
+        (_full if next(calls) else link)(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", full_later)
+        with pytest.raises(RejectedError):
+            send_files([source], local.client())
+    eventually(lambda: local.server.parts.in_use == 0)
+    assert len(part_files(local.output)) == 1
+    (receipt,) = send_files([source], local.client())
+    assert receipt.resumed_bytes == 1_000_000
+    assert md5(local.output / receipt.saved_as) == md5(source)
 
 
 # --- a disk with something on it ----------------------------------------------------------------

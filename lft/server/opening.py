@@ -1,0 +1,247 @@
+"""The way of an admitted transfer to its part file: find, take over or make it, reserve space."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from functools import partial
+from typing import Callable
+
+import config
+from config import ServerSettings
+from lft.options import format_size
+from lft.server.quota import Quota
+from lft.server.sessions import Post
+from lft.server.transfer import Transfer
+from lft.store.journal import Claims
+from lft.store.ownership import OutputDirectory
+from lft.store.partfile import PartFile
+from lft.store.partstore import PartStore
+from lft.store.paths import NO_SPACE, explain, make_directory
+from protocol import FileReady, Ping, RejectedError
+
+log = logging.getLogger("coordinator")
+
+Step = Callable[[Transfer], None]
+
+
+class Opening:
+    """The way of an admitted transfer to its part file, which may take several units of work.
+
+    Owned by the worker that opens, or by ``Lifecycle`` between two tries.
+    """
+
+    def __init__(self, transfer: Transfer) -> None:
+        self.transfer = transfer
+        self.part: PartFile | None = None  # once it is found or made
+        self.claims: Claims | None = None  # of its journal, if an earlier attempt left it
+        self._asked: dict[Transfer, float] = {}  # owners of a part file, and since when
+
+    def asked_at(self, owner: Transfer) -> float:
+        """Return since when ``owner`` is asked whether it lives: from now on, if not before."""
+        return self._asked.setdefault(owner, time.monotonic())
+
+
+class Opener:
+    """Opens part files. All methods run on workers, unless a docstring says otherwise.
+
+    ``start`` has a step done for a transfer by a worker; what that raises ends the transfer.
+    ``take_over`` ends a transfer whose client is dead. The lock protects ``_owners``: the transfers
+    whose part file has not been let go.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        output: OutputDirectory,
+        parts: PartStore,
+        quota: Quota,
+        post: Post,
+        start: Callable[[Step, Transfer], None],
+        take_over: Step,
+    ) -> None:
+        self._settings = settings
+        self._output = output
+        self._parts = parts
+        self._quota = quota
+        self._post = post
+        self._start = start
+        self._take_over = take_over
+        self._waiting: deque[Opening] = deque()  # for an owner to answer, or for a disk
+        self._reserving = threading.BoundedSemaphore(config.MAX_RESERVING)
+        self._lock = threading.Lock()
+        self._owners: set[Transfer] = set()
+
+    def open(self, transfer: Transfer) -> None:
+        """Find or make the part file of an admitted transfer; then its client may send (any)."""
+        self._go_on(Opening(transfer))
+
+    def try_again(self) -> None:
+        """Have every transfer try again that waits for a part file or a disk (main)."""
+        for _ in range(len(self._waiting)):
+            self._go_on(self._waiting.popleft())
+
+    def _go_on(self, opening: Opening) -> None:
+        self._start(partial(self._open, opening), opening.transfer)
+
+    def _open(self, opening: Opening, transfer: Transfer) -> None:
+        """Find or make the part file of an admitted transfer and let the client send.
+
+        A transfer that has to wait is put aside, for main to start again.
+        """
+        try:
+            done = not transfer.life.ended and self._prepare(opening)
+        except BaseException:
+            self._release(opening)
+            raise
+        if transfer.life.ended:
+            self._release(opening)
+        elif done:
+            self._let_send(opening)
+
+    def _prepare(self, opening: Opening) -> bool:
+        """Find or make the part file and reserve its space; return whether all is done."""
+        if not self._parts.scanned or not (opening.part or self._find(opening)):
+            self._waiting.append(opening)
+            return False
+        assert opening.part is not None  # found
+        return self._reserve(opening, opening.part)
+
+    def _reserve(self, opening: Opening, part: PartFile) -> bool:
+        """Reserve some of the space, unless enough transfers do; return whether all is there."""
+        if not self._reserving.acquire(blocking=False):
+            self._waiting.append(opening)
+            return False
+        try:
+            more = part.reserve_some(config.RESERVE_FOR)
+        finally:
+            self._reserving.release()
+        if more:
+            self._go_on(opening)
+        return not more
+
+    def _release(self, opening: Opening) -> None:
+        """Let the part file of a transfer rest that has ended on the way to it."""
+        part, opening.part = opening.part, None
+        if part:
+            self.let_go(opening.transfer, part)
+
+    def _let_send(self, opening: Opening) -> None:
+        """Tell the client that it may send, and what is here already."""
+        transfer, claims = opening.transfer, opening.claims
+        assert opening.part is not None  # it is prepared
+        if not transfer.open(opening.part, claims):
+            self._release(opening)
+            return
+        self._log_opened(transfer, claims)
+        have = claims.spans if claims else ()
+        self._post(transfer.session.coordinator, FileReady(transfer.number, have))
+
+    def _find(self, opening: Opening) -> bool:
+        """Find the part file to go on with, or make a new one; ``False`` while an owner is asked.
+
+        All that could keep the file from being published is tried before a byte is sent.
+        """
+        transfer = opening.transfer
+        self._output.check_in_place()
+        self._check_directory(transfer)
+        if not transfer.resumes:
+            self._parts.forget(transfer.facts)
+        elif not self._look_for_earlier(opening):
+            return False
+        if opening.part is None:
+            self._quota.check(transfer, anew=True)
+            opening.part = self._parts.create(transfer.facts)
+        self._own(transfer)
+        self._try_name(opening.part)
+        return True
+
+    def _check_directory(self, transfer: Transfer) -> None:
+        """Make the user's directory. Raises ``RejectedError`` where that cannot be."""
+        directory = transfer.facts.directory
+        try:
+            make_directory(self._settings.output, directory)
+        except OSError as error:
+            raise RejectedError("disk", explain(error, directory)) from error
+
+    @staticmethod
+    def _try_name(part: PartFile) -> None:
+        """See that the file can get its name. Raises ``RejectedError`` where it cannot."""
+        try:
+            part.try_name()
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                raise
+            raise RejectedError("disk", explain(error, part.facts.directory)) from error
+
+    def _look_for_earlier(self, opening: Opening) -> bool:
+        """Look for what an earlier attempt left; return whether the search is over."""
+        transfer = opening.transfer
+        rivals = self._rivals(transfer)  # before the search: what rests then is found
+        part = self._parts.reopen(transfer.facts)
+        claims = self._use(transfer, part) if part else None
+        if part and claims:
+            opening.part, opening.claims = part, claims
+            return True
+        return not self._ask_rivals(opening, rivals)
+
+    def _use(self, transfer: Transfer, part: PartFile) -> Claims | None:
+        """Use a reopened part file; ``None`` if it turns out to be unfit."""
+        try:
+            if not part.published:  # it may have grown, and others may rest beside it
+                self._quota.check(transfer, part, anew=True)
+        except RejectedError:
+            self._parts.rest(part)
+            raise
+        return self._parts.go_on(part, transfer.facts)
+
+    @staticmethod
+    def _log_opened(transfer: Transfer, claims: Claims | None) -> None:
+        size, count = format_size(transfer.blocks.size), transfer.blocks.count
+        facts = f"{transfer.name} ({size} in {count} blocks) from {transfer.facts.user}"
+        if claims:
+            log.info("resuming %s: %d blocks are here", facts, sum(claims.flags))
+        else:
+            log.info("receiving %s", facts)
+
+    # -- whose part file it is
+
+    def _own(self, transfer: Transfer) -> None:
+        with self._lock:
+            self._owners.add(transfer)
+
+    def let_go(self, transfer: Transfer, part: PartFile) -> None:
+        """Let a part file rest; only then a search may overlook ``transfer`` (any)."""
+        self._parts.rest(part)
+        with self._lock:
+            self._owners.discard(transfer)
+
+    def _rivals(self, transfer: Transfer) -> list[Transfer]:
+        """Return the transfers whose part file ``transfer`` could go on with."""
+        return [one for one in self.owners() if one.facts.key == transfer.facts.key]
+
+    def _ask_rivals(self, opening: Opening, rivals: list[Transfer]) -> bool:
+        """Ask silent owners whether they live, take files from dead ones; say whether to wait.
+
+        A client notices a dead connection long before the server does, and comes back while its old
+        session still stands. So an owner that does not answer in ``PROBE_TIMEOUT`` seconds loses
+        the file.
+        """
+        now, wait = time.monotonic(), False
+        for rival in rivals:
+            asked_at = opening.asked_at(rival)
+            if not rival.life.ended and (rival.lives(asked_at) or not rival.life.receiving):
+                continue  # it lives, or is about to begin
+            wait |= now < asked_at + self._settings.stall_timeout  # later a disk is stuck
+            if now < asked_at + config.PROBE_TIMEOUT:
+                self._post(rival.session.coordinator, Ping())
+            else:
+                self._take_over(rival)
+        return wait
+
+    def owners(self) -> list[Transfer]:
+        """Return the transfers whose part file has not been let go (any)."""
+        with self._lock:
+            return list(self._owners)
