@@ -112,6 +112,9 @@ MAX_STRANGERS = 1024  # connections that have not logged in; for each one more t
 MAX_TRANSFERS_OF_USER = 64  # receiving or waiting, so that one user cannot fill the queue
 LEAST_COUNTED = 4 * KB  # bytes that a file counts in a quota, as on most disks: else millions of
 # empty ones would cost nothing
+COUNT_AGAIN = 600.0  # seconds for which the bytes in a directory are taken to be as counted, unless
+# it has changed ...
+COUNT_SELDOM = 20  # ... and times as long as counting takes, if it has: a twentieth of one worker
 MAX_PARTS_OF_USER = 64  # unfinished files kept for one user; for each one more the oldest one goes
 LISTEN_BACKLOG = 512  # connections the system may hold until they are accepted
 GRACE = 10.0  # seconds for running transfers to end after a stop signal

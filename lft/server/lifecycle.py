@@ -173,10 +173,24 @@ class Lifecycle:
         """Give the flushed file its final name, then the verdict; return that name."""
         with transfer.life.publishing():
             self._output.check_in_place()
-            name = part.publish()
+            name = self._publish_counted(part)
             self._output.check_in_place()  # else it has its name where no user sees it
         self._unconfirmed[transfer.session] = transfer  # before the client can confirm it
         self._conclude(transfer, transfer.receipt(name))
+        return name
+
+    def _publish_counted(self, part: PartFile) -> str:
+        """Publish a file; it counts as published before it ends to count as on its way."""
+        facts, usage = part.facts, self._quota.usage
+        if part.published:  # before a kill, it has been counted
+            return part.publish()
+        usage.add(facts.directory, facts.size)
+        try:
+            name = part.publish()
+        except BaseException:
+            usage.take_back(facts.directory, facts.size)
+            raise
+        usage.note_published(facts.directory)
         return name
 
     def _conclude(self, transfer: Transfer, answer: Message | None) -> None:

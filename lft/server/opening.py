@@ -110,7 +110,12 @@ class Opener:
         return self._reserve(opening, opening.part)
 
     def _reserve(self, opening: Opening, part: PartFile) -> bool:
-        """Reserve some of the space, unless enough transfers do; return whether all is there."""
+        """Reserve some of the space, unless enough transfers do; return whether all is there.
+
+        A file of one slice does not wait for the large ones.
+        """
+        if part.facts.size <= config.RESERVE_SLICE:
+            return not part.reserve_some(config.RESERVE_FOR)
         if not self._reserving.acquire(blocking=False):
             self._waiting.append(opening)
             return False

@@ -9,7 +9,8 @@ from lft.server.admission import Admission
 from lft.server.transfer import Transfer
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
-from lft.store.paths import counted, used_bytes
+from lft.store.paths import counted
+from lft.store.usage import Usage
 from protocol import RejectedError
 
 
@@ -17,7 +18,7 @@ class Quota:
     """Counts a user's directory: files published, on their way, or unfinished (a worker)."""
 
     def __init__(self, output: Path, admission: Admission, parts: PartStore) -> None:
-        self._output = output
+        self.usage = Usage(output)
         self._admission = admission
         self._parts = parts
 
@@ -32,10 +33,11 @@ class Quota:
         quota = transfer.session.rights.quota
         if quota is None:
             return
-        used = self._reserved(transfer, own, anew=anew)
-        used += used_bytes(self._output / transfer.facts.directory)
-        used -= 0 if anew else self._parts.published_bytes(transfer.facts)
-        size = counted(transfer.blocks.size)
+        reserved, directory = self._reserved(transfer, own, anew=anew), transfer.facts.directory
+        reserved -= 0 if anew else self._parts.published_bytes(transfer.facts)
+        size, used = counted(transfer.blocks.size), reserved + self.usage.total(directory)
+        if used + size > quota:  # before it is refused, be sure
+            used = reserved + self.usage.total(directory, surely=True)
         if used + size > quota:
             reason = f"{format_size(size)} is more than the {format_size(max(0, quota - used))}"
             least = " (what a file counts at least)" if size > transfer.blocks.size else ""

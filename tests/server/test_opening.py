@@ -1,0 +1,88 @@
+"""The way to a part file: in steps, so that no worker is held for long."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import Callable
+
+import pytest
+
+import config
+from config import MB
+from lft.store.partstore import PartStore
+from protocol import FileReady, FileStart
+from tests.support.local import ServerThread, StartLocal
+from tests.support.rawpeer import ANY_MD5, RawClient
+from tests.support.waiting import PATIENCE, eventually
+
+
+def _announce(client: RawClient, name: str, size: int) -> None:
+    client.control.send(FileStart(name, size, 200 * 1024, "md5", ANY_MD5, False))
+
+
+def test_transfers_that_reserve_space_slowly_hold_few_workers(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 28: where the file system cannot reserve, a byte is written to each block."""
+    held = threading.Semaphore(0)
+    go_on = threading.Event()
+
+    def slow(_descriptor: int, _start: int, length: int) -> None:
+        if length == config.RESERVE_SLICE:
+            held.release()
+            assert go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(os, "posix_fallocate", slow)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(local.port)).log_in() for _ in range(12)]
+        for number, client in enumerate(clients):
+            _announce(client, f"large{number}", 2 * config.RESERVE_SLICE)
+        for _ in range(config.MAX_RESERVING):
+            assert held.acquire(timeout=PATIENCE)
+        with RawClient(local.port).log_in() as other:
+            _announce(other, "small", 10)
+            assert isinstance(other.answer(), FileReady)
+        go_on.set()
+        assert all(isinstance(client.answer(), FileReady) for client in clients)
+
+
+def test_space_is_reserved_a_slice_at_a_time(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a unit of work of its own; together they are the file."""
+    monkeypatch.setattr(config, "RESERVE_FOR", 0.0)
+    calls: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda *call: calls.append(call[1:]))
+    with RawClient(local.port).log_in() as client:
+        _announce(client, "x", 2 * config.RESERVE_SLICE + MB)
+        assert isinstance(client.answer(), FileReady)
+    step = config.RESERVE_SLICE
+    assert calls == [(0, step), (step, step), (2 * step, MB)]
+
+
+@pytest.fixture
+def slow_scan(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let the look at earlier part files take until the function that is returned is called."""
+    go_on, scan_some = threading.Event(), PartStore.scan_some
+
+    def slow(store: PartStore) -> None:
+        assert go_on.wait(PATIENCE)
+        scan_some(store)
+
+    monkeypatch.setattr(PartStore, "scan_some", slow)
+    return go_on.set
+
+
+def test_clients_log_in_while_earlier_part_files_are_looked_at(
+    start_local: StartLocal, slow_scan: Callable[[], None]
+) -> None:
+    """FAULTS 36: a start with ten thousand of them answers at once; a file waits for the look."""
+    local = start_local()
+    with RawClient(local.port).log_in() as client:
+        _announce(client, "x", 10)
+        eventually(local.server.admission.active, "the file to be admitted")
+        assert not local.server.parts.scanned
+        slow_scan()
+        assert isinstance(client.answer(), FileReady)
