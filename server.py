@@ -23,20 +23,20 @@ is held, and nothing is received, sent, written, hashed or logged under one.
 
 from __future__ import annotations
 
+import os
 import signal
 
-if __name__ == "__main__":  # until it serves, Ctrl-C ends it without a traceback
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":  # until it serves: as process 1 of a container it would ignore both
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
 
 import argparse
 import contextlib
 import logging
-import os
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import config
 from config import ServerSettings
@@ -56,12 +56,14 @@ from lft.options import (
 )
 from lft.server.admission import Admission
 from lft.server.assembly import Assembly
+from lft.server.background_log import BackgroundLog
 from lft.server.buffers import BufferPool
 from lft.server.connections import Connections
 from lft.server.event_loop import EventLoop
 from lft.server.lifecycle import Lifecycle
 from lft.server.login import Login
 from lft.server.sessions import Next, Peer, Registry
+from lft.server.watchdog import Watchdog
 from lft.server.work_queue import RightOfWay, WorkQueue
 from lft.store.ownership import OutputDirectory
 from lft.store.partstore import PartStore
@@ -241,24 +243,34 @@ class Server:
         """Take the output directory and the port. Raises ``UsageError`` if that cannot be."""
         self._settings = settings
         tls = Tls.load(settings)
-        self._output = OutputDirectory(settings.output)
-        try:
+        with contextlib.ExitStack() as undo:
+            self._output = OutputDirectory(settings.output)
+            undo.callback(self._output.release)
             self._listener = listen(settings.host, settings.port)
-        except UsageError:
-            self._output.release()
-            raise
+            undo.callback(self._listener.close)
+            self.work = WorkQueue(settings.workers)
+            undo.callback(self.work.shutdown)
+            self._watchdog = Watchdog()
+            undo.callback(self._watchdog.dismiss)
+            self._start_threads()
+            undo.pop_all()
         self._loop = EventLoop()
-        self.work = WorkQueue(settings.workers)
         self.registry = Registry()
         self.admission = Admission(settings.max_active)
         self.parts = PartStore(settings.output)
         self.login = Login(settings, credentials, self.registry)
         self._open_rooms(tls)
         self._stops = 0
-        self._reloads = False
         self._grace_ends = self._confirm_by = float("inf")
-        self._next_tick = self._next_report = self._next_expiry = 0.0
         self._scan()
+
+    def _start_threads(self) -> None:
+        """Start all threads now: later the system may have none left. Raises ``UsageError``."""
+        try:
+            self.work.start()
+            self._watchdog.start()
+        except RuntimeError as error:
+            raise UsageError(f"the system gives this server no threads: {error}") from None
 
     def _open_rooms(self, tls: Tls | None) -> None:
         """Make the objects that need each other."""
@@ -285,23 +297,29 @@ class Server:
         return self._settings.host, self._listener.getsockname()[1]
 
     def stop(self) -> None:
-        """Ask the loop to end (any, also a signal handler); the second time at once."""
+        """Ask the loop to end (any, also a signal handler); the second time at once.
+
+        The watchdog begins to count here: main itself may hang, in the disk for example.
+        """
         self._stops += 1
+        grace = self._settings.grace + config.EXIT_TIMEOUT
+        self._watchdog.end_within(grace if self._stops < 2 else config.CLOSING_TIMEOUT)
         self._loop.wake()
 
     def reload(self) -> None:
         """Ask the loop to read the certificate again (any, also a signal handler)."""
-        self._reloads = True
-        self._loop.wake()
+        self._loop.call(self._read_certificate)
 
     def run(self) -> None:
         """Serve until ``stop``; then let running transfers end within the grace period."""
         if not self._stops:
             self.connections.listen()
+        self._loop.every(config.TICK, self._tick)
+        self._loop.every(config.REPORT_EVERY, self._report)
+        self._loop.every(config.EXPIRE_EVERY, self._expire)
         try:
             while not self._is_over():
-                self._loop.turn(self._next_tick)
-                self._loop.safely(self._tick)
+                self._loop.turn()
         finally:
             self._close()
 
@@ -335,31 +353,23 @@ class Server:
     # -- clocks
 
     def _tick(self) -> None:
-        """Look at every deadline, twice a second."""
-        if self._reloads:
-            self._read_certificate()
-        now = time.monotonic()
-        if now < self._next_tick:
-            return
-        self._next_tick = now + config.TICK
+        """Look at every deadline."""
         self._loop.run_calls()  # should a ring ever be lost
-        self.connections.look_at_deadlines(now)
+        self.connections.look_at_deadlines(time.monotonic())
         for transfer in self.admission.active():
             if transfer.stalled_for() > self._settings.stall_timeout:
                 self.lifecycle.start(self.lifecycle.expire, transfer)
         self.lifecycle.try_again()
-        self._report(now)
-        if now >= self._next_expiry:
-            self._next_expiry = now + config.EXPIRE_EVERY
-            self.work.put(self.parts.expire, priority=0)
         if not self.lifecycle.stopping:
             self.connections.listen()  # after a pause for want of descriptors
 
-    def _report(self, now: float) -> None:
+    def _expire(self) -> None:
+        """Have a worker remove what no client has come back for."""
+        if self.parts.scanned:
+            self.work.put(self.parts.expire, priority=0)
+
+    def _report(self) -> None:
         """Tell clients that wait how far they are; it also shows them that we live."""
-        if now < self._next_report:
-            return
-        self._next_report = now + config.REPORT_EVERY
         for transfer in self.admission.active():
             begun = transfer.life.receiving  # otherwise its part file is looked for, or made
             report = Verifying(transfer.verified_bytes) if begun else Queued(1)
@@ -369,7 +379,6 @@ class Server:
 
     def _read_certificate(self) -> None:
         """Take a renewed certificate for new connections; a bad one changes nothing."""
-        self._reloads = False
         try:
             self.connections.tls = Tls.load(self._settings)
         except UsageError as error:
@@ -411,35 +420,16 @@ class Server:
     def _close(self) -> None:
         """Cut what still runs, wait for the workers, release everything."""
         self.lifecycle.stopping = True
+        self._watchdog.end_within(config.EXIT_TIMEOUT)
         self.connections.say_goodbye()
-        with self._watchdog():
-            for transfer in self.admission.active() + self.admission.waiting():
-                transfer.life.end()  # workers that are at it stop at the next block
-            self.work.shutdown()
-            self.lifecycle.close()
+        for transfer in self.admission.active() + self.admission.waiting():
+            transfer.life.end()  # workers that are at it stop at the next block
+        self.work.shutdown()
+        self.lifecycle.close()
+        self._watchdog.dismiss()
         self.connections.close()
         self._loop.close()
         self._output.release()
-
-    @contextlib.contextmanager
-    def _watchdog(self) -> Iterator[None]:
-        """End the process if a worker hangs, in a dead disk for example: nothing can end that."""
-        patience = config.EXIT_TIMEOUT if self._stops < 2 else config.CLOSING_TIMEOUT
-        watchdog = threading.Timer(patience, _give_up)
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            yield
-        finally:
-            watchdog.cancel()
-            watchdog.join()
-
-
-def _give_up() -> None:
-    """Leave without the workers (the watchdog's thread)."""
-    log.error("a worker hangs, probably in the disk: ending without it; transfers can go on later")
-    logging.shutdown()
-    os._exit(0)
 
 
 # --- the command line ---------------------------------------------------------------------------
@@ -491,7 +481,7 @@ def _credentials(settings: ServerSettings) -> Credentials:
 
 
 def _serve(settings: ServerSettings) -> None:
-    server = Server(settings, _credentials(settings))
+    server = Server(settings, _credentials(settings))  # until then a signal ends it at once
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
     # without a certificate to read again, it says what it always did: the terminal has gone
@@ -500,8 +490,8 @@ def _serve(settings: ServerSettings) -> None:
     host, port = server.address
     try:
         say(f"Listening on {host}:{port}")
-    except OSError as error:
-        raise UsageError(f"cannot write to standard output: {error.strerror}") from error
+    except OSError as error:  # a full disk must not keep it from serving
+        log.warning("cannot write to standard output: %s", error.strerror)
     try:
         server.run()
     finally:
@@ -515,13 +505,16 @@ def main(argv: list[str] | None = None) -> int:
     make_output_safe()
     keep_own_rights()
     arguments = vars(_parser().parse_args(argv))
-    setup_logging(arguments.pop("log_level"))
+    background, code = BackgroundLog(setup_logging(arguments.pop("log_level"))), 0
     try:
+        background.start()
         _serve(ServerSettings(**arguments))
-    except (TransferError, OSError) as error:  # OSError: no descriptors left, say
+    except (TransferError, OSError, RuntimeError) as error:  # no descriptors or threads left, say
         log.error("%s", error)
-        return UsageError.exit_code
-    return 0
+        code = UsageError.exit_code
+    if not background.stop():
+        os._exit(code)  # its thread holds standard error, for which Python would wait for ever
+    return code
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import selectors
-import socket
 import time
 from collections import Counter
 from functools import partial
@@ -17,6 +16,7 @@ from lft.server.event_loop import EventLoop
 from lft.server.sessions import TOO_SLOW, Next, Peer, Place
 from lft.server.work_queue import RightOfWay, WorkQueue
 from lft.wire.connection import Connection
+from lft.wire.sockets import Socket
 from lft.wire.tls import Tls
 from protocol import ConnectionLostError, Message, Side
 
@@ -35,7 +35,7 @@ class Connections:
 
     def __init__(
         self,
-        listener: socket.socket,
+        listener: Socket,
         loop: EventLoop,
         work: WorkQueue,
         way: RightOfWay,
@@ -78,7 +78,7 @@ class Connections:
                 return
             self.welcome(sock, str(address[0]))
 
-    def welcome(self, sock: socket.socket, address: str = "") -> None:
+    def welcome(self, sock: Socket, address: str = "") -> None:
         """Take a new connection in, or close it where there is no room."""
         if not self._make_room(address):
             sock.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import selectors
 import time
 from collections import deque
@@ -66,10 +67,19 @@ class EventLoop:
         """Return whether ``file`` is watched."""
         return file in self._selector.get_map()
 
-    def turn(self, latest: float) -> None:
-        """Do what is ready; wait for it, but not beyond the instant ``latest``."""
-        first = min(latest, self._timers.next_at)
-        for key, _ in self._selector.select(max(0.0, first - time.monotonic())):
+    def every(self, seconds: float, unit: Unit) -> None:
+        """Do ``unit`` now and again, whatever it raises."""
+
+        def again() -> None:
+            self.at(time.monotonic() + seconds, again)
+            self.safely(unit)
+
+        again()
+
+    def turn(self) -> None:
+        """Wait for the next thing to do, and do all that is ready."""
+        left = max(0.0, self._timers.next_at - time.monotonic())
+        for key, _ in self._selector.select(None if left == math.inf else left):
             self.safely(key.data)
         for unit in self._timers.due():
             self.safely(unit)

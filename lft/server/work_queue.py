@@ -38,6 +38,15 @@ class WorkQueue:
         self._lingering = 0
         self._pressure = Waker()
 
+    def start(self) -> None:
+        """Start all workers now (main). Raises ``RuntimeError`` where the system has no threads."""
+        all_there = threading.Event()
+        try:
+            for _ in range(self._workers):  # each waits, so that the pool needs one more
+                self._pool.submit(all_there.wait)
+        finally:
+            all_there.set()
+
     def put(self, unit: Unit, priority: int) -> None:
         """Have ``unit`` run by a worker soon (any)."""
         with self._lock:

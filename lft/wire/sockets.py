@@ -16,6 +16,8 @@ import config
 from lft.terminal import printable
 from protocol import ConnectionLostError, UsageError
 
+Socket = socket.socket  # for rooms that hand one on
+
 
 class Waker:
     """A bell: any thread (or signal handler) rings it, one that waits on its descriptor wakes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,14 @@ import client as client_module
 from config import KB
 from lft.client.progress import Progress
 from tests.support.files import part_files, random_file, received
-from tests.support.processes import ROOT, ServerProcess, StartServer, client_command, environment
+from tests.support.processes import (
+    ROOT,
+    ServerProcess,
+    StartServer,
+    client_command,
+    environment,
+    still_serves,
+)
 from tests.support.rawpeer import RawClient
 from tests.support.waiting import PATIENCE, eventually
 
@@ -86,19 +94,29 @@ def test_an_idle_server_stops_with_exit_0(start_server: StartServer, number: int
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_server_whose_first_line_nobody_takes_does_not_start(
+def test_a_server_whose_first_line_finds_a_full_disk_serves(
     tmp_path: Path, unbuffered: str
 ) -> None:
-    """Exit 2 and one line: whoever started it waits for that line in vain."""
-    command = [sys.executable, str(ROOT / "server.py"), "--port", "0", "--output", str(tmp_path)]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            command, check=False, text=True, stdout=full, stderr=subprocess.PIPE,
-            env={**environment(), "PYTHONUNBUFFERED": unbuffered},
-        )  # fmt: skip
-    assert done.returncode == 2
-    assert "standard output" in done.stderr
-    assert done.stderr.count("\n") == 1
+    """One warning: a full log disk is no reason to take no files."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--port", str(port), "--output", str(tmp_path / "out")]
+    with open("/dev/full", "w") as full, subprocess.Popen(
+        [sys.executable, str(ROOT / "server.py"), *options],
+        stdout=full, stderr=subprocess.PIPE, text=True,
+        env={**environment(), "PYTHONUNBUFFERED": unbuffered},
+    ) as process:  # fmt: skip
+        eventually(lambda: _listens(port), "the server to listen")
+        still_serves(port, tmp_path)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert log.count("cannot write to standard output") == 1
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_stopping_server_lets_a_running_transfer_end(

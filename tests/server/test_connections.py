@@ -50,7 +50,7 @@ def test_strangers_whom_a_worker_serves_make_way_one_each(
 
 
 def _turned(server: Server) -> bool:
-    server._loop.turn(0.0)
+    server._loop.turn()
     return True
 
 

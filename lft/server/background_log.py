@@ -1,0 +1,81 @@
+"""A log that never holds up a thread that serves."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import queue
+import threading
+import time
+
+import config
+
+log = logging.getLogger("server")
+
+
+class DroppingHandler(logging.handlers.QueueHandler):
+    """Puts log lines into a bounded queue, drops those that do not fit and counts them (any).
+
+    A terminal that Ctrl-S has stopped, a pipe that no program reads, a full disk: whoever writes
+    the lines may wait for ever. The workers must not.
+    """
+
+    queue: queue.Queue[logging.LogRecord | None]
+
+    def __init__(self, room: int) -> None:
+        super().__init__(queue.Queue(room))
+        self.dropped = 0  # the number may be a little too low: it is changed without a lock
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Fix the text now: its arguments may change before the line is written."""
+        record.msg, record.args = record.getMessage(), None
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Add a line, or drop it."""
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+
+
+class BackgroundLog:
+    """The thread that writes log lines, in place of the threads that have something to say."""
+
+    def __init__(self, writer: logging.Handler) -> None:
+        """Take the lines of every logger; ``writer`` writes them."""
+        self._writer = writer
+        self._handler = DroppingHandler(config.LOG_QUEUE)
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._told = 0  # dropped lines of which the log has told; the log thread's own
+
+    def start(self) -> None:
+        """Begin. Raises ``RuntimeError`` where the system has no thread for it."""
+        self._thread.start()
+        logging.getLogger().handlers[:] = [self._handler]
+
+    def _write(self) -> None:
+        """Write lines as they come (the log thread)."""
+        for record in iter(self._handler.queue.get, None):
+            self._writer.handle(record)
+            self._tell_of_dropped()
+
+    def _tell_of_dropped(self) -> None:
+        dropped = self._handler.dropped - self._told
+        if dropped and self._handler.queue.empty():
+            self._told += dropped
+            words = "%d log lines were dropped: the log was not read fast enough"
+            record = log.makeRecord(log.name, logging.WARNING, "", 0, words, (dropped,), None)
+            self._writer.handle(record)
+
+    def stop(self) -> bool:
+        """Write what is there; return whether that was possible in ``LOG_PATIENCE`` seconds."""
+        until = time.monotonic() + config.LOG_PATIENCE
+        while self._thread.is_alive() and time.monotonic() < until:
+            with contextlib.suppress(queue.Full):
+                self._handler.queue.put_nowait(None)
+            self._thread.join(0.1)
+        if not self._thread.is_alive():
+            logging.getLogger().handlers[:] = [self._writer]
+        return not self._thread.is_alive()
