@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import ssl
 import time
 from functools import partial
@@ -12,7 +11,7 @@ import config
 from config import ClientSettings
 from lft.accounts.scram import SCRAM_PLUS, ScramClient
 from lft.addresses import UnknownHostError, is_loopback, resolve
-from lft.clock import Deadline
+from lft.clock import Backoff, Deadline
 from lft.terminal import printable
 from lft.wire.channel_binding import server_end_point
 from lft.wire.connection import Connection
@@ -46,7 +45,7 @@ class Patience:
     def __init__(self, settings: ClientSettings) -> None:
         self._timeout = settings.timeout
         self._deadline = Deadline(settings.timeout)
-        self._pause = config.RETRY_FIRST
+        self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._stood = False
         self._told = ""  # the reason that the user has read
         self.next_file()
@@ -71,7 +70,8 @@ class Patience:
         if acknowledged > self._acknowledged or verified > self._verified:
             self._acknowledged = max(acknowledged, self._acknowledged)
             self._verified = max(verified, self._verified)
-            self._fruitless, self._pause = -1, config.RETRY_FIRST  # this one is not
+            self._fruitless = -1  # this one is not
+            self._backoff.reset()
 
     @property
     def achieved(self) -> bool:
@@ -88,17 +88,11 @@ class Patience:
         hopeless = isinstance(error, UnknownHostError) and not self._stood
         if hopeless or self._deadline.passed or self._fruitless > config.RETRY_MOST:
             raise error
-        pause = min(jittered(self._pause), self._deadline.left())
-        self._pause = min(2 * self._pause, config.RETRY_LONGEST)
+        pause = min(self._backoff.next_pause(), self._deadline.left())
         if str(error) != self._told:
             self._told = str(error)
             log.warning("%s: trying again, for %.0f s", error, self._deadline.left())
         time.sleep(pause)
-
-
-def jittered(pause: float) -> float:
-    """Spread retries, so that many clients do not come back in the same instant."""
-    return pause * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
 
 
 def connect(settings: ClientSettings, timeout: float, tls: ssl.SSLContext | None) -> Connection:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import config
 from lft.client.compression import Compression
-from lft.client.connect import jittered
 from lft.client.upload import Block
-from lft.clock import Deadline
+from lft.clock import Backoff, Deadline
 from lft.wire.blocks import BlockHeader, encode_header
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
@@ -57,7 +56,7 @@ class Sender:
         self._waker = Waker()
         self.connection: Connection | None = None  # the latest; main asks it how it goes
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
-        self._pause = config.RETRY_FIRST
+        self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._bad_frames = 0  # since the last acknowledgement
         self._silence = Deadline(self._settings.timeout)  # of the server, on this connection
         self._congestion = ""  # what was chosen for this connection; "" is the system's own
@@ -151,8 +150,7 @@ class Sender:
     def _pause_after(self, error: TransferError) -> None:
         if self._session.ending.is_set():
             return
-        pause = jittered(self._pause)
-        self._pause = min(2 * self._pause, config.RETRY_LONGEST)
+        pause = self._backoff.next_pause()
         level = self._session.loss_level()
         log.log(level, "a data connection was lost (%s); again in %.1f s", error, pause)
         self._session.ending.wait(pause)
@@ -267,7 +265,8 @@ class Sender:
             blocks.pop().upload.confirm(ack.block)
             if not blocks:
                 del self._unacknowledged[ack]
-            self._pause, self._bad_frames = config.RETRY_FIRST, 0
+            self._backoff.reset()
+            self._bad_frames = 0
             self._silence.put_off()
 
     def send_file_block(self, connection: Connection, block: Block) -> int:

@@ -8,6 +8,7 @@ import os
 import stat
 from pathlib import Path
 
+from lft.files import read_full
 from protocol import SourceError
 
 
@@ -46,14 +47,12 @@ class Source:
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``. Raises ``SourceError`` if that cannot be."""
-        while view:
-            try:
-                size = os.preadv(self._fd, [view], offset)
-            except OSError as error:
-                raise SourceError(f"{self._path}: {error.strerror}") from None
-            if not size:
-                raise SourceError(f"{self._path}: became shorter while it was sent; send it again")
-            view, offset = view[size:], offset + size
+        try:
+            size = read_full(self._fd, view, offset)
+        except OSError as error:
+            raise SourceError(f"{self._path}: {error.strerror}") from None
+        if size < len(view):
+            raise SourceError(f"{self._path}: became shorter while it was sent; send it again")
 
     def head(self, length: int, algorithm: str) -> str:
         """Return the digest of the first ``length`` bytes, in hexadecimal."""
