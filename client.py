@@ -31,11 +31,10 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, NoReturn, Sequence
+from typing import TYPE_CHECKING, Iterator, NoReturn, Sequence
 
 import config
 from config import ClientSettings
@@ -44,14 +43,15 @@ from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
 from lft.accounts.tokens import read_token
 from lft.addresses import resolve
 from lft.client.compression import Compression
-from lft.client.connect import Patience, connect, prove_password, show_token
+from lft.client.connect import Patience, connect, log_in
 from lft.client.demo import _demo_server, _make_sample, _md5_of
+from lft.client.link import Access, Link
 from lft.client.progress import Bar, Progress, Reporter
 from lft.client.receipt import FailedIntegrityError, Receipt, Report, advice, what_happened
 from lft.client.source import Source
 from lft.client.streams import Streams
-from lft.client.upload import Block, BlockQueue, Reader, Upload
-from lft.clock import Deadline, TokenBucket
+from lft.client.upload import Block, Reader, Upload, block_size_for
+from lft.clock import Deadline
 from lft.files import keep_own_rights
 from lft.options import (
     add_log_level,
@@ -64,14 +64,13 @@ from lft.options import (
     seconds_argument,
 )
 from lft.terminal import SUCCESS, BarSafeHandler, make_output_safe, printable, setup_logging
-from lft.wire.codecs import FEATURES, common_codec
+from lft.wire.codecs import common_codec
 from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
 from lft.wire.tls import client_tls
 from protocol import (
     CODEC_RAW,
     DIGEST_SIZES,
-    VERSION,
     Cancel,
     ConnectionLostError,
     FileReady,
@@ -96,6 +95,9 @@ from protocol import (
     UsageError,
     Verifying,
 )
+
+if TYPE_CHECKING:
+    from lft.wire.tls import TlsContext
 
 coordinator_log = logging.getLogger("coordinator")
 log = logging.getLogger("client")
@@ -130,7 +132,7 @@ def send_files(
     patience = Patience(settings)
     while files:
         try:
-            with Session(settings, progress or Progress(), patience) as session:
+            with open_session(settings, progress or Progress(), patience) as session:
                 while files:
                     outcome = _outcome(session, files[0])
                     outcomes.append(outcome)
@@ -157,35 +159,65 @@ def _outcome(session: Session, path: Path) -> Receipt | TransferError:
 # --- the session --------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def open_session(
+    settings: ClientSettings, progress: Progress, patience: Patience
+) -> Iterator[Session]:
+    """Connect, log in, give the session; end it afterwards. Raises below ``TransferError``."""
+    progress.phase("connecting")
+    tls = client_tls(settings.ca) if settings.tls or settings.ca else None
+    timeout = patience.left()
+    with contextlib.closing(connect(settings, timeout, tls)) as coordinator:
+        link = _log_in(coordinator, settings, timeout, tls)
+        patience.stood()
+        with Session(coordinator, link, progress, patience) as session:
+            yield session
+
+
+def _log_in(
+    coordinator: Connection, settings: ClientSettings, timeout: float, tls: TlsContext | None
+) -> Link:
+    """Log in, and return what the data connections of the session need."""
+    hello, welcome = log_in(coordinator, settings, timeout)
+    who = "by token" if settings.token else f"as {settings.user}"
+    how = " over TLS" if coordinator.secure else ""
+    coordinator_log.info("logged in at %s%s %s (priority %d)",
+                         coordinator.peer, how, who, welcome.priority)  # fmt: skip
+    compression = _choose_compression(settings, hello) if settings.compress else None
+    access = Access(*coordinator.address, welcome.token, tls)
+    return Link(settings, access, coordinator.round_trip, compression)
+
+
+def _choose_compression(settings: ClientSettings, hello: Hello) -> Compression | None:
+    codec = common_codec(hello.features)
+    if codec == CODEC_RAW:
+        log.warning("the server takes nothing compressed: blocks go as they are")
+        return None
+    return Compression(codec, settings.streams or config.STREAMS)
+
+
 class Session:
     """Logged in on a coordinator connection, with senders that stay for every file. Main's own.
 
-    Use it as a context manager: leaving it says goodbye and ends the threads.
+    Use it as a context manager: leaving it says goodbye and ends the threads. The connection stays
+    its opener's.
     """
 
-    def __init__(self, settings: ClientSettings, progress: Progress, patience: Patience) -> None:
-        self.settings = settings
-        self.progress = progress
-        self._lost_at = 0.0  # when a lost data connection was last told of
+    def __init__(
+        self, coordinator: Connection, link: Link, progress: Progress, patience: Patience
+    ) -> None:
+        self._coordinator = coordinator
+        self._settings = link.settings
+        self._link = link
+        self._streams = Streams(link)
+        self._progress = progress
         self._patience = patience
-        self.queue = BlockQueue()
-        self.streams = Streams(self)
-        self.round_trip = 0.0  # seconds
-        self.congestion = ""  # what a data connection said of it last
-        self.ending = threading.Event()
-        self.token = ""
-        self.address: tuple[int, Any] = (0, None)  # family and address of the server
-        self.bucket = TokenBucket(settings.limit) if settings.limit else None
-        self.compression: Compression | None = None
-        self.tls = client_tls(settings.ca) if settings.tls or settings.ca else None
-        self._coordinator: Connection | None = None
         self._waker = Waker()
 
     def __enter__(self) -> Session:
-        """Connect, log in, start the senders. Raises below ``TransferError``."""
+        """Start the senders."""
         try:
-            self._log_in()
-            self.streams.start()
+            self._streams.start()
         except BaseException:
             self.close()
             raise
@@ -199,90 +231,31 @@ class Session:
 
         Goodbye says that the last verdict was read: a session that broke off must not say it.
         """
-        self.ending.set()
-        self.streams.stop()
-        if self._coordinator:
-            with contextlib.suppress(TransferError):
-                if self._coordinator.state is State.READY:
-                    self._coordinator.send(Goodbye())
-            self._coordinator.close()
-        self.streams.close()
+        self._link.ending.set()
+        self._streams.stop()
+        with contextlib.suppress(TransferError):
+            if self._coordinator.state is State.READY:
+                self._coordinator.send(Goodbye())
+        self._streams.close()
         self._waker.close()
-
-    def _log_in(self) -> None:
-        settings = self.settings
-        self.progress.phase("connecting")
-        timeout = self._patience.left()
-        coordinator = self._coordinator = connect(settings, timeout, self.tls)
-        coordinator.secure_channel(timeout)
-        coordinator.send(Hello(VERSION, FEATURES))
-        log_in = prove_password if settings.token is None else show_token
-        hello, welcome = log_in(coordinator, settings)
-        self.token, self.address = welcome.token, coordinator.address
-        self.round_trip = coordinator.round_trip
-        self._patience.stood()
-        who = "by token" if settings.token else f"as {settings.user}"
-        how = " over TLS" if coordinator.secure else ""
-        coordinator_log.info("logged in at %s%s %s (priority %d)",
-                             coordinator.peer, how, who, welcome.priority)  # fmt: skip
-        if settings.compress:
-            self.compression = self._choose_compression(hello)
-
-    def _choose_compression(self, hello: Hello) -> Compression | None:
-        codec = common_codec(hello.features)
-        if codec == CODEC_RAW:
-            log.warning("the server takes nothing compressed: blocks go as they are")
-            return None
-        return Compression(codec, self.settings.streams or config.STREAMS)
-
-    @property
-    def _control(self) -> Connection:
-        assert self._coordinator is not None  # __enter__ has made it
-        return self._coordinator
-
-    @property
-    def far(self) -> bool:
-        """Whether the server is far away (any)."""
-        return self.round_trip >= config.FAR
-
-    def block_size(self, size: int) -> int:
-        """Return the bytes of a block for a file of ``size`` bytes.
-
-        It depends on nothing that the link may do: an attempt to go on has to arrive at the same.
-        """
-        settings, most = self.settings, config.MAX_BLOCK_SIZE
-        block_size = settings.block_size or config.BLOCK_SIZE
-        if settings.block_size is None:
-            while size > block_size * config.AUTO_BLOCKS and block_size < most:
-                block_size = min(2 * block_size, most)
-        if settings.limit:  # each stream should have something to do in every second
-            share = settings.limit // (settings.streams or config.STREAMS)
-            block_size = min(block_size, max(config.MIN_BLOCK_SIZE, share))
-        return block_size
-
-    def loss_level(self) -> int:
-        """Return how loud to tell of a lost data connection: they are often lost together."""
-        now, before = time.monotonic(), self._lost_at
-        self._lost_at = now
-        return logging.DEBUG if now - before < 1 else logging.WARNING
 
     def send(self, path: Path) -> Receipt:
         """Send one file and return its receipt. Raises below ``TransferError``."""
         source = Source(path)
         began = self._patience.began = self._patience.began or time.monotonic()
         try:
-            self.progress.begin(source.name, source.size)
+            self._progress.begin(source.name, source.size)
             upload = self._start(source)
             receipt = self._send_upload(upload)
-            self.progress.move(source.size)
+            self._progress.move(source.size)
         except ConnectionLostError:
             raise  # the bar stays: the next session goes on with it
         except BaseException:
-            self.progress.end()
+            self._progress.end()
             raise
         finally:
             source.close()
-        self.progress.end()
+        self._progress.end()
         seconds = time.monotonic() - began
         return self._finished(dataclasses.replace(receipt, seconds=seconds))
 
@@ -291,26 +264,26 @@ class Session:
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
         rate = receipt.bytes / max(receipt.seconds, 1e-9)
         why, length = "", receipt.bytes - receipt.resumed_bytes
-        if self.settings.compress and length:
+        if self._settings.compress and length:
             why = f", compressed to {100 * receipt.wire_bytes / length:.0f} %"
-        why += advice(receipt.bottleneck, self.settings)
+        why += advice(receipt.bottleneck, self._settings)
         log.info("%s arrived: %s in %.2f s (%s/s)%s", receipt.name, format_size(receipt.bytes),
                  receipt.seconds, format_size(rate), why, extra=SUCCESS)  # fmt: skip
         return receipt
 
     def _start(self, source: Source) -> Upload:
         """Announce a file and wait until the server is ready for it."""
-        settings = self.settings
-        if self._control.state is not State.READY:
+        settings = self._settings
+        if self._coordinator.state is not State.READY:
             raise ConnectionLostError("the server did not say that the last file is given up")
-        self.progress.phase("waiting")
-        size, algorithm = self.block_size(source.size), settings.digest
+        self._progress.phase("waiting")
+        size, algorithm = block_size_for(source.size, settings), settings.digest
         resume = settings.resume or self._patience.achieved  # at least what we sent ourselves
         head = source.head(size, algorithm)
-        self._control.send(FileStart(source.name, source.size, size, algorithm, head, resume))
+        self._coordinator.send(FileStart(source.name, source.size, size, algorithm, head, resume))
         position = 0
         while True:
-            message = self._control.answer(settings.timeout)
+            message = self._coordinator.answer(settings.timeout)
             if isinstance(message, FileReady):
                 return self._ready(source, size, message)
             self._patience.moved()
@@ -320,7 +293,7 @@ class Session:
             self._refuse_rejected(source.name, message)
 
     def _ready(self, source: Source, block_size: int, ready: FileReady) -> Upload:
-        upload = Upload(source, self.settings.digest, block_size, ready, self._waker.ring)
+        upload = Upload(source, self._settings.digest, block_size, ready, self._waker.ring)
         if upload.resumed_bytes:
             had, size = format_size(upload.resumed_bytes), format_size(source.size)
             coordinator_log.info("going on with %s: the server has %s of %s",
@@ -329,10 +302,10 @@ class Session:
 
     def _send_upload(self, upload: Upload) -> Receipt:
         """Have an upload read, sent and judged; whatever happens, nobody works for it after."""
-        self.progress.phase("sending")
+        self._progress.phase("sending")
         size = upload.blocks.block_size
-        buffers = min(self.streams.most + config.READ_AHEAD, config.READ_AHEAD_BYTES // size)
-        reader = Reader(upload, self.queue, buffers)
+        buffers = min(self._streams.most + config.READ_AHEAD, config.READ_AHEAD_BYTES // size)
+        reader = Reader(upload, self._link.queue, buffers)
         try:
             reader.start()
             return self._supervise(upload)
@@ -344,17 +317,17 @@ class Session:
             upload.free.put(None)
             if reader.ident is not None:  # not interrupted before it began
                 reader.join()
-            self.queue.clear()
+            self._link.queue.clear()
 
     def _supervise(self, upload: Upload) -> Receipt:
         """Answer the server while blocks flow; return the verdict's receipt."""
-        self.streams.begin()
+        self._streams.begin()
         complete = claimed = False  # what TRANSFER_COMPLETE has said; the latter since a MISSING
-        silence = Deadline(config.PATIENCE * self.settings.timeout)  # senders reconnect meanwhile
-        heard = Deadline(self.settings.timeout)  # of the server, once it is its turn
+        silence = Deadline(config.PATIENCE * self._settings.timeout)  # senders reconnect meanwhile
+        heard = Deadline(self._settings.timeout)  # of the server, once it is its turn
         moved = (0, 0)  # bytes acknowledged, bytes verified
         while True:
-            self.streams.check()
+            self._streams.check()
             if not claimed and upload.delivered:
                 complete = claimed = self._complete(upload, delivered=True)
             elif not complete and upload.read:
@@ -369,41 +342,43 @@ class Session:
                     return receipt
             if message or not claimed:
                 heard.put_off()
-            self.streams.look(upload)
+            self._streams.look(upload)
             verified = max(moved[1], message.verified if isinstance(message, Verifying) else 0)
             if (upload.acknowledged, verified) != moved:
                 moved = upload.acknowledged, verified
-                self.progress.move(moved[0])
+                self._progress.move(moved[0])
                 self._patience.moved(*moved)
                 silence.put_off()
             if silence.passed or heard.passed:
-                raise ConnectionLostError(f"{self._control.peer}: no progress for too long")
+                raise ConnectionLostError(f"{self._coordinator.peer}: no progress for too long")
 
     def _next_message(self) -> Message | None:
         """Return the next message, or ``None`` after a moment or when a thread of ours rang."""
-        message = self._control.receive()
+        message = self._coordinator.receive()
         if message is None:
-            self._control.wait(
-                config.BAR_INTERVAL, write=not self._control.flush(), waker=self._waker
+            self._coordinator.wait(
+                config.BAR_INTERVAL, write=not self._coordinator.flush(), waker=self._waker
             )
             self._waker.quiet()
-            message = self._control.receive()
+            message = self._coordinator.receive()
         if message:
             raise_error(message)
-        if isinstance(message, Ping) and not self._control.unsent:  # else one answer is on its way
-            self._control.send(Pong())
+        if (
+            isinstance(message, Ping) and not self._coordinator.unsent
+        ):  # else one answer is on its way
+            self._coordinator.send(Pong())
         return message
 
     def _complete(self, upload: Upload, *, delivered: bool) -> bool:
         """Say that all is read, or delivered: the sooner, the sooner there is a verdict."""
         upload.source.check_unchanged()
         if delivered:
-            self.progress.phase("verifying")
-        self._control.send(TransferComplete(upload.number, upload.digest, delivered))
+            self._progress.phase("verifying")
+        self._coordinator.send(TransferComplete(upload.number, upload.digest, delivered))
         return True
 
     def _send_again(self, upload: Upload, message: Missing) -> None:
-        self.progress.phase("sending")
+        self._progress.phase("sending")
         for first, end in message.blocks:
             if end > upload.blocks.count:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
@@ -414,7 +389,7 @@ class Session:
             upload.repairs += 1
             for index in range(first, end):
                 if upload.ask_again(index):
-                    self.queue.put(Block(upload, index))
+                    self._link.queue.put(Block(upload, index))
 
     @staticmethod
     def _tell_repairs(upload: Upload) -> None:
@@ -440,21 +415,21 @@ class Session:
         return self._receipt(upload, message)
 
     def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:
-        waits = self.streams.waits()
+        waits = self._streams.waits()
         return Receipt(
             verdict="INTEGRITY_OK" if verdict else "INTEGRITY_FAILED",
             name=upload.source.name,
             saved_as=verdict.saved_as if verdict else "",
             bytes=upload.source.size,
             digest=upload.digest,
-            algorithm=self.settings.digest,
+            algorithm=self._settings.digest,
             seconds=0.0,
             blocks=upload.blocks.count,
             resent_blocks=verdict.resent_blocks if verdict else 0,
             resumed_bytes=upload.resumed_bytes,
-            streams=self.streams.count,
+            streams=self._link.streams,
             durable=verdict.durable if verdict else False,
-            congestion=self.congestion,
+            congestion=self._link.congestion,
             bottleneck=upload.spent.bottleneck(verdict, waits) if verdict else "",
             wire_bytes=upload.wire_bytes,
         )
@@ -468,10 +443,10 @@ class Session:
     def _cancel(self) -> None:
         """Give the file up and wait until the server has: the session is then free for the next."""
         with contextlib.suppress(ConnectionLostError):  # the next file will notice
-            deadline = Deadline(self.settings.timeout)
-            self._control.send(Cancel())
-            while self._control.state is State.CANCELLING:
-                self._control.answer(deadline.left())
+            deadline = Deadline(self._settings.timeout)
+            self._coordinator.send(Cancel())
+            while self._coordinator.state is State.CANCELLING:
+                self._coordinator.answer(deadline.left())
 
 
 def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import ssl
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 import config
 from config import ClientSettings
@@ -14,6 +14,7 @@ from lft.addresses import UnknownHostError, is_loopback, resolve
 from lft.clock import Backoff, Deadline
 from lft.terminal import printable
 from lft.wire.channel_binding import server_end_point
+from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
 from lft.wire.sockets import lost, open_socket, wait
 from protocol import (
@@ -30,6 +31,9 @@ from protocol import (
     Side,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from lft.wire.tls import TlsContext
 
 log = logging.getLogger("client")
 
@@ -95,7 +99,7 @@ class Patience:
         time.sleep(pause)
 
 
-def connect(settings: ClientSettings, timeout: float, tls: ssl.SSLContext | None) -> Connection:
+def connect(settings: ClientSettings, timeout: float, tls: TlsContext | None) -> Connection:
     """Connect to the first address of the server that answers; each has its share of the time."""
     host, port = settings.server, settings.port
     problem = OSError(0, "no address")
@@ -111,6 +115,15 @@ def connect(settings: ClientSettings, timeout: float, tls: ssl.SSLContext | None
     raise lost(f"{printable(host)}:{port}", problem)
 
 
+def log_in(
+    connection: Connection, settings: ClientSettings, timeout: float
+) -> tuple[Hello, AuthOk]:
+    """Log in on a new connection, within ``timeout`` for its TLS; return what the server said."""
+    connection.secure_channel(timeout)
+    connection.send(Hello(VERSION, FEATURES))
+    return (_prove_password if settings.token is None else _show_token)(connection, settings)
+
+
 def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
     """Wait for the server's HELLO. Raises ``RemoteProtocolError`` for one of no use to us."""
     hello = connection.answer(settings.timeout)
@@ -121,7 +134,7 @@ def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
     return hello
 
 
-def show_token(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
+def _show_token(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
     """Log in with a token. Who reads it on the way can use it: only where nobody can.
 
     So the server's HELLO comes first: another program at this port must not be shown it.
@@ -136,7 +149,7 @@ def show_token(connection: Connection, settings: ClientSettings) -> tuple[Hello,
     return hello, welcome
 
 
-def prove_password(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
+def _prove_password(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
     """Prove that we know the password and let the server prove that it knows us (RFC 5802).
 
     Over TLS the server's HELLO comes first: only it says whether the login can be bound to our

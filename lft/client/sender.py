@@ -5,38 +5,28 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import socket
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
 import config
 from lft.client.compression import Compression
+from lft.client.link import Link
 from lft.client.upload import Block
 from lft.clock import Backoff, Deadline
 from lft.wire.blocks import BlockHeader, encode_header
-from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
-from lft.wire.sockets import Waker, lost, open_socket, wait
+from lft.wire.sockets import Socket, Waker, wait
 from protocol import (
     CODEC_HELD,
     CODEC_RAW,
-    VERSION,
-    Attach,
     ConnectionLostError,
-    Hello,
     RemoteProtocolError,
     SessionLostError,
-    Side,
     SourceError,
     TransferError,
 )
 
-if TYPE_CHECKING:
-    from client import Session
-
 block_log = logging.getLogger("block")
-log = logging.getLogger("client")
 
 FOREVER = 5.0  # seconds; a wait that only a waker or the peer should end, and a late Ctrl-C must
 
@@ -48,11 +38,11 @@ class Stop(Exception):  # noqa: N818  (not an error)
 class Sender:
     """One of the pool's threads, with one long-lived data connection that carries every file."""
 
-    def __init__(self, session: Session, number: int) -> None:
-        self._session = session
+    def __init__(self, link: Link, number: int) -> None:
+        self._link = link
         self._number = number
         self._extra: deque[Block] = deque()  # for this sender and no other; main puts them there
-        self._settings = session.settings
+        self._settings = link.settings
         self._waker = Waker()
         self.connection: Connection | None = None  # the latest; main asks it how it goes
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
@@ -91,7 +81,7 @@ class Sender:
     def run(self) -> None:
         """Send blocks until the session ends; a lost connection is replaced."""
         with contextlib.suppress(Stop):
-            while not self._session.ending.is_set():
+            while not self._link.ending.is_set():
                 try:
                     self._connect_and_send()
                 except SessionLostError:
@@ -108,67 +98,57 @@ class Sender:
     def _connect_and_send(self) -> None:
         """Use a new data connection until it is lost or the session ends."""
         self._waker.quiet()  # a ring that came too late for the last connection
-        if self._session.ending.is_set():  # looked at after quiet: it is set before the ring
+        if self._link.ending.is_set():  # looked at after quiet: it is set before the ring
             raise Stop
-        family, address = self._session.address
+        self.connection = self._link.open(self._until_connected)
         try:
-            sock = open_socket(family, address, self._until_connected)
-        except OSError as error:
-            raise lost(f"{address[0]}:{address[1]}", error) from error
-        self.connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
-        try:
-            if self._session.ending.is_set():  # again: ``stop`` may have found nothing to cut
+            if self._link.ending.is_set():  # again: ``stop`` may have found nothing to cut
                 raise Stop
-            self.connection.secure_channel(self._settings.timeout)
-            if self._session.far:
-                self.connection.keep_unsent(config.UNSENT)
             self._congestion, self._system = "", self.connection.congestion
             self._adapt(self.connection)
-            self.connection.send(Hello(VERSION, FEATURES))
-            self.connection.send(Attach(self._session.token))  # and blocks, before any answer
+            self._link.attach(self.connection)
             self._send_blocks(self.connection)
         finally:
             self.connection.close()
 
     def _adapt(self, connection: Connection) -> None:
         """Have TCP go by what main wants it to go by."""
-        self._congestion = self._session.streams.congestion
+        self._congestion = self._link.wanted_congestion
         connection.choose_congestion(self._congestion or self._system)
-        self._session.congestion = connection.congestion
+        self._link.congestion = connection.congestion
 
-    def _until_connected(self, sock: socket.socket) -> bool:
+    def _until_connected(self, sock: Socket) -> bool:
         """Wait for ``sock``; ``False`` if it takes too long. Raises ``Stop``."""
         deadline = Deadline(self._settings.timeout)
         while not wait(sock, deadline.left(), write=True, waker=self._waker):
             self._waker.quiet()
-            if self._session.ending.is_set():
+            if self._link.ending.is_set():
                 raise Stop
             if deadline.passed:
                 return False
         return True
 
     def _pause_after(self, error: TransferError) -> None:
-        if self._session.ending.is_set():
+        if self._link.ending.is_set():
             return
         pause = self._backoff.next_pause()
-        level = self._session.loss_level()
-        log.log(level, "a data connection was lost (%s); again in %.1f s", error, pause)
-        self._session.ending.wait(pause)
+        self._link.tell_lost(error, pause)
+        self._link.ending.wait(pause)
 
     def _give_back(self) -> None:
         blocks = list(itertools.chain.from_iterable(self._unacknowledged.values()))
         self._unacknowledged.clear()
-        self._session.queue.leave(self._waker)
+        self._link.queue.leave(self._waker)
         for block in blocks:
             if block.upload.owes(block.index):
-                self._session.queue.put(block)
+                self._link.queue.put(block)
 
     def _send_blocks(self, connection: Connection) -> None:
         """Send what the queue has, hear acknowledgements as they come; ends by an exception."""
         self._silence.put_off()
         in_a_row = 0
         while True:
-            if self._congestion != self._session.streams.congestion:
+            if self._congestion != self._link.wanted_congestion:
                 self._adapt(connection)
             block = self._next_block()
             if block:
@@ -184,7 +164,7 @@ class Sender:
 
     def _pace(self, connection: Connection, block: Block, sent: int) -> None:
         """Stay away for as long as the limit says of ``sent`` bytes, hearing acknowledgements."""
-        bucket = self._session.bucket
+        bucket = self._link.bucket
         if bucket is None or not sent:
             return
         began = time.monotonic()
@@ -194,14 +174,14 @@ class Sender:
         while not pause.passed:
             if connection.wait(pause.left(), waker=self._waker):
                 self._hear_acks(connection)
-            elif self._waker.quiet() and self._session.ending.is_set():
+            elif self._waker.quiet() and self._link.ending.is_set():
                 raise Stop
         self._silence.put_off()  # what was not asked for cannot have been answered
         self._waited += time.monotonic() - began
 
     def _next_block(self) -> Block | None:
-        if self._number >= self._session.streams.count:  # fewer are wanted
-            self._session.queue.leave(self._waker)
+        if self._number >= self._link.streams:  # fewer are wanted
+            self._link.queue.leave(self._waker)
             return None
         if len(self._unacknowledged) >= config.MAX_UNACKNOWLEDGED:
             return None
@@ -213,8 +193,8 @@ class Sender:
 
     def _take_block(self) -> Block | None:
         if not self._extra:
-            return self._session.queue.get(self._waker)
-        self._session.queue.leave(self._waker)  # who is busy is not to be woken for the next one
+            return self._link.queue.get(self._waker)
+        self._link.queue.leave(self._waker)  # who is busy is not to be woken for the next one
         return self._extra.popleft()
 
     def _leave_if_overtaken(self) -> None:
@@ -225,7 +205,7 @@ class Sender:
         upload = oldest[0].upload
         if upload.over and upload.went_twice(oldest[0].index):
             raise ConnectionLostError("it lags, and what it carries went another way")
-        if upload.passed_by(self._silence.lasted, self._session.streams.count):
+        if upload.passed_by(self._silence.lasted, self._link.streams):
             raise ConnectionLostError("it lags behind the others")
 
     def _patience_left(self) -> float:
@@ -250,7 +230,7 @@ class Sender:
         ready = connection.wait(most, write=write, waker=self._waker)
         if not ready:
             self._waker.quiet()
-        if self._session.ending.is_set():
+        if self._link.ending.is_set():
             raise Stop
         self._leave_if_overtaken()
         if not ready and owed and not self._patience_left():
@@ -296,7 +276,7 @@ class Sender:
         if block.held:
             return CODEC_HELD, memoryview(b"")
         view = block.view or self._read_again(block)
-        compression = self._session.compression
+        compression = self._link.compression
         if compression is None:
             return CODEC_RAW, view
         behind = len(self._unacknowledged)

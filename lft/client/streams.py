@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Callable
+from typing import Callable
 
 import config
+from lft.client.link import Link
 from lft.client.sender import Sender
 from lft.client.upload import Block, Upload
 from protocol import ConnectionLostError
-
-if TYPE_CHECKING:
-    from client import Session
 
 block_log = logging.getLogger("block")
 log = logging.getLogger("client")
@@ -90,17 +88,11 @@ class Climber:
 
 
 class Streams:
-    """The senders of a session: those that work, and how many should. Main's own.
+    """The senders of a session: those that work, and how many should. Main's own."""
 
-    Senders read ``count`` and ``congestion`` without a lock: who reads them late sends one block
-    more in the old way.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.most = session.settings.streams or config.AUTO_STREAMS
-        self.count = 0  # senders with a lower number may send
-        self.congestion = ""  # what TCP shall go by; "" is the system's own choice
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.most = link.settings.streams or config.AUTO_STREAMS
         self._pool = ThreadPoolExecutor(self.most, thread_name_prefix="sender")
         self._senders: list[Sender] = []
         self._futures: list[Future[None]] = []
@@ -110,21 +102,21 @@ class Streams:
 
     def start(self) -> None:
         """Begin with as many as the settings and the link suggest."""
-        first, far = self._session.settings.streams, self._session.far
+        first, far = self._link.settings.streams, self._link.far
         if first is None:
             first = config.FAR_STREAMS if far else config.STREAMS
-            period = max(config.STREAM_PERIOD, config.STREAM_TRIPS * self._session.round_trip)
+            period = max(config.STREAM_PERIOD, config.STREAM_TRIPS * self._link.round_trip)
             self._climber = Climber(first, self.most + far, period, self._full)  # far: see _use
         self._use(first)
 
     def _use(self, count: int) -> None:
         """Use ``count`` streams; one more than the most means all of them, and another TCP."""
         self._climbed = count
-        chosen = self._session.far and (count > self.most or self._climber is None)
-        self.congestion = self._session.settings.congestion if chosen else ""
-        self.count = min(count, self.most)
-        while len(self._senders) < self.count:
-            sender = Sender(self._session, len(self._senders))
+        chosen = self._link.far and (count > self.most or self._climber is None)
+        self._link.wanted_congestion = self._link.settings.congestion if chosen else ""
+        self._link.streams = min(count, self.most)
+        while len(self._senders) < self._link.streams:
+            sender = Sender(self._link, len(self._senders))
             self._senders.append(sender)
             self._futures.append(self._pool.submit(sender.run))
         for sender in self._senders:
@@ -145,24 +137,25 @@ class Streams:
             count = self._climber.look(time.monotonic(), max(0, carried - self._carried))
             if count != self._climbed:
                 self._use(count)
-                log.debug("data connections: %d (%s)", self.count, self.congestion or "as usual")
+                congestion = self._link.wanted_congestion or "as usual"
+                log.debug("data connections: %d (%s)", self._link.streams, congestion)
         self._carried = carried
         if upload.read:
             self._help(upload)
 
     def _help(self, upload: Upload) -> None:
         """Send the last blocks that lag another way, too: there is nothing else to send."""
-        free = [sender for sender in self._senders[: self.count] if sender.free]
-        hasty = self._session.far and not self._full()
+        free = [sender for sender in self._senders[: self._link.streams] if sender.free]
+        hasty = self._link.far and not self._full()
         for sender, block in zip(free, upload.late(len(free), hasty=hasty)):
             block_log.debug("block %d lags: it goes another way, too", block)
             sender.hand(Block(upload, block))
 
     def _full(self) -> bool:
         """Whether what is sent waits on a far link, so that more of it would only wait longer."""
-        connections = [sender.connection for sender in self._senders[: self.count]]
+        connections = [sender.connection for sender in self._senders[: self._link.streams]]
         waits = sorted(one.queueing if one else 1.0 for one in connections)
-        return self._session.far and waits[len(waits) // 2] > config.FULL
+        return self._link.far and waits[len(waits) // 2] > config.FULL
 
     def waits(self) -> tuple[float, float]:
         """Return how long data was under way, and how much of that the server had no room."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 import config
+from config import ClientSettings
 from lft.client.receipt import Spent
 from lft.client.source import Source
 from lft.wire.sockets import Waker
@@ -20,6 +21,21 @@ from protocol import DIGEST_SIZES, Blocks, FileReady, RemoteProtocolError, Spans
 log = logging.getLogger("client")
 
 MOST_OWED = 16  # acknowledgements of one block: a few more than the server's rounds of repair
+
+
+def block_size_for(size: int, settings: ClientSettings) -> int:
+    """Return the bytes of a block for a file of ``size`` bytes.
+
+    It depends on nothing that the link may do: an attempt to go on has to arrive at the same.
+    """
+    block_size, most = settings.block_size or config.BLOCK_SIZE, config.MAX_BLOCK_SIZE
+    if settings.block_size is None:
+        while size > block_size * config.AUTO_BLOCKS and block_size < most:
+            block_size = min(2 * block_size, most)
+    if settings.limit:  # each stream should have something to do in every second
+        share = settings.limit // (settings.streams or config.STREAMS)
+        block_size = min(block_size, max(config.MIN_BLOCK_SIZE, share))
+    return block_size
 
 
 class Upload:

@@ -52,6 +52,7 @@ class Waker:
             os.close(descriptor)
 
 
+Socket = socket.socket
 Buffer = Union[bytes, bytearray, memoryview]
 
 

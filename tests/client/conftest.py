@@ -1,4 +1,4 @@
-"""A clock and an upload for the client's parts."""
+"""A clock, an upload and a link for the client's parts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Iterator
 
 import pytest
 
+from config import ClientSettings
+from lft.client.link import Link
 from lft.client.source import Source
 from lft.client.upload import Upload
 from protocol import FileReady
+from tests.support.client import link_of
 from tests.support.files import random_file
 from tests.support.waiting import SleepClock
 
@@ -21,6 +24,14 @@ def upload(tmp_path: Path) -> Iterator[Upload]:
     source = Source(random_file(tmp_path / "x", 3 * 4096))
     yield Upload(source, "md5", 4096, FileReady(7, ()), lambda: None)
     source.close()
+
+
+@pytest.fixture
+def link() -> Link:
+    """What a sender shares with others, with a timeout of 30 s; one may send."""
+    one = link_of(ClientSettings(timeout=30, streams=1))
+    one.streams = 1
+    return one
 
 
 @pytest.fixture

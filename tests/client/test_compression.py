@@ -8,12 +8,10 @@ from typing import Iterator
 
 import pytest
 
-import client as client_module
 import config
 from config import KB, MB
 from lft.client.compression import Compression
-from lft.client.connect import Patience
-from lft.client.progress import Progress
+from lft.client.link import Link
 from lft.client.sender import Sender
 from lft.wire.codecs import compress
 from protocol import CODEC_RAW, CODEC_ZLIB
@@ -224,14 +222,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
 
 
 @pytest.fixture
-def sender(trial: Trial) -> Iterator[Sender]:
+def sender(trial: Trial, link: Link) -> Iterator[Sender]:
     """A sender that is not connected, and lives by the clock of a trial."""
-    settings = config.ClientSettings(streams=1)
-    session = client_module.Session(settings, Progress(), Patience(settings))
-    one = Sender(session, 0)
+    one = Sender(link, 0)
     yield one
     one.close()
-    session.close()
 
 
 def test_a_sender_tells_of_its_time_once(

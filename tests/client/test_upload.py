@@ -7,12 +7,40 @@ from pathlib import Path
 import pytest
 
 import config
+from config import GB, KB, MB, ClientSettings
 from lft.client.source import Source
-from lft.client.upload import Block, BlockQueue, Upload
+from lft.client.upload import Block, BlockQueue, Upload, block_size_for
 from lft.wire.sockets import Waker
 from protocol import FileReady, RemoteProtocolError, SourceError
 from tests.support.files import random_file
 from tests.support.waiting import SleepClock
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks", "limit", "expected"),
+    [
+        (0, None, None, 200 * KB),
+        (13 * GB, None, None, 400 * KB),
+        (12 * GB, None, None, 200 * KB),
+        (200 * GB, None, None, 3200 * KB),
+        (20_000 * GB, None, None, 4 * MB),
+        (13 * GB, 50 * KB, None, 50 * KB),
+        (13 * GB, None, 100 * KB, 25 * KB),
+    ],
+)
+def test_blocks_grow_with_the_file_if_they_may(
+    size: int, blocks: int | None, limit: int | None, expected: int
+) -> None:
+    """By its size alone: an attempt to go on has to come to the same blocks."""
+    settings = ClientSettings(block_size=blocks, limit=limit, streams=None)
+    assert block_size_for(size, settings) == expected
+
+
+def test_a_low_limit_makes_blocks_small() -> None:
+    """With 4 streams a second's bytes are a block for each: acknowledgements keep coming."""
+    for limit, size in ((16 * KB, 4 * KB), (1024, 4 * KB), (100 * KB, 25 * KB), (MB, 200 * KB)):
+        settings = ClientSettings(limit=limit)
+        assert block_size_for(MB, settings) == size
 
 
 def _hash_all(upload: Upload) -> None:
