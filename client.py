@@ -38,13 +38,11 @@ from typing import TYPE_CHECKING, Iterator, NoReturn, Sequence
 
 import config
 from config import ClientSettings
-from lft.accounts.account import DEMO_ACCOUNTS
 from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
 from lft.accounts.tokens import read_token
 from lft.addresses import resolve
 from lft.client.compression import Compression
 from lft.client.connect import Patience, connect, log_in
-from lft.client.demo import _demo_server, _make_sample, _md5_of
 from lft.client.link import Access, Link
 from lft.client.progress import Bar, Progress, Reporter
 from lft.client.receipt import FailedIntegrityError, Receipt, Report, advice, what_happened
@@ -449,29 +447,6 @@ class Session:
                 self._coordinator.answer(deadline.left())
 
 
-def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
-    """Do the whole main job once: server, sample, transfer, both MD5 sums, throughput."""
-    path, *more = arguments.files or [DEFAULT_FILE]
-    if more:
-        raise UsageError("--demo takes one FILE")
-    arguments.user = "user1"
-    password, _priority = DEMO_ACCOUNTS[arguments.user]
-    if not path.exists():
-        _make_sample(path)
-    with _demo_server(arguments.log_level) as port:
-        settings = dataclasses.replace(_settings(arguments), server="localhost", port=port,
-                                       password=password, tls=False, ca=None)  # fmt: skip
-        (receipt,) = send_files([path], settings, progress, reporter.report)
-    saved = Path("output") / receipt.saved_as
-    sums = {name: _md5_of(name) for name in (path, saved)}
-    for name, digest in sums.items():
-        reporter.say(f"md5 {digest}  {printable(str(name))}")
-    if len(set(sums.values())) > 1:
-        raise IntegrityError("the two files differ")
-    rate = format_size(receipt.bytes / receipt.seconds)
-    reporter.say(f"the same: {format_size(receipt.bytes)} in {receipt.seconds:.2f} s ({rate}/s)")
-
-
 # --- the command line ---------------------------------------------------------------------------
 
 
@@ -570,6 +545,20 @@ def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
         raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
     settings = _with_proof(_settings(arguments), arguments)
     send_files(files, settings, progress, reporter.report)
+
+
+def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
+    from lft.client.demo import run_demo  # noqa: PLC0415  (no other run needs it)
+
+    path, *more = arguments.files or [DEFAULT_FILE]
+    if more:
+        raise UsageError("--demo takes one FILE")
+
+    def send(settings: ClientSettings) -> Receipt:
+        (receipt,) = send_files([path], settings, progress, reporter.report)
+        return receipt
+
+    run_demo(path, _settings(arguments), arguments.log_level, send, reporter.say)
 
 
 def _run(arguments: argparse.Namespace, handler: BarSafeHandler) -> int:
