@@ -27,6 +27,7 @@ if __name__ == "__main__":  # while Python still imports, Ctrl-C ends it without
 import argparse
 import contextlib
 import dataclasses
+import enum
 import logging
 import os
 import signal
@@ -42,10 +43,11 @@ from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
 from lft.accounts.tokens import read_token
 from lft.addresses import resolve
 from lft.client.compression import Compression
-from lft.client.connect import Patience, connect, log_in
+from lft.client.connect import connect, log_in
 from lft.client.link import Access, Link
+from lft.client.patience import Patience, Watch
 from lft.client.progress import Bar, Progress, Reporter
-from lft.client.receipt import FailedIntegrityError, Receipt, Report, advice, what_happened
+from lft.client.receipt import FailedIntegrityError, Receipt, Report, advice
 from lft.client.source import Source
 from lft.client.streams import Streams
 from lft.client.upload import Block, Reader, Upload, block_size_for
@@ -194,6 +196,14 @@ def _choose_compression(settings: ClientSettings, hello: Hello) -> Compression |
     return Compression(codec, settings.streams or config.STREAMS)
 
 
+class Told(enum.IntEnum):
+    """What TRANSFER_COMPLETE has told the server of a file."""
+
+    NOTHING = 0
+    READ = 1  # every block has been read and hashed: its digest is known
+    DELIVERED = 2  # every block has been acknowledged, also those that were missing
+
+
 class Session:
     """Logged in on a coordinator connection, with senders that stay for every file. Main's own.
 
@@ -299,7 +309,7 @@ class Session:
         return upload
 
     def _send_upload(self, upload: Upload) -> Receipt:
-        """Have an upload read, sent and judged; whatever happens, nobody works for it after."""
+        """Have a file read, sent and judged; in any case no thread works for it afterwards."""
         self._progress.phase("sending")
         size = upload.blocks.block_size
         buffers = min(self._streams.most + config.READ_AHEAD, config.READ_AHEAD_BYTES // size)
@@ -311,8 +321,7 @@ class Session:
             self._cancel()
             raise
         finally:
-            upload.over = True
-            upload.free.put(None)
+            upload.end()
             if reader.ident is not None:  # not interrupted before it began
                 reader.join()
             self._link.queue.clear()
@@ -320,35 +329,42 @@ class Session:
     def _supervise(self, upload: Upload) -> Receipt:
         """Answer the server while blocks flow; return the verdict's receipt."""
         self._streams.begin()
-        complete = claimed = False  # what TRANSFER_COMPLETE has said; the latter since a MISSING
-        silence = Deadline(config.PATIENCE * self._settings.timeout)  # senders reconnect meanwhile
-        heard = Deadline(self._settings.timeout)  # of the server, once it is its turn
-        moved = (0, 0)  # bytes acknowledged, bytes verified
+        told = Told.NOTHING
+        watch = Watch(self._settings.timeout)
         while True:
             self._streams.check()
-            if not claimed and upload.delivered:
-                complete = claimed = self._complete(upload, delivered=True)
-            elif not complete and upload.read:
-                complete = self._complete(upload, delivered=False)
+            upload.check()
+            told = self._tell_complete(upload, told)
             message = self._next_message()
+            if message or told is not Told.DELIVERED:
+                watch.note_sign()
             if isinstance(message, Missing) and message.transfer == upload.number:
                 self._send_again(upload, message)
-                claimed = False
+                told = min(told, Told.READ)
             elif message:
                 receipt = self._judged(upload, message)
                 if receipt:
                     return receipt
-            if message or not claimed:
-                heard.put_off()
             self._streams.look(upload)
-            verified = max(moved[1], message.verified if isinstance(message, Verifying) else 0)
-            if (upload.acknowledged, verified) != moved:
-                moved = upload.acknowledged, verified
-                self._progress.move(moved[0])
-                self._patience.moved(*moved)
-                silence.put_off()
-            if silence.passed or heard.passed:
+            verified = message.verified if isinstance(message, Verifying) else 0
+            if watch.note(upload.acknowledged, verified):
+                self._progress.move(watch.acknowledged)
+                self._patience.moved(watch.acknowledged, watch.verified)
+            if watch.stalled:
                 raise ConnectionLostError(f"{self._coordinator.peer}: no progress for too long")
+
+    def _tell_complete(self, upload: Upload, told: Told) -> Told:
+        """Say that all is read, or delivered, once: the sooner, the sooner there is a verdict."""
+        delivered = upload.delivered
+        state = Told.DELIVERED if delivered else Told.READ
+        if state <= told or not upload.all_hashed:
+            return told
+        upload.source.check_unchanged()
+        if delivered:
+            self._progress.phase("verifying")
+        digest = upload.digests.hexdigest()
+        self._coordinator.send(TransferComplete(upload.number, digest, delivered))
+        return state
 
     def _next_message(self) -> Message | None:
         """Return the next message, or ``None`` after a moment or when a thread of ours rang."""
@@ -367,36 +383,15 @@ class Session:
             self._coordinator.send(Pong())
         return message
 
-    def _complete(self, upload: Upload, *, delivered: bool) -> bool:
-        """Say that all is read, or delivered: the sooner, the sooner there is a verdict."""
-        upload.source.check_unchanged()
-        if delivered:
-            self._progress.phase("verifying")
-        self._coordinator.send(TransferComplete(upload.number, upload.digest, delivered))
-        return True
-
     def _send_again(self, upload: Upload, message: Missing) -> None:
         self._progress.phase("sending")
         for first, end in message.blocks:
             if end > upload.blocks.count:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
-            if upload.repairs < config.REPAIRS_TOLD:
-                what = what_happened(upload.blocks, first, end, message.reason)
-                upload.repaired.append(what)
-                log.warning("%s: sent again", what)
-            upload.repairs += 1
+            upload.repairs.tell(first, end, message.reason)
             for index in range(first, end):
                 if upload.ask_again(index):
                     self._link.queue.put(Block(upload, index))
-
-    @staticmethod
-    def _tell_repairs(upload: Upload) -> None:
-        """Say that what was repaired is right now."""
-        for what in upload.repaired:
-            log.info("%s: sent again, ok", what, extra=SUCCESS)
-        more = upload.repairs - len(upload.repaired)
-        if more > 0:
-            log.info("and %d more, all ok", more, extra=SUCCESS)
 
     def _judged(self, upload: Upload, message: Message) -> Receipt | None:
         """Turn a verdict into a receipt; other messages only show that the server lives."""
@@ -407,9 +402,9 @@ class Session:
             return self._receipt(upload, None)
         if not isinstance(message, IntegrityOk):
             return None
-        if (message.digest, message.size) != (upload.digest, upload.source.size):
+        if (message.digest, message.size) != (upload.digests.hexdigest(), upload.source.size):
             raise RemoteProtocolError("the server's verdict is about another file")
-        self._tell_repairs(upload)
+        upload.repairs.tell_success()
         return self._receipt(upload, message)
 
     def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:
@@ -419,7 +414,7 @@ class Session:
             name=upload.source.name,
             saved_as=verdict.saved_as if verdict else "",
             bytes=upload.source.size,
-            digest=upload.digest,
+            digest=upload.digests.hexdigest(),
             algorithm=self._settings.digest,
             seconds=0.0,
             blocks=upload.blocks.count,

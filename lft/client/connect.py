@@ -1,17 +1,14 @@
-"""Finding the server, logging in, and how long to try."""
+"""Connecting to the server, and logging in."""
 
 from __future__ import annotations
 
-import logging
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-import config
 from config import ClientSettings
 from lft.accounts.scram import SCRAM_PLUS, ScramClient
-from lft.addresses import UnknownHostError, is_loopback, resolve
-from lft.clock import Backoff, Deadline
+from lft.addresses import is_loopback, resolve
+from lft.clock import Deadline
 from lft.terminal import printable
 from lft.wire.channel_binding import server_end_point
 from lft.wire.codecs import FEATURES
@@ -25,7 +22,6 @@ from protocol import (
     AuthOk,
     AuthResponse,
     AuthStart,
-    ConnectionLostError,
     Hello,
     RemoteProtocolError,
     Side,
@@ -34,69 +30,6 @@ from protocol import (
 
 if TYPE_CHECKING:
     from lft.wire.tls import TlsContext
-
-log = logging.getLogger("client")
-
-
-class Patience:
-    """How long to try again, and what one file has achieved over several attempts. Main's own.
-
-    A server that cannot be reached at the start is tried for ``timeout``; once a session stood, a
-    lost one is replaced for ``PATIENCE`` times as long after the last movement, but for no more
-    than ``RETRY_MOST`` sessions that moved and got no further than one before.
-    """
-
-    def __init__(self, settings: ClientSettings) -> None:
-        self._timeout = settings.timeout
-        self._deadline = Deadline(settings.timeout)
-        self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
-        self._stood = False
-        self._told = ""  # the reason that the user has read
-        self.next_file()
-
-    def next_file(self) -> None:
-        self.began: float | None = None  # when its first attempt did
-        self._acknowledged = self._verified = 0  # bytes, the most so far
-        self._fruitless = 0  # sessions without more than that
-        self._deadline.put_off()
-
-    def stood(self) -> None:
-        """Note that a session stands."""
-        self._told = ""
-        self._fruitless += 1
-        if not self._stood:
-            self._stood = True
-            self._deadline = Deadline(config.PATIENCE * self._timeout)
-
-    def moved(self, acknowledged: int = 0, verified: int = 0) -> None:
-        """Note how many bytes of the file the server has, and how many it has verified."""
-        self._deadline.put_off()
-        if acknowledged > self._acknowledged or verified > self._verified:
-            self._acknowledged = max(acknowledged, self._acknowledged)
-            self._verified = max(verified, self._verified)
-            self._fruitless = -1  # this one is not
-            self._backoff.reset()
-
-    @property
-    def achieved(self) -> bool:
-        """Whether an earlier session brought something of this file across."""
-        return self._acknowledged > 0
-
-    def left(self) -> float:
-        """Return the seconds left for one attempt to connect."""
-        least = 5.0 if self._stood else 0.1  # a last attempt should be a fair one
-        return min(self._timeout, max(least, self._deadline.left()))
-
-    def wait(self, error: ConnectionLostError) -> None:
-        """Pause before the next attempt, or raise ``error`` when there should be none."""
-        hopeless = isinstance(error, UnknownHostError) and not self._stood
-        if hopeless or self._deadline.passed or self._fruitless > config.RETRY_MOST:
-            raise error
-        pause = min(self._backoff.next_pause(), self._deadline.left())
-        if str(error) != self._told:
-            self._told = str(error)
-            log.warning("%s: trying again, for %.0f s", error, self._deadline.left())
-        time.sleep(pause)
 
 
 def connect(settings: ClientSettings, timeout: float, tls: TlsContext | None) -> Connection:

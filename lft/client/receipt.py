@@ -12,7 +12,7 @@ from config import ClientSettings
 from lft.clock import Pauses
 from lft.options import format_size
 from lft.terminal import printable
-from protocol import Blocks, IntegrityError, IntegrityOk, TransferError, Why
+from protocol import IntegrityError, IntegrityOk, TransferError
 
 
 @dataclass(frozen=True)
@@ -107,20 +107,6 @@ class Spent:
             (SERVER, no_room / busy if busy else 0.0),
         )
         return next((name for name, share in shares if share > config.MOSTLY), NETWORK)
-
-
-_WHYS = {
-    Why.DAMAGED: "was damaged on the way",
-    Why.LOST: "did not arrive",
-    Why.CHANGED: "changed since the last attempt",
-    Why.ALTERED: "was altered on the server",
-}
-
-
-def what_happened(blocks: Blocks, first: int, end: int, reason: str) -> str:
-    which = f"block {first}" if end == first + 1 else f"blocks {first} to {end - 1}"
-    why = _WHYS.get(reason, "is wanted again")
-    return f"{which} (offset {blocks.offset(first)}) {why}"
 
 
 def receipt_line(receipt: Receipt) -> str:

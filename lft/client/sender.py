@@ -170,7 +170,7 @@ class Sender:
         began = time.monotonic()
         seconds = bucket.take(sent)
         pause = Deadline(seconds)
-        block.upload.paced(seconds)
+        block.upload.note_pause(seconds)
         while not pause.passed:
             if connection.wait(pause.left(), waker=self._waker):
                 self._hear_acks(connection)
@@ -216,7 +216,7 @@ class Sender:
         would keep its place there until that turn comes.
         """
         oldest = next(iter(self._unacknowledged.values()), None)
-        others = self._settings.timeout - oldest[0].upload.still if oldest else 0.0
+        others = self._settings.timeout - oldest[0].upload.quiet_for if oldest else 0.0
         return max(self._silence.left(), others)
 
     def _owed(self) -> bool:
@@ -260,9 +260,9 @@ class Sender:
             codec, payload = self._payload(block)
             sent = len(payload)
             self._unacknowledged.setdefault((upload.number, index), []).append(block)
-            length, digest = upload.blocks.length(index), upload.digest_of(index)
+            length, digest = upload.blocks.length(index), upload.digests.of(index)
             header = BlockHeader(upload.number, index, length, sent, codec, digest)
-            upload.sent(index, sent)
+            upload.note_sent(index, sent)
             self._push(connection, encode_header(header), payload)
         except SourceError as error:
             upload.fail(error)

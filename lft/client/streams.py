@@ -140,14 +140,14 @@ class Streams:
                 congestion = self._link.wanted_congestion or "as usual"
                 log.debug("data connections: %d (%s)", self._link.streams, congestion)
         self._carried = carried
-        if upload.read:
+        if upload.all_hashed:
             self._help(upload)
 
     def _help(self, upload: Upload) -> None:
         """Send the last blocks that lag another way, too: there is nothing else to send."""
         free = [sender for sender in self._senders[: self._link.streams] if sender.free]
         hasty = self._link.far and not self._full()
-        for sender, block in zip(free, upload.late(len(free), hasty=hasty)):
+        for sender, block in zip(free, upload.resend_late(len(free), hasty=hasty)):
             block_log.debug("block %d lags: it goes another way, too", block)
             sender.hand(Block(upload, block))
 

@@ -13,8 +13,8 @@ import pytest
 import client as client_module
 import config
 from config import ClientSettings
-from lft.client.connect import Patience
 from lft.client.link import Access, Link
+from lft.client.patience import Patience
 from lft.client.progress import Progress
 from lft.client.sender import Sender
 from lft.client.upload import Block, Upload
@@ -67,7 +67,7 @@ def test_a_stream_whose_turn_comes_late_is_not_given_up(
     """With a limit on the server, acknowledgements go round: others get theirs meanwhile."""
     upload.hash_block(0, memoryview(b"x"))
     upload.hash_block(1, memoryview(b"y"))
-    upload.sent(1, 1)
+    upload.note_sent(1, 1)
     clock.now += 20
     upload.confirm(1)
     assert not silent()
@@ -76,7 +76,7 @@ def test_a_stream_whose_turn_comes_late_is_not_given_up(
 def _others_get_on(upload: Upload, clock: SleepClock, seconds: float, times: int) -> None:
     """Let another stream's block be acknowledged, sent again, acknowledged ..."""
     for _ in range(times):
-        upload.sent(1, 1)
+        upload.note_sent(1, 1)
         clock.now += seconds
         upload.confirm(1)
         upload.ask_again(1)

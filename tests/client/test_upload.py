@@ -110,17 +110,17 @@ def test_the_last_blocks_that_lag_are_named_once_in_a_while(
 ) -> None:
     """Not before the end of the file, the first ones first, and no more than there are streams."""
     upload.hash_block(0, memoryview(bytes(4096)))
-    upload.sent(0, 4096)
+    upload.note_sent(0, 4096)
     clock.now += 100
-    assert upload.late(9, hasty=True) == []
+    assert upload.resend_late(9, hasty=True) == []
     for index in (1, 2):
         upload.hash_block(index, memoryview(bytes(4096)))
-        upload.sent(index, 4096)
-    assert upload.late(9, hasty=True) == [0]
+        upload.note_sent(index, 4096)
+    assert upload.resend_late(9, hasty=True) == [0]
     clock.now += 100
-    assert upload.late(2, hasty=True) == [1, 2]
-    assert upload.late(2, hasty=True) == [0]
-    assert upload.late(2, hasty=True) == []
+    assert upload.resend_late(2, hasty=True) == [1, 2]
+    assert upload.resend_late(2, hasty=True) == [0]
+    assert upload.resend_late(2, hasty=True) == []
 
 
 def test_without_haste_a_block_lags_only_when_its_stream_is_stuck(
@@ -128,11 +128,11 @@ def test_without_haste_a_block_lags_only_when_its_stream_is_stuck(
 ) -> None:
     """A link that is merely slow, or limited, would carry much twice."""
     _hash_all(upload)
-    upload.sent(0, 4096)
+    upload.note_sent(0, 4096)
     clock.now += config.STUCK / 2
-    assert upload.late(1, hasty=False) == []
+    assert upload.resend_late(1, hasty=False) == []
     clock.now += config.STUCK
-    assert upload.late(1, hasty=False) == [0]
+    assert upload.resend_late(1, hasty=False) == [0]
 
 
 def test_a_block_that_went_two_ways_counts_once(upload: Upload) -> None:
@@ -161,7 +161,7 @@ def test_an_error_of_a_thread_reaches_main(upload: Upload) -> None:
     """No thread of the pool dies unheard."""
     upload.fail(SourceError("gone"))
     with pytest.raises(SourceError, match="gone"):
-        _ = upload.delivered
+        upload.check()
 
 
 def test_an_idle_sender_is_woken_for_a_block(upload: Upload) -> None:
