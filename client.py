@@ -32,7 +32,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, NoReturn, Sequence
@@ -139,7 +138,7 @@ def send_files(
                     if report:
                         report(files[0], outcome)
                     files.popleft()
-                    patience.next_file()
+                    patience.begin_file()
         except ConnectionLostError as error:
             patience.wait(error)
     for outcome in outcomes:
@@ -148,7 +147,7 @@ def send_files(
     return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
 
 
-def _outcome(session: Session, path: Path) -> Receipt | TransferError:
+def _outcome(session: ClientSession, path: Path) -> Receipt | TransferError:
     """Send one file; an error that concerns only this file is an outcome like another."""
     try:
         return session.send(path)
@@ -162,15 +161,15 @@ def _outcome(session: Session, path: Path) -> Receipt | TransferError:
 @contextlib.contextmanager
 def open_session(
     settings: ClientSettings, progress: Progress, patience: Patience
-) -> Iterator[Session]:
+) -> Iterator[ClientSession]:
     """Connect, log in, give the session; end it afterwards. Raises below ``TransferError``."""
     progress.phase("connecting")
     tls = client_tls(settings.ca) if settings.tls or settings.ca else None
     timeout = patience.left()
     with contextlib.closing(connect(settings, timeout, tls)) as coordinator:
         link = _log_in(coordinator, settings, timeout, tls)
-        patience.stood()
-        with Session(coordinator, link, progress, patience) as session:
+        patience.note_session()
+        with ClientSession(coordinator, link, progress, patience) as session:
             yield session
 
 
@@ -204,7 +203,7 @@ class Told(enum.IntEnum):
     DELIVERED = 2  # every block has been acknowledged, also those that were missing
 
 
-class Session:
+class ClientSession:
     """Logged in on a coordinator connection, with senders that stay for every file. Main's own.
 
     Use it as a context manager: leaving it says goodbye and ends the threads. The connection stays
@@ -222,7 +221,7 @@ class Session:
         self._patience = patience
         self._waker = Waker()
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> ClientSession:
         """Start the senders."""
         try:
             self._streams.start()
@@ -250,10 +249,10 @@ class Session:
     def send(self, path: Path) -> Receipt:
         """Send one file and return its receipt. Raises below ``TransferError``."""
         source = Source(path)
-        began = self._patience.began = self._patience.began or time.monotonic()
+        self._patience.begin_attempt()
         try:
             self._progress.begin(source.name, source.size)
-            upload = self._start(source)
+            upload = self._announce(source)
             receipt = self._send_upload(upload)
             self._progress.move(source.size)
         except ConnectionLostError:
@@ -264,10 +263,9 @@ class Session:
         finally:
             source.close()
         self._progress.end()
-        seconds = time.monotonic() - began
-        return self._finished(dataclasses.replace(receipt, seconds=seconds))
+        return self._tell_arrival(receipt)
 
-    def _finished(self, receipt: Receipt) -> Receipt:
+    def _tell_arrival(self, receipt: Receipt) -> Receipt:
         if receipt.verdict == "INTEGRITY_FAILED":
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
         rate = receipt.bytes / max(receipt.seconds, 1e-9)
@@ -279,7 +277,7 @@ class Session:
                  receipt.seconds, format_size(rate), why, extra=SUCCESS)  # fmt: skip
         return receipt
 
-    def _start(self, source: Source) -> Upload:
+    def _announce(self, source: Source) -> Upload:
         """Announce a file and wait until the server is ready for it."""
         settings = self._settings
         if self._coordinator.state is not State.READY:
@@ -293,14 +291,14 @@ class Session:
         while True:
             message = self._coordinator.answer(settings.timeout)
             if isinstance(message, FileReady):
-                return self._ready(source, size, message)
-            self._patience.moved()
+                return self._begin_upload(source, size, message)
+            self._patience.note_progress()
             if isinstance(message, Queued) and message.position != position:
                 position = message.position
                 coordinator_log.info("waiting for our turn: position %d", position)
-            self._refuse_rejected(source.name, message)
+            self._raise_rejected(source.name, message)
 
-    def _ready(self, source: Source, block_size: int, ready: FileReady) -> Upload:
+    def _begin_upload(self, source: Source, block_size: int, ready: FileReady) -> Upload:
         upload = Upload(source, self._settings.digest, block_size, ready, self._waker.ring)
         if upload.resumed_bytes:
             had, size = format_size(upload.resumed_bytes), format_size(source.size)
@@ -335,21 +333,21 @@ class Session:
             self._streams.check()
             upload.check()
             told = self._tell_complete(upload, told)
-            message = self._next_message()
+            message = self._hear()
             if message or told is not Told.DELIVERED:
                 watch.note_sign()
             if isinstance(message, Missing) and message.transfer == upload.number:
                 self._send_again(upload, message)
                 told = min(told, Told.READ)
             elif message:
-                receipt = self._judged(upload, message)
+                receipt = self._take_verdict(upload, message)
                 if receipt:
                     return receipt
-            self._streams.look(upload)
+            self._streams.adapt(upload)
             verified = message.verified if isinstance(message, Verifying) else 0
             if watch.note(upload.acknowledged, verified):
                 self._progress.move(watch.acknowledged)
-                self._patience.moved(watch.acknowledged, watch.verified)
+                self._patience.note_progress(watch.acknowledged, watch.verified)
             if watch.stalled:
                 raise ConnectionLostError(f"{self._coordinator.peer}: no progress for too long")
 
@@ -366,7 +364,7 @@ class Session:
         self._coordinator.send(TransferComplete(upload.number, digest, delivered))
         return state
 
-    def _next_message(self) -> Message | None:
+    def _hear(self) -> Message | None:
         """Return the next message, or ``None`` after a moment or when a thread of ours rang."""
         message = self._coordinator.receive()
         if message is None:
@@ -393,9 +391,9 @@ class Session:
                 if upload.ask_again(index):
                     self._link.queue.put(Block(upload, index))
 
-    def _judged(self, upload: Upload, message: Message) -> Receipt | None:
+    def _take_verdict(self, upload: Upload, message: Message) -> Receipt | None:
         """Turn a verdict into a receipt; other messages only show that the server lives."""
-        self._refuse_rejected(upload.source.name, message)
+        self._raise_rejected(upload.source.name, message)
         if isinstance(message, IntegrityFailed):
             upload.source.check_unchanged()  # then that was the reason
             log.error("%s: %s", upload.source.name, printable(message.reason))
@@ -416,7 +414,7 @@ class Session:
             bytes=upload.source.size,
             digest=upload.digests.hexdigest(),
             algorithm=self._settings.digest,
-            seconds=0.0,
+            seconds=self._patience.seconds,
             blocks=upload.blocks.count,
             resent_blocks=verdict.resent_blocks if verdict else 0,
             resumed_bytes=upload.resumed_bytes,
@@ -427,7 +425,7 @@ class Session:
             wire_bytes=upload.wire_bytes,
         )
 
-    def _refuse_rejected(self, name: str, message: Message) -> None:
+    def _raise_rejected(self, name: str, message: Message) -> None:
         if isinstance(message, Rejected) and message.code in PASSING:
             raise ConnectionLostError(f"{name}: {printable(message.reason)}")
         if isinstance(message, Rejected):

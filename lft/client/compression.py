@@ -49,7 +49,7 @@ class Compression:
         ``behind`` is the number of the sender's blocks that are not acknowledged.
         """
         level = self._level(behind)
-        if level is not None and (self._shrinks or self._sample_shrinks(view)):
+        if level is not None and (self._shrinks or self._try_sample(view)):
             payload = self._compress(view, level)
             shrinks = _shrinks(payload, view)
             self._learn(shrinks=shrinks)
@@ -80,7 +80,7 @@ class Compression:
             return None
         return self._thorough if (busy or waiting > 0.5) and saved > 0.5 else self._quick
 
-    def _sample_shrinks(self, view: memoryview) -> bool:
+    def _try_sample(self, view: memoryview) -> bool:
         """Try the middle of a block, if it is time to."""
         with self._lock:
             if self._left > 0:

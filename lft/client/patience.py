@@ -28,15 +28,16 @@ class Patience:
         self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._stood = False
         self._told = ""  # the reason that the user has read
-        self.next_file()
+        self.begin_file()
 
-    def next_file(self) -> None:
-        self.began: float | None = None  # when its first attempt did
+    def begin_file(self) -> None:
+        """Begin anew for the next file."""
+        self._began: float | None = None  # when its first attempt did
         self._acknowledged = self._verified = 0  # bytes, the most so far
         self._fruitless = 0  # sessions without more than that
         self._deadline.put_off()
 
-    def stood(self) -> None:
+    def note_session(self) -> None:
         """Note that a session stands."""
         self._told = ""
         self._fruitless += 1
@@ -44,7 +45,7 @@ class Patience:
             self._stood = True
             self._deadline = Deadline(config.PATIENCE * self._timeout)
 
-    def moved(self, acknowledged: int = 0, verified: int = 0) -> None:
+    def note_progress(self, acknowledged: int = 0, verified: int = 0) -> None:
         """Note how many bytes of the file the server has, and how many it has verified."""
         self._deadline.put_off()
         if acknowledged > self._acknowledged or verified > self._verified:
@@ -52,6 +53,15 @@ class Patience:
             self._verified = max(verified, self._verified)
             self._fruitless = -1  # this one is not
             self._backoff.reset()
+
+    def begin_attempt(self) -> None:
+        """Note that an attempt to send the file begins, the first one or another."""
+        self._began = self._began or time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the first attempt to send the file began."""
+        return time.monotonic() - self._began if self._began else 0.0
 
     @property
     def achieved(self) -> bool:

@@ -11,10 +11,10 @@ from protocol import Blocks, Why
 log = logging.getLogger("client")
 
 _WHYS = {
-    Why.DAMAGED: "was damaged on the way",
-    Why.LOST: "did not arrive",
+    Why.DAMAGED: "damaged on the way",
+    Why.LOST: "lost on the way",
     Why.CHANGED: "changed since the last attempt",
-    Why.ALTERED: "was altered on the server",
+    Why.ALTERED: "altered on the server",
 }
 
 
@@ -46,5 +46,5 @@ class Repairs:
 def what_happened(blocks: Blocks, first: int, end: int, reason: str) -> str:
     """Say in words why some blocks are sent again."""
     which = f"block {first}" if end == first + 1 else f"blocks {first} to {end - 1}"
-    why = _WHYS.get(reason, "is wanted again")
-    return f"{which} (offset {blocks.offset(first)}) {why}"
+    why = _WHYS.get(reason, "asked for again")
+    return f"{which} (offset {blocks.offset(first)}), {why}"

@@ -150,7 +150,7 @@ class Sender:
         while True:
             if self._congestion != self._link.wanted_congestion:
                 self._adapt(connection)
-            block = self._next_block()
+            block = self._take_block()
             if block:
                 if not self._unacknowledged:
                     self._silence.put_off()
@@ -179,21 +179,21 @@ class Sender:
         self._silence.put_off()  # what was not asked for cannot have been answered
         self._waited += time.monotonic() - began
 
-    def _next_block(self) -> Block | None:
+    def _take_block(self) -> Block | None:
         if self._number >= self._link.streams:  # fewer are wanted
             self._link.queue.leave(self._waker)
             return None
         if len(self._unacknowledged) >= config.MAX_UNACKNOWLEDGED:
             return None
-        block = self._take_block()
+        block = self._take_any()
         while block and block.upload.over:
             block.free_buffer()
-            block = self._take_block()
+            block = self._take_any()
         return block
 
-    def _take_block(self) -> Block | None:
+    def _take_any(self) -> Block | None:
         if not self._extra:
-            return self._link.queue.get(self._waker)
+            return self._link.queue.take(self._waker)
         self._link.queue.leave(self._waker)  # who is busy is not to be woken for the next one
         return self._extra.popleft()
 

@@ -47,7 +47,7 @@ class Climber:
         """Measure anew from ``now`` on."""
         self.measured_since, self._bytes = now, 0
 
-    def look(self, now: float, carried: int) -> int:
+    def climb(self, now: float, carried: int) -> int:
         """Take the bytes that were acknowledged since the last look; return the streams to use."""
         elapsed = now - self.measured_since
         self._bytes += carried if elapsed > 0 else 0
@@ -130,11 +130,11 @@ class Streams:
         if self._climber:
             self._climber.begin(time.monotonic())
 
-    def look(self, upload: Upload) -> None:
+    def adapt(self, upload: Upload) -> None:
         """Change the number where that may pay; help blocks that lag at the end."""
         carried = upload.carried
         if self._climber:
-            count = self._climber.look(time.monotonic(), max(0, carried - self._carried))
+            count = self._climber.climb(time.monotonic(), max(0, carried - self._carried))
             if count != self._climbed:
                 self._use(count)
                 congestion = self._link.wanted_congestion or "as usual"

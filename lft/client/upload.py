@@ -272,7 +272,7 @@ class BlockQueue:
         if waker:
             waker.ring()
 
-    def get(self, waker: Waker) -> Block | None:
+    def take(self, waker: Waker) -> Block | None:
         """Take a block, or be noted as idle: ``waker`` rings when there is one."""
         with self._lock:
             self._idle.pop(waker, None)

@@ -26,7 +26,7 @@ def _attempts(
     for attempt in itertools.count(1):
         clock.now += each
         if again:
-            patience.moved(again)
+            patience.note_progress(again)
         try:
             patience.wait(error)
         except ConnectionLostError:
@@ -44,7 +44,7 @@ def test_a_server_never_reached_is_tried_for_the_timeout_in_all(clock: SleepCloc
 def test_once_a_session_stood_it_is_tried_for_ten_times_as_long(clock: SleepClock) -> None:
     """DESIGN 9: an outage of minutes costs patience, not the transfer."""
     patience = Patience(ClientSettings(timeout=30))
-    patience.stood()
+    patience.note_session()
     _attempts(patience, clock, LOST, 0.0)
     assert 1300 <= clock.now <= 1300 + config.RETRY_FIRST
 
@@ -52,10 +52,10 @@ def test_once_a_session_stood_it_is_tried_for_ten_times_as_long(clock: SleepCloc
 def test_progress_puts_the_end_of_patience_off(clock: SleepClock) -> None:
     """FAULTS 40: outages without end are survived as long as something arrives in between."""
     patience = Patience(ClientSettings(timeout=30))
-    patience.stood()
+    patience.note_session()
     for more in range(1, 26):
         clock.now += 299
-        patience.moved(more)
+        patience.note_progress(more)
         patience.wait(LOST)
     began = clock.now
     _attempts(patience, clock, LOST, 0.0)
@@ -67,8 +67,8 @@ def test_sessions_that_get_no_further_are_not_repeated_for_ever(clock: SleepCloc
     patience = Patience(ClientSettings(timeout=30))
 
     def session() -> None:
-        patience.stood()
-        patience.moved(50)
+        patience.note_session()
+        patience.note_progress(50)
         patience.wait(LOST)
 
     for _ in range(config.RETRY_MOST + 2):  # the first one got further than none
@@ -80,10 +80,10 @@ def test_sessions_that_get_no_further_are_not_repeated_for_ever(clock: SleepCloc
 def test_waiting_in_the_queue_is_not_silence(clock: SleepClock) -> None:
     """A server that says how many are before us is there: the patience begins anew."""
     patience = Patience(ClientSettings(timeout=30))
-    patience.stood()
+    patience.note_session()
     for _ in range(10):
         clock.now += 299
-        patience.moved()
+        patience.note_progress()
     patience.wait(LOST)
 
 
@@ -96,19 +96,19 @@ def test_an_unknown_host_is_final_at_the_start_only(clock: SleepClock) -> None:
     """A typing error at first; later the name service is away with the rest of the network."""
     patience, unknown = Patience(ClientSettings(timeout=30)), UnknownHostError("no such host")
     assert _attempts(patience, clock, unknown, 0.0) == 1
-    patience.stood()
+    patience.note_session()
     assert _attempts(patience, clock, unknown, 0.0) > 5
 
 
 def test_pauses_grow_up_to_a_limit_and_begin_anew_after_progress(clock: SleepClock) -> None:
     """A server that is down is not asked all the time, one that is back is found soon."""
     patience = Patience(ClientSettings(timeout=300))
-    patience.stood()
+    patience.note_session()
     for _ in range(12):
         patience.wait(LOST)
     assert clock.slept[0] <= config.RETRY_FIRST
     assert config.RETRY_LONGEST / 2 <= clock.slept[-1] <= config.RETRY_LONGEST
-    patience.moved(1)
+    patience.note_progress(1)
     patience.wait(LOST)
     assert clock.slept[-1] <= config.RETRY_FIRST
 
@@ -120,7 +120,7 @@ def test_a_reason_is_told_once_until_a_session_stands(
     patience = Patience(ClientSettings(timeout=300))
     for error in (LOST, LOST, ConnectionLostError("refused"), LOST):
         patience.wait(error)
-    patience.stood()
+    patience.note_session()
     patience.wait(LOST)
     told = [record.getMessage().split(":")[0] for record in caplog.records]
     assert told == ["lost", "refused", "lost", "lost"]
@@ -134,7 +134,7 @@ def test_an_attempt_has_the_timeout_or_what_is_left(clock: SleepClock) -> None:
     assert patience.left() == 10
     clock.now += 20
     assert patience.left() == 0.1
-    patience.stood()
+    patience.note_session()
     assert patience.left() == 30
 
 

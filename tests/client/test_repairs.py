@@ -19,10 +19,10 @@ def test_a_repair_is_named_when_it_is_asked_for_and_when_it_is_right(
     repairs.tell(5, 8, "some later reason")
     repairs.tell_success()
     assert [record.getMessage() for record in caplog.records] == [
-        "block 3 (offset 30) was damaged on the way: sent again",
-        "blocks 5 to 7 (offset 50) is wanted again: sent again",
-        "block 3 (offset 30) was damaged on the way: sent again, ok",
-        "blocks 5 to 7 (offset 50) is wanted again: sent again, ok",
+        "block 3 (offset 30), damaged on the way: sent again",
+        "blocks 5 to 7 (offset 50), asked for again: sent again",
+        "block 3 (offset 30), damaged on the way: sent again, ok",
+        "blocks 5 to 7 (offset 50), asked for again: sent again, ok",
     ]
 
 

@@ -31,13 +31,13 @@ def test_pings_without_end_are_not_answered_without_end(link: Link) -> None:
     ours, theirs = socket.socketpair()
     control = Connection(ours, Side.CLIENT)
     control.dialogue.state = State.RECEIVING
-    session = client_module.Session(control, link, Progress(), Patience(link.settings))
+    session = client_module.ClientSession(control, link, Progress(), Patience(link.settings))
     ping = encode(Ping())
     with theirs, contextlib.closing(session), contextlib.closing(control):
         for _ in range(100):
             theirs.sendall(ping * 500)
             for _ in range(500):
-                assert session._next_message() == Ping()
+                assert session._hear() == Ping()
         assert control.unsent < 100
 
 
@@ -124,10 +124,10 @@ def test_a_sender_that_was_stopped_while_it_connected_does_not_shake_hands(
 def test_no_block_is_meant_for_a_sender_that_was_handed_another(link: Link, upload: Upload) -> None:
     """It has something to do, perhaps on a slow link: who has nothing to do is woken instead."""
     sender, idle = Sender(link, 0), Waker()
-    assert link.queue.get(idle) is None
-    assert sender._next_block() is None
+    assert link.queue.take(idle) is None
+    assert sender._take_block() is None
     sender.hand(Block(upload, 0))
-    assert sender._next_block() == Block(upload, 0)
+    assert sender._take_block() == Block(upload, 0)
     link.queue.put(Block(upload, 1))
     assert idle.quiet()
     sender.close()

@@ -24,7 +24,7 @@ def _climb(climber: Climber, goodput: Callable[[int], float], seconds: int) -> l
     start = int(climber.measured_since)
     for now in range(start + 1, start + seconds + 1):
         used.append(climber.count)
-        climber.look(float(now), int(goodput(climber.count)))
+        climber.climb(float(now), int(goodput(climber.count)))
     return used
 
 

@@ -167,11 +167,11 @@ def test_an_error_of_a_thread_reaches_main(upload: Upload) -> None:
 def test_an_idle_sender_is_woken_for_a_block(upload: Upload) -> None:
     """It waits on a descriptor, together with its socket."""
     blocks, waker = BlockQueue(), Waker()
-    assert blocks.get(waker) is None
+    assert blocks.take(waker) is None
     assert not waker.quiet()
     blocks.put(Block(upload, 0))
     assert waker.quiet()
-    found = blocks.get(waker)
+    found = blocks.take(waker)
     assert found is not None
     assert found.index == 0
     waker.close()
@@ -180,8 +180,8 @@ def test_an_idle_sender_is_woken_for_a_block(upload: Upload) -> None:
 def test_a_block_meant_for_a_leaving_sender_goes_to_another(upload: Upload) -> None:
     """A sender whose connection broke just when it was woken must not keep the block waiting."""
     blocks, leaving, other = BlockQueue(), Waker(), Waker()
-    assert blocks.get(other) is None
-    assert blocks.get(leaving) is None
+    assert blocks.take(other) is None
+    assert blocks.take(leaving) is None
     blocks.put(Block(upload, 0))
     assert leaving.quiet()
     blocks.leave(leaving)
