@@ -39,14 +39,12 @@ from typing import TYPE_CHECKING, Iterator, NoReturn, Sequence
 import config
 from config import ClientSettings
 from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
-from lft.accounts.tokens import read_token
 from lft.addresses import resolve
-from lft.client.compression import Compression
 from lft.client.connect import connect, log_in
 from lft.client.link import Access, Link
 from lft.client.patience import Patience, Watch
 from lft.client.progress import Bar, Progress, Reporter
-from lft.client.receipt import FailedIntegrityError, Receipt, Report, advice
+from lft.client.receipt import FailedIntegrityError, Receipt, Report, arrival_line
 from lft.client.source import Source
 from lft.client.streams import Streams
 from lft.client.upload import Block, Reader, Upload, block_size_for
@@ -63,19 +61,15 @@ from lft.options import (
     seconds_argument,
 )
 from lft.terminal import SUCCESS, BarSafeHandler, make_output_safe, printable, setup_logging
-from lft.wire.codecs import common_codec
 from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
-from lft.wire.tls import client_tls
 from protocol import (
-    CODEC_RAW,
     DIGEST_SIZES,
     Cancel,
     ConnectionLostError,
     FileReady,
     FileStart,
     Goodbye,
-    Hello,
     IntegrityError,
     IntegrityFailed,
     IntegrityOk,
@@ -164,13 +158,20 @@ def open_session(
 ) -> Iterator[ClientSession]:
     """Connect, log in, give the session; end it afterwards. Raises below ``TransferError``."""
     progress.phase("connecting")
-    tls = client_tls(settings.ca) if settings.tls or settings.ca else None
-    timeout = patience.left()
+    tls, timeout = _tls_context(settings), patience.left()
     with contextlib.closing(connect(settings, timeout, tls)) as coordinator:
         link = _log_in(coordinator, settings, timeout, tls)
         patience.note_session()
         with ClientSession(coordinator, link, progress, patience) as session:
             yield session
+
+
+def _tls_context(settings: ClientSettings) -> TlsContext | None:
+    if not (settings.tls or settings.ca):
+        return None
+    from lft.wire.tls import client_tls  # noqa: PLC0415  (it loads ssl, slow and mostly not needed)
+
+    return client_tls(settings.ca)
 
 
 def _log_in(
@@ -182,17 +183,14 @@ def _log_in(
     how = " over TLS" if coordinator.secure else ""
     coordinator_log.info("logged in at %s%s %s (priority %d)",
                          coordinator.peer, how, who, welcome.priority)  # fmt: skip
-    compression = _choose_compression(settings, hello) if settings.compress else None
     access = Access(*coordinator.address, welcome.token, tls)
-    return Link(settings, access, coordinator.round_trip, compression)
+    link = Link(settings, access, coordinator.round_trip)
+    if settings.compress:
+        from lft.client.compression import agree_on_compression  # noqa: PLC0415  (few runs need it)
 
-
-def _choose_compression(settings: ClientSettings, hello: Hello) -> Compression | None:
-    codec = common_codec(hello.features)
-    if codec == CODEC_RAW:
-        log.warning("the server takes nothing compressed: blocks go as they are")
-        return None
-    return Compression(codec, settings.streams or config.STREAMS)
+        streams = settings.streams or config.STREAMS
+        link.compression = agree_on_compression(hello.features, streams)
+    return link
 
 
 class Told(enum.IntEnum):
@@ -263,18 +261,9 @@ class ClientSession:
         finally:
             source.close()
         self._progress.end()
-        return self._tell_arrival(receipt)
-
-    def _tell_arrival(self, receipt: Receipt) -> Receipt:
         if receipt.verdict == "INTEGRITY_FAILED":
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
-        rate = receipt.bytes / max(receipt.seconds, 1e-9)
-        why, length = "", receipt.bytes - receipt.resumed_bytes
-        if self._settings.compress and length:
-            why = f", compressed to {100 * receipt.wire_bytes / length:.0f} %"
-        why += advice(receipt.bottleneck, self._settings)
-        log.info("%s arrived: %s in %.2f s (%s/s)%s", receipt.name, format_size(receipt.bytes),
-                 receipt.seconds, format_size(rate), why, extra=SUCCESS)  # fmt: skip
+        log.info("%s", arrival_line(receipt, self._settings), extra=SUCCESS)
         return receipt
 
     def _announce(self, source: Source) -> Upload:
@@ -406,24 +395,8 @@ class ClientSession:
         return self._receipt(upload, message)
 
     def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:
-        waits = self._streams.waits()
-        return Receipt(
-            verdict="INTEGRITY_OK" if verdict else "INTEGRITY_FAILED",
-            name=upload.source.name,
-            saved_as=verdict.saved_as if verdict else "",
-            bytes=upload.source.size,
-            digest=upload.digests.hexdigest(),
-            algorithm=self._settings.digest,
-            seconds=self._patience.seconds,
-            blocks=upload.blocks.count,
-            resent_blocks=verdict.resent_blocks if verdict else 0,
-            resumed_bytes=upload.resumed_bytes,
-            streams=self._link.streams,
-            durable=verdict.durable if verdict else False,
-            congestion=self._link.congestion,
-            bottleneck=upload.spent.bottleneck(verdict, waits) if verdict else "",
-            wire_bytes=upload.wire_bytes,
-        )
+        waits, seconds = self._streams.waits(), self._patience.seconds
+        return Receipt.of(upload, verdict, self._link, waits, seconds)
 
     def _raise_rejected(self, name: str, message: Message) -> None:
         if isinstance(message, Rejected) and message.code in PASSING:
@@ -502,6 +475,8 @@ def _settings(arguments: argparse.Namespace) -> ClientSettings:
 def _with_proof(settings: ClientSettings, arguments: argparse.Namespace) -> ClientSettings:
     """Add the token or the password. Raises below ``TransferError`` where there is none."""
     if arguments.token_file:
+        from lft.accounts.tokens import read_token  # noqa: PLC0415  (few runs need it)
+
         return dataclasses.replace(settings, token=read_token(arguments.token_file))
     try:
         password = read_password(arguments.user, arguments.password_file, arguments.server)
@@ -554,9 +529,20 @@ def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     run_demo(path, _settings(arguments), arguments.log_level, send, reporter.say)
 
 
+def _progress(arguments: argparse.Namespace, handler: BarSafeHandler) -> Progress:
+    """Return the bar, where there is a terminal to show it and tqdm to draw it."""
+    if arguments.quiet or not sys.stderr.isatty():
+        return Progress()
+    try:
+        return Bar(handler)
+    except ImportError:
+        log.warning("no progress bar without tqdm; to get it: python -m pip install tqdm")
+        return Progress()
+
+
 def _run(arguments: argparse.Namespace, handler: BarSafeHandler) -> int:
     """Do what the command line says; say in one line what went wrong, and return the exit code."""
-    progress = Bar(handler) if sys.stderr.isatty() and not arguments.quiet else Progress()
+    progress = _progress(arguments, handler)
     reporter = Reporter(as_json=arguments.json)
     try:
         try:

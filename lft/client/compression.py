@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
+from typing import Sequence
 
 import config
 from lft.clock import TokenBucket
-from lft.wire.codecs import COMPRESSIONS, compress
+from lft.wire.codecs import COMPRESSIONS, common_codec, compress
 from protocol import CODEC_RAW
+
+log = logging.getLogger("client")
 
 
 def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def agree_on_compression(features: Sequence[str], streams: int) -> Compression | None:
+    """Return how to compress for a server that has ``features``; ``None`` if it unpacks nothing."""
+    codec = common_codec(features)
+    if codec == CODEC_RAW:
+        log.warning("the server takes nothing compressed: blocks go as they are")
+        return None
+    return Compression(codec, streams)
 
 
 class Compression:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import config
 from config import ClientSettings
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("client")
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(NamedTuple):
     """What opens another connection of a session."""
 
     family: int
@@ -47,12 +45,11 @@ class Link:
         settings: ClientSettings,
         access: Access,
         round_trip: float = 0.0,
-        compression: Compression | None = None,
     ) -> None:
         self.settings = settings
         self.round_trip = round_trip  # seconds
         self.far = round_trip >= config.FAR
-        self.compression = compression
+        self.compression: Compression | None = None
         self.bucket = TokenBucket(settings.limit) if settings.limit else None
         self.queue = BlockQueue()
         self.ending = threading.Event()  # of the session: set by main

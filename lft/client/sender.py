@@ -7,9 +7,9 @@ import itertools
 import logging
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 import config
-from lft.client.compression import Compression
 from lft.client.link import Link
 from lft.client.upload import Block
 from lft.clock import Backoff, Deadline
@@ -25,6 +25,9 @@ from protocol import (
     SourceError,
     TransferError,
 )
+
+if TYPE_CHECKING:
+    from lft.client.compression import Compression
 
 block_log = logging.getLogger("block")
 

@@ -8,13 +8,12 @@ import queue
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Callable
 
 import config
 from config import ClientSettings
 from lft.client.acknowledgements import Acknowledgements
-from lft.client.receipt import Spent
+from lft.client.bottleneck import Spent
 from lft.client.repairs import Repairs
 from lft.client.source import Source
 from lft.wire.sockets import Waker
@@ -233,17 +232,21 @@ class Upload:
 Ring = Callable[[], None]
 
 
-@dataclass
 class Block:
-    """A block to be sent: from ``view`` while it is in memory, else read from the file again.
+    """A block to be sent: from ``view`` while it is in memory, otherwise from the file again.
 
     Of one that the server holds only the running digest is sent.
     """
 
-    upload: Upload
-    index: int
-    view: memoryview | None = None
-    held: bool = False
+    __slots__ = ("held", "index", "upload", "view")
+
+    def __init__(
+        self, upload: Upload, index: int, view: memoryview | None = None, *, held: bool = False
+    ) -> None:
+        self.upload = upload
+        self.index = index
+        self.view = view
+        self.held = held
 
     def free_buffer(self) -> None:
         """Give the buffer back to the reader (a sender)."""
@@ -333,5 +336,5 @@ class Reader(threading.Thread):
         held = self._upload.hash_block(index, view)
         spent.reading += read - began
         spent.hashing += time.monotonic() - read
-        self._blocks.put(Block(self._upload, index, view, held))
+        self._blocks.put(Block(self._upload, index, view, held=held))
         return True

@@ -126,8 +126,9 @@ def test_no_block_is_meant_for_a_sender_that_was_handed_another(link: Link, uplo
     sender, idle = Sender(link, 0), Waker()
     assert link.queue.take(idle) is None
     assert sender._take_block() is None
-    sender.hand(Block(upload, 0))
-    assert sender._take_block() == Block(upload, 0)
+    handed = Block(upload, 0)
+    sender.hand(handed)
+    assert sender._take_block() is handed
     link.queue.put(Block(upload, 1))
     assert idle.quiet()
     sender.close()

@@ -8,7 +8,7 @@ import pytest
 
 from client import send_files
 from config import MB, ClientSettings
-from lft.client.receipt import _ADVICE, Spent, advice
+from lft.client.bottleneck import _ADVICE, Spent, advice
 from protocol import IntegrityOk
 from tests.support.files import random_file
 from tests.support.local import StartLocal
