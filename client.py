@@ -1,20 +1,16 @@
 """The client: reads a file once, hashes it once, pushes it through several connections at once.
 
-What lives here: the command line, the coordinator's side of the dialogue, the reader, the senders,
-the progress bar. What does not: verdicts (the server judges) and the encoding of anything.
+``send_files`` is the whole of it for Python, ``main`` for the command line. A ``ClientSession`` is
+the coordinator's side of the dialogue (``protocol.py``). Its parts stand in ``lft/client``.
 
-Who does what
--------------
 The main thread talks on the coordinator connection and moves the bar. One reader thread reads the
-file in order, hashes it and puts blocks into a queue; the pool's senders, each with one long-lived
-data connection, take blocks from it. The number of buffers between them is fixed, so memory is too.
+file in order, hashes it and puts blocks into a queue. The senders of a pool, each with one
+long-lived data connection, take blocks from it. The number of buffers is fixed, so memory is, too.
 
-With ``--streams auto`` main also changes the number of senders at work, by the bytes that are
-acknowledged; and it sends the last blocks of a stream that lags another way, too.
-
-Locks: ``BlockQueue`` has one for the queue and the idle senders, ``Upload`` has one for what is not
-acknowledged yet, ``Compression`` has one for what is known of the last blocks. None is held while
-anything else is done.
+Locks: ``BlockQueue`` has one for the queue and the idle senders, ``Upload`` has one for what was
+hashed and acknowledged, ``Compression`` has one for what is known of the last blocks, and
+``TokenBucket`` has one for its instant. Nothing blocks under any of them, and none is taken under
+another.
 """
 
 from __future__ import annotations
@@ -30,17 +26,17 @@ import dataclasses
 import enum
 import logging
 import os
-import signal
 import sys
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, NoReturn, Sequence
+from typing import TYPE_CHECKING, Iterator, Sequence
 
 import config
 from config import ClientSettings
 from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
 from lft.addresses import resolve
-from lft.client.connect import connect, log_in
+from lft.client.connect import connect, log_in, tls_context
+from lft.client.interrupt import Interrupt, ignore_signals, raise_on_signals
 from lft.client.link import Access, Link
 from lft.client.patience import Patience, Watch
 from lft.client.progress import Bar, Progress, Reporter
@@ -96,8 +92,7 @@ coordinator_log = logging.getLogger("coordinator")
 log = logging.getLogger("client")
 
 DEFAULT_FILE = Path("input") / "big_file.txt"
-# rejections after which one should come again
-PASSING = ("shutdown", "timeout", "taken", "stale", "busy")
+PASSING = ("shutdown", "timeout", "taken", "stale", "busy")  # rejections that do not last
 GO_ON = "; the same command goes on where this one stopped"
 
 
@@ -118,7 +113,7 @@ def send_files(
     for path in files:
         Source(path).close()  # say what cannot be read before anything is sent
     if files and settings.token is None and settings.password is None:
-        # asked for while no server waits for it
+        # asked for here, while no server waits for it
         password = read_password(settings.user, None, settings.server)
         settings = dataclasses.replace(settings, password=password)
     outcomes: list[Receipt | TransferError] = []
@@ -156,22 +151,16 @@ def _outcome(session: ClientSession, path: Path) -> Receipt | TransferError:
 def open_session(
     settings: ClientSettings, progress: Progress, patience: Patience
 ) -> Iterator[ClientSession]:
-    """Connect, log in, give the session; end it afterwards. Raises below ``TransferError``."""
+    """Connect, log in, give the session, and end it. Raises below ``TransferError``."""
     progress.phase("connecting")
-    tls, timeout = _tls_context(settings), patience.left()
+    tls, timeout = tls_context(settings), patience.left()
     with contextlib.closing(connect(settings, timeout, tls)) as coordinator:
         link = _log_in(coordinator, settings, timeout, tls)
         patience.note_session()
-        with ClientSession(coordinator, link, progress, patience) as session:
+        session = ClientSession(coordinator, link, progress, patience)
+        with contextlib.closing(session):
+            session.start()
             yield session
-
-
-def _tls_context(settings: ClientSettings) -> TlsContext | None:
-    if not (settings.tls or settings.ca):
-        return None
-    from lft.wire.tls import client_tls  # noqa: PLC0415  (it loads ssl, slow and mostly not needed)
-
-    return client_tls(settings.ca)
 
 
 def _log_in(
@@ -202,11 +191,7 @@ class Told(enum.IntEnum):
 
 
 class ClientSession:
-    """Logged in on a coordinator connection, with senders that stay for every file. Main's own.
-
-    Use it as a context manager: leaving it says goodbye and ends the threads. The connection stays
-    its opener's.
-    """
+    """A coordinator connection that is logged in, and the senders for all files. Main's own."""
 
     def __init__(
         self, coordinator: Connection, link: Link, progress: Progress, patience: Patience
@@ -219,17 +204,9 @@ class ClientSession:
         self._patience = patience
         self._waker = Waker()
 
-    def __enter__(self) -> ClientSession:
+    def start(self) -> None:
         """Start the senders."""
-        try:
-            self._streams.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self._streams.start()
 
     def close(self) -> None:
         """Say goodbye, end the senders, release everything.
@@ -285,7 +262,7 @@ class ClientSession:
             if isinstance(message, Queued) and message.position != position:
                 position = message.position
                 coordinator_log.info("waiting for our turn: position %d", position)
-            self._raise_rejected(source.name, message)
+            raise_rejected(source.name, message)
 
     def _begin_upload(self, source: Source, block_size: int, ready: FileReady) -> Upload:
         upload = Upload(source, self._settings.digest, block_size, ready, self._waker.ring)
@@ -354,20 +331,21 @@ class ClientSession:
         return state
 
     def _hear(self) -> Message | None:
-        """Return the next message, or ``None`` after a moment or when a thread of ours rang."""
-        message = self._coordinator.receive()
+        """Wait a moment for the server or a thread of ours; return the message that came, if any.
+
+        A PING is answered.
+        """
+        coordinator = self._coordinator
+        message = coordinator.receive()
         if message is None:
-            self._coordinator.wait(
-                config.BAR_INTERVAL, write=not self._coordinator.flush(), waker=self._waker
-            )
+            write = not coordinator.flush()
+            coordinator.wait(config.BAR_INTERVAL, write=write, waker=self._waker)
             self._waker.quiet()
-            message = self._coordinator.receive()
+            message = coordinator.receive()
         if message:
             raise_error(message)
-        if (
-            isinstance(message, Ping) and not self._coordinator.unsent
-        ):  # else one answer is on its way
-            self._coordinator.send(Pong())
+        if isinstance(message, Ping) and not coordinator.unsent:  # one unsent answer is enough
+            coordinator.send(Pong())
         return message
 
     def _send_again(self, upload: Upload, message: Missing) -> None:
@@ -382,7 +360,7 @@ class ClientSession:
 
     def _take_verdict(self, upload: Upload, message: Message) -> Receipt | None:
         """Turn a verdict into a receipt; other messages only show that the server lives."""
-        self._raise_rejected(upload.source.name, message)
+        raise_rejected(upload.source.name, message)
         if isinstance(message, IntegrityFailed):
             upload.source.check_unchanged()  # then that was the reason
             log.error("%s: %s", upload.source.name, printable(message.reason))
@@ -398,14 +376,8 @@ class ClientSession:
         waits, seconds = self._streams.waits(), self._patience.seconds
         return Receipt.of(upload, verdict, self._link, waits, seconds)
 
-    def _raise_rejected(self, name: str, message: Message) -> None:
-        if isinstance(message, Rejected) and message.code in PASSING:
-            raise ConnectionLostError(f"{name}: {printable(message.reason)}")
-        if isinstance(message, Rejected):
-            raise RejectedError(message.code, f"{name}: rejected: {printable(message.reason)}")
-
     def _cancel(self) -> None:
-        """Give the file up and wait until the server has: the session is then free for the next."""
+        """Give the file up and wait until the server did: then the session can send the next."""
         with contextlib.suppress(ConnectionLostError):  # the next file will notice
             deadline = Deadline(self._settings.timeout)
             self._coordinator.send(Cancel())
@@ -413,51 +385,57 @@ class ClientSession:
                 self._coordinator.answer(deadline.left())
 
 
+def raise_rejected(name: str, message: Message) -> None:
+    """Raise what a REJECTED says of the file ``name``; any other message passes."""
+    if isinstance(message, Rejected) and message.code in PASSING:
+        raise ConnectionLostError(f"{name}: {printable(message.reason)}")
+    if isinstance(message, Rejected):
+        raise RejectedError(message.code, f"{name}: rejected: {printable(message.reason)}")
+
+
 # --- the command line ---------------------------------------------------------------------------
 
 
 def _parser() -> argparse.ArgumentParser:
-    size, number = parse_size, argument
-    low, high = config.MIN_BLOCK_SIZE, config.MAX_BLOCK_SIZE
-    blocks = or_auto(number(size, low, high, "a block has 4K to 4M"))
-    chunks = number(size, 1024, high, "a chunk has 1K to 4M")
-    most = config.MAX_STREAMS
-    streams = or_auto(number(int, 1, most, f"1 to {most} streams, or auto"))
+    low, high, most = config.MIN_BLOCK_SIZE, config.MAX_BLOCK_SIZE, config.MAX_STREAMS
+    blocks = or_auto(argument(parse_size, low, high, "a block has 4K to 4M"))
+    chunks = argument(parse_size, 1024, high, "a chunk has 1K to 4M")
+    streams = or_auto(argument(int, 1, most, f"1 to {most} streams, or auto"))
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description="Send files and have it proven that they arrived."
     )
     add = parser.add_argument
     # fmt: off
-    add("files", nargs="*", type=Path, metavar="FILE", help=f"what to send ({DEFAULT_FILE})")
+    add("files", nargs="*", type=Path, metavar="FILE", help=f"a file to send ({DEFAULT_FILE})")
     add("--server", default=config.DEFAULT_HOST, metavar="HOST",
-        help="where server.py runs (localhost)")
+        help="the host that server.py runs on (localhost)")
     add("--port", type=port_argument(1), default=config.DEFAULT_PORT, help="its port (4455)")
-    add("--user", default="user1", metavar="NAME", help="who we are (user1)")
+    add("--user", default="user1", metavar="NAME", help="the account to log in to (user1)")
     add("--password-file", type=Path, metavar="FILE",
-        help=f"holds the password; else it comes from {PASSWORD_VARIABLE} or a prompt")
+        help=f"a file with the password; otherwise {PASSWORD_VARIABLE} has it, or a prompt asks")
     add("--token-file", type=Path, metavar="FILE",
-        help="holds a token made with auth.py token, instead of user and password")
+        help="a file with a token from auth.py token, in place of user and password")
     add("--tls", action="store_true", help="encrypt, and check the server's certificate")
     add("--ca", type=Path, metavar="FILE",
         help="trust these certificates instead of the system's; implies --tls")
     add("--streams", type=streams, default=config.STREAMS, metavar="N|auto",
-        help="data connections, or as many as pay (4)")
+        help="the number of data connections, or as many as pay (4)")
     add("--block-size", type=blocks, default=config.BLOCK_SIZE, metavar="SIZE|auto",
         help="bytes that are sent, checked and repaired together (200K)")
     add("--congestion", default=config.CONGESTION, metavar="NAME",
         help="TCP congestion control on far links, where the system allows it (bbr)")
     add("--chunk-size", type=chunks, default=config.CHUNK_SIZE, metavar="SIZE",
         help="bytes of one send call (50K)")
-    add("--digest", choices=list(DIGEST_SIZES), default="md5", help="what proves the file (md5)")
+    add("--digest", choices=list(DIGEST_SIZES), default="md5", help="the digest of the file (md5)")
     add("--no-resume", dest="resume", action="store_false",
-        help="begin anew, whatever an interrupted attempt has left")
+        help="start over, even where an interrupted attempt got somewhere")
     add("--compress", action="store_true",
         help="compress blocks where that pays: on links slower than this machine compresses")
     add("--limit", type=rate_argument(1024), metavar="RATE",
         help="bytes a second, all streams together, such as 500K or 10M (no limit)")
     add("--timeout", type=seconds_argument(2), default=config.TIMEOUT, metavar="SECONDS",
         help="longest time without progress, at least 2 (30)")
-    add("--quiet", action="store_true", help="no bar, and only what goes wrong in the log")
+    add("--quiet", action="store_true", help="no bar, and only warnings and errors in the log")
     add("--json", action="store_true", help="one JSON object for each file on standard output")
     add("--demo", action="store_true", help="start a server, send a sample, compare, stop it")
     # fmt: on
@@ -466,7 +444,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(arguments: argparse.Namespace) -> ClientSettings:
-    """Make the settings of a command line, but for what proves who we are."""
+    """Make the settings of a command line, without password and token."""
     given = vars(arguments)
     names = {item.name for item in dataclasses.fields(ClientSettings)} - {"password", "token"}
     return ClientSettings(**{name: given[name] for name in names})
@@ -481,30 +459,9 @@ def _with_proof(settings: ClientSettings, arguments: argparse.Namespace) -> Clie
     try:
         password = read_password(arguments.user, arguments.password_file, arguments.server)
     except UsageError:
-        resolve(arguments.server, arguments.port)  # that there is no such host is the better news
+        resolve(arguments.server, arguments.port)  # an unknown host is the better reason
         raise
     return dataclasses.replace(settings, password=password)
-
-
-class Interrupt(BaseException):  # no Exception: nothing on its way up may take it for an error
-    """The user stopped the program."""
-
-    exit_code = 130
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def _handle_signals() -> None:
-    """Turn SIGINT and SIGTERM into an exception in the main thread; the second one ends at once."""
-
-    def interrupt(_number: int, _frame: object) -> NoReturn:
-        for number in _SIGNALS:
-            signal.signal(number, lambda *_: os._exit(Interrupt.exit_code))
-        raise Interrupt
-
-    for number in _SIGNALS:
-        signal.signal(number, interrupt)
 
 
 def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
@@ -568,10 +525,9 @@ def main(argv: list[str] | None = None) -> int:
         arguments.log_level = "WARNING"
     handler = setup_logging(arguments.log_level)
     try:
-        _handle_signals()
+        raise_on_signals()
         code = _run(arguments, handler)
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # the end is near enough
+        ignore_signals()
     except Interrupt:
         log.error("interrupted%s", GO_ON)
         return Interrupt.exit_code

@@ -32,6 +32,15 @@ if TYPE_CHECKING:
     from lft.wire.tls import TlsContext
 
 
+def tls_context(settings: ClientSettings) -> TlsContext | None:
+    """Return what checks the server's certificate; ``None`` without TLS."""
+    if not (settings.tls or settings.ca):
+        return None
+    from lft.wire.tls import client_tls  # noqa: PLC0415  (it loads ssl: slow, and mostly not used)
+
+    return client_tls(settings.ca)
+
+
 def connect(settings: ClientSettings, timeout: float, tls: TlsContext | None) -> Connection:
     """Connect to the first address of the server that answers; each has its share of the time."""
     host, port = settings.server, settings.port
