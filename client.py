@@ -172,14 +172,13 @@ def _log_in(
     how = " over TLS" if coordinator.secure else ""
     coordinator_log.info("logged in at %s%s %s (priority %d)",
                          coordinator.peer, how, who, welcome.priority)  # fmt: skip
-    access = Access(*coordinator.address, welcome.token, tls)
-    link = Link(settings, access, coordinator.round_trip)
+    compression = None
     if settings.compress:
         from lft.client.compression import agree_on_compression  # noqa: PLC0415  (few runs need it)
 
-        streams = settings.streams or config.STREAMS
-        link.compression = agree_on_compression(hello.features, streams)
-    return link
+        compression = agree_on_compression(hello.features, settings.streams or config.STREAMS)
+    access = Access(*coordinator.address, welcome.token, tls)
+    return Link(settings, access, coordinator.round_trip, compression)
 
 
 class Told(enum.IntEnum):

@@ -38,10 +38,10 @@ def advice(bottleneck: str, settings: ClientSettings) -> str:
 
 
 class Spent:
-    """Where the time of one file went, in seconds.
+    """What the time of one file went into, in seconds.
 
-    The first two are the reader's, ``paced`` belongs to the upload's lock, the rest is known only
-    when the verdict has come.
+    ``reading`` and ``hashing`` are the reader's own, ``paced`` belongs to the upload's lock; the
+    rest is known only when the verdict has come.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,10 @@ class Spent:
         self.paced = Pauses()  # of the senders, by our own limit
 
     def bottleneck(self, verdict: IntegrityOk, waits: tuple[float, float]) -> str:
-        """Name what everything else waited for; ``waits`` is what the connections say of it."""
+        """Name what the rest waited for most; "" for a short time.
+
+        ``waits`` has the seconds that data was under way, and those without room on the server.
+        """
         total = time.monotonic() - self.began
         if total < config.NAMEABLE:
             return ""

@@ -42,7 +42,7 @@ def tls_context(settings: ClientSettings) -> TlsContext | None:
 
 
 def connect(settings: ClientSettings, timeout: float, tls: TlsContext | None) -> Connection:
-    """Connect to the first address of the server that answers; each has its share of the time."""
+    """Connect to the first of the server's addresses that answers; they share the time."""
     host, port = settings.server, settings.port
     problem = OSError(0, "no address")
     addresses, deadline = resolve(host, port), Deadline(timeout)
@@ -67,7 +67,7 @@ def log_in(
 
 
 def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
-    """Wait for the server's HELLO. Raises ``RemoteProtocolError`` for one of no use to us."""
+    """Wait for the server's HELLO. Raises ``RemoteProtocolError`` if it lacks what we need."""
     hello = connection.answer(settings.timeout)
     if not isinstance(hello, Hello) or hello.version != VERSION:
         raise RemoteProtocolError(f"the server does not speak version {VERSION}")
@@ -77,9 +77,9 @@ def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
 
 
 def _show_token(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
-    """Log in with a token. Who reads it on the way can use it: only where nobody can.
+    """Log in with a token, which whoever reads it can use: only over TLS or on loopback.
 
-    So the server's HELLO comes first: another program at this port must not be shown it.
+    The server's HELLO comes first: another program at this port must not be shown the token.
     """
     assert settings.token is not None
     if not connection.secure and not is_loopback(str(connection.address[1][0])):
@@ -92,10 +92,10 @@ def _show_token(connection: Connection, settings: ClientSettings) -> tuple[Hello
 
 
 def _prove_password(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
-    """Prove that we know the password and let the server prove that it knows us (RFC 5802).
+    """Prove that we know the password; have the server prove that it knows us (RFC 5802).
 
-    Over TLS the server's HELLO comes first: only it says whether the login can be bound to our
-    connection, which may end in front of the server.
+    Over TLS the server's HELLO comes first: it says whether the login can be bound to the TLS
+    connection, which may end at a machine in front of the server.
     """
     assert settings.password is not None  # send_files has found it
     certificate = connection.certificate

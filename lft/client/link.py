@@ -1,4 +1,4 @@
-"""The way to the server, as the senders of a session share it."""
+"""The link to the server, as the senders of a session share it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,23 @@ log = logging.getLogger("client")
 
 
 class Access(NamedTuple):
-    """What opens another connection of a session."""
+    """What it takes to open another connection of a session."""
 
     family: int
     address: Any
     token: str
     tls: TlsContext | None = None
 
+    def __repr__(self) -> str:
+        return f"<Access to {self.address}>"  # without the token
+
 
 class Link:
-    """The way to the server: what the senders of a session share with each other and with main.
+    """The link to the server: what the senders of a session share, also with main.
 
-    Main makes it after the login. ``streams`` and ``wanted_congestion`` are set by main and read by
-    senders without a lock: one that reads them late sends one block more in the old way.
-    ``congestion`` is set by senders and read by main.
+    Main makes it after the login. Main sets ``streams`` and ``wanted_congestion``, and senders read
+    them without a lock: one that reads them late sends one block more in the old way. Senders set
+    ``congestion``, and main reads it.
     """
 
     def __init__(
@@ -45,19 +48,24 @@ class Link:
         settings: ClientSettings,
         access: Access,
         round_trip: float = 0.0,
+        compression: Compression | None = None,
     ) -> None:
+        # fixed
         self.settings = settings
         self.round_trip = round_trip  # seconds
         self.far = round_trip >= config.FAR
-        self.compression: Compression | None = None
+        self.compression = compression
+        self._access = access
+        # with locks of their own
         self.bucket = TokenBucket(settings.limit) if settings.limit else None
         self.queue = BlockQueue()
         self.ending = threading.Event()  # of the session: set by main
+        # main's own, read by senders
         self.streams = 0  # senders with a lower number may send
-        self.wanted_congestion = ""  # what TCP shall go by; "" is the system's own choice
-        self.congestion = ""  # what TCP goes by, on the connection that was opened or changed last
-        self._access = access
-        self._lost_at = 0.0  # when a lost connection was last told of
+        self.wanted_congestion = ""  # the TCP congestion control to use; "" is the system's choice
+        # the senders'
+        self.congestion = ""  # the one in use, on the connection that was opened or changed last
+        self._lost_at = 0.0  # when a lost connection was last logged
 
     def open(self, until: Callable[[Socket], bool]) -> Connection:
         """Open a data connection; ``until`` waits for it (a sender).
@@ -72,7 +80,7 @@ class Link:
         return Connection(sock, Side.CLIENT, access.tls, self.settings.server)
 
     def attach(self, connection: Connection) -> None:
-        """Make a new connection one of the session; blocks may follow at once (a sender)."""
+        """Make a new connection part of the session; blocks may follow at once (a sender)."""
         connection.secure_channel(self.settings.timeout)
         if self.far:
             connection.keep_unsent(config.UNSENT)
@@ -80,7 +88,7 @@ class Link:
         connection.send(Attach(self._access.token))
 
     def tell_lost(self, error: Exception, pause: float) -> None:
-        """Log a lost data connection (a sender); the next ones quietly: many are lost together."""
+        """Log a lost data connection (a sender): of many at once only the first is a warning."""
         now, before = time.monotonic(), self._lost_at
         self._lost_at = now
         level = logging.DEBUG if now - before < 1 else logging.WARNING

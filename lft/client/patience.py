@@ -15,11 +15,11 @@ log = logging.getLogger("client")
 
 
 class Patience:
-    """How long to try again, and what one file has achieved over several attempts. Main's own.
+    """How long to try again, and how far one file got in its attempts so far. Main's own.
 
-    A server that cannot be reached at the start is tried for ``timeout``; once a session stood, a
-    lost one is replaced for ``PATIENCE`` times as long after the last movement, but for no more
-    than ``RETRY_MOST`` sessions that moved and got no further than one before.
+    A server that cannot be reached at the start is tried for ``timeout``. Once a session stood, a
+    lost one is replaced for ``PATIENCE`` times as long after the last progress, but by no more than
+    ``RETRY_MOST`` sessions that got no further than an earlier one.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -27,18 +27,18 @@ class Patience:
         self._deadline = Deadline(settings.timeout)
         self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._stood = False
-        self._told = ""  # the reason that the user has read
+        self._told = ""  # the reason that was logged last
         self.begin_file()
 
     def begin_file(self) -> None:
         """Begin anew for the next file."""
         self._began: float | None = None  # when its first attempt did
-        self._acknowledged = self._verified = 0  # bytes, the most so far
-        self._fruitless = 0  # sessions without more than that
+        self._acknowledged = self._verified = 0  # bytes, the most of all sessions
+        self._fruitless = 0  # sessions in a row that got no further
         self._deadline.put_off()
 
     def note_session(self) -> None:
-        """Note that a session stands."""
+        """Note that a session stands: the server was reached."""
         self._told = ""
         self._fruitless += 1
         if not self._stood:
@@ -51,7 +51,7 @@ class Patience:
         if acknowledged > self._acknowledged or verified > self._verified:
             self._acknowledged = max(acknowledged, self._acknowledged)
             self._verified = max(verified, self._verified)
-            self._fruitless = -1  # this one is not
+            self._fruitless = -1  # this one got further
             self._backoff.reset()
 
     def begin_attempt(self) -> None:
@@ -65,16 +65,16 @@ class Patience:
 
     @property
     def achieved(self) -> bool:
-        """Whether an earlier session brought something of this file across."""
+        """Whether an earlier session brought a part of this file to the server."""
         return self._acknowledged > 0
 
     def left(self) -> float:
         """Return the seconds left for one attempt to connect."""
-        least = 5.0 if self._stood else 0.1  # a last attempt should be a fair one
+        least = 5.0 if self._stood else 0.1  # the last attempt should be a fair one
         return min(self._timeout, max(least, self._deadline.left()))
 
     def wait(self, error: ConnectionLostError) -> None:
-        """Pause before the next attempt, or raise ``error`` when there should be none."""
+        """Pause before the next attempt, or raise ``error`` if there should be none."""
         hopeless = isinstance(error, UnknownHostError) and not self._stood
         if hopeless or self._deadline.passed or self._fruitless > config.RETRY_MOST:
             raise error
@@ -99,7 +99,7 @@ class Watch:
         self._sign.put_off()
 
     def note(self, acknowledged: int, verified: int) -> bool:
-        """Note how far the file is, by what was said last; return whether it moved."""
+        """Note how far the file is, as was said last; return whether that is news."""
         before = self.acknowledged, self.verified
         self.acknowledged, self.verified = acknowledged, max(verified, self.verified)
         moved = before != (self.acknowledged, self.verified)

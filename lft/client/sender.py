@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 block_log = logging.getLogger("block")
 
-FOREVER = 5.0  # seconds; a wait that only a waker or the peer should end, and a late Ctrl-C must
+FOREVER = 5.0  # seconds of a wait that only a waker or the server should end
 
 
 class Stop(Exception):  # noqa: N818  (not an error)
-    """The session ends: whoever waits stops waiting."""
+    """The session is ending: a wait breaks off."""
 
 
 class Sender:
@@ -44,45 +44,45 @@ class Sender:
     def __init__(self, link: Link, number: int) -> None:
         self._link = link
         self._number = number
-        self._extra: deque[Block] = deque()  # for this sender and no other; main puts them there
+        self._extra: deque[Block] = deque()  # for this sender alone; main puts them there
         self._settings = link.settings
         self._waker = Waker()
-        self.connection: Connection | None = None  # the latest; main asks it how it goes
+        self.connection: Connection | None = None  # the latest; main reads its figures
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
         self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._bad_frames = 0  # since the last acknowledgement
         self._silence = Deadline(self._settings.timeout)  # of the server, on this connection
-        self._congestion = ""  # what was chosen for this connection; "" is the system's own
-        self._system = ""  # what that is
-        self._waited = 0.0  # seconds, for the link, since ...
-        self._told_at = time.monotonic()  # ... the last block was compressed, or went raw
+        self._congestion = ""  # what main wanted when it was chosen for this connection
+        self._system_congestion = ""  # what the system chose for this connection
+        self._waited = 0.0  # seconds that the link made us wait ...
+        self._told_at = time.monotonic()  # ... since the compression was last told of it
 
     def stop(self) -> None:
-        """End whatever it waits for, once the session is ending (main)."""
+        """Break off what it waits for, once the session is ending (main)."""
         self._waker.ring()
         if self.connection:
             self.connection.cut()
 
     def close(self) -> None:
-        """Release what ``stop`` needs, when the thread has ended (main)."""
+        """Release the waker, once the thread has ended (main)."""
         self._waker.close()
 
     def wake(self) -> None:
-        """Have it look whether there is something to do (main)."""
+        """Let it look for something to do (main)."""
         self._waker.ring()
 
     @property
     def free(self) -> bool:
-        """Whether nothing is under way on it (any): a stale answer costs a block sent twice."""
+        """Whether nothing is under way on it (main): a stale answer costs a block sent twice."""
         return self.connection is not None and not self._unacknowledged and not self._extra
 
     def hand(self, block: Block) -> None:
-        """Have this very sender send ``block`` (main)."""
+        """Let this sender send ``block``, and no other (main)."""
         self._extra.append(block)
         self._waker.ring()
 
     def run(self) -> None:
-        """Send blocks until the session ends; a lost connection is replaced."""
+        """Send blocks until the session ends; replace a connection that is lost."""
         with contextlib.suppress(Stop):
             while not self._link.ending.is_set():
                 try:
@@ -100,14 +100,14 @@ class Sender:
 
     def _connect_and_send(self) -> None:
         """Use a new data connection until it is lost or the session ends."""
-        self._waker.quiet()  # a ring that came too late for the last connection
-        if self._link.ending.is_set():  # looked at after quiet: it is set before the ring
+        self._waker.quiet()  # a ring was for the last connection
+        if self._link.ending.is_set():  # read after the rings are gone: it is set before they come
             raise Stop
         self.connection = self._link.open(self._until_connected)
         try:
-            if self._link.ending.is_set():  # again: ``stop`` may have found nothing to cut
+            if self._link.ending.is_set():  # again: ``stop`` may have found no connection to cut
                 raise Stop
-            self._congestion, self._system = "", self.connection.congestion
+            self._system_congestion = self.connection.congestion
             self._adapt(self.connection)
             self._link.attach(self.connection)
             self._send_blocks(self.connection)
@@ -115,9 +115,9 @@ class Sender:
             self.connection.close()
 
     def _adapt(self, connection: Connection) -> None:
-        """Have TCP go by what main wants it to go by."""
+        """Let main's choice decide how fast TCP goes."""
         self._congestion = self._link.wanted_congestion
-        connection.choose_congestion(self._congestion or self._system)
+        connection.choose_congestion(self._congestion or self._system_congestion)
         self._link.congestion = connection.congestion
 
     def _until_connected(self, sock: Socket) -> bool:
@@ -139,6 +139,7 @@ class Sender:
         self._link.ending.wait(pause)
 
     def _give_back(self) -> None:
+        """Put the blocks of a lost connection back into the queue."""
         blocks = list(itertools.chain.from_iterable(self._unacknowledged.values()))
         self._unacknowledged.clear()
         self._link.queue.leave(self._waker)
@@ -147,7 +148,7 @@ class Sender:
                 self._link.queue.put(block)
 
     def _send_blocks(self, connection: Connection) -> None:
-        """Send what the queue has, hear acknowledgements as they come; ends by an exception."""
+        """Send what the queue has, hear acknowledgements as they come; end by an exception."""
         self._silence.put_off()
         in_a_row = 0
         while True:
@@ -166,7 +167,7 @@ class Sender:
                 self._hear_acks(connection)
 
     def _pace(self, connection: Connection, block: Block, sent: int) -> None:
-        """Stay away for as long as the limit says of ``sent`` bytes, hearing acknowledgements."""
+        """Pause as the limit asks after ``sent`` bytes; hear acknowledgements meanwhile."""
         bucket = self._link.bucket
         if bucket is None or not sent:
             return
@@ -179,10 +180,11 @@ class Sender:
                 self._hear_acks(connection)
             elif self._waker.quiet() and self._link.ending.is_set():
                 raise Stop
-        self._silence.put_off()  # what was not asked for cannot have been answered
+        self._silence.put_off()  # in the pause the server had nothing to answer
         self._waited += time.monotonic() - began
 
     def _take_block(self) -> Block | None:
+        """Take a block of a file that is not over, if this sender may send another one."""
         if self._number >= self._link.streams:  # fewer are wanted
             self._link.queue.leave(self._waker)
             return None
@@ -197,11 +199,11 @@ class Sender:
     def _take_any(self) -> Block | None:
         if not self._extra:
             return self._link.queue.take(self._waker)
-        self._link.queue.leave(self._waker)  # who is busy is not to be woken for the next one
+        self._link.queue.leave(self._waker)  # the next block wakes a sender that is idle
         return self._extra.popleft()
 
     def _leave_if_overtaken(self) -> None:
-        """Raise if the others leave this one behind: a new connection is faster."""
+        """Raise if the other streams leave this one behind: a new connection is faster."""
         oldest = next(iter(self._unacknowledged.values()), None)
         if not oldest:
             return
@@ -212,18 +214,18 @@ class Sender:
             raise ConnectionLostError("it lags behind the others")
 
     def _patience_left(self) -> float:
-        """Return for how many seconds more the server may be silent before this counts as dead.
+        """Return the seconds that the server may stay silent before the connection counts as dead.
 
-        While others get on, it has the time in which ``passed_by`` finds it too slow: with a limit
-        on the server many streams wait long for their turn, and one that is given up meanwhile
-        would keep its place there until that turn comes.
+        It may as long as other streams get on, for ``passed_by`` finds one that is too slow: with a
+        limit on the server many streams wait long for their turn, and one that is given up
+        meanwhile would keep its place there until that turn comes.
         """
         oldest = next(iter(self._unacknowledged.values()), None)
         others = self._settings.timeout - oldest[0].upload.quiet_for if oldest else 0.0
         return max(self._silence.left(), others)
 
     def _owed(self) -> bool:
-        """Whether the server owes us an acknowledgement that somebody waits for."""
+        """Whether the server owes an acknowledgement for a file that is not over."""
         return any(not of[0].upload.over for of in self._unacknowledged.values())
 
     def _wait(self, connection: Connection, *, write: bool = False) -> bool:
@@ -287,7 +289,7 @@ class Sender:
         return compression.pack(view, behind)
 
     def _tell_wait(self, compression: Compression, behind: int) -> None:
-        """Say how long the link has made us wait since the last block."""
+        """Tell the compression how long the link made us wait since the last block."""
         now = time.monotonic()
         worked = min(max(now - self._told_at - self._waited, 1e-6), config.COMPRESS_IDLE)
         compression.note_wait(self._waited, worked, behind)
@@ -305,7 +307,7 @@ class Sender:
             self._drain(connection)
 
     def _read_again(self, block: Block) -> memoryview:
-        """Read a block that was sent before; what changed since then, the server will notice."""
+        """Read a block that was sent before; the server notices what changed since then."""
         blocks = block.upload.blocks
         view = memoryview(bytearray(blocks.length(block.index)))
         block.upload.source.read(view, blocks.offset(block.index))

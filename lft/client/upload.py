@@ -1,4 +1,4 @@
-"""One file on its way out: the reader, the blocks, what is not acknowledged."""
+"""One file on its way out: the reader, the blocks, and the queue to the senders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger("client")
 def block_size_for(size: int, settings: ClientSettings) -> int:
     """Return the bytes of a block for a file of ``size`` bytes.
 
-    It depends on nothing that the link may do: an attempt to go on has to arrive at the same.
+    The link has no say in it: the next attempt to send the file must come to the same size.
     """
     block_size, most = settings.block_size or config.BLOCK_SIZE, config.MAX_BLOCK_SIZE
     if settings.block_size is None:
@@ -132,8 +132,8 @@ class Upload:
     def resend_late(self, most: int, *, hasty: bool) -> list[int]:
         """Pick up to ``most`` blocks that lag at the end of the file; they go another way, too.
 
-        ``hasty`` where what is sent twice costs nobody anything: on a link with room and a long
-        round trip. Elsewhere a block lags only when its stream is stuck.
+        ``hasty`` where sending twice costs nothing: on a link with room and a long round trip.
+        Elsewhere a block lags only when its stream is stuck.
         """
         with self._lock:
             return self._acks.resend_late(most, hasty=hasty) if self.all_hashed else []
@@ -265,7 +265,7 @@ class BlockQueue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks: deque[Block] = deque()
-        self._idle: dict[Waker, None] = {}  # the one that became idle last is the first to be woken
+        self._idle: dict[Waker, None] = {}  # the last that became idle is woken first
 
     def put(self, block: Block) -> None:
         """Add a block and wake one idle sender."""
@@ -293,6 +293,7 @@ class BlockQueue:
             other.ring()
 
     def clear(self) -> None:
+        """Drop all blocks."""
         with self._lock:
             self._blocks.clear()
 
@@ -300,8 +301,8 @@ class BlockQueue:
 class Reader(threading.Thread):
     """Reads a file once, in order, hashes it, and hands blocks to the senders.
 
-    The upload's ``free`` holds the buffers that are not in use: when all are, the reader waits.
-    ``None`` in it is a call to look whether the upload is over.
+    The upload's ``free`` holds the buffers that are not in use; while it is empty, the reader
+    waits. ``None`` in it means that the upload is over.
     """
 
     def __init__(self, upload: Upload, blocks: BlockQueue, buffers: int) -> None:
@@ -309,10 +310,10 @@ class Reader(threading.Thread):
         self._upload = upload
         self._blocks = blocks
         for _ in range(buffers):
-            upload.free.put(bytearray())  # grows when it is used: small files need few
+            upload.free.put(bytearray())  # it grows when it is used: a small file needs few
 
     def run(self) -> None:
-        """Read it all, or until the upload is over."""
+        """Read the file to its end, or until the upload is over."""
         try:
             for index in range(self._upload.blocks.count):
                 if not self._read_block(index):

@@ -36,7 +36,7 @@ def link() -> Link:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SleepClock:
-    """A clock that nobody has to wait for."""
+    """A clock that moves when a test says so, or sleeps."""
     one = SleepClock()
     monkeypatch.setattr(time, "monotonic", one.monotonic)
     monkeypatch.setattr(time, "sleep", one.sleep)

@@ -119,7 +119,7 @@ def test_noise_and_text_in_turn_are_told_apart(trial: Trial) -> None:
 
 
 def test_a_block_that_hardly_shrinks_goes_raw(trial: Trial) -> None:
-    """Who unpacks it has work, too: a few per cent are not worth that."""
+    """The server has work with unpacking, too: a few per cent are not worth that."""
     part = len(TEXT) // 40
     trial.pack(TEXT)
     assert not trial.pack(TEXT[:part] + NOISE[part:])
@@ -155,7 +155,7 @@ def test_scarce_processor_time_means_a_quick_level(trial: Trial) -> None:
     assert trial.levels == [THOROUGH] * 3 + [QUICK] * 2
 
 
-def test_a_link_that_nobody_waits_for_means_raw_blocks(trial: Trial) -> None:
+def test_a_link_that_no_sender_waits_for_means_raw_blocks(trial: Trial) -> None:
     """Over loopback the file cannot be hashed as fast as it is sent; to compress would cost."""
     for _ in range(1000):
         trial.compression.note_wait(0.001, 0.02, behind=2)

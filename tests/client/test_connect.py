@@ -73,7 +73,7 @@ def test_all_addresses_of_a_server_are_tried_within_the_timeout(
 
 
 def test_a_server_that_starts_late_is_reached(start_local: StartLocal, tmp_path: Path) -> None:
-    """Who starts the client first gets the file through all the same."""
+    """A client that is started first sends its file all the same."""
     path = random_file(tmp_path / "a", 10)
     receipts: list[Receipt] = []
     with reserve_port() as reserved:

@@ -47,7 +47,7 @@ def test_a_login_does_not_wait_for_the_servers_hello(tmp_path: Path) -> None:
 
 
 def test_no_token_is_shown_before_the_servers_hello(tmp_path: Path) -> None:
-    """24: who mistypes the port must not give the token to another program."""
+    """24: a mistyped port must not give the token to another program."""
 
     def script(server: Impostor) -> None:
         control = server.accept()

@@ -116,7 +116,7 @@ def test_pauses_grow_up_to_a_limit_and_begin_anew_after_progress(clock: SleepClo
 def test_a_reason_is_told_once_until_a_session_stands(
     clock: SleepClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Twenty equal lines help nobody; another reason is news."""
+    """Twenty equal lines say no more than one; another reason is news."""
     patience = Patience(ClientSettings(timeout=300))
     for error in (LOST, LOST, ConnectionLostError("refused"), LOST):
         patience.wait(error)

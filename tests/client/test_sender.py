@@ -122,7 +122,7 @@ def test_a_sender_that_was_stopped_while_it_connected_does_not_shake_hands(
 
 
 def test_no_block_is_meant_for_a_sender_that_was_handed_another(link: Link, upload: Upload) -> None:
-    """It has something to do, perhaps on a slow link: who has nothing to do is woken instead."""
+    """It has something to do, perhaps on a slow link: an idle sender is woken instead."""
     sender, idle = Sender(link, 0), Waker()
     assert link.queue.take(idle) is None
     assert sender._take_block() is None

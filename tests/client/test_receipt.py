@@ -1,0 +1,33 @@
+"""What a receipt says to a person."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from config import MB, ClientSettings
+from lft.client.receipt import Receipt, arrival_line, receipt_line
+
+RECEIPT = Receipt(
+    verdict="INTEGRITY_OK", name="x\x1b", saved_as="server_received_1_x", bytes=4 * MB,
+    digest="0" * 32, algorithm="md5", seconds=2.0, blocks=20, resent_blocks=0, resumed_bytes=0,
+    streams=4, durable=True, congestion="", bottleneck="", wire_bytes=MB,
+)  # fmt: skip
+
+
+def test_the_verdict_ends_with_the_digest_and_the_name() -> None:
+    """DESIGN 9: programs take it apart; nothing in it acts on a terminal."""
+    assert receipt_line(RECEIPT) == (
+        "INTEGRITY_OK 4.0 MB in 2.00 s, saved as server_received_1_x, md5 " + "0" * 32 + "  x\\x1b"
+    )
+    failed = dataclasses.replace(RECEIPT, verdict="INTEGRITY_FAILED", saved_as="")
+    assert "nothing saved" in receipt_line(failed)
+
+
+def test_the_log_says_how_fast_a_file_came_and_what_held_it_up() -> None:
+    """Compression is told only where it was asked for, and blocks were sent."""
+    assert arrival_line(RECEIPT, ClientSettings()).endswith("arrived: 4.0 MB in 2.00 s (2.0 MB/s)")
+    compressed = ClientSettings(compress=True)
+    assert arrival_line(RECEIPT, compressed).endswith("(2.0 MB/s), compressed to 25 %")
+    resumed = dataclasses.replace(RECEIPT, resumed_bytes=4 * MB, bottleneck="network")
+    assert "compressed to" not in arrival_line(resumed, compressed)
+    assert "; held up by the network" in arrival_line(resumed, compressed)
