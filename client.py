@@ -50,6 +50,7 @@ from lft.options import (
     add_log_level,
     argument,
     format_size,
+    help_formatter,
     or_auto,
     parse_size,
     port_argument,
@@ -401,8 +402,9 @@ def _parser() -> argparse.ArgumentParser:
     chunks = argument(parse_size, 1024, high, "a chunk has 1K to 4M")
     streams = or_auto(argument(int, 1, most, f"1 to {most} streams, or auto"))
     parser = argparse.ArgumentParser(
-        allow_abbrev=False, description="Send files and have it proven that they arrived."
-    )
+        allow_abbrev=False, formatter_class=help_formatter,
+        description="Send files and have it proven that they arrived.",
+    )  # fmt: skip
     add = parser.add_argument
     # fmt: off
     add("files", nargs="*", type=Path, metavar="FILE", help=f"a file to send ({DEFAULT_FILE})")

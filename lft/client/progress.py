@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import sys
@@ -80,8 +79,8 @@ class Reporter:
         """Tell what became of one file. Raises ``UsageError`` if standard output takes nothing."""
         receipt = getattr(outcome, "receipt", outcome)  # FailedIntegrityError has one
         if isinstance(receipt, Receipt):
-            facts = dataclasses.asdict(receipt)
-            self._print(json.dumps(facts) if self._as_json else receipt_line(receipt))
+            as_json = self._as_json
+            self._print(json.dumps(receipt._asdict()) if as_json else receipt_line(receipt))
         if isinstance(outcome, TransferError):
             log.error("%s", outcome)
             self.told.append(outcome)

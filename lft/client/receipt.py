@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from config import ClientSettings
 from lft.client.bottleneck import advice
@@ -15,8 +14,7 @@ from lft.terminal import printable
 from protocol import IntegrityError, IntegrityOk, TransferError
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What became of one file; the fields of ``--json``.
 
     ``seconds`` go from its first FILE_START to the verdict. After a lost session the counts are

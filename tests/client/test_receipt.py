@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from config import MB, ClientSettings
 from lft.client.receipt import Receipt, arrival_line, receipt_line
 
@@ -19,7 +17,7 @@ def test_the_verdict_ends_with_the_digest_and_the_name() -> None:
     assert receipt_line(RECEIPT) == (
         "INTEGRITY_OK 4.0 MB in 2.00 s, saved as server_received_1_x, md5 " + "0" * 32 + "  x\\x1b"
     )
-    failed = dataclasses.replace(RECEIPT, verdict="INTEGRITY_FAILED", saved_as="")
+    failed = RECEIPT._replace(verdict="INTEGRITY_FAILED", saved_as="")
     assert "nothing saved" in receipt_line(failed)
 
 
@@ -28,6 +26,6 @@ def test_the_log_says_how_fast_a_file_came_and_what_held_it_up() -> None:
     assert arrival_line(RECEIPT, ClientSettings()).endswith("arrived: 4.0 MB in 2.00 s (2.0 MB/s)")
     compressed = ClientSettings(compress=True)
     assert arrival_line(RECEIPT, compressed).endswith("(2.0 MB/s), compressed to 25 %")
-    resumed = dataclasses.replace(RECEIPT, resumed_bytes=4 * MB, bottleneck="network")
+    resumed = RECEIPT._replace(resumed_bytes=4 * MB, bottleneck="network")
     assert "compressed to" not in arrival_line(resumed, compressed)
     assert "; held up by the network" in arrival_line(resumed, compressed)
