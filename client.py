@@ -1,20 +1,16 @@
 """The client: reads a file once, hashes it once, pushes it through several connections at once.
 
-What lives here: the command line, the coordinator's side of the dialogue, the reader, the senders,
-the progress bar. What does not: verdicts (the server judges) and the encoding of anything.
+``send_files`` is the whole of it for Python, ``main`` for the command line. A ``ClientSession`` is
+the coordinator's side of the dialogue (``protocol.py``). Its parts stand in ``lft/client``.
 
-Who does what
--------------
 The main thread talks on the coordinator connection and moves the bar. One reader thread reads the
-file in order, hashes it and puts blocks into a queue; the pool's senders, each with one long-lived
-data connection, take blocks from it. The number of buffers between them is fixed, so memory is too.
+file in order, hashes it and puts blocks into a queue. The senders of a pool, each with one
+long-lived data connection, take blocks from it. The number of buffers is fixed, so memory is, too.
 
-With ``--streams auto`` main also changes the number of senders at work, by the bytes that are
-acknowledged; and it sends the last blocks of a stream that lags another way, too.
-
-Locks: ``BlockQueue`` has one for the queue and the idle senders, ``Upload`` has one for what is not
-acknowledged yet, ``Compression`` has one for what is known of the last blocks. None is held while
-anything else is done.
+Locks: ``BlockQueue`` has one for the queue and the idle senders, ``Upload`` has one for what was
+hashed and acknowledged, ``Compression`` has one for what is known of the last blocks, and
+``TokenBucket`` has one for its instant. Nothing blocks under any of them, and none is taken under
+another.
 """
 
 from __future__ import annotations
@@ -27,36 +23,34 @@ if __name__ == "__main__":  # while Python still imports, Ctrl-C ends it without
 import argparse
 import contextlib
 import dataclasses
+import enum
 import logging
 import os
-import signal
 import sys
-import threading
-import time
 from collections import deque
 from pathlib import Path
-from typing import Any, NoReturn, Sequence
+from typing import TYPE_CHECKING, Iterator, Sequence
 
 import config
 from config import ClientSettings
-from lft.accounts.account import DEMO_ACCOUNTS
 from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
-from lft.accounts.tokens import read_token
 from lft.addresses import resolve
-from lft.client.compression import Compression
-from lft.client.connect import Patience, connect, prove_password, show_token
-from lft.client.demo import _demo_server, _make_sample, _md5_of
+from lft.client.connect import connect, log_in, tls_context
+from lft.client.interrupt import Interrupt, ignore_signals, raise_on_signals
+from lft.client.link import Access, Link
+from lft.client.patience import Patience, Watch
 from lft.client.progress import Bar, Progress, Reporter
-from lft.client.receipt import FailedIntegrityError, Receipt, Report, advice, what_happened
+from lft.client.receipt import FailedIntegrityError, Receipt, Report, arrival_line
 from lft.client.source import Source
 from lft.client.streams import Streams
-from lft.client.upload import Block, BlockQueue, Reader, Upload
-from lft.clock import Deadline, TokenBucket
+from lft.client.upload import Block, Reader, Upload, block_size_for
+from lft.clock import Deadline
 from lft.files import keep_own_rights
 from lft.options import (
     add_log_level,
     argument,
     format_size,
+    help_formatter,
     or_auto,
     parse_size,
     port_argument,
@@ -64,20 +58,15 @@ from lft.options import (
     seconds_argument,
 )
 from lft.terminal import SUCCESS, BarSafeHandler, make_output_safe, printable, setup_logging
-from lft.wire.codecs import FEATURES, common_codec
 from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
-from lft.wire.tls import client_tls
 from protocol import (
-    CODEC_RAW,
     DIGEST_SIZES,
-    VERSION,
     Cancel,
     ConnectionLostError,
     FileReady,
     FileStart,
     Goodbye,
-    Hello,
     IntegrityError,
     IntegrityFailed,
     IntegrityOk,
@@ -97,12 +86,14 @@ from protocol import (
     Verifying,
 )
 
+if TYPE_CHECKING:
+    from lft.wire.tls import TlsContext
+
 coordinator_log = logging.getLogger("coordinator")
 log = logging.getLogger("client")
 
 DEFAULT_FILE = Path("input") / "big_file.txt"
-# rejections after which one should come again
-PASSING = ("shutdown", "timeout", "taken", "stale", "busy")
+PASSING = ("shutdown", "timeout", "taken", "stale", "busy")  # rejections that do not last
 GO_ON = "; the same command goes on where this one stopped"
 
 
@@ -123,21 +114,21 @@ def send_files(
     for path in files:
         Source(path).close()  # say what cannot be read before anything is sent
     if files and settings.token is None and settings.password is None:
-        # asked for while no server waits for it
+        # asked for here, while no server waits for it
         password = read_password(settings.user, None, settings.server)
         settings = dataclasses.replace(settings, password=password)
     outcomes: list[Receipt | TransferError] = []
     patience = Patience(settings)
     while files:
         try:
-            with Session(settings, progress or Progress(), patience) as session:
+            with open_session(settings, progress or Progress(), patience) as session:
                 while files:
                     outcome = _outcome(session, files[0])
                     outcomes.append(outcome)
                     if report:
                         report(files[0], outcome)
                     files.popleft()
-                    patience.next_file()
+                    patience.begin_file()
         except ConnectionLostError as error:
             patience.wait(error)
     for outcome in outcomes:
@@ -146,7 +137,7 @@ def send_files(
     return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
 
 
-def _outcome(session: Session, path: Path) -> Receipt | TransferError:
+def _outcome(session: ClientSession, path: Path) -> Receipt | TransferError:
     """Send one file; an error that concerns only this file is an outcome like another."""
     try:
         return session.send(path)
@@ -157,170 +148,124 @@ def _outcome(session: Session, path: Path) -> Receipt | TransferError:
 # --- the session --------------------------------------------------------------------------------
 
 
-class Session:
-    """Logged in on a coordinator connection, with senders that stay for every file. Main's own.
+@contextlib.contextmanager
+def open_session(
+    settings: ClientSettings, progress: Progress, patience: Patience
+) -> Iterator[ClientSession]:
+    """Connect, log in, give the session, and end it. Raises below ``TransferError``."""
+    progress.phase("connecting")
+    tls, timeout = tls_context(settings), patience.left()
+    with contextlib.closing(connect(settings, timeout, tls)) as coordinator:
+        link = _log_in(coordinator, settings, timeout, tls)
+        patience.note_session()
+        session = ClientSession(coordinator, link, progress, patience)
+        with contextlib.closing(session):
+            session.start()
+            yield session
 
-    Use it as a context manager: leaving it says goodbye and ends the threads.
-    """
 
-    def __init__(self, settings: ClientSettings, progress: Progress, patience: Patience) -> None:
-        self.settings = settings
-        self.progress = progress
-        self._lost_at = 0.0  # when a lost data connection was last told of
+def _log_in(
+    coordinator: Connection, settings: ClientSettings, timeout: float, tls: TlsContext | None
+) -> Link:
+    """Log in, and return what the data connections of the session need."""
+    hello, welcome = log_in(coordinator, settings, timeout)
+    who = "by token" if settings.token else f"as {settings.user}"
+    how = " over TLS" if coordinator.secure else ""
+    coordinator_log.info("logged in at %s%s %s (priority %d)",
+                         coordinator.peer, how, who, welcome.priority)  # fmt: skip
+    compression = None
+    if settings.compress:
+        from lft.client.compression import agree_on_compression  # noqa: PLC0415  (few runs need it)
+
+        compression = agree_on_compression(hello.features, settings.streams or config.STREAMS)
+    access = Access(*coordinator.address, welcome.token, tls)
+    return Link(settings, access, coordinator.round_trip, compression)
+
+
+class Told(enum.IntEnum):
+    """What TRANSFER_COMPLETE has told the server of a file."""
+
+    NOTHING = 0
+    READ = 1  # every block has been read and hashed: its digest is known
+    DELIVERED = 2  # every block has been acknowledged, also those that were missing
+
+
+class ClientSession:
+    """A coordinator connection that is logged in, and the senders for all files. Main's own."""
+
+    def __init__(
+        self, coordinator: Connection, link: Link, progress: Progress, patience: Patience
+    ) -> None:
+        self._coordinator = coordinator
+        self._settings = link.settings
+        self._link = link
+        self._streams = Streams(link)
+        self._progress = progress
         self._patience = patience
-        self.queue = BlockQueue()
-        self.streams = Streams(self)
-        self.round_trip = 0.0  # seconds
-        self.congestion = ""  # what a data connection said of it last
-        self.ending = threading.Event()
-        self.token = ""
-        self.address: tuple[int, Any] = (0, None)  # family and address of the server
-        self.bucket = TokenBucket(settings.limit) if settings.limit else None
-        self.compression: Compression | None = None
-        self.tls = client_tls(settings.ca) if settings.tls or settings.ca else None
-        self._coordinator: Connection | None = None
         self._waker = Waker()
 
-    def __enter__(self) -> Session:
-        """Connect, log in, start the senders. Raises below ``TransferError``."""
-        try:
-            self._log_in()
-            self.streams.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def start(self) -> None:
+        """Start the senders."""
+        self._streams.start()
 
     def close(self) -> None:
         """Say goodbye, end the senders, release everything.
 
         Goodbye says that the last verdict was read: a session that broke off must not say it.
         """
-        self.ending.set()
-        self.streams.stop()
-        if self._coordinator:
-            with contextlib.suppress(TransferError):
-                if self._coordinator.state is State.READY:
-                    self._coordinator.send(Goodbye())
-            self._coordinator.close()
-        self.streams.close()
+        self._link.ending.set()
+        self._streams.stop()
+        with contextlib.suppress(TransferError):
+            if self._coordinator.state is State.READY:
+                self._coordinator.send(Goodbye())
+        self._streams.close()
         self._waker.close()
-
-    def _log_in(self) -> None:
-        settings = self.settings
-        self.progress.phase("connecting")
-        timeout = self._patience.left()
-        coordinator = self._coordinator = connect(settings, timeout, self.tls)
-        coordinator.secure_channel(timeout)
-        coordinator.send(Hello(VERSION, FEATURES))
-        log_in = prove_password if settings.token is None else show_token
-        hello, welcome = log_in(coordinator, settings)
-        self.token, self.address = welcome.token, coordinator.address
-        self.round_trip = coordinator.round_trip
-        self._patience.stood()
-        who = "by token" if settings.token else f"as {settings.user}"
-        how = " over TLS" if coordinator.secure else ""
-        coordinator_log.info("logged in at %s%s %s (priority %d)",
-                             coordinator.peer, how, who, welcome.priority)  # fmt: skip
-        if settings.compress:
-            self.compression = self._choose_compression(hello)
-
-    def _choose_compression(self, hello: Hello) -> Compression | None:
-        codec = common_codec(hello.features)
-        if codec == CODEC_RAW:
-            log.warning("the server takes nothing compressed: blocks go as they are")
-            return None
-        return Compression(codec, self.settings.streams or config.STREAMS)
-
-    @property
-    def _control(self) -> Connection:
-        assert self._coordinator is not None  # __enter__ has made it
-        return self._coordinator
-
-    @property
-    def far(self) -> bool:
-        """Whether the server is far away (any)."""
-        return self.round_trip >= config.FAR
-
-    def block_size(self, size: int) -> int:
-        """Return the bytes of a block for a file of ``size`` bytes.
-
-        It depends on nothing that the link may do: an attempt to go on has to arrive at the same.
-        """
-        settings, most = self.settings, config.MAX_BLOCK_SIZE
-        block_size = settings.block_size or config.BLOCK_SIZE
-        if settings.block_size is None:
-            while size > block_size * config.AUTO_BLOCKS and block_size < most:
-                block_size = min(2 * block_size, most)
-        if settings.limit:  # each stream should have something to do in every second
-            share = settings.limit // (settings.streams or config.STREAMS)
-            block_size = min(block_size, max(config.MIN_BLOCK_SIZE, share))
-        return block_size
-
-    def loss_level(self) -> int:
-        """Return how loud to tell of a lost data connection: they are often lost together."""
-        now, before = time.monotonic(), self._lost_at
-        self._lost_at = now
-        return logging.DEBUG if now - before < 1 else logging.WARNING
 
     def send(self, path: Path) -> Receipt:
         """Send one file and return its receipt. Raises below ``TransferError``."""
         source = Source(path)
-        began = self._patience.began = self._patience.began or time.monotonic()
+        self._patience.begin_attempt()
         try:
-            self.progress.begin(source.name, source.size)
-            upload = self._start(source)
+            self._progress.begin(source.name, source.size)
+            upload = self._announce(source)
             receipt = self._send_upload(upload)
-            self.progress.move(source.size)
+            self._progress.move(source.size)
         except ConnectionLostError:
             raise  # the bar stays: the next session goes on with it
         except BaseException:
-            self.progress.end()
+            self._progress.end()
             raise
         finally:
             source.close()
-        self.progress.end()
-        seconds = time.monotonic() - began
-        return self._finished(dataclasses.replace(receipt, seconds=seconds))
-
-    def _finished(self, receipt: Receipt) -> Receipt:
+        self._progress.end()
         if receipt.verdict == "INTEGRITY_FAILED":
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
-        rate = receipt.bytes / max(receipt.seconds, 1e-9)
-        why, length = "", receipt.bytes - receipt.resumed_bytes
-        if self.settings.compress and length:
-            why = f", compressed to {100 * receipt.wire_bytes / length:.0f} %"
-        why += advice(receipt.bottleneck, self.settings)
-        log.info("%s arrived: %s in %.2f s (%s/s)%s", receipt.name, format_size(receipt.bytes),
-                 receipt.seconds, format_size(rate), why, extra=SUCCESS)  # fmt: skip
+        log.info("%s", arrival_line(receipt, self._settings), extra=SUCCESS)
         return receipt
 
-    def _start(self, source: Source) -> Upload:
+    def _announce(self, source: Source) -> Upload:
         """Announce a file and wait until the server is ready for it."""
-        settings = self.settings
-        if self._control.state is not State.READY:
+        settings = self._settings
+        if self._coordinator.state is not State.READY:
             raise ConnectionLostError("the server did not say that the last file is given up")
-        self.progress.phase("waiting")
-        size, algorithm = self.block_size(source.size), settings.digest
+        self._progress.phase("waiting")
+        size, algorithm = block_size_for(source.size, settings), settings.digest
         resume = settings.resume or self._patience.achieved  # at least what we sent ourselves
         head = source.head(size, algorithm)
-        self._control.send(FileStart(source.name, source.size, size, algorithm, head, resume))
+        self._coordinator.send(FileStart(source.name, source.size, size, algorithm, head, resume))
         position = 0
         while True:
-            message = self._control.answer(settings.timeout)
+            message = self._coordinator.answer(settings.timeout)
             if isinstance(message, FileReady):
-                return self._ready(source, size, message)
-            self._patience.moved()
+                return self._begin_upload(source, size, message)
+            self._patience.note_progress()
             if isinstance(message, Queued) and message.position != position:
                 position = message.position
                 coordinator_log.info("waiting for our turn: position %d", position)
-            self._refuse_rejected(source.name, message)
+            raise_rejected(source.name, message)
 
-    def _ready(self, source: Source, block_size: int, ready: FileReady) -> Upload:
-        upload = Upload(source, self.settings.digest, block_size, ready, self._waker.ring)
+    def _begin_upload(self, source: Source, block_size: int, ready: FileReady) -> Upload:
+        upload = Upload(source, self._settings.digest, block_size, ready, self._waker.ring)
         if upload.resumed_bytes:
             had, size = format_size(upload.resumed_bytes), format_size(source.size)
             coordinator_log.info("going on with %s: the server has %s of %s",
@@ -328,11 +273,11 @@ class Session:
         return upload
 
     def _send_upload(self, upload: Upload) -> Receipt:
-        """Have an upload read, sent and judged; whatever happens, nobody works for it after."""
-        self.progress.phase("sending")
+        """Have a file read, sent and judged; in any case no thread works for it afterwards."""
+        self._progress.phase("sending")
         size = upload.blocks.block_size
-        buffers = min(self.streams.most + config.READ_AHEAD, config.READ_AHEAD_BYTES // size)
-        reader = Reader(upload, self.queue, buffers)
+        buffers = min(self._streams.most + config.READ_AHEAD, config.READ_AHEAD_BYTES // size)
+        reader = Reader(upload, self._link.queue, buffers)
         try:
             reader.start()
             return self._supervise(upload)
@@ -340,208 +285,158 @@ class Session:
             self._cancel()
             raise
         finally:
-            upload.over = True
-            upload.free.put(None)
+            upload.end()
             if reader.ident is not None:  # not interrupted before it began
                 reader.join()
-            self.queue.clear()
+            self._link.queue.clear()
 
     def _supervise(self, upload: Upload) -> Receipt:
         """Answer the server while blocks flow; return the verdict's receipt."""
-        self.streams.begin()
-        complete = claimed = False  # what TRANSFER_COMPLETE has said; the latter since a MISSING
-        silence = Deadline(config.PATIENCE * self.settings.timeout)  # senders reconnect meanwhile
-        heard = Deadline(self.settings.timeout)  # of the server, once it is its turn
-        moved = (0, 0)  # bytes acknowledged, bytes verified
+        self._streams.begin()
+        told = Told.NOTHING
+        watch = Watch(self._settings.timeout)
         while True:
-            self.streams.check()
-            if not claimed and upload.delivered:
-                complete = claimed = self._complete(upload, delivered=True)
-            elif not complete and upload.read:
-                complete = self._complete(upload, delivered=False)
-            message = self._next_message()
+            self._streams.check()
+            upload.check()
+            told = self._tell_complete(upload, told)
+            message = self._hear()
+            if message or told is not Told.DELIVERED:
+                watch.note_sign()
             if isinstance(message, Missing) and message.transfer == upload.number:
                 self._send_again(upload, message)
-                claimed = False
+                told = min(told, Told.READ)
             elif message:
-                receipt = self._judged(upload, message)
+                receipt = self._take_verdict(upload, message)
                 if receipt:
                     return receipt
-            if message or not claimed:
-                heard.put_off()
-            self.streams.look(upload)
-            verified = max(moved[1], message.verified if isinstance(message, Verifying) else 0)
-            if (upload.acknowledged, verified) != moved:
-                moved = upload.acknowledged, verified
-                self.progress.move(moved[0])
-                self._patience.moved(*moved)
-                silence.put_off()
-            if silence.passed or heard.passed:
-                raise ConnectionLostError(f"{self._control.peer}: no progress for too long")
+            self._streams.adapt(upload)
+            verified = message.verified if isinstance(message, Verifying) else 0
+            if watch.note(upload.acknowledged, verified):
+                self._progress.move(watch.acknowledged)
+                self._patience.note_progress(watch.acknowledged, watch.verified)
+            if watch.stalled:
+                raise ConnectionLostError(f"{self._coordinator.peer}: no progress for too long")
 
-    def _next_message(self) -> Message | None:
-        """Return the next message, or ``None`` after a moment or when a thread of ours rang."""
-        message = self._control.receive()
-        if message is None:
-            self._control.wait(
-                config.BAR_INTERVAL, write=not self._control.flush(), waker=self._waker
-            )
-            self._waker.quiet()
-            message = self._control.receive()
-        if message:
-            raise_error(message)
-        if isinstance(message, Ping) and not self._control.unsent:  # else one answer is on its way
-            self._control.send(Pong())
-        return message
-
-    def _complete(self, upload: Upload, *, delivered: bool) -> bool:
-        """Say that all is read, or delivered: the sooner, the sooner there is a verdict."""
+    def _tell_complete(self, upload: Upload, told: Told) -> Told:
+        """Say that all is read, or delivered, once: the sooner, the sooner there is a verdict."""
+        delivered = upload.delivered
+        state = Told.DELIVERED if delivered else Told.READ
+        if state <= told or not upload.all_hashed:
+            return told
         upload.source.check_unchanged()
         if delivered:
-            self.progress.phase("verifying")
-        self._control.send(TransferComplete(upload.number, upload.digest, delivered))
-        return True
+            self._progress.phase("verifying")
+        digest = upload.digests.hexdigest()
+        self._coordinator.send(TransferComplete(upload.number, digest, delivered))
+        return state
+
+    def _hear(self) -> Message | None:
+        """Wait a moment for the server or a thread of ours; return the message that came, if any.
+
+        A PING is answered.
+        """
+        coordinator = self._coordinator
+        message = coordinator.receive()
+        if message is None:
+            write = not coordinator.flush()
+            coordinator.wait(config.BAR_INTERVAL, write=write, waker=self._waker)
+            self._waker.quiet()
+            message = coordinator.receive()
+        if message:
+            raise_error(message)
+        if isinstance(message, Ping) and not coordinator.unsent:  # one unsent answer is enough
+            coordinator.send(Pong())
+        return message
 
     def _send_again(self, upload: Upload, message: Missing) -> None:
-        self.progress.phase("sending")
+        self._progress.phase("sending")
         for first, end in message.blocks:
             if end > upload.blocks.count:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
-            if upload.repairs < config.REPAIRS_TOLD:
-                what = what_happened(upload.blocks, first, end, message.reason)
-                upload.repaired.append(what)
-                log.warning("%s: sent again", what)
-            upload.repairs += 1
+            upload.repairs.tell(first, end, message.reason)
             for index in range(first, end):
                 if upload.ask_again(index):
-                    self.queue.put(Block(upload, index))
+                    self._link.queue.put(Block(upload, index))
 
-    @staticmethod
-    def _tell_repairs(upload: Upload) -> None:
-        """Say that what was repaired is right now."""
-        for what in upload.repaired:
-            log.info("%s: sent again, ok", what, extra=SUCCESS)
-        more = upload.repairs - len(upload.repaired)
-        if more > 0:
-            log.info("and %d more, all ok", more, extra=SUCCESS)
-
-    def _judged(self, upload: Upload, message: Message) -> Receipt | None:
+    def _take_verdict(self, upload: Upload, message: Message) -> Receipt | None:
         """Turn a verdict into a receipt; other messages only show that the server lives."""
-        self._refuse_rejected(upload.source.name, message)
+        raise_rejected(upload.source.name, message)
         if isinstance(message, IntegrityFailed):
             upload.source.check_unchanged()  # then that was the reason
             log.error("%s: %s", upload.source.name, printable(message.reason))
             return self._receipt(upload, None)
         if not isinstance(message, IntegrityOk):
             return None
-        if (message.digest, message.size) != (upload.digest, upload.source.size):
+        if (message.digest, message.size) != (upload.digests.hexdigest(), upload.source.size):
             raise RemoteProtocolError("the server's verdict is about another file")
-        self._tell_repairs(upload)
+        upload.repairs.tell_success()
         return self._receipt(upload, message)
 
     def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:
-        waits = self.streams.waits()
-        return Receipt(
-            verdict="INTEGRITY_OK" if verdict else "INTEGRITY_FAILED",
-            name=upload.source.name,
-            saved_as=verdict.saved_as if verdict else "",
-            bytes=upload.source.size,
-            digest=upload.digest,
-            algorithm=self.settings.digest,
-            seconds=0.0,
-            blocks=upload.blocks.count,
-            resent_blocks=verdict.resent_blocks if verdict else 0,
-            resumed_bytes=upload.resumed_bytes,
-            streams=self.streams.count,
-            durable=verdict.durable if verdict else False,
-            congestion=self.congestion,
-            bottleneck=upload.spent.bottleneck(verdict, waits) if verdict else "",
-            wire_bytes=upload.wire_bytes,
-        )
-
-    def _refuse_rejected(self, name: str, message: Message) -> None:
-        if isinstance(message, Rejected) and message.code in PASSING:
-            raise ConnectionLostError(f"{name}: {printable(message.reason)}")
-        if isinstance(message, Rejected):
-            raise RejectedError(message.code, f"{name}: rejected: {printable(message.reason)}")
+        waits, seconds = self._streams.waits(), self._patience.seconds
+        return Receipt.of(upload, verdict, self._link, waits, seconds)
 
     def _cancel(self) -> None:
-        """Give the file up and wait until the server has: the session is then free for the next."""
+        """Give the file up and wait until the server did: then the session can send the next."""
         with contextlib.suppress(ConnectionLostError):  # the next file will notice
-            deadline = Deadline(self.settings.timeout)
-            self._control.send(Cancel())
-            while self._control.state is State.CANCELLING:
-                self._control.answer(deadline.left())
+            deadline = Deadline(self._settings.timeout)
+            self._coordinator.send(Cancel())
+            while self._coordinator.state is State.CANCELLING:
+                self._coordinator.answer(deadline.left())
 
 
-def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
-    """Do the whole main job once: server, sample, transfer, both MD5 sums, throughput."""
-    path, *more = arguments.files or [DEFAULT_FILE]
-    if more:
-        raise UsageError("--demo takes one FILE")
-    arguments.user = "user1"
-    password, _priority = DEMO_ACCOUNTS[arguments.user]
-    if not path.exists():
-        _make_sample(path)
-    with _demo_server(arguments.log_level) as port:
-        settings = dataclasses.replace(_settings(arguments), server="localhost", port=port,
-                                       password=password, tls=False, ca=None)  # fmt: skip
-        (receipt,) = send_files([path], settings, progress, reporter.report)
-    saved = Path("output") / receipt.saved_as
-    sums = {name: _md5_of(name) for name in (path, saved)}
-    for name, digest in sums.items():
-        reporter.say(f"md5 {digest}  {printable(str(name))}")
-    if len(set(sums.values())) > 1:
-        raise IntegrityError("the two files differ")
-    rate = format_size(receipt.bytes / receipt.seconds)
-    reporter.say(f"the same: {format_size(receipt.bytes)} in {receipt.seconds:.2f} s ({rate}/s)")
+def raise_rejected(name: str, message: Message) -> None:
+    """Raise what a REJECTED says of the file ``name``; any other message passes."""
+    if isinstance(message, Rejected) and message.code in PASSING:
+        raise ConnectionLostError(f"{name}: {printable(message.reason)}")
+    if isinstance(message, Rejected):
+        raise RejectedError(message.code, f"{name}: rejected: {printable(message.reason)}")
 
 
 # --- the command line ---------------------------------------------------------------------------
 
 
 def _parser() -> argparse.ArgumentParser:
-    size, number = parse_size, argument
-    low, high = config.MIN_BLOCK_SIZE, config.MAX_BLOCK_SIZE
-    blocks = or_auto(number(size, low, high, "a block has 4K to 4M"))
-    chunks = number(size, 1024, high, "a chunk has 1K to 4M")
-    most = config.MAX_STREAMS
-    streams = or_auto(number(int, 1, most, f"1 to {most} streams, or auto"))
+    low, high, most = config.MIN_BLOCK_SIZE, config.MAX_BLOCK_SIZE, config.MAX_STREAMS
+    blocks = or_auto(argument(parse_size, low, high, "a block has 4K to 4M"))
+    chunks = argument(parse_size, 1024, high, "a chunk has 1K to 4M")
+    streams = or_auto(argument(int, 1, most, f"1 to {most} streams, or auto"))
     parser = argparse.ArgumentParser(
-        allow_abbrev=False, description="Send files and have it proven that they arrived."
-    )
+        allow_abbrev=False, formatter_class=help_formatter,
+        description="Send files and have it proven that they arrived.",
+    )  # fmt: skip
     add = parser.add_argument
     # fmt: off
-    add("files", nargs="*", type=Path, metavar="FILE", help=f"what to send ({DEFAULT_FILE})")
+    add("files", nargs="*", type=Path, metavar="FILE", help=f"a file to send ({DEFAULT_FILE})")
     add("--server", default=config.DEFAULT_HOST, metavar="HOST",
-        help="where server.py runs (localhost)")
+        help="the host that server.py runs on (localhost)")
     add("--port", type=port_argument(1), default=config.DEFAULT_PORT, help="its port (4455)")
-    add("--user", default="user1", metavar="NAME", help="who we are (user1)")
+    add("--user", default="user1", metavar="NAME", help="the account to log in to (user1)")
     add("--password-file", type=Path, metavar="FILE",
-        help=f"holds the password; else it comes from {PASSWORD_VARIABLE} or a prompt")
+        help=f"a file with the password; otherwise {PASSWORD_VARIABLE} has it, or a prompt asks")
     add("--token-file", type=Path, metavar="FILE",
-        help="holds a token made with auth.py token, instead of user and password")
+        help="a file with a token from auth.py token, in place of user and password")
     add("--tls", action="store_true", help="encrypt, and check the server's certificate")
     add("--ca", type=Path, metavar="FILE",
         help="trust these certificates instead of the system's; implies --tls")
     add("--streams", type=streams, default=config.STREAMS, metavar="N|auto",
-        help="data connections, or as many as pay (4)")
+        help="the number of data connections, or as many as pay (4)")
     add("--block-size", type=blocks, default=config.BLOCK_SIZE, metavar="SIZE|auto",
         help="bytes that are sent, checked and repaired together (200K)")
     add("--congestion", default=config.CONGESTION, metavar="NAME",
         help="TCP congestion control on far links, where the system allows it (bbr)")
     add("--chunk-size", type=chunks, default=config.CHUNK_SIZE, metavar="SIZE",
         help="bytes of one send call (50K)")
-    add("--digest", choices=list(DIGEST_SIZES), default="md5", help="what proves the file (md5)")
+    add("--digest", choices=list(DIGEST_SIZES), default="md5", help="the digest of the file (md5)")
     add("--no-resume", dest="resume", action="store_false",
-        help="begin anew, whatever an interrupted attempt has left")
+        help="start over, even where an interrupted attempt got somewhere")
     add("--compress", action="store_true",
         help="compress blocks where that pays: on links slower than this machine compresses")
     add("--limit", type=rate_argument(1024), metavar="RATE",
         help="bytes a second, all streams together, such as 500K or 10M (no limit)")
     add("--timeout", type=seconds_argument(2), default=config.TIMEOUT, metavar="SECONDS",
         help="longest time without progress, at least 2 (30)")
-    add("--quiet", action="store_true", help="no bar, and only what goes wrong in the log")
+    add("--quiet", action="store_true", help="no bar, and only warnings and errors in the log")
     add("--json", action="store_true", help="one JSON object for each file on standard output")
     add("--demo", action="store_true", help="start a server, send a sample, compare, stop it")
     # fmt: on
@@ -550,7 +445,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(arguments: argparse.Namespace) -> ClientSettings:
-    """Make the settings of a command line, but for what proves who we are."""
+    """Make the settings of a command line, without password and token."""
     given = vars(arguments)
     names = {item.name for item in dataclasses.fields(ClientSettings)} - {"password", "token"}
     return ClientSettings(**{name: given[name] for name in names})
@@ -559,34 +454,15 @@ def _settings(arguments: argparse.Namespace) -> ClientSettings:
 def _with_proof(settings: ClientSettings, arguments: argparse.Namespace) -> ClientSettings:
     """Add the token or the password. Raises below ``TransferError`` where there is none."""
     if arguments.token_file:
+        from lft.accounts.tokens import read_token  # noqa: PLC0415  (few runs need it)
+
         return dataclasses.replace(settings, token=read_token(arguments.token_file))
     try:
         password = read_password(arguments.user, arguments.password_file, arguments.server)
     except UsageError:
-        resolve(arguments.server, arguments.port)  # that there is no such host is the better news
+        resolve(arguments.server, arguments.port)  # an unknown host is the better reason
         raise
     return dataclasses.replace(settings, password=password)
-
-
-class Interrupt(BaseException):  # no Exception: nothing on its way up may take it for an error
-    """The user stopped the program."""
-
-    exit_code = 130
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def _handle_signals() -> None:
-    """Turn SIGINT and SIGTERM into an exception in the main thread; the second one ends at once."""
-
-    def interrupt(_number: int, _frame: object) -> NoReturn:
-        for number in _SIGNALS:
-            signal.signal(number, lambda *_: os._exit(Interrupt.exit_code))
-        raise Interrupt
-
-    for number in _SIGNALS:
-        signal.signal(number, interrupt)
 
 
 def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
@@ -597,9 +473,34 @@ def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     send_files(files, settings, progress, reporter.report)
 
 
+def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
+    from lft.client.demo import run_demo  # noqa: PLC0415  (no other run needs it)
+
+    path, *more = arguments.files or [DEFAULT_FILE]
+    if more:
+        raise UsageError("--demo takes one FILE")
+
+    def send(settings: ClientSettings) -> Receipt:
+        (receipt,) = send_files([path], settings, progress, reporter.report)
+        return receipt
+
+    run_demo(path, _settings(arguments), arguments.log_level, send, reporter.say)
+
+
+def _progress(arguments: argparse.Namespace, handler: BarSafeHandler) -> Progress:
+    """Return the bar, where there is a terminal to show it and tqdm to draw it."""
+    if arguments.quiet or not sys.stderr.isatty():
+        return Progress()
+    try:
+        return Bar(handler)
+    except ImportError:
+        log.warning("no progress bar without tqdm; to get it: python -m pip install tqdm")
+        return Progress()
+
+
 def _run(arguments: argparse.Namespace, handler: BarSafeHandler) -> int:
     """Do what the command line says; say in one line what went wrong, and return the exit code."""
-    progress = Bar(handler) if sys.stderr.isatty() and not arguments.quiet else Progress()
+    progress = _progress(arguments, handler)
     reporter = Reporter(as_json=arguments.json)
     try:
         try:
@@ -625,10 +526,9 @@ def main(argv: list[str] | None = None) -> int:
         arguments.log_level = "WARNING"
     handler = setup_logging(arguments.log_level)
     try:
-        _handle_signals()
+        raise_on_signals()
         code = _run(arguments, handler)
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # the end is near enough
+        ignore_signals()
     except Interrupt:
         log.error("interrupted%s", GO_ON)
         return Interrupt.exit_code

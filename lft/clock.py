@@ -69,6 +69,34 @@ class TokenBucket:
             return min(1.0, (time.monotonic() - self._paid_at) / self._burst)
 
 
+class Backoff:
+    """The pauses between attempts: each twice as long as the one before, up to ``longest``."""
+
+    def __init__(self, first: float, longest: float) -> None:
+        self._first = first
+        self._longest = longest
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with the first pause again: an attempt got somewhere."""
+        self._seconds = self._first
+
+    def next_pause(self) -> float:
+        """Return the seconds to pause before the next attempt, and make the pause after it longer.
+
+        A part of each pause is random, so that many clients do not come back in the same instant.
+        """
+        pause = _jittered(self._seconds)
+        self._seconds = min(2 * self._seconds, self._longest)
+        return pause
+
+
+def _jittered(seconds: float) -> float:
+    import random  # noqa: PLC0415  (5 ms that only a lost connection should cost)
+
+    return seconds * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
+
+
 class Pauses:
     """For how long at least one of several was at rest; who owns it sees to the order of calls."""
 

@@ -1,8 +1,7 @@
-"""How a transfer is shown: the bar, and the lines on standard output."""
+"""What the user sees of a transfer: the bar, and the lines on standard output."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import sys
@@ -18,7 +17,7 @@ log = logging.getLogger("client")
 
 
 class Progress:
-    """Is told how a transfer goes; does nothing with it. ``Bar`` shows it."""
+    """Is told how a transfer goes, and does nothing with it. ``Bar`` shows it."""
 
     def begin(self, name: str, size: int) -> None:
         """Take up a file of ``size`` bytes."""
@@ -37,10 +36,10 @@ class Bar(Progress):
     """tqdm's bar on standard error, over acknowledged bytes, with rate, ETA and the phase."""
 
     def __init__(self, handler: BarSafeHandler) -> None:
-        # here, because the import takes 30 ms that nobody without a bar should pay
+        # loaded here: the import takes 30 ms, and most runs have no bar
         from tqdm import tqdm  # noqa: PLC0415
 
-        tqdm.monitor_interval = 0  # its extra thread is for bars that nobody moves
+        tqdm.monitor_interval = 0  # its extra thread is for bars that stand still
         self._tqdm = tqdm
         self._bar: Any = None
         self._name = ""
@@ -70,24 +69,24 @@ class Bar(Progress):
 
 
 class Reporter:
-    """Tells what became of each file: verdicts on standard output, errors in the log."""
+    """Tells what became of each file: the verdict on standard output, an error in the log."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self.told: list[TransferError] = []
 
     def report(self, _path: Path, outcome: Receipt | TransferError) -> None:
-        """Tell it. Raises ``UsageError`` where standard output takes nothing."""
-        receipt = getattr(outcome, "receipt", outcome)  # INTEGRITY_FAILED has one, too
+        """Tell what became of one file. Raises ``UsageError`` if standard output takes nothing."""
+        receipt = getattr(outcome, "receipt", outcome)  # FailedIntegrityError has one
         if isinstance(receipt, Receipt):
-            facts = dataclasses.asdict(receipt)
-            self._print(json.dumps(facts) if self._as_json else receipt_line(receipt))
+            as_json = self._as_json
+            self._print(json.dumps(receipt._asdict()) if as_json else receipt_line(receipt))
         if isinstance(outcome, TransferError):
             log.error("%s", outcome)
             self.told.append(outcome)
 
     def say(self, line: str) -> None:
-        """Print what is not about one file, unless a program reads standard output."""
+        """Print a line that is not about one file, unless a program reads standard output."""
         if not self._as_json:
             self._print(line)
 

@@ -1,22 +1,20 @@
-"""What became of a file, and what its time went into."""
+"""Receipts: what became of a file."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
 
-import config
 from config import ClientSettings
-from lft.clock import Pauses
+from lft.client.bottleneck import advice
+from lft.client.link import Link
+from lft.client.upload import Upload
 from lft.options import format_size
 from lft.terminal import printable
-from protocol import Blocks, IntegrityError, IntegrityOk, TransferError, Why
+from protocol import IntegrityError, IntegrityOk, TransferError
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What became of one file; the fields of ``--json``.
 
     ``seconds`` go from its first FILE_START to the verdict. After a lost session the counts are
@@ -40,6 +38,37 @@ class Receipt:
     bottleneck: str  # what most of the time went into: see ``Spent``; "" for short ones
     wire_bytes: int
 
+    @classmethod
+    def of(
+        cls,
+        upload: Upload,
+        verdict: IntegrityOk | None,
+        link: Link,
+        waits: tuple[float, float],
+        seconds: float,
+    ) -> Receipt:
+        """Make the receipt of an upload; a ``verdict`` of ``None`` is INTEGRITY_FAILED.
+
+        ``waits`` is what the connections say of their time.
+        """
+        return cls(
+            verdict="INTEGRITY_OK" if verdict else "INTEGRITY_FAILED",
+            name=upload.source.name,
+            saved_as=verdict.saved_as if verdict else "",
+            bytes=upload.source.size,
+            digest=upload.digests.hexdigest(),
+            algorithm=link.settings.digest,
+            seconds=seconds,
+            blocks=upload.blocks.count,
+            resent_blocks=verdict.resent_blocks if verdict else 0,
+            resumed_bytes=upload.resumed_bytes,
+            streams=link.streams,
+            durable=verdict.durable if verdict else False,
+            congestion=link.congestion,
+            bottleneck=upload.spent.bottleneck(verdict, waits) if verdict else "",
+            wire_bytes=upload.wire_bytes,
+        )
+
 
 class FailedIntegrityError(IntegrityError):
     """INTEGRITY_FAILED, with its receipt."""
@@ -50,77 +79,17 @@ class FailedIntegrityError(IntegrityError):
 
 
 Report = Callable[[Path, "Receipt | TransferError"], None]
-SOURCE, HASHING, LIMIT, NETWORK = "source disk", "hashing", "limit", "network"
-SERVER, SERVER_DISK, SERVER_HASHING = "server", "server disk", "server hashing"
-SERVER_LIMIT = "server limit"
-_ADVICE = {
-    SOURCE: "reading the file here",
-    HASHING: "hashing here",
-    LIMIT: "the limit of --limit",
-    NETWORK: "the network",
-    SERVER: "the server, which has others to serve or is slow",
-    SERVER_DISK: "the server's disk",
-    SERVER_HASHING: "hashing on the server",
-    SERVER_LIMIT: "the server's limit for you",
-}
 
 
-def advice(bottleneck: str, settings: ClientSettings) -> str:
-    """Say what the time went into, and which option might help."""
-    options = []
-    if bottleneck in (HASHING, SERVER_HASHING) and settings.digest == "md5":
-        options.append("--digest sha256")
-    if bottleneck == NETWORK and settings.streams is not None:
-        options.append("--streams auto")
-    if bottleneck in (NETWORK, SERVER_LIMIT, LIMIT) and not settings.compress:
-        options.append("--compress")
-    hint = f" ({' or '.join(options)} may be faster)" if options else ""
-    return f"; held up by {_ADVICE[bottleneck]}{hint}" if bottleneck else ""
-
-
-class Spent:
-    """Where the time of one file went, in seconds.
-
-    The first two are the reader's, ``paced`` belongs to the upload's lock, the rest is known only
-    when the verdict has come.
-    """
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.reading = 0.0  # from the source
-        self.hashing = 0.0
-        self.paced = Pauses()  # of the senders, by our own limit
-
-    def bottleneck(self, verdict: IntegrityOk, waits: tuple[float, float]) -> str:
-        """Name what everything else waited for; ``waits`` is what the connections say of it."""
-        total = time.monotonic() - self.began
-        if total < config.NAMEABLE:
-            return ""
-        if self.reading + self.hashing > total * config.MOSTLY:
-            return SOURCE if self.reading > self.hashing else HASHING
-        busy, no_room = waits
-        shares = (
-            (LIMIT, self.paced.seconds / total),
-            (SERVER_LIMIT, verdict.limited / 1000 / total),
-            (SERVER_DISK, verdict.disk / 1000 / total),
-            (SERVER_HASHING, verdict.hashing / 1000 / total),
-            (SERVER, no_room / busy if busy else 0.0),
-        )
-        return next((name for name, share in shares if share > config.MOSTLY), NETWORK)
-
-
-_WHYS = {
-    Why.DAMAGED: "was damaged on the way",
-    Why.LOST: "did not arrive",
-    Why.CHANGED: "changed since the last attempt",
-    Why.ALTERED: "was altered on the server",
-}
-
-
-def what_happened(blocks: Blocks, first: int, end: int, reason: str) -> str:
-    which = f"block {first}" if end == first + 1 else f"blocks {first} to {end - 1}"
-    why = _WHYS.get(reason, "is wanted again")
-    return f"{which} (offset {blocks.offset(first)}) {why}"
+def arrival_line(receipt: Receipt, settings: ClientSettings) -> str:
+    """Say for the log that a file arrived, how fast, and what held it up."""
+    rate = receipt.bytes / max(receipt.seconds, 1e-9)
+    size, length = format_size(receipt.bytes), receipt.bytes - receipt.resumed_bytes
+    shrunk = ""
+    if settings.compress and length:
+        shrunk = f", compressed to {100 * receipt.wire_bytes / length:.0f} %"
+    facts = f"{size} in {receipt.seconds:.2f} s ({format_size(rate)}/s)"
+    return f"{receipt.name} arrived: {facts}{shrunk}{advice(receipt.bottleneck, settings)}"
 
 
 def receipt_line(receipt: Receipt) -> str:

@@ -5,94 +5,86 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import socket
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 import config
-from lft.client.compression import Compression
-from lft.client.connect import jittered
+from lft.client.link import Link
 from lft.client.upload import Block
-from lft.clock import Deadline
+from lft.clock import Backoff, Deadline
 from lft.wire.blocks import BlockHeader, encode_header
-from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
-from lft.wire.sockets import Waker, lost, open_socket, wait
+from lft.wire.sockets import Socket, Waker, wait
 from protocol import (
     CODEC_HELD,
     CODEC_RAW,
-    VERSION,
-    Attach,
     ConnectionLostError,
-    Hello,
     RemoteProtocolError,
     SessionLostError,
-    Side,
     SourceError,
     TransferError,
 )
 
 if TYPE_CHECKING:
-    from client import Session
+    from lft.client.compression import Compression
 
 block_log = logging.getLogger("block")
-log = logging.getLogger("client")
 
-FOREVER = 5.0  # seconds; a wait that only a waker or the peer should end, and a late Ctrl-C must
+FOREVER = 5.0  # seconds of a wait that only a waker or the server should end
 
 
 class Stop(Exception):  # noqa: N818  (not an error)
-    """The session ends: whoever waits stops waiting."""
+    """The session is ending: a wait breaks off."""
 
 
 class Sender:
     """One of the pool's threads, with one long-lived data connection that carries every file."""
 
-    def __init__(self, session: Session, number: int) -> None:
-        self._session = session
+    def __init__(self, link: Link, number: int) -> None:
+        self._link = link
         self._number = number
-        self._extra: deque[Block] = deque()  # for this sender and no other; main puts them there
-        self._settings = session.settings
+        self._extra: deque[Block] = deque()  # for this sender alone; main puts them there
+        self._settings = link.settings
         self._waker = Waker()
-        self.connection: Connection | None = None  # the latest; main asks it how it goes
+        self.connection: Connection | None = None  # the latest; main reads its figures
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
-        self._pause = config.RETRY_FIRST
+        self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._bad_frames = 0  # since the last acknowledgement
         self._silence = Deadline(self._settings.timeout)  # of the server, on this connection
-        self._congestion = ""  # what was chosen for this connection; "" is the system's own
-        self._system = ""  # what that is
-        self._waited = 0.0  # seconds, for the link, since ...
-        self._told_at = time.monotonic()  # ... the last block was compressed, or went raw
+        self._congestion = ""  # what main wanted when it was chosen for this connection
+        self._system_congestion = ""  # what the system chose for this connection
+        self._waited = 0.0  # seconds that the link made us wait ...
+        self._told_at = time.monotonic()  # ... since the compression was last told of it
 
     def stop(self) -> None:
-        """End whatever it waits for, once the session is ending (main)."""
+        """Break off what it waits for, once the session is ending (main)."""
         self._waker.ring()
         if self.connection:
             self.connection.cut()
 
     def close(self) -> None:
-        """Release what ``stop`` needs, when the thread has ended (main)."""
+        """Release the waker, once the thread has ended (main)."""
         self._waker.close()
 
     def wake(self) -> None:
-        """Have it look whether there is something to do (main)."""
+        """Let it look for something to do (main)."""
         self._waker.ring()
 
     @property
     def free(self) -> bool:
-        """Whether nothing is under way on it (any): a stale answer costs a block sent twice."""
+        """Whether nothing is under way on it (main): a stale answer costs a block sent twice."""
         return self.connection is not None and not self._unacknowledged and not self._extra
 
     def hand(self, block: Block) -> None:
-        """Have this very sender send ``block`` (main)."""
+        """Let this sender send ``block``, and no other (main)."""
         self._extra.append(block)
         self._waker.ring()
 
     def run(self) -> None:
-        """Send blocks until the session ends; a lost connection is replaced."""
+        """Send blocks until the session ends; replace a connection that is lost."""
         with contextlib.suppress(Stop):
-            while not self._session.ending.is_set():
+            while not self._link.ending.is_set():
                 try:
                     self._connect_and_send()
                 except SessionLostError:
@@ -108,71 +100,61 @@ class Sender:
 
     def _connect_and_send(self) -> None:
         """Use a new data connection until it is lost or the session ends."""
-        self._waker.quiet()  # a ring that came too late for the last connection
-        if self._session.ending.is_set():  # looked at after quiet: it is set before the ring
+        self._waker.quiet()  # a ring was for the last connection
+        if self._link.ending.is_set():  # read after the rings are gone: it is set before they come
             raise Stop
-        family, address = self._session.address
+        self.connection = self._link.open(self._until_connected)
         try:
-            sock = open_socket(family, address, self._until_connected)
-        except OSError as error:
-            raise lost(f"{address[0]}:{address[1]}", error) from error
-        self.connection = Connection(sock, Side.CLIENT, self._session.tls, self._settings.server)
-        try:
-            if self._session.ending.is_set():  # again: ``stop`` may have found nothing to cut
+            if self._link.ending.is_set():  # again: ``stop`` may have found no connection to cut
                 raise Stop
-            self.connection.secure_channel(self._settings.timeout)
-            if self._session.far:
-                self.connection.keep_unsent(config.UNSENT)
-            self._congestion, self._system = "", self.connection.congestion
+            self._system_congestion = self.connection.congestion
             self._adapt(self.connection)
-            self.connection.send(Hello(VERSION, FEATURES))
-            self.connection.send(Attach(self._session.token))  # and blocks, before any answer
+            self._link.attach(self.connection)
             self._send_blocks(self.connection)
         finally:
             self.connection.close()
 
     def _adapt(self, connection: Connection) -> None:
-        """Have TCP go by what main wants it to go by."""
-        self._congestion = self._session.streams.congestion
-        connection.choose_congestion(self._congestion or self._system)
-        self._session.congestion = connection.congestion
+        """Let main's choice decide how fast TCP goes."""
+        self._congestion = self._link.wanted_congestion
+        connection.choose_congestion(self._congestion or self._system_congestion)
+        self._link.congestion = connection.congestion
 
-    def _until_connected(self, sock: socket.socket) -> bool:
+    def _until_connected(self, sock: Socket) -> bool:
         """Wait for ``sock``; ``False`` if it takes too long. Raises ``Stop``."""
         deadline = Deadline(self._settings.timeout)
         while not wait(sock, deadline.left(), write=True, waker=self._waker):
             self._waker.quiet()
-            if self._session.ending.is_set():
+            if self._link.ending.is_set():
                 raise Stop
             if deadline.passed:
                 return False
         return True
 
     def _pause_after(self, error: TransferError) -> None:
-        if self._session.ending.is_set():
+        if self._link.ending.is_set():
             return
-        pause = jittered(self._pause)
-        self._pause = min(2 * self._pause, config.RETRY_LONGEST)
-        level = self._session.loss_level()
-        log.log(level, "a data connection was lost (%s); again in %.1f s", error, pause)
-        self._session.ending.wait(pause)
+        pause = self._backoff.next_pause()
+        self._link.tell_lost(error, pause)
+        self._link.ending.wait(pause)
 
     def _give_back(self) -> None:
+        """Put the blocks of a lost connection back into the queue."""
         blocks = list(itertools.chain.from_iterable(self._unacknowledged.values()))
         self._unacknowledged.clear()
-        self._session.queue.leave(self._waker)
+        self._link.queue.leave(self._waker)
         for block in blocks:
             if block.upload.owes(block.index):
-                self._session.queue.put(block)
+                self._link.queue.put(block)
 
     def _send_blocks(self, connection: Connection) -> None:
-        """Send what the queue has, hear acknowledgements as they come; ends by an exception."""
+        """Send what the queue has, hear acknowledgements as they come; end by an exception."""
         self._silence.put_off()
         in_a_row = 0
         while True:
-            if self._congestion != self._session.streams.congestion:
+            if self._congestion != self._link.wanted_congestion:
                 self._adapt(connection)
-            block = self._next_block()
+            block = self._take_block()
             if block:
                 if not self._unacknowledged:
                     self._silence.put_off()
@@ -185,64 +167,65 @@ class Sender:
                 self._hear_acks(connection)
 
     def _pace(self, connection: Connection, block: Block, sent: int) -> None:
-        """Stay away for as long as the limit says of ``sent`` bytes, hearing acknowledgements."""
-        bucket = self._session.bucket
+        """Pause as the limit asks after ``sent`` bytes; hear acknowledgements meanwhile."""
+        bucket = self._link.bucket
         if bucket is None or not sent:
             return
         began = time.monotonic()
         seconds = bucket.take(sent)
         pause = Deadline(seconds)
-        block.upload.paced(seconds)
+        block.upload.note_pause(seconds)
         while not pause.passed:
             if connection.wait(pause.left(), waker=self._waker):
                 self._hear_acks(connection)
-            elif self._waker.quiet() and self._session.ending.is_set():
+            elif self._waker.quiet() and self._link.ending.is_set():
                 raise Stop
-        self._silence.put_off()  # what was not asked for cannot have been answered
+        self._silence.put_off()  # in the pause the server had nothing to answer
         self._waited += time.monotonic() - began
 
-    def _next_block(self) -> Block | None:
-        if self._number >= self._session.streams.count:  # fewer are wanted
-            self._session.queue.leave(self._waker)
+    def _take_block(self) -> Block | None:
+        """Take a block of a file that is not over, if this sender may send another one."""
+        if self._number >= self._link.streams:  # fewer are wanted
+            self._link.queue.leave(self._waker)
             return None
         if len(self._unacknowledged) >= config.MAX_UNACKNOWLEDGED:
             return None
-        block = self._take_block()
+        block = self._take_any()
         while block and block.upload.over:
             block.free_buffer()
-            block = self._take_block()
+            block = self._take_any()
         return block
 
-    def _take_block(self) -> Block | None:
+    def _take_any(self) -> Block | None:
         if not self._extra:
-            return self._session.queue.get(self._waker)
-        self._session.queue.leave(self._waker)  # who is busy is not to be woken for the next one
+            return self._link.queue.take(self._waker)
+        self._link.queue.leave(self._waker)  # the next block wakes a sender that is idle
         return self._extra.popleft()
 
     def _leave_if_overtaken(self) -> None:
-        """Raise if the others leave this one behind: a new connection is faster."""
+        """Raise if the other streams leave this one behind: a new connection is faster."""
         oldest = next(iter(self._unacknowledged.values()), None)
         if not oldest:
             return
         upload = oldest[0].upload
         if upload.over and upload.went_twice(oldest[0].index):
             raise ConnectionLostError("it lags, and what it carries went another way")
-        if upload.passed_by(self._silence.lasted, self._session.streams.count):
+        if upload.passed_by(self._silence.lasted, self._link.streams):
             raise ConnectionLostError("it lags behind the others")
 
     def _patience_left(self) -> float:
-        """Return for how many seconds more the server may be silent before this counts as dead.
+        """Return the seconds that the server may stay silent before the connection counts as dead.
 
-        While others get on, it has the time in which ``passed_by`` finds it too slow: with a limit
-        on the server many streams wait long for their turn, and one that is given up meanwhile
-        would keep its place there until that turn comes.
+        It may as long as other streams get on, for ``passed_by`` finds one that is too slow: with a
+        limit on the server many streams wait long for their turn, and one that is given up
+        meanwhile would keep its place there until that turn comes.
         """
         oldest = next(iter(self._unacknowledged.values()), None)
-        others = self._settings.timeout - oldest[0].upload.still if oldest else 0.0
+        others = self._settings.timeout - oldest[0].upload.quiet_for if oldest else 0.0
         return max(self._silence.left(), others)
 
     def _owed(self) -> bool:
-        """Whether the server owes us an acknowledgement that somebody waits for."""
+        """Whether the server owes an acknowledgement for a file that is not over."""
         return any(not of[0].upload.over for of in self._unacknowledged.values())
 
     def _wait(self, connection: Connection, *, write: bool = False) -> bool:
@@ -252,7 +235,7 @@ class Sender:
         ready = connection.wait(most, write=write, waker=self._waker)
         if not ready:
             self._waker.quiet()
-        if self._session.ending.is_set():
+        if self._link.ending.is_set():
             raise Stop
         self._leave_if_overtaken()
         if not ready and owed and not self._patience_left():
@@ -267,7 +250,8 @@ class Sender:
             blocks.pop().upload.confirm(ack.block)
             if not blocks:
                 del self._unacknowledged[ack]
-            self._pause, self._bad_frames = config.RETRY_FIRST, 0
+            self._backoff.reset()
+            self._bad_frames = 0
             self._silence.put_off()
 
     def send_file_block(self, connection: Connection, block: Block) -> int:
@@ -281,9 +265,9 @@ class Sender:
             codec, payload = self._payload(block)
             sent = len(payload)
             self._unacknowledged.setdefault((upload.number, index), []).append(block)
-            length, digest = upload.blocks.length(index), upload.digest_of(index)
+            length, digest = upload.blocks.length(index), upload.digests.of(index)
             header = BlockHeader(upload.number, index, length, sent, codec, digest)
-            upload.sent(index, sent)
+            upload.note_sent(index, sent)
             self._push(connection, encode_header(header), payload)
         except SourceError as error:
             upload.fail(error)
@@ -297,7 +281,7 @@ class Sender:
         if block.held:
             return CODEC_HELD, memoryview(b"")
         view = block.view or self._read_again(block)
-        compression = self._session.compression
+        compression = self._link.compression
         if compression is None:
             return CODEC_RAW, view
         behind = len(self._unacknowledged)
@@ -305,7 +289,7 @@ class Sender:
         return compression.pack(view, behind)
 
     def _tell_wait(self, compression: Compression, behind: int) -> None:
-        """Say how long the link has made us wait since the last block."""
+        """Tell the compression how long the link made us wait since the last block."""
         now = time.monotonic()
         worked = min(max(now - self._told_at - self._waited, 1e-6), config.COMPRESS_IDLE)
         compression.note_wait(self._waited, worked, behind)
@@ -323,7 +307,7 @@ class Sender:
             self._drain(connection)
 
     def _read_again(self, block: Block) -> memoryview:
-        """Read a block that was sent before; what changed since then, the server will notice."""
+        """Read a block that was sent before; the server notices what changed since then."""
         blocks = block.upload.blocks
         view = memoryview(bytearray(blocks.length(block.index)))
         block.upload.source.read(view, blocks.offset(block.index))

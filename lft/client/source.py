@@ -8,11 +8,12 @@ import os
 import stat
 from pathlib import Path
 
+from lft.files import read_full
 from protocol import SourceError
 
 
 class Source:
-    """An input file, open for reading; remembers how it was to notice if it changes. Any thread."""
+    """An input file, open for reading, that notices when it changes. Any thread."""
 
     def __init__(self, path: Path) -> None:
         """Open a regular file. Raises ``SourceError`` for anything else."""
@@ -45,15 +46,13 @@ class Source:
             raise SourceError(f"{self._path}: {error.strerror}") from None
 
     def read(self, view: memoryview, offset: int) -> None:
-        """Fill ``view`` from ``offset``. Raises ``SourceError`` if that cannot be."""
-        while view:
-            try:
-                size = os.preadv(self._fd, [view], offset)
-            except OSError as error:
-                raise SourceError(f"{self._path}: {error.strerror}") from None
-            if not size:
-                raise SourceError(f"{self._path}: became shorter while it was sent; send it again")
-            view, offset = view[size:], offset + size
+        """Fill ``view`` from ``offset``. Raises ``SourceError`` if the file is shorter."""
+        try:
+            size = read_full(self._fd, view, offset)
+        except OSError as error:
+            raise SourceError(f"{self._path}: {error.strerror}") from None
+        if size < len(view):
+            raise SourceError(f"{self._path}: became shorter while it was sent; send it again")
 
     def head(self, length: int, algorithm: str) -> str:
         """Return the digest of the first ``length`` bytes, in hexadecimal."""
@@ -62,15 +61,16 @@ class Source:
         return hashlib.new(algorithm, view).hexdigest()
 
     def check_unchanged(self) -> None:
-        """Raise ``SourceError`` if the file is not the one that was opened, as it was then."""
+        """Raise ``SourceError`` if the file was changed or replaced since it was opened."""
         now = os.fstat(self._fd)
         same = (now.st_size, now.st_mtime_ns) == (self._facts.st_size, self._facts.st_mtime_ns)
-        with contextlib.suppress(OSError):  # deleted: what was open has been sent
+        with contextlib.suppress(OSError):  # deleted: the file that is open was sent
             same = same and os.path.samestat(os.stat(self._path), now)
         if not same:
             raise SourceError(f"{self._path}: changed while it was sent; send it again")
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._fd)
 
 

@@ -1,19 +1,17 @@
-"""How many senders work."""
+"""Streams: the senders of a session, and how many of them work."""
 
 from __future__ import annotations
 
 import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Callable
+from typing import Callable
 
 import config
+from lft.client.link import Link
 from lft.client.sender import Sender
 from lft.client.upload import Block, Upload
 from protocol import ConnectionLostError
-
-if TYPE_CHECKING:
-    from client import Session
 
 block_log = logging.getLogger("block")
 log = logging.getLogger("client")
@@ -31,7 +29,7 @@ class Climber:
     ) -> None:
         """Start with ``first`` streams; measure for ``period`` seconds between two changes.
 
-        ``full`` says whether the link cannot carry more, as far as one can see that without trying.
+        ``full`` says whether a queue on the link shows that it carries no more.
         """
         self.count = first
         self._full = full
@@ -39,7 +37,7 @@ class Climber:
         self._period = period
         self.measured_since = 0.0
         self._before: tuple[int, float] | None = None  # streams and goodput before the trial
-        self._up = True  # the way of the trial that runs or comes next
+        self._up = True  # the direction of the trial that runs or comes next
         self._steep = True  # double until it does not pay
         self._hold_until = 0.0
         self._last = self._rested = 0.0  # goodput: of the last period, and before the last turn
@@ -49,8 +47,8 @@ class Climber:
         """Measure anew from ``now`` on."""
         self.measured_since, self._bytes = now, 0
 
-    def look(self, now: float, carried: int) -> int:
-        """Take the bytes that were acknowledged since the last look; return the streams to use."""
+    def climb(self, now: float, carried: int) -> int:
+        """Take the bytes acknowledged since the last call; return the streams to use."""
         elapsed = now - self.measured_since
         self._bytes += carried if elapsed > 0 else 0
         if elapsed >= self._period * (1 if self._steep else config.STREAM_CARE) and self._bytes:
@@ -65,7 +63,7 @@ class Climber:
             if goodput < self._rested * config.STREAM_DROP:  # the link is not what it was
                 self._up, self._steep, self._hold_until = True, True, now
             if steady and now >= self._hold_until and not (self._up and self._full()):
-                self._try(goodput, now)  # not steady: those there are still get going
+                self._try(goodput, now)  # not steady: the streams in use still speed up
             return
         (count, before), self._before = self._before, None
         if goodput >= before * (config.STREAM_GAIN if self._up else 1):
@@ -75,14 +73,14 @@ class Climber:
             self._turn(now)
 
     def _try(self, goodput: float, now: float) -> None:
-        """Go one step further the same way, or turn where there is no further."""
+        """Go one step further in the same direction, or turn at the end."""
         step = self.count if self._steep else max(1, self.count // (2 if self._up else 4))
         count = max(1, min(self._most, self.count + (step if self._up else -step)))
         if count == self.count:
             self._turn(now)
             return
         self._before, self.count = (self.count, goodput), count
-        self.begin(now + self._period)  # what was under way is no part of the trial
+        self.begin(now + self._period)  # blocks under way are no part of the trial
 
     def _turn(self, now: float) -> None:
         self._up, self._steep = not self._up, False
@@ -90,99 +88,94 @@ class Climber:
 
 
 class Streams:
-    """The senders of a session: those that work, and how many should. Main's own.
+    """The senders of a session: those that work, and how many should. Main's own."""
 
-    Senders read ``count`` and ``congestion`` without a lock: who reads them late sends one block
-    more in the old way.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.most = session.settings.streams or config.AUTO_STREAMS
-        self.count = 0  # senders with a lower number may send
-        self.congestion = ""  # what TCP shall go by; "" is the system's own choice
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.most = link.settings.streams or config.AUTO_STREAMS
         self._pool = ThreadPoolExecutor(self.most, thread_name_prefix="sender")
         self._senders: list[Sender] = []
         self._futures: list[Future[None]] = []
         self._climber: Climber | None = None
-        self._climbed = 0  # where the climber was at the last look
-        self._carried = 0  # bytes of the file, at the last look
+        self._climbed = 0  # streams that the climber wanted last
+        self._carried = 0  # bytes of the file that had been carried then
 
     def start(self) -> None:
         """Begin with as many as the settings and the link suggest."""
-        first, far = self._session.settings.streams, self._session.far
+        first, far = self._link.settings.streams, self._link.far
         if first is None:
             first = config.FAR_STREAMS if far else config.STREAMS
-            period = max(config.STREAM_PERIOD, config.STREAM_TRIPS * self._session.round_trip)
+            period = max(config.STREAM_PERIOD, config.STREAM_TRIPS * self._link.round_trip)
             self._climber = Climber(first, self.most + far, period, self._full)  # far: see _use
         self._use(first)
 
     def _use(self, count: int) -> None:
         """Use ``count`` streams; one more than the most means all of them, and another TCP."""
         self._climbed = count
-        chosen = self._session.far and (count > self.most or self._climber is None)
-        self.congestion = self._session.settings.congestion if chosen else ""
-        self.count = min(count, self.most)
-        while len(self._senders) < self.count:
-            sender = Sender(self._session, len(self._senders))
+        chosen = self._link.far and (count > self.most or self._climber is None)
+        self._link.wanted_congestion = self._link.settings.congestion if chosen else ""
+        self._link.streams = min(count, self.most)
+        while len(self._senders) < self._link.streams:
+            sender = Sender(self._link, len(self._senders))
             self._senders.append(sender)
             self._futures.append(self._pool.submit(sender.run))
         for sender in self._senders:
             sender.wake()
 
     def begin(self) -> None:
-        """A file begins: what was before says nothing, and who still lags with it shall not."""
+        """Begin a file: measure anew, and let senders drop what is left of the last one."""
         for sender in self._senders:
             sender.wake()
         self._carried = 0
         if self._climber:
             self._climber.begin(time.monotonic())
 
-    def look(self, upload: Upload) -> None:
-        """Change the number where that may pay; help blocks that lag at the end."""
+    def adapt(self, upload: Upload) -> None:
+        """Use more or fewer streams where that may pay; at the end, help blocks that lag."""
         carried = upload.carried
         if self._climber:
-            count = self._climber.look(time.monotonic(), max(0, carried - self._carried))
+            count = self._climber.climb(time.monotonic(), max(0, carried - self._carried))
             if count != self._climbed:
                 self._use(count)
-                log.debug("data connections: %d (%s)", self.count, self.congestion or "as usual")
+                congestion = self._link.wanted_congestion or "as usual"
+                log.debug("data connections: %d (%s)", self._link.streams, congestion)
         self._carried = carried
-        if upload.read:
+        if upload.all_hashed:
             self._help(upload)
 
     def _help(self, upload: Upload) -> None:
-        """Send the last blocks that lag another way, too: there is nothing else to send."""
-        free = [sender for sender in self._senders[: self.count] if sender.free]
-        hasty = self._session.far and not self._full()
-        for sender, block in zip(free, upload.late(len(free), hasty=hasty)):
-            block_log.debug("block %d lags: it goes another way, too", block)
+        """Send the last blocks that lag on another stream, too: it has nothing else to send."""
+        free = [sender for sender in self._senders[: self._link.streams] if sender.free]
+        hasty = self._link.far and not self._full()
+        for sender, block in zip(free, upload.resend_late(len(free), hasty=hasty)):
+            block_log.debug("block %d lags: another stream sends it, too", block)
             sender.hand(Block(upload, block))
 
     def _full(self) -> bool:
-        """Whether what is sent waits on a far link, so that more of it would only wait longer."""
-        connections = [sender.connection for sender in self._senders[: self.count]]
+        """Whether a queue stands on a far link: another stream would only wait in it, too."""
+        connections = [sender.connection for sender in self._senders[: self._link.streams]]
         waits = sorted(one.queueing if one else 1.0 for one in connections)
-        return self._session.far and waits[len(waits) // 2] > config.FULL
+        return self._link.far and waits[len(waits) // 2] > config.FULL
 
     def waits(self) -> tuple[float, float]:
-        """Return how long data was under way, and how much of that the server had no room."""
+        """Return for how many seconds data was under way, and the server had no room for more."""
         waits = [sender.connection.waits for sender in self._senders if sender.connection]
         return sum(busy for busy, _ in waits), sum(no_room for _, no_room in waits)
 
     def check(self) -> None:
-        """Raise what a sender ended with."""
+        """Raise the error that a sender ended with."""
         for future in self._futures:
             if future.done():
                 future.result()
                 raise ConnectionLostError("a sender has ended")
 
     def stop(self) -> None:
-        """End whatever they wait for, once the session is ending."""
+        """Break off what the senders wait for, once the session is ending."""
         for sender in self._senders:
             sender.stop()
 
     def close(self) -> None:
-        """Wait for their end and release them."""
+        """Wait for the end of the senders and release them."""
         self._pool.shutdown(wait=True)
         for sender in self._senders:
             sender.close()

@@ -1,4 +1,4 @@
-"""One file on its way out: the reader, the blocks, what is not acknowledged."""
+"""One file on its way out: the reader, the blocks, and the queue to the senders."""
 
 from __future__ import annotations
 
@@ -7,59 +7,92 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter, deque
-from dataclasses import dataclass
+from collections import deque
 from typing import Callable
 
 import config
-from lft.client.receipt import Spent
+from config import ClientSettings
+from lft.client.acknowledgements import Acknowledgements
+from lft.client.bottleneck import Spent
+from lft.client.repairs import Repairs
 from lft.client.source import Source
 from lft.wire.sockets import Waker
-from protocol import DIGEST_SIZES, Blocks, FileReady, RemoteProtocolError, Spans, TransferError
+from protocol import Blocks, FileReady, RemoteProtocolError, Spans, TransferError
 
 log = logging.getLogger("client")
 
-MOST_OWED = 16  # acknowledgements of one block: a few more than the server's rounds of repair
+
+def block_size_for(size: int, settings: ClientSettings) -> int:
+    """Return the bytes of a block for a file of ``size`` bytes.
+
+    The link has no say in it: the next attempt to send the file must come to the same size.
+    """
+    block_size, most = settings.block_size or config.BLOCK_SIZE, config.MAX_BLOCK_SIZE
+    if settings.block_size is None:
+        while size > block_size * config.AUTO_BLOCKS and block_size < most:
+            block_size = min(2 * block_size, most)
+    if settings.limit:  # each stream should have something to do in every second
+        share = settings.limit // (settings.streams or config.STREAMS)
+        block_size = min(block_size, max(config.MIN_BLOCK_SIZE, share))
+    return block_size
+
+
+class RunningDigests:
+    """The running digest of each block that has been hashed.
+
+    Written by the reader alone, always before any thread can ask for the block in question.
+    """
+
+    def __init__(self, algorithm: str) -> None:
+        self._hash = hashlib.new(algorithm)
+        self._digests = bytearray()  # one behind the other
+
+    def add(self, view: memoryview) -> None:
+        """Take the next block of the file in (reader)."""
+        self._hash.update(view)
+        self._digests += self._hash.digest()
+
+    def of(self, block: int) -> bytes:
+        """Return the running digest of ``block``."""
+        size = self._hash.digest_size
+        return bytes(self._digests[block * size : (block + 1) * size])
+
+    def hexdigest(self) -> str:
+        """Return the digest of all that has been hashed."""
+        return self._hash.hexdigest()
 
 
 class Upload:
-    """One file on its way out: what was hashed, what is not acknowledged.
+    """One file on its way out: what was hashed, what the server has.
 
-    The lock protects every attribute that begins with an underscore. The three numbers of bytes are
-    written under it, too, and read without. ``digests`` is written by the reader only, always
-    before the block in question can be asked for.
+    The lock protects what was hashed, held and acknowledged, and the error. Where the docstring of
+    a property says (any), its one read needs no lock.
     """
 
     def __init__(
         self, source: Source, algorithm: str, block_size: int, ready: FileReady, ring: Ring
     ) -> None:
+        # fixed
         self.source = source
         self.number = ready.transfer
         self.blocks = Blocks(source.size, block_size)
-        self.over = False  # set by main: whoever still works for it stops
-        self.repairs = 0  # main's own, like the next
-        self.repaired: list[str] = []  # what to tell about the first of them
-        self.spent = Spent()
-        self.digests = bytearray()  # running digest of each block, one behind the other
-        self._digest_size = DIGEST_SIZES[algorithm]
-        self._hash = hashlib.new(algorithm)
         self._ring = ring
-        self._lock = threading.Lock()
+        # with rules of their own
+        self.digests = RunningDigests(algorithm)
+        self.spent = Spent()
         self.free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()  # buffers, see Reader
+        # main's own; over is read by any thread
+        self.repairs = Repairs(self.blocks)
+        self.over = False  # whoever still works for it stops
+        # under the lock; the numbers of bytes are read without it
+        self._lock = threading.Lock()
         self._held = self._flags(ready.have)  # 1 for a block that the server claims to have
-        self._read = 0  # blocks
-        self._sent_at: dict[int, float] = {}  # when each block that is awaited was sent last
-        self._usual = 0.0  # seconds from there to the acknowledgement, smoothed
-        self._moved_at = time.monotonic()  # when the last acknowledgement came ...
-        # ... and it with those before it
-        self._moves: deque[float] = deque(maxlen=config.STUCK_ROUNDS * config.MAX_STREAMS)
-        self._twice: set[int] = set()  # went two ways, because the first lagged
-        self._awaited: Counter[int] = Counter()  # acknowledgements owed for each block; a block
-        # that is asked for again before its first acknowledgement came is owed two
+        self._hashed = 0  # blocks
+        self._acks = Acknowledgements()
+        self._error: TransferError | None = None
         self.acknowledged = 0  # bytes that the server has
         self.carried = 0  # those of them that this session brought
         self.wire_bytes = 0  # of payload that were sent
-        self._error: TransferError | None = None
 
     def _flags(self, held: Spans) -> bytearray:
         if held and held[-1][1] > self.blocks.count:
@@ -68,6 +101,8 @@ class Upload:
         for first, end in held:
             flags[first:end] = b"\1" * (end - first)
         return flags
+
+    # -- main
 
     @property
     def resumed_bytes(self) -> int:
@@ -78,161 +113,140 @@ class Upload:
             return held - (short if self._held[-1:] == b"\1" else 0)
 
     @property
-    def digest(self) -> str:
-        """The digest of what has been hashed, in hexadecimal."""
-        return self._hash.hexdigest()
-
-    @property
-    def _stuck(self) -> float:
-        """How many seconds without an acknowledgement are too many for a stream (any)."""
-        return max(config.STUCK, config.STUCK_TIMES * self._usual)
-
-    @property
-    def still(self) -> float:
-        """How many seconds ago the last acknowledgement came, on any stream (any)."""
-        return time.monotonic() - self._moved_at
-
-    def passed_by(self, silent: float, streams: int) -> bool:
-        """Whether others got on while a stream heard nothing for ``silent`` seconds (a sender).
-
-        Where a limit on the server lets ``streams`` of them have their turn one after the other,
-        they do so once: who is passed by was left out twice.
-        """
-        if silent <= self._stuck or self.still >= silent / 2:
-            return False
-        with self._lock:
-            rounds = list(self._moves)[-config.STUCK_ROUNDS * streams :]
-        whole = len(rounds) == config.STUCK_ROUNDS * streams
-        return whole and time.monotonic() - rounds[0] < silent
-
-    @property
-    def read(self) -> bool:
-        """Whether the whole file has been read and hashed."""
-        return self._read == self.blocks.count  # one read: no lock needed
+    def all_hashed(self) -> bool:
+        """Whether the whole file has been read and hashed (any)."""
+        return self._hashed == self.blocks.count
 
     @property
     def delivered(self) -> bool:
-        """Whether every block has been acknowledged; raises what a thread of ours ran into."""
+        """Whether every block has been acknowledged."""
+        with self._lock:
+            return self.all_hashed and not self._acks
+
+    def check(self) -> None:
+        """Raise the error that a thread of ours ran into."""
         with self._lock:
             if self._error:
                 raise self._error
-            return self._read == self.blocks.count and not self._awaited
 
-    def fail(self, error: TransferError) -> None:
-        """Let main raise ``error`` (any thread)."""
-        with self._lock:
-            self._error = self._error or error
-        self._ring()
+    def resend_late(self, most: int, *, hasty: bool) -> list[int]:
+        """Pick up to ``most`` blocks that lag at the end of the file; they go another way, too.
 
-    def hash_block(self, block: int, view: memoryview) -> bool:
-        """Take the next block of the file into the running digest (reader).
-
-        Returns whether the server has it: then it wants the digest and not the bytes.
+        ``hasty`` where sending twice costs nothing: on a link with room and a long round trip.
+        Elsewhere a block lags only when its stream is stuck.
         """
-        self._hash.update(view)
-        self.digests += self._hash.digest()
         with self._lock:
-            self._awaited[block] += 1
-            self._read = block + 1
-            return self._held[block] == 1
-
-    def digest_of(self, block: int) -> bytes:
-        """Return the running digest of ``block``."""
-        start = block * self._digest_size
-        return bytes(self.digests[start : start + self._digest_size])
-
-    def sent(self, block: int, size: int) -> None:
-        """Note that ``block`` goes out with ``size`` bytes of payload (a sender)."""
-        with self._lock:
-            self._note_sent(block)
-            self.wire_bytes += size
-
-    def _note_sent(self, block: int) -> None:
-        self._sent_at.pop(block, None)  # so that the oldest stay in front
-        self._sent_at[block] = time.monotonic()
-
-    def paced(self, seconds: float) -> None:
-        """Note that the limit keeps a stream from sending (a sender)."""
-        with self._lock:
-            self.spent.paced.add(seconds)
-
-    def confirm(self, block: int) -> None:
-        """Note an acknowledgement (a sender): of a block that went two ways the first counts."""
-        with self._lock:
-            if block not in self._awaited:  # for its number a Counter would take longer
-                return
-            self._awaited[block] -= 1
-            if self._awaited[block] > 0:
-                return
-            del self._awaited[block]
-            self._moved_at = time.monotonic()
-            self._moves.append(self._moved_at)
-            took = self._moved_at - self._sent_at.pop(block, self._moved_at)
-            self._usual += (took - self._usual) / (8 if self._usual else 1)
-            self.acknowledged += self.blocks.length(block)
-            self.carried += 0 if self._held[block] else self.blocks.length(block)
-            done = self._read == self.blocks.count and not self._awaited
-        if done:
-            self._ring()
-
-    def owes(self, block: int) -> bool:
-        """Whether an acknowledgement of ``block`` is still wanted (a sender)."""
-        with self._lock:
-            return block in self._awaited
-
-    def late(self, most: int, *, hasty: bool) -> list[int]:
-        """Return up to ``most`` blocks that lag at the end of the file, to go another way (main).
-
-        ``hasty`` where what is sent twice costs nobody anything: on a link with room and a long
-        round trip. Elsewhere a block lags only when its stream is stuck.
-        """
-        patience = max(config.LATE_LEAST, config.LATE * self._usual) if hasty else self._stuck
-        with self._lock:
-            if self._read < self.blocks.count:
-                return []
-            limit = time.monotonic() - patience
-            late = [block for block, at in self._sent_at.items() if at < limit][:most]
-            for block in late:
-                self._note_sent(block)
-            self._twice.update(late)
-            return late
-
-    def went_twice(self, block: int) -> bool:
-        """Whether ``late`` has ever named ``block`` (a sender)."""
-        with self._lock:
-            return block in self._twice
+            return self._acks.resend_late(most, hasty=hasty) if self.all_hashed else []
 
     def ask_again(self, block: int) -> bool:
-        """Owe the bytes of ``block`` (main); ``False`` if the reader has yet to come to it.
+        """Take back that the server has ``block``; ``False`` if the reader has yet to come to it.
 
         Raises ``RemoteProtocolError`` for one that is asked for over and over.
         """
         with self._lock:
             self._held[block] = 0
-            if block >= self._read:
+            if block >= self._hashed:
                 return False
-            if self._awaited[block] > MOST_OWED:
-                raise RemoteProtocolError("the server asks for the same block without end")
-            if not self._awaited[block]:
+            if block not in self._acks:
                 self.acknowledged -= self.blocks.length(block)
-            self._awaited[block] += 1
+            self._acks.expect(block)
             return True
+
+    def end(self) -> None:
+        """Let every thread that still works for it stop."""
+        self.over = True
+        self.free.put(None)
+
+    # -- the reader
+
+    def hash_block(self, block: int, view: memoryview) -> bool:
+        """Take the next block of the file into the running digest.
+
+        Returns whether the server has it: then it wants the digest and not the bytes.
+        """
+        self.digests.add(view)
+        with self._lock:
+            self._acks.expect(block)
+            self._hashed = block + 1
+            return self._held[block] == 1
+
+    # -- the senders
+
+    def note_sent(self, block: int, size: int) -> None:
+        """Note that ``block`` goes out with ``size`` bytes of payload."""
+        with self._lock:
+            self._acks.note_sent(block)
+            self.wire_bytes += size
+
+    def note_pause(self, seconds: float) -> None:
+        """Note that the limit keeps a stream from sending."""
+        with self._lock:
+            self.spent.paced.add(seconds)
+
+    def confirm(self, block: int) -> None:
+        """Take an acknowledgement: of a block that went two ways the first one counts."""
+        with self._lock:
+            if not self._acks.take(block):
+                return
+            self.acknowledged += self.blocks.length(block)
+            self.carried += 0 if self._held[block] else self.blocks.length(block)
+            done = self.all_hashed and not self._acks
+        if done:
+            self._ring()
+
+    def owes(self, block: int) -> bool:
+        """Whether an acknowledgement of ``block`` is still wanted."""
+        with self._lock:
+            return block in self._acks
+
+    def went_twice(self, block: int) -> bool:
+        """Whether ``resend_late`` has ever picked ``block``."""
+        with self._lock:
+            return self._acks.went_twice(block)
+
+    @property
+    def quiet_for(self) -> float:
+        """How many seconds ago the last acknowledgement came, on any stream (any)."""
+        return self._acks.quiet_for
+
+    def passed_by(self, silent: float, streams: int) -> bool:
+        """Whether others got on while a stream heard nothing for ``silent`` seconds.
+
+        Where a limit on the server lets ``streams`` of them have their turn one after the other,
+        they do so once: a stream that is passed by was left out twice.
+        """
+        with self._lock:
+            if silent <= self._acks.stuck or self._acks.quiet_for >= silent / 2:
+                return False
+            return self._acks.rounds_within(silent, streams)
+
+    # -- any thread
+
+    def fail(self, error: TransferError) -> None:
+        """Let main raise ``error``."""
+        with self._lock:
+            self._error = self._error or error
+        self._ring()
 
 
 Ring = Callable[[], None]
 
 
-@dataclass
 class Block:
-    """A block to be sent: from ``view`` while it is in memory, else read from the file again.
+    """A block to be sent: from ``view`` while it is in memory, otherwise from the file again.
 
     Of one that the server holds only the running digest is sent.
     """
 
-    upload: Upload
-    index: int
-    view: memoryview | None = None
-    held: bool = False
+    __slots__ = ("held", "index", "upload", "view")
+
+    def __init__(
+        self, upload: Upload, index: int, view: memoryview | None = None, *, held: bool = False
+    ) -> None:
+        self.upload = upload
+        self.index = index
+        self.view = view
+        self.held = held
 
     def free_buffer(self) -> None:
         """Give the buffer back to the reader (a sender)."""
@@ -251,7 +265,7 @@ class BlockQueue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks: deque[Block] = deque()
-        self._idle: dict[Waker, None] = {}  # the one that became idle last is the first to be woken
+        self._idle: dict[Waker, None] = {}  # the last that became idle is woken first
 
     def put(self, block: Block) -> None:
         """Add a block and wake one idle sender."""
@@ -261,7 +275,7 @@ class BlockQueue:
         if waker:
             waker.ring()
 
-    def get(self, waker: Waker) -> Block | None:
+    def take(self, waker: Waker) -> Block | None:
         """Take a block, or be noted as idle: ``waker`` rings when there is one."""
         with self._lock:
             self._idle.pop(waker, None)
@@ -279,6 +293,7 @@ class BlockQueue:
             other.ring()
 
     def clear(self) -> None:
+        """Drop all blocks."""
         with self._lock:
             self._blocks.clear()
 
@@ -286,8 +301,8 @@ class BlockQueue:
 class Reader(threading.Thread):
     """Reads a file once, in order, hashes it, and hands blocks to the senders.
 
-    The upload's ``free`` holds the buffers that are not in use: when all are, the reader waits.
-    ``None`` in it is a call to look whether the upload is over.
+    The upload's ``free`` holds the buffers that are not in use; while it is empty, the reader
+    waits. ``None`` in it means that the upload is over.
     """
 
     def __init__(self, upload: Upload, blocks: BlockQueue, buffers: int) -> None:
@@ -295,10 +310,10 @@ class Reader(threading.Thread):
         self._upload = upload
         self._blocks = blocks
         for _ in range(buffers):
-            upload.free.put(bytearray())  # grows when it is used: small files need few
+            upload.free.put(bytearray())  # it grows when it is used: a small file needs few
 
     def run(self) -> None:
-        """Read it all, or until the upload is over."""
+        """Read the file to its end, or until the upload is over."""
         try:
             for index in range(self._upload.blocks.count):
                 if not self._read_block(index):
@@ -322,5 +337,5 @@ class Reader(threading.Thread):
         held = self._upload.hash_block(index, view)
         spent.reading += read - began
         spent.hashing += time.monotonic() - read
-        self._blocks.put(Block(self._upload, index, view, held))
+        self._blocks.put(Block(self._upload, index, view, held=held))
         return True

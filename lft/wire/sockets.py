@@ -54,6 +54,7 @@ class Waker:
             os.close(descriptor)
 
 
+Socket = socket.socket
 Buffer = Union[bytes, bytearray, memoryview]
 
 

@@ -23,6 +23,8 @@ from protocol import (
     UsageError,
 )
 
+TlsContext = ssl.SSLContext
+
 
 class TlsLayer:
     """Turns what we say into TLS records and back; knows no socket (RFC 8446).

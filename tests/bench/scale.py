@@ -52,7 +52,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple, Sequence
 
@@ -385,7 +385,7 @@ def be_threads(port: int, clients: list[tuple[str, str]]) -> int:
             futures.append(pool.submit(send_files, [source], settings))
         for future in futures:
             (receipt,) = future.result()
-            print(json.dumps(asdict(receipt)), flush=True)
+            print(json.dumps(receipt._asdict()), flush=True)
     return 0
 
 

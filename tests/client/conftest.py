@@ -1,4 +1,4 @@
-"""A clock and an upload for the client's parts."""
+"""A clock, an upload and a link for the client's parts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Iterator
 
 import pytest
 
+from config import ClientSettings
+from lft.client.link import Link
 from lft.client.source import Source
 from lft.client.upload import Upload
 from protocol import FileReady
+from tests.support.client import link_of
 from tests.support.files import random_file
 from tests.support.waiting import SleepClock
 
@@ -24,8 +27,16 @@ def upload(tmp_path: Path) -> Iterator[Upload]:
 
 
 @pytest.fixture
+def link() -> Link:
+    """What a sender shares with others, with a timeout of 30 s; one may send."""
+    one = link_of(ClientSettings(timeout=30, streams=1))
+    one.streams = 1
+    return one
+
+
+@pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SleepClock:
-    """A clock that nobody has to wait for."""
+    """A clock that moves when a test says so, or sleeps."""
     one = SleepClock()
     monkeypatch.setattr(time, "monotonic", one.monotonic)
     monkeypatch.setattr(time, "sleep", one.sleep)

@@ -8,12 +8,10 @@ from typing import Iterator
 
 import pytest
 
-import client as client_module
 import config
 from config import KB, MB
 from lft.client.compression import Compression
-from lft.client.connect import Patience
-from lft.client.progress import Progress
+from lft.client.link import Link
 from lft.client.sender import Sender
 from lft.wire.codecs import compress
 from protocol import CODEC_RAW, CODEC_ZLIB
@@ -121,7 +119,7 @@ def test_noise_and_text_in_turn_are_told_apart(trial: Trial) -> None:
 
 
 def test_a_block_that_hardly_shrinks_goes_raw(trial: Trial) -> None:
-    """Who unpacks it has work, too: a few per cent are not worth that."""
+    """The server has work with unpacking, too: a few per cent are not worth that."""
     part = len(TEXT) // 40
     trial.pack(TEXT)
     assert not trial.pack(TEXT[:part] + NOISE[part:])
@@ -157,7 +155,7 @@ def test_scarce_processor_time_means_a_quick_level(trial: Trial) -> None:
     assert trial.levels == [THOROUGH] * 3 + [QUICK] * 2
 
 
-def test_a_link_that_nobody_waits_for_means_raw_blocks(trial: Trial) -> None:
+def test_a_link_that_no_sender_waits_for_means_raw_blocks(trial: Trial) -> None:
     """Over loopback the file cannot be hashed as fast as it is sent; to compress would cost."""
     for _ in range(1000):
         trial.compression.note_wait(0.001, 0.02, behind=2)
@@ -224,14 +222,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
 
 
 @pytest.fixture
-def sender(trial: Trial) -> Iterator[Sender]:
+def sender(trial: Trial, link: Link) -> Iterator[Sender]:
     """A sender that is not connected, and lives by the clock of a trial."""
-    settings = config.ClientSettings(streams=1)
-    session = client_module.Session(settings, Progress(), Patience(settings))
-    one = Sender(session, 0)
+    one = Sender(link, 0)
     yield one
     one.close()
-    session.close()
 
 
 def test_a_sender_tells_of_its_time_once(

@@ -1,9 +1,8 @@
-"""Reaching a server, and trying again when a connection is lost."""
+"""Reaching a server."""
 
 from __future__ import annotations
 
 import errno
-import itertools
 import socket
 import threading
 from pathlib import Path
@@ -11,12 +10,9 @@ from typing import Callable
 
 import pytest
 
-import client as client_module
-import config
 from client import send_files
 from config import ClientSettings
-from lft.addresses import UnknownHostError
-from lft.client.connect import Patience, connect
+from lft.client.connect import connect
 from lft.client.receipt import Receipt
 from protocol import (
     AuthenticationError,
@@ -30,133 +26,6 @@ from tests.support.local import StartLocal
 from tests.support.waiting import PATIENCE, SleepClock
 from tests.tools.proxy import reserve_port
 
-# --- trying again -------------------------------------------------------------------------------
-
-
-LOST = ConnectionLostError("lost")
-
-
-def _attempts(
-    patience: Patience, clock: SleepClock, error: ConnectionLostError, each: float, again: int = 0
-) -> int:
-    """Have attempts fail that take ``each`` seconds; return how many were made.
-
-    Each of them brings ``again`` bytes across.
-    """
-    for attempt in itertools.count(1):
-        clock.now += each
-        if again:
-            patience.moved(again)
-        try:
-            patience.wait(error)
-        except ConnectionLostError:
-            return attempt
-    raise AssertionError
-
-
-def test_a_server_never_reached_is_tried_for_the_timeout_in_all(clock: SleepClock) -> None:
-    """DESIGN 9: pauses included, whatever one attempt takes."""
-    patience = Patience(ClientSettings(timeout=30))
-    _attempts(patience, clock, LOST, 0.0)
-    assert 1030 <= clock.now <= 1030 + config.RETRY_FIRST
-
-
-def test_once_a_session_stood_it_is_tried_for_ten_times_as_long(clock: SleepClock) -> None:
-    """DESIGN 9: an outage of minutes costs patience, not the transfer."""
-    patience = Patience(ClientSettings(timeout=30))
-    patience.stood()
-    _attempts(patience, clock, LOST, 0.0)
-    assert 1300 <= clock.now <= 1300 + config.RETRY_FIRST
-
-
-def test_progress_puts_the_end_of_patience_off(clock: SleepClock) -> None:
-    """FAULTS 40: outages without end are survived as long as something arrives in between."""
-    patience = Patience(ClientSettings(timeout=30))
-    patience.stood()
-    for more in range(1, 26):
-        clock.now += 299
-        patience.moved(more)
-        patience.wait(LOST)
-    began = clock.now
-    _attempts(patience, clock, LOST, 0.0)
-    assert clock.now >= began + 250
-
-
-def test_sessions_that_get_no_further_are_not_repeated_for_ever(clock: SleepClock) -> None:
-    """A server that loses us at the same place each time has what patience does not cure."""
-    patience = Patience(ClientSettings(timeout=30))
-
-    def session() -> None:
-        patience.stood()
-        patience.moved(50)
-        patience.wait(LOST)
-
-    for _ in range(config.RETRY_MOST + 2):  # the first one got further than none
-        session()
-    with pytest.raises(ConnectionLostError):
-        session()
-
-
-def test_waiting_in_the_queue_is_not_silence(clock: SleepClock) -> None:
-    """A server that says how many are before us is there: the patience begins anew."""
-    patience = Patience(ClientSettings(timeout=30))
-    patience.stood()
-    for _ in range(10):
-        clock.now += 299
-        patience.moved()
-    patience.wait(LOST)
-
-
-def test_a_first_attempt_that_takes_too_long_is_the_last(clock: SleepClock) -> None:
-    """As long as no session stood, the timeout is all there is."""
-    assert _attempts(Patience(ClientSettings(timeout=30)), clock, LOST, 31.0) == 1
-
-
-def test_an_unknown_host_is_final_at_the_start_only(clock: SleepClock) -> None:
-    """A typing error at first; later the name service is away with the rest of the network."""
-    patience, unknown = Patience(ClientSettings(timeout=30)), UnknownHostError("no such host")
-    assert _attempts(patience, clock, unknown, 0.0) == 1
-    patience.stood()
-    assert _attempts(patience, clock, unknown, 0.0) > 5
-
-
-def test_pauses_grow_up_to_a_limit_and_begin_anew_after_progress(clock: SleepClock) -> None:
-    """A server that is down is not asked all the time, one that is back is found soon."""
-    patience = Patience(ClientSettings(timeout=300))
-    patience.stood()
-    for _ in range(12):
-        patience.wait(LOST)
-    assert clock.slept[0] <= config.RETRY_FIRST
-    assert config.RETRY_LONGEST / 2 <= clock.slept[-1] <= config.RETRY_LONGEST
-    patience.moved(1)
-    patience.wait(LOST)
-    assert clock.slept[-1] <= config.RETRY_FIRST
-
-
-def test_a_reason_is_told_once_until_a_session_stands(
-    clock: SleepClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Twenty equal lines help nobody; another reason is news."""
-    patience = Patience(ClientSettings(timeout=300))
-    for error in (LOST, LOST, ConnectionLostError("refused"), LOST):
-        patience.wait(error)
-    patience.stood()
-    patience.wait(LOST)
-    told = [record.getMessage().split(":")[0] for record in caplog.records]
-    assert told == ["lost", "refused", "lost", "lost"]
-
-
-def test_an_attempt_has_the_timeout_or_what_is_left(clock: SleepClock) -> None:
-    """The last attempt does not go beyond the end; a moment is always left to try."""
-    patience = Patience(ClientSettings(timeout=30))
-    assert patience.left() == 30
-    clock.now += 20
-    assert patience.left() == 10
-    clock.now += 20
-    assert patience.left() == 0.1
-    patience.stood()
-    assert patience.left() == 30
-
 
 @pytest.mark.parametrize(
     "error", [AuthenticationError("no"), RejectedError("size", "no"), SourceError("no")]
@@ -167,17 +36,14 @@ def test_only_a_lost_connection_is_tried_again(
     """A wrong password or a refusal would be the same the next time."""
     entered = []
 
-    def enter(session: client_module.Session) -> None:
-        entered.append(session)
+    def enter(*_: object) -> None:
+        entered.append(True)
         raise error
 
-    monkeypatch.setattr(client_module.Session, "_log_in", enter)
+    monkeypatch.setattr("client.connect", enter)
     with pytest.raises(type(error)):
         send_files([random_file(tmp_path / "x", 10)], ClientSettings())
     assert len(entered) == 1
-
-
-# --- reaching a server --------------------------------------------------------------------------
 
 
 def test_a_server_that_is_not_there_is_tried_for_the_timeout(tmp_path: Path) -> None:
@@ -207,7 +73,7 @@ def test_all_addresses_of_a_server_are_tried_within_the_timeout(
 
 
 def test_a_server_that_starts_late_is_reached(start_local: StartLocal, tmp_path: Path) -> None:
-    """Who starts the client first gets the file through all the same."""
+    """A client that is started first sends its file all the same."""
     path = random_file(tmp_path / "a", 10)
     receipts: list[Receipt] = []
     with reserve_port() as reserved:

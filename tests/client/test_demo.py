@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 
 import config
-from lft.client.demo import _make_sample
+from config import ClientSettings
+from lft.client.demo import _make_sample, run_demo
+from lft.client.receipt import Receipt
+from protocol import IntegrityError
 from tests.support.files import md5, random_file
 from tests.support.outputs import verdict_line
 from tests.support.processes import ROOT, environment
@@ -28,6 +32,27 @@ def test_the_sample_of_the_demo_has_its_size(
     _make_sample(sample)
     assert sample.stat().st_size == 300_001
     assert os.listdir(sample.parent) == ["big_file.txt"]
+
+
+def test_the_demo_does_not_take_the_verdict_for_the_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own sums of both files decide: a file that differs is an error whatever was said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lft.client.demo._demo_server", lambda _: contextlib.nullcontext(1234))
+    sent = random_file(tmp_path / "sent", 1000)
+    (tmp_path / "output").mkdir()
+    random_file(tmp_path / "output" / "received", 1000, seed=2)
+    told: list[str] = []
+
+    def send(settings: ClientSettings) -> Receipt:
+        assert (settings.server, settings.port, settings.tls) == ("localhost", 1234, False)
+        return Receipt("INTEGRITY_OK", "sent", "received", 1000, md5(sent), "md5", 1.0, 1, 0, 0, 4,
+                       durable=True, congestion="", bottleneck="", wire_bytes=1000)  # fmt: skip
+
+    with pytest.raises(IntegrityError, match="differ"):
+        run_demo(sent, ClientSettings(tls=True), "INFO", send, told.append)
+    assert [line.split()[0] for line in told] == ["md5", "md5"]
 
 
 def _demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -47,7 +47,7 @@ def test_a_login_does_not_wait_for_the_servers_hello(tmp_path: Path) -> None:
 
 
 def test_no_token_is_shown_before_the_servers_hello(tmp_path: Path) -> None:
-    """24: who mistypes the port must not give the token to another program."""
+    """24: a mistyped port must not give the token to another program."""
 
     def script(server: Impostor) -> None:
         control = server.accept()
@@ -98,7 +98,7 @@ def test_a_real_server_of_another_version_says_so_although_a_login_has_come_alon
     local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads on until we have read its last words: they are not lost in a reset."""
-    monkeypatch.setattr("client.VERSION", VERSION - 1)
+    monkeypatch.setattr("lft.client.connect.VERSION", VERSION - 1)
     words = f"this server speaks version {VERSION}, the client {VERSION - 1}"
     with pytest.raises(RemoteProtocolError, match=words):
         send_files([random_file(tmp_path / "x", 10)], local.client())

@@ -59,7 +59,7 @@ def test_a_lost_session_leaves_the_bar_to_the_next(
 ) -> None:
     """It is ended once, when the file has arrived."""
     local, told = start_local(), []
-    supervise = client_module.Session._supervise
+    supervise = client_module.ClientSession._supervise
 
     class Recorder(Progress):
         def begin(self, name: str, size: int) -> None:
@@ -68,10 +68,10 @@ def test_a_lost_session_leaves_the_bar_to_the_next(
         def end(self) -> None:
             told.append("end")
 
-    def once(session: client_module.Session, upload: Upload) -> Receipt:
-        monkeypatch.setattr(client_module.Session, "_supervise", supervise)
+    def once(session: client_module.ClientSession, upload: Upload) -> Receipt:
+        monkeypatch.setattr(client_module.ClientSession, "_supervise", supervise)
         raise LOST
 
-    monkeypatch.setattr(client_module.Session, "_supervise", once)
+    monkeypatch.setattr(client_module.ClientSession, "_supervise", once)
     send_files([random_file(tmp_path / "x", 10)], local.client(), Recorder())
     assert told == ["begin", "begin", "end"]

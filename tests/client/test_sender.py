@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,50 +13,39 @@ import pytest
 import client as client_module
 import config
 from config import ClientSettings
-from lft.client.connect import Patience
+from lft.client.link import Access, Link
+from lft.client.patience import Patience
 from lft.client.progress import Progress
 from lft.client.sender import Sender
 from lft.client.upload import Block, Upload
 from lft.wire.connection import Connection
 from lft.wire.frames import encode, encode_ack
 from lft.wire.sockets import Waker
+from lft.wire.tls import client_tls
 from protocol import ConnectionLostError, Ping, Side, State
 from tests.support.waiting import PATIENCE, SleepClock
 
 
-@pytest.fixture
-def session(clock: SleepClock) -> Iterator[client_module.Session]:
-    """A session that is not connected, with a timeout of 30 s."""
-    settings = ClientSettings(timeout=30, streams=1)
-    one = client_module.Session(settings, Progress(), Patience(settings))
-    yield one
-    one.close()
-
-
-def test_pings_without_end_are_not_answered_without_end(
-    session: client_module.Session,
-) -> None:
+def test_pings_without_end_are_not_answered_without_end(link: Link) -> None:
     """FAULTS 26: a server that pings and reads nothing does not fill our memory with answers."""
     ours, theirs = socket.socketpair()
-    control = session._coordinator = Connection(ours, Side.CLIENT)
+    control = Connection(ours, Side.CLIENT)
     control.dialogue.state = State.RECEIVING
+    session = client_module.ClientSession(control, link, Progress(), Patience(link.settings))
     ping = encode(Ping())
-    with theirs:
+    with theirs, contextlib.closing(session), contextlib.closing(control):
         for _ in range(100):
             theirs.sendall(ping * 500)
             for _ in range(500):
-                assert session._next_message() == Ping()
+                assert session._hear() == Ping()
         assert control.unsent < 100
 
 
 @pytest.fixture
-def silent(
-    session: client_module.Session, upload: Upload, clock: SleepClock
-) -> Iterator[Callable[[], bool]]:
+def silent(clock: SleepClock, link: Link, upload: Upload) -> Iterator[Callable[[], bool]]:
     """A sender that is owed an acknowledgement, on a connection on which nothing comes."""
     ours, theirs = socket.socketpair()
-    connection, sender = Connection(ours, Side.CLIENT), Sender(session, 0)
-    session.streams.count = 1
+    connection, sender = Connection(ours, Side.CLIENT), Sender(link, 0)
     sender._unacknowledged[7, 0] = [Block(upload, 0)]
     sender._waker.ring()  # so that no time has to pass
     clock.now += 31
@@ -77,7 +67,7 @@ def test_a_stream_whose_turn_comes_late_is_not_given_up(
     """With a limit on the server, acknowledgements go round: others get theirs meanwhile."""
     upload.hash_block(0, memoryview(b"x"))
     upload.hash_block(1, memoryview(b"y"))
-    upload.sent(1, 1)
+    upload.note_sent(1, 1)
     clock.now += 20
     upload.confirm(1)
     assert not silent()
@@ -86,7 +76,7 @@ def test_a_stream_whose_turn_comes_late_is_not_given_up(
 def _others_get_on(upload: Upload, clock: SleepClock, seconds: float, times: int) -> None:
     """Let another stream's block be acknowledged, sent again, acknowledged ..."""
     for _ in range(times):
-        upload.sent(1, 1)
+        upload.note_sent(1, 1)
         clock.now += seconds
         upload.confirm(1)
         upload.ask_again(1)
@@ -111,51 +101,46 @@ def test_a_sender_that_was_stopped_while_it_connected_does_not_shake_hands(
     clock: SleepClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FAULTS 38: main asks for a connection to cut just before there is one."""
-    settings = ClientSettings(timeout=30, streams=1, tls=True)
-    session = client_module.Session(settings, Progress(), Patience(settings))
-    sender = Sender(session, 0)
 
     def stopped(*arguments: Any) -> Connection:
-        session.ending.set()
+        link.ending.set()
         sender.stop()
         return Connection(*arguments)
 
-    monkeypatch.setattr("lft.client.sender.Connection", stopped)
+    monkeypatch.setattr("lft.client.link.Connection", stopped)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and says nothing
-        session.address = socket.AF_INET, silent.getsockname()
+        access = Access(socket.AF_INET, silent.getsockname(), "t" * 20, client_tls())
+        link = Link(ClientSettings(timeout=30, streams=1), access)
+        sender = Sender(link, 0)
         thread = threading.Thread(target=sender.run)
         thread.start()
         thread.join(PATIENCE)
         ended = not thread.is_alive()
     thread.join()
-    session.close()
     sender.close()
     assert ended
 
 
-def test_no_block_is_meant_for_a_sender_that_was_handed_another(
-    session: client_module.Session, upload: Upload
-) -> None:
-    """It has something to do, perhaps on a slow link: who has nothing to do is woken instead."""
-    session.streams.count = 1
-    sender, idle = Sender(session, 0), Waker()
-    assert session.queue.get(idle) is None
-    assert sender._next_block() is None
-    sender.hand(Block(upload, 0))
-    assert sender._next_block() == Block(upload, 0)
-    session.queue.put(Block(upload, 1))
+def test_no_block_is_meant_for_a_sender_that_was_handed_another(link: Link, upload: Upload) -> None:
+    """It has something to do, perhaps on a slow link: an idle sender is woken instead."""
+    sender, idle = Sender(link, 0), Waker()
+    assert link.queue.take(idle) is None
+    assert sender._take_block() is None
+    handed = Block(upload, 0)
+    sender.hand(handed)
+    assert sender._take_block() is handed
+    link.queue.put(Block(upload, 1))
     assert idle.quiet()
     sender.close()
     idle.close()
 
 
 def test_what_is_heard_while_a_block_is_pushed_counts(
-    session: client_module.Session, upload: Upload, clock: SleepClock
+    link: Link, upload: Upload, clock: SleepClock
 ) -> None:
     """A sender that always has to wait for room is not silent for that."""
     ours, theirs = socket.socketpair()
-    connection, sender = Connection(ours, Side.CLIENT), Sender(session, 0)
-    session.streams.count = 1
+    connection, sender = Connection(ours, Side.CLIENT), Sender(link, 0)
     sender._unacknowledged[7, 0] = [Block(upload, 0)]
     connection.push(bytes(3_000_000))
     clock.now += 29

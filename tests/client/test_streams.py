@@ -1,20 +1,19 @@
-"""How many streams and how large blocks a client uses when it may choose."""
+"""How many streams a client uses when it may choose."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
-import client as client_module
 import config
 from client import send_files
-from config import GB, KB, MB, ClientSettings
-from lft.client.connect import Patience
-from lft.client.progress import Progress
+from config import ClientSettings
 from lft.client.sender import Sender
-from lft.client.streams import Climber
+from lft.client.streams import Climber, Streams
+from tests.support.client import link_of
 from tests.support.files import random_file
 from tests.support.local import ServerThread
 
@@ -25,7 +24,7 @@ def _climb(climber: Climber, goodput: Callable[[int], float], seconds: int) -> l
     start = int(climber.measured_since)
     for now in range(start + 1, start + seconds + 1):
         used.append(climber.count)
-        climber.look(float(now), int(goodput(climber.count)))
+        climber.climb(float(now), int(goodput(climber.count)))
     return used
 
 
@@ -90,40 +89,16 @@ def test_an_outage_is_no_measurement() -> None:
     assert _climb(climber, lambda _: 0, 30) == [4] * 30
 
 
-@pytest.mark.parametrize(
-    ("size", "blocks", "limit", "expected"),
-    [
-        (0, None, None, 200 * KB),
-        (13 * GB, None, None, 400 * KB),
-        (12 * GB, None, None, 200 * KB),
-        (200 * GB, None, None, 3200 * KB),
-        (20_000 * GB, None, None, 4 * MB),
-        (13 * GB, 50 * KB, None, 50 * KB),
-        (13 * GB, None, 100 * KB, 25 * KB),
-    ],
-)
-def test_blocks_grow_with_the_file_if_they_may(
-    size: int, blocks: int | None, limit: int | None, expected: int
-) -> None:
-    """By its size alone: an attempt to go on has to come to the same blocks."""
-    settings = ClientSettings(block_size=blocks, limit=limit, streams=None)
-    session = client_module.Session(settings, Progress(), Patience(settings))
-    assert session.block_size(size) == expected
-    session.close()
-
-
 @pytest.mark.parametrize(("round_trip", "first"), [(0.0, 4), (0.1, 24)])
 def test_a_far_link_begins_with_more_streams(
     monkeypatch: pytest.MonkeyPatch, round_trip: float, first: int
 ) -> None:
     """Each starts slowly, and a round trip is long."""
-    settings = ClientSettings(streams=None)
-    session = client_module.Session(settings, Progress(), Patience(settings))
     monkeypatch.setattr(Sender, "run", lambda _: None)
-    session.round_trip = round_trip
-    session.streams.start()
-    assert session.streams.count == first
-    session.close()
+    link = link_of(ClientSettings(streams=None), round_trip=round_trip)
+    with contextlib.closing(Streams(link)) as streams:
+        streams.start()
+        assert link.streams == first
 
 
 def test_streams_auto_is_told_in_the_receipt(local: ServerThread, tmp_path: Path) -> None:

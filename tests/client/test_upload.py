@@ -7,12 +7,40 @@ from pathlib import Path
 import pytest
 
 import config
+from config import GB, KB, MB, ClientSettings
 from lft.client.source import Source
-from lft.client.upload import Block, BlockQueue, Upload
+from lft.client.upload import Block, BlockQueue, Upload, block_size_for
 from lft.wire.sockets import Waker
 from protocol import FileReady, RemoteProtocolError, SourceError
 from tests.support.files import random_file
 from tests.support.waiting import SleepClock
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks", "limit", "expected"),
+    [
+        (0, None, None, 200 * KB),
+        (13 * GB, None, None, 400 * KB),
+        (12 * GB, None, None, 200 * KB),
+        (200 * GB, None, None, 3200 * KB),
+        (20_000 * GB, None, None, 4 * MB),
+        (13 * GB, 50 * KB, None, 50 * KB),
+        (13 * GB, None, 100 * KB, 25 * KB),
+    ],
+)
+def test_blocks_grow_with_the_file_if_they_may(
+    size: int, blocks: int | None, limit: int | None, expected: int
+) -> None:
+    """By its size alone: an attempt to go on has to come to the same blocks."""
+    settings = ClientSettings(block_size=blocks, limit=limit, streams=None)
+    assert block_size_for(size, settings) == expected
+
+
+def test_a_low_limit_makes_blocks_small() -> None:
+    """With 4 streams a second's bytes are a block for each: acknowledgements keep coming."""
+    for limit, size in ((16 * KB, 4 * KB), (1024, 4 * KB), (100 * KB, 25 * KB), (MB, 200 * KB)):
+        settings = ClientSettings(limit=limit)
+        assert block_size_for(MB, settings) == size
 
 
 def _hash_all(upload: Upload) -> None:
@@ -82,17 +110,17 @@ def test_the_last_blocks_that_lag_are_named_once_in_a_while(
 ) -> None:
     """Not before the end of the file, the first ones first, and no more than there are streams."""
     upload.hash_block(0, memoryview(bytes(4096)))
-    upload.sent(0, 4096)
+    upload.note_sent(0, 4096)
     clock.now += 100
-    assert upload.late(9, hasty=True) == []
+    assert upload.resend_late(9, hasty=True) == []
     for index in (1, 2):
         upload.hash_block(index, memoryview(bytes(4096)))
-        upload.sent(index, 4096)
-    assert upload.late(9, hasty=True) == [0]
+        upload.note_sent(index, 4096)
+    assert upload.resend_late(9, hasty=True) == [0]
     clock.now += 100
-    assert upload.late(2, hasty=True) == [1, 2]
-    assert upload.late(2, hasty=True) == [0]
-    assert upload.late(2, hasty=True) == []
+    assert upload.resend_late(2, hasty=True) == [1, 2]
+    assert upload.resend_late(2, hasty=True) == [0]
+    assert upload.resend_late(2, hasty=True) == []
 
 
 def test_without_haste_a_block_lags_only_when_its_stream_is_stuck(
@@ -100,11 +128,11 @@ def test_without_haste_a_block_lags_only_when_its_stream_is_stuck(
 ) -> None:
     """A link that is merely slow, or limited, would carry much twice."""
     _hash_all(upload)
-    upload.sent(0, 4096)
+    upload.note_sent(0, 4096)
     clock.now += config.STUCK / 2
-    assert upload.late(1, hasty=False) == []
+    assert upload.resend_late(1, hasty=False) == []
     clock.now += config.STUCK
-    assert upload.late(1, hasty=False) == [0]
+    assert upload.resend_late(1, hasty=False) == [0]
 
 
 def test_a_block_that_went_two_ways_counts_once(upload: Upload) -> None:
@@ -133,17 +161,17 @@ def test_an_error_of_a_thread_reaches_main(upload: Upload) -> None:
     """No thread of the pool dies unheard."""
     upload.fail(SourceError("gone"))
     with pytest.raises(SourceError, match="gone"):
-        _ = upload.delivered
+        upload.check()
 
 
 def test_an_idle_sender_is_woken_for_a_block(upload: Upload) -> None:
     """It waits on a descriptor, together with its socket."""
     blocks, waker = BlockQueue(), Waker()
-    assert blocks.get(waker) is None
+    assert blocks.take(waker) is None
     assert not waker.quiet()
     blocks.put(Block(upload, 0))
     assert waker.quiet()
-    found = blocks.get(waker)
+    found = blocks.take(waker)
     assert found is not None
     assert found.index == 0
     waker.close()
@@ -152,8 +180,8 @@ def test_an_idle_sender_is_woken_for_a_block(upload: Upload) -> None:
 def test_a_block_meant_for_a_leaving_sender_goes_to_another(upload: Upload) -> None:
     """A sender whose connection broke just when it was woken must not keep the block waiting."""
     blocks, leaving, other = BlockQueue(), Waker(), Waker()
-    assert blocks.get(other) is None
-    assert blocks.get(leaving) is None
+    assert blocks.take(other) is None
+    assert blocks.take(leaving) is None
     blocks.put(Block(upload, 0))
     assert leaving.quiet()
     blocks.leave(leaving)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 import config
-from lft.clock import Deadline, Pauses, TokenBucket
+from lft.clock import Backoff, Deadline, Pauses, TokenBucket
 from tests.support.waiting import Clock
 
 
@@ -41,6 +41,15 @@ def test_a_deadline_comes_nearer_until_it_is_put_off(clock: Clock) -> None:
     assert deadline.left() == 700
     deadline.put_off()
     assert deadline.left() == 1000
+
+
+def test_a_backoff_doubles_up_to_its_longest_pause_and_begins_anew() -> None:
+    """Each pause has at least half of its full length: the rest is random."""
+    backoff = Backoff(1.0, 4.0)
+    for full in (1, 2, 4, 4):
+        assert full / 2 <= backoff.next_pause() <= full
+    backoff.reset()
+    assert backoff.next_pause() <= 1
 
 
 def test_pauses_that_overlap_count_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import pytest
 from hypothesis import example, given
@@ -13,6 +14,7 @@ from lft.options import (
     add_log_level,
     argument,
     format_size,
+    help_formatter,
     parse_duration,
     parse_size,
     port_argument,
@@ -217,3 +219,25 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     """With an example of what would be one."""
     with pytest.raises(ValueError, match="try 30d"):
         parse_duration(text)
+
+
+# --- the help -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [60, 80, 150])
+def test_the_help_fills_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """And no more of it, as argparse itself would have it."""
+    monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
+    parser = argparse.ArgumentParser(formatter_class=help_formatter, description="word " * 100)
+    longest = max(map(len, parser.format_help().splitlines()))
+    assert columns - 8 < longest <= columns - 2
+
+
+def test_without_a_terminal_the_help_has_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a pipe, say."""
+
+    def get_terminal_size() -> os.terminal_size:
+        raise OSError
+
+    monkeypatch.setattr(os, "get_terminal_size", get_terminal_size)
+    assert help_formatter("x")._width == 78

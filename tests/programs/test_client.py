@@ -77,7 +77,7 @@ def test_a_host_that_does_not_exist_is_exit_5_at_once(
 def test_a_full_standard_output_is_said_in_one_line(
     local: ServerThread, tmp_path: Path, unbuffered: str
 ) -> None:
-    """The verdict that nobody can read is an error of its own, whenever Python writes it."""
+    """A verdict that cannot be read is an error of its own, whenever Python writes it."""
     source = random_file(tmp_path / "x", 10)
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -94,7 +94,7 @@ def test_a_full_standard_output_is_said_in_one_line(
 def test_a_closed_standard_stream_does_not_stop_the_transfer(
     local: ServerThread, tmp_path: Path, closed: str
 ) -> None:
-    """A job without input, output or error has nobody to talk to, but a file to send."""
+    """A job without input, output or error cannot talk, but it has a file to send."""
     source = random_file(tmp_path / "x", 1000)
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", *client_command(local.port, source)]
     done = subprocess.run(command, check=False, env=environment(), capture_output=True)

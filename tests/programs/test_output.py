@@ -12,6 +12,8 @@ import subprocess
 import termios
 from pathlib import Path
 
+import pytest
+
 from config import KB
 from tests.support.files import random_file
 from tests.support.processes import (
@@ -74,6 +76,34 @@ def test_without_a_terminal_there_is_neither_colour_nor_bar(
     done = run_client(server.port, source)
     assert "\x1b" not in done.stderr + server.log
     assert "%" not in done.stderr
+
+
+@pytest.fixture
+def no_tqdm(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine on which tqdm is not installed."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "tqdm.py").write_text("raise ModuleNotFoundError('no tqdm')")
+    return {"PYTHONPATH": str(tmp_path / "modules")}
+
+
+def test_without_tqdm_one_line_says_how_to_get_the_bar(
+    server: ServerProcess, tmp_path: Path, no_tqdm: dict[str, str]
+) -> None:
+    """The file arrives all the same."""
+    source = random_file(tmp_path / "file.bin", 1000)
+    shown = _on_a_terminal(client_command(server.port, source), no_tqdm)
+    assert shown.count("tqdm; to get it: python -m pip install tqdm") == 1
+    assert "%" not in shown
+    assert "INTEGRITY_OK" in shown
+
+
+def test_without_tqdm_nothing_is_said_where_no_bar_would_be(
+    server: ServerProcess, tmp_path: Path, no_tqdm: dict[str, str]
+) -> None:
+    """Neither in a log file nor with --quiet."""
+    source = random_file(tmp_path / "file.bin", 1000)
+    assert "tqdm" not in run_client(server.port, source, variables=no_tqdm).stderr
+    assert "tqdm" not in _on_a_terminal(client_command(server.port, source, "--quiet"), no_tqdm)
 
 
 def test_the_log_of_a_large_file_is_short(server: ServerProcess, tmp_path: Path) -> None:

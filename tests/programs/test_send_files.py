@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-import client as client_module
 import config
 from client import send_files
+from lft.client.connect import log_in
 from lft.client.receipt import Receipt
 from protocol import AuthenticationError, ConnectionLostError, SourceError, TransferError
 from tests.support.files import md5, random_file, received
@@ -66,16 +67,18 @@ def test_a_password_is_asked_for_once_and_while_no_server_waits_for_it(
 
     monkeypatch.setattr("client.read_password", ask)
     monkeypatch.setattr(config, "RETRY_FIRST", 0.01)
-    log_in, sessions = client_module.Session._log_in, itertools.count()
+    sessions = itertools.count()
 
-    def enter(session: client_module.Session) -> None:
-        log_in(session)
+    def enter(*arguments: Any) -> object:
+        logged_in = log_in(*arguments)
         if next(sessions) == 0:
             raise ConnectionLostError("lost")
+        return logged_in
 
-    monkeypatch.setattr(client_module.Session, "_log_in", enter)
+    monkeypatch.setattr("client.log_in", enter)
     send_files([random_file(tmp_path / "x", 10)], local.client())
     assert peers == [0]
+    assert next(sessions) == 2
 
 
 def test_a_wrong_password_is_an_authentication_error(local: ServerThread, tmp_path: Path) -> None:

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 import config
-from client import Session, send_files
-from config import KB, MB, ClientSettings
+from client import send_files
+from config import KB, MB
 from lft.accounts import account
-from lft.client.connect import Patience
-from lft.client.progress import Progress
 from tests.support.files import journal_bytes, md5, random_file
 from tests.support.local import StartLocal
 from tests.support.processes import client_command, environment
@@ -46,12 +44,3 @@ def test_all_sessions_of_a_user_share_one_limit(start_local: StartLocal) -> None
     assert login._bucket_of("other", 100_000) is not one
     assert login._bucket_of("u", 200_000) is not one
     assert login._bucket_of("u", None) is None
-
-
-def test_a_low_limit_makes_blocks_small() -> None:
-    """With 4 streams a second's bytes are a block for each: acknowledgements keep coming."""
-    for limit, size in ((16 * KB, 4 * KB), (1024, 4 * KB), (100 * KB, 25 * KB), (MB, 200 * KB)):
-        settings = ClientSettings(limit=limit)
-        with_limit = Session(settings, Progress(), Patience(settings))
-        assert with_limit.block_size(MB) == size
-        with_limit.close()

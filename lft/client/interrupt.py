@@ -1,0 +1,33 @@
+"""SIGINT and SIGTERM: an exception in the main thread."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import NoReturn
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt(BaseException):  # no Exception: nothing on its way up may take it for an error
+    """The user stopped the program."""
+
+    exit_code = 130
+
+
+def raise_on_signals() -> None:
+    """Let the first signal raise ``Interrupt`` in the main thread, and the second one exit."""
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
+
+
+def ignore_signals() -> None:
+    """Let no signal stop the program any more: its end is near enough."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: os._exit(Interrupt.exit_code))
+    raise Interrupt

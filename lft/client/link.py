@@ -1,0 +1,95 @@
+"""The link to the server, as the senders of a session share it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+
+import config
+from config import ClientSettings
+from lft.client.upload import BlockQueue
+from lft.clock import TokenBucket
+from lft.wire.codecs import FEATURES
+from lft.wire.connection import Connection
+from lft.wire.sockets import Socket, lost, open_socket
+from protocol import VERSION, Attach, Hello, Side
+
+if TYPE_CHECKING:
+    from lft.client.compression import Compression
+    from lft.wire.tls import TlsContext
+
+log = logging.getLogger("client")
+
+
+class Access(NamedTuple):
+    """What it takes to open another connection of a session."""
+
+    family: int
+    address: Any
+    token: str
+    tls: TlsContext | None = None
+
+    def __repr__(self) -> str:
+        return f"<Access to {self.address}>"  # without the token
+
+
+class Link:
+    """The link to the server: what the senders of a session share, also with main.
+
+    Main makes it after the login. Main sets ``streams`` and ``wanted_congestion``, and senders read
+    them without a lock: one that reads them late sends one block more in the old way. Senders set
+    ``congestion``, and main reads it.
+    """
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        access: Access,
+        round_trip: float = 0.0,
+        compression: Compression | None = None,
+    ) -> None:
+        # fixed
+        self.settings = settings
+        self.round_trip = round_trip  # seconds
+        self.far = round_trip >= config.FAR
+        self.compression = compression
+        self._access = access
+        # with locks of their own
+        self.bucket = TokenBucket(settings.limit) if settings.limit else None
+        self.queue = BlockQueue()
+        self.ending = threading.Event()  # of the session: set by main
+        # main's own, read by senders
+        self.streams = 0  # senders with a lower number may send
+        self.wanted_congestion = ""  # the TCP congestion control to use; "" is the system's choice
+        # the senders'
+        self.congestion = ""  # the one in use, on the connection that was opened or changed last
+        self._lost_at = 0.0  # when a lost connection was last logged
+
+    def open(self, until: Callable[[Socket], bool]) -> Connection:
+        """Open a data connection; ``until`` waits for it (a sender).
+
+        Raises ``ConnectionLostError``.
+        """
+        access = self._access
+        try:
+            sock = open_socket(access.family, access.address, until)
+        except OSError as error:
+            raise lost(f"{access.address[0]}:{access.address[1]}", error) from error
+        return Connection(sock, Side.CLIENT, access.tls, self.settings.server)
+
+    def attach(self, connection: Connection) -> None:
+        """Make a new connection part of the session; blocks may follow at once (a sender)."""
+        connection.secure_channel(self.settings.timeout)
+        if self.far:
+            connection.keep_unsent(config.UNSENT)
+        connection.send(Hello(VERSION, FEATURES))
+        connection.send(Attach(self._access.token))
+
+    def tell_lost(self, error: Exception, pause: float) -> None:
+        """Log a lost data connection (a sender): of many at once only the first is a warning."""
+        now, before = time.monotonic(), self._lost_at
+        self._lost_at = now
+        level = logging.DEBUG if now - before < 1 else logging.WARNING
+        log.log(level, "a data connection was lost (%s); again in %.1f s", error, pause)

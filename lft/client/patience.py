@@ -1,0 +1,112 @@
+"""Patience: how long a file may stand still, and how long a lost session is tried again."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import config
+from config import ClientSettings
+from lft.addresses import UnknownHostError
+from lft.clock import Backoff, Deadline
+from protocol import ConnectionLostError
+
+log = logging.getLogger("client")
+
+
+class Patience:
+    """How long to try again, and how far one file got in its attempts so far. Main's own.
+
+    A server that cannot be reached at the start is tried for ``timeout``. Once a session stood, a
+    lost one is replaced for ``PATIENCE`` times as long after the last progress, but by no more than
+    ``RETRY_MOST`` sessions that got no further than an earlier one.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._timeout = settings.timeout
+        self._deadline = Deadline(settings.timeout)
+        self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
+        self._stood = False
+        self._told = ""  # the reason that was logged last
+        self.begin_file()
+
+    def begin_file(self) -> None:
+        """Begin anew for the next file."""
+        self._began: float | None = None  # when its first attempt did
+        self._acknowledged = self._verified = 0  # bytes, the most of all sessions
+        self._fruitless = 0  # sessions in a row that got no further
+        self._deadline.put_off()
+
+    def note_session(self) -> None:
+        """Note that a session stands: the server was reached."""
+        self._told = ""
+        self._fruitless += 1
+        if not self._stood:
+            self._stood = True
+            self._deadline = Deadline(config.PATIENCE * self._timeout)
+
+    def note_progress(self, acknowledged: int = 0, verified: int = 0) -> None:
+        """Note how many bytes of the file the server has, and how many it has verified."""
+        self._deadline.put_off()
+        if acknowledged > self._acknowledged or verified > self._verified:
+            self._acknowledged = max(acknowledged, self._acknowledged)
+            self._verified = max(verified, self._verified)
+            self._fruitless = -1  # this one got further
+            self._backoff.reset()
+
+    def begin_attempt(self) -> None:
+        """Note that an attempt to send the file begins, the first one or another."""
+        self._began = self._began or time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the first attempt to send the file began."""
+        return time.monotonic() - self._began if self._began else 0.0
+
+    @property
+    def achieved(self) -> bool:
+        """Whether an earlier session brought a part of this file to the server."""
+        return self._acknowledged > 0
+
+    def left(self) -> float:
+        """Return the seconds left for one attempt to connect."""
+        least = 5.0 if self._stood else 0.1  # the last attempt should be a fair one
+        return min(self._timeout, max(least, self._deadline.left()))
+
+    def wait(self, error: ConnectionLostError) -> None:
+        """Pause before the next attempt, or raise ``error`` if there should be none."""
+        hopeless = isinstance(error, UnknownHostError) and not self._stood
+        if hopeless or self._deadline.passed or self._fruitless > config.RETRY_MOST:
+            raise error
+        pause = min(self._backoff.next_pause(), self._deadline.left())
+        if str(error) != self._told:
+            self._told = str(error)
+            log.warning("%s: trying again, for %.0f s", error, self._deadline.left())
+        time.sleep(pause)
+
+
+class Watch:
+    """Notices when a file under way stands still; begins anew in each session. Main's own."""
+
+    def __init__(self, timeout: float) -> None:
+        self._progress = Deadline(config.PATIENCE * timeout)  # long: senders reconnect meanwhile
+        self._sign = Deadline(timeout)  # of the server, while everything else waits for it
+        self.acknowledged = 0  # bytes
+        self.verified = 0  # bytes that the server has hashed
+
+    def note_sign(self) -> None:
+        """Note that the server said something, or that it is not its turn."""
+        self._sign.put_off()
+
+    def note(self, acknowledged: int, verified: int) -> bool:
+        """Note how far the file is, as was said last; return whether that is news."""
+        before = self.acknowledged, self.verified
+        self.acknowledged, self.verified = acknowledged, max(verified, self.verified)
+        moved = before != (self.acknowledged, self.verified)
+        if moved:
+            self._progress.put_off()
+        return moved
+
+    @property
+    def stalled(self) -> bool:
+        return self._progress.passed or self._sign.passed
