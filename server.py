@@ -40,7 +40,7 @@ from typing import Any, Callable, Iterator
 
 import config
 from config import ServerSettings
-from lft.accounts.account import Credentials, demo_credentials, parse_extensions
+from lft.accounts.account import AccountSource, demo_credentials, parse_extensions
 from lft.accounts.file import CredentialStore
 from lft.accounts.scram import SCRAM_PLUS
 from lft.addresses import is_loopback
@@ -237,7 +237,7 @@ class Server:
     Everything runs on main, except ``stop`` and ``reload`` (any) and ``_serve`` (a worker).
     """
 
-    def __init__(self, settings: ServerSettings, credentials: Credentials) -> None:
+    def __init__(self, settings: ServerSettings, accounts: AccountSource) -> None:
         """Take the output directory and the port. Raises ``UsageError`` if that cannot be."""
         self._settings = settings
         tls = Tls.load(settings)
@@ -252,7 +252,7 @@ class Server:
         self.registry = Registry()
         self.admission = Admission(settings.max_active)
         self.parts = PartStore(settings.output)
-        self.login = Login(settings, credentials, self.registry)
+        self.login = Login(settings, accounts, self.registry)
         self._open_rooms(tls)
         self._stops = 0
         self._reloads = False
@@ -465,20 +465,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _credentials(settings: ServerSettings) -> Credentials:
+def _accounts(settings: ServerSettings) -> AccountSource:
     """Load the accounts; the demo ones only where nobody else can reach them."""
     if settings.credentials is not None:
-        return CredentialStore(settings.credentials, lambda text: log.warning("%s", text))
+        return CredentialStore(settings.credentials, lambda text: log.warning("%s", text)).current
     if not is_loopback(settings.host):
         raise UsageError(
             f"the demo accounts work on loopback only, not on {printable(settings.host)}: "
             "make accounts with auth.py add and start with --credentials"
         )
-    return demo_credentials()
+    accounts = demo_credentials()
+    return lambda: accounts
 
 
 def _serve(settings: ServerSettings) -> None:
-    server = Server(settings, _credentials(settings))
+    server = Server(settings, _accounts(settings))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
     # without a certificate to read again, it says what it always did: the terminal has gone

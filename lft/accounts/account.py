@@ -168,12 +168,17 @@ class Accounts(Mapping[str, Credential]):
         return Accounts(self, token_key=secrets.token_bytes(32), salt_key=self.salt_key)
 
 
-def demo_credentials() -> Credentials:
+AccountSource = Callable[[], Accounts]  # gives the accounts of this moment
+
+
+def demo_credentials() -> Accounts:
     """Return the accounts for trying it out; the caller sees to it that it is on loopback."""
-    return {
-        name: Credential.make(password, priority, MIN_ITERATIONS)  # no secret: why make it slow
-        for name, (password, priority) in DEMO_ACCOUNTS.items()
-    }
+    return Accounts(
+        {
+            name: Credential.make(password, priority, MIN_ITERATIONS)  # no secret: why make it slow
+            for name, (password, priority) in DEMO_ACCOUNTS.items()
+        }
+    )
 
 
 def is_user_name(name: str) -> bool:

@@ -14,9 +14,9 @@ import threading
 import time
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator
 
-from lft.accounts.account import Accounts, Credential, Credentials, is_user_name, is_whole
+from lft.accounts.account import Accounts, Credential, is_user_name, is_whole
 from lft.accounts.keys import from_base64, to_base64
 from lft.strictjson import as_object, parse_json, without_doubles
 from lft.terminal import printable
@@ -105,12 +105,12 @@ def _value(key: str, value: object) -> Any:
     return tuple(value) if type(value) is list else value  # not a _Pairs
 
 
-def save_credentials(path: Path, credentials: Credentials) -> None:
+def save_credentials(path: Path, accounts: Accounts) -> None:
     """Write the file anew, mode 0600, in one step: a reader sees the old or the new one.
 
     Raises ``UsageError`` where the system does not let us.
     """
-    text = json.dumps(_to_document(snapshot(credentials)), indent=2) + "\n"
+    text = json.dumps(_to_document(accounts), indent=2) + "\n"
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with _told(path):
@@ -189,7 +189,7 @@ def load_or_new(path: Path) -> Accounts:
     return Accounts({})
 
 
-class CredentialStore(Mapping[str, Credential]):
+class CredentialStore:
     """The accounts of a credential file, read again when it has changed.
 
     A file that has become unreadable or damaged changes nothing: the accounts read last stay in
@@ -235,15 +235,6 @@ class CredentialStore(Mapping[str, Credential]):
             self._warn(f"{problem}; the accounts read before stay in force")
         return read
 
-    def __getitem__(self, name: str) -> Credential:
-        return self.current()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.current())
-
-    def __len__(self) -> int:
-        return len(self.current())
-
 
 def _identity(path: Path) -> tuple[int, ...] | None:
     """Return what is another when the file is; its change time tells of a chmod, too."""
@@ -252,10 +243,3 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size
-
-
-def snapshot(credentials: Credentials) -> Accounts:
-    """Return what does not change while one login looks at it."""
-    if isinstance(credentials, CredentialStore):
-        return credentials.current()
-    return credentials if isinstance(credentials, Accounts) else Accounts(credentials)

@@ -15,10 +15,8 @@ from lft.accounts.account import (
     Accounts,
     ClosedAccountError,
     Credential,
-    Credentials,
     check_user_name,
 )
-from lft.accounts.file import snapshot
 from lft.accounts.keys import from_base64, hmac_sha256, salt_password, saslprep, to_base64, xor
 from protocol import SCRAM, AuthenticationError
 
@@ -125,13 +123,13 @@ class ScramServer:
 
     def __init__(
         self,
-        credentials: Credentials,
+        accounts: Accounts,
         secret: bytes,
         nonce: str | None = None,
         *,
         binding: bytes | None = None,
     ) -> None:
-        self._credentials = credentials
+        self._accounts = accounts
         self._secret = secret  # makes the salt of unknown users, where the file has no key for it
         self._binding = binding
         self.mechanism = SCRAM if binding is None else SCRAM_PLUS  # no other will do
@@ -152,8 +150,7 @@ class ScramServer:
         if not 0 < len(nonce) <= MAX_NONCE or len(name) > 3 * MAX_USER_NAME or not escaped:
             raise AuthenticationError(_MALFORMED)
         self.user = name.replace("=2C", ",").replace("=3D", "=")
-        accounts = snapshot(self._credentials)
-        found, stand_in = accounts.get(self.user), self._stand_in(accounts)
+        found, stand_in = self._accounts.get(self.user), self._stand_in()
         now = time.time()
         self._known = found is not None and found.active(now)
         if found is not None and not self._known:
@@ -176,10 +173,10 @@ class ScramServer:
             raise AuthenticationError("the login is bound to TLS, and this connection has none")
         return f"{flag},,", rest[1:]
 
-    def _stand_in(self, accounts: Accounts) -> Credential:
+    def _stand_in(self) -> Credential:
         """Make up an account that nobody has; for everyone, to take everyone's time."""
-        salt = hmac_sha256(accounts.salt_key or self._secret, self.user.encode())[:16]
-        return Credential(0, accounts.usual_iterations, salt, salt * 2, salt * 2)
+        salt = hmac_sha256(self._accounts.salt_key or self._secret, self.user.encode())[:16]
+        return Credential(0, self._accounts.usual_iterations, salt, salt * 2, salt * 2)
 
     def verify(self, client_final: str) -> str:
         """Check the proof; return server-final-message. Raises ``AuthenticationError``.

@@ -15,11 +15,9 @@ from lft.accounts.account import (
     Accounts,
     ClosedAccountError,
     Credential,
-    Credentials,
     is_user_name,
     is_whole,
 )
-from lft.accounts.file import snapshot
 from lft.accounts.keys import from_base64url, hmac_sha256, to_base64url
 from lft.accounts.passwords import first_line
 from lft.strictjson import as_object, parse_json
@@ -76,7 +74,7 @@ def holder(accounts: Accounts, user: str, now: float) -> Credential:
     return credential
 
 
-def verify_token(token: str, credentials: Credentials, now: float | None = None) -> Identity:
+def verify_token(token: str, accounts: Accounts, now: float | None = None) -> Identity:
     """Return whose token this is.
 
     Raises ``AuthenticationError``, always with the same words, for one that is not valid: not
@@ -85,7 +83,7 @@ def verify_token(token: str, credentials: Credentials, now: float | None = None)
     one costs the same work for every user.
     """
     try:
-        return _token_owner(token, snapshot(credentials), time.time() if now is None else now)
+        return _token_owner(token, accounts, time.time() if now is None else now)
     except ClosedAccountError as error:
         raise AuthenticationError(_BAD_TOKEN) from error
     except (ValueError, RecursionError):

@@ -7,7 +7,7 @@ import secrets
 import time
 
 from config import ServerSettings
-from lft.accounts.account import Credential, Credentials
+from lft.accounts.account import AccountSource, Credential
 from lft.accounts.permissions import Rights
 from lft.accounts.scram import ScramServer
 from lft.accounts.throttle import LoginDelay
@@ -36,11 +36,11 @@ class Login:
     """
 
     def __init__(
-        self, settings: ServerSettings, credentials: Credentials, registry: Registry
+        self, settings: ServerSettings, accounts: AccountSource, registry: Registry
     ) -> None:
         self.delays = LoginDelay()
         self._settings = settings
-        self._credentials = credentials
+        self._accounts = accounts
         self._registry = registry
         self._secret = secrets.token_bytes(32)  # makes the salts of users that do not exist
         self._bucket = TokenBucket(settings.limit) if settings.limit else None
@@ -51,7 +51,7 @@ class Login:
         if message.mechanism == TOKEN:
             self._expect_proof(peer, message, _token_from(peer))  # its user is not known yet
             return
-        login = ScramServer(self._credentials, self._secret, binding=peer.binding)
+        login = ScramServer(self._accounts(), self._secret, binding=peer.binding)
         if message.mechanism != login.mechanism:
             raise RemoteProtocolError(f"this server wants {login.mechanism}", "authentication")
         peer.login = login
@@ -92,7 +92,7 @@ class Login:
     def _judge_token(self, peer: Peer, proof: AuthStart) -> None:
         if not (peer.connection.secure or is_loopback(peer.address)):  # others could read it
             raise AuthenticationError("a token may be shown over TLS only")
-        user, credential = verify_token(proof.data, self._credentials)
+        user, credential = verify_token(proof.data, self._accounts())
         self.delays.succeeded(_token_from(peer), peer.address)
         self._let_in(peer, user, credential, "")
 
@@ -116,7 +116,7 @@ class Login:
         A session may last for days: a closed account or a changed password ends it at the next
         file.
         """
-        account = self._credentials.get(session.user)
+        account = self._accounts().get(session.user)
         if account is None or not account.active(time.time()):
             raise AuthenticationError("the account has been closed")
         if account.stored_key != session.verifier:

@@ -16,8 +16,8 @@ from lft.accounts.account import MIN_ITERATIONS, Accounts, Credential
 from lft.accounts.file import CredentialStore, load_credentials, save_credentials
 from lft.accounts.scram import ScramServer
 from protocol import AuthenticationError, FileReady, IntegrityOk, Rejected, UsageError
-from tests.support.accounts import VERIFIER, Serve, account
-from tests.support.local import ServerThread
+from tests.support.accounts import VERIFIER, account
+from tests.support.local import ServerThread, StartLocal
 from tests.support.outputs import lines
 from tests.support.rawpeer import Peer
 from tests.support.scram import USERS, log_in, rfc_client
@@ -26,22 +26,21 @@ from tests.support.waiting import PATIENCE
 # --- a store by itself --------------------------------------------------------------------------
 
 
-def test_a_store_is_a_mapping_that_a_login_can_use(filled_file: Path) -> None:
-    """The server passes it where it passed the dictionary."""
-    store = CredentialStore(filled_file)
-    assert (list(store), len(store), store["user"]) == (["user"], 1, USERS["user"])
-    assert "ghost" not in store
-    assert log_in(rfc_client(), ScramServer(store, b"secret")) == "user"
+def test_a_login_can_use_what_a_store_gives(filled_file: Path) -> None:
+    """It holds what is in the file."""
+    accounts = CredentialStore(filled_file).current()
+    assert accounts == USERS
+    assert log_in(rfc_client(), ScramServer(accounts, b"secret")) == "user"
 
 
 def test_a_store_sees_what_was_changed(filled_file: Path) -> None:
     """Added, changed, removed: without a restart."""
     store = CredentialStore(filled_file)
-    save_credentials(filled_file, {**USERS, "alice": USERS["user"]})
-    assert sorted(store) == ["alice", "user"]
-    save_credentials(filled_file, {"user": replace(USERS["user"], disabled=True)})
+    save_credentials(filled_file, Accounts({**USERS, "alice": USERS["user"]}))
+    assert sorted(store.current()) == ["alice", "user"]
+    save_credentials(filled_file, Accounts({"user": replace(USERS["user"], disabled=True)}))
     assert store.current()["user"].disabled
-    assert list(store) == ["user"]
+    assert list(store.current()) == ["user"]
 
 
 def test_a_store_reads_a_file_that_has_not_changed_once(
@@ -81,8 +80,8 @@ def test_a_store_keeps_what_it_had_when_the_file_goes_bad(filled_file: Path, how
     assert len(warnings) == 1
     assert warnings[0].startswith(f"credential file {filled_file}: ")
     assert "s3cret" not in warnings[0]
-    save_credentials(filled_file, {"alice": USERS["user"]})
-    assert list(store) == ["alice"]
+    save_credentials(filled_file, Accounts({"alice": USERS["user"]}))
+    assert list(store.current()) == ["alice"]
     assert len(warnings) == 1
 
 
@@ -97,14 +96,14 @@ def test_a_file_that_could_not_be_read_is_tried_again_although_it_has_not_change
         raise UsageError("Too many open files")
 
     for round_ in (1, 2):
-        save_credentials(filled_file, {f"user{round_}": USERS["user"]})
+        save_credentials(filled_file, Accounts({f"user{round_}": USERS["user"]}))
         monkeypatch.setattr("lft.accounts.file.READ_AGAIN_AFTER", 0.0)
         monkeypatch.setattr("lft.accounts.file.load_credentials", no_descriptor)
-        before = list(store)
-        assert list(store) == before != [f"user{round_}"]
+        before = list(store.current())
+        assert list(store.current()) == before != [f"user{round_}"]
         assert len(warnings) == round_
         monkeypatch.setattr("lft.accounts.file.load_credentials", load_credentials)
-        assert list(store) == [f"user{round_}"]
+        assert list(store.current()) == [f"user{round_}"]
 
 
 def test_a_bad_file_is_not_read_for_each_login(
@@ -113,9 +112,9 @@ def test_a_bad_file_is_not_read_for_each_login(
     """It may be a large one, and anybody can try to log in."""
     store = CredentialStore(filled_file)
     spoil(filled_file)
-    assert list(store) == ["user"]
+    assert list(store.current()) == ["user"]
     monkeypatch.setattr("lft.accounts.file.load_credentials", lambda _: pytest.fail("read again"))
-    assert list(store) == ["user"]
+    assert list(store.current()) == ["user"]
 
 
 def test_a_slow_reader_of_an_old_file_does_not_undo_a_newer_one(
@@ -131,26 +130,26 @@ def test_a_slow_reader_of_an_old_file_does_not_undo_a_newer_one(
         assert go_on.wait(PATIENCE)
         return accounts
 
-    save_credentials(filled_file, {"old": USERS["user"]})
+    save_credentials(filled_file, Accounts({"old": USERS["user"]}))
     monkeypatch.setattr("lft.accounts.file.load_credentials", slow)
     reader = threading.Thread(target=store.current)
     reader.start()
     assert reading.wait(PATIENCE)
-    assert list(store) == ["user"]
+    assert list(store.current()) == ["user"]
     monkeypatch.setattr("lft.accounts.file.load_credentials", real)
-    save_credentials(filled_file, {"new": USERS["user"]})
-    assert list(store) == ["new"]
+    save_credentials(filled_file, Accounts({"new": USERS["user"]}))
+    assert list(store.current()) == ["new"]
     go_on.set()
     reader.join(PATIENCE)
-    assert list(store) == ["new"]
+    assert list(store.current()) == ["new"]
 
 
 def test_what_a_store_gave_does_not_change_under_ones_feet(filled_file: Path) -> None:
     """A login works with one version from beginning to end."""
     store = CredentialStore(filled_file)
     before = store.current()
-    save_credentials(filled_file, {})
-    assert list(store) == []
+    save_credentials(filled_file, Accounts({}))
+    assert list(store.current()) == []
     assert list(before) == ["user"]
 
 
@@ -165,9 +164,9 @@ def test_accounts_and_stores_do_not_show_their_keys(filled_file: Path) -> None:
 
 
 @pytest.fixture
-def stored(serve: Serve, users_file: Path, no_delays: None) -> ServerThread:
+def stored(start_local: StartLocal, users_file: Path, no_delays: None) -> ServerThread:
     """A server that reads this file as server.py does."""
-    return serve(server_module._credentials(ServerSettings(credentials=users_file)))
+    return start_local(server_module._accounts(ServerSettings(credentials=users_file)))
 
 
 def gets_in(local: ServerThread, user: str) -> bool:

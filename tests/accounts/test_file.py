@@ -73,7 +73,7 @@ def test_what_is_saved_is_loaded_again(users: Credentials) -> None:
     """Every account comes back as it was."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "credentials")
-        save_credentials(path, users)
+        save_credentials(path, Accounts(users))
         assert load_credentials(path) == users
 
 
@@ -96,7 +96,9 @@ def test_the_file_is_private_again_after_it_was_replaced(filled_file: Path) -> N
 
 def test_the_file_holds_no_password(credential_file: Path) -> None:
     """Neither as it is nor encoded."""
-    save_credentials(credential_file, {"alice": Credential.make("wonderland", iterations=4096)})
+    save_credentials(
+        credential_file, Accounts({"alice": Credential.make("wonderland", iterations=4096)})
+    )
     text = credential_file.read_bytes()
     assert b"wonderland" not in text
     assert base64.b64encode(b"wonderland").rstrip(b"=") not in text
@@ -397,7 +399,7 @@ def test_a_refused_file_is_closed(credential_file: Path, tmp_path: Path) -> None
 
 def test_a_reader_sees_the_old_file_or_the_new_one(credential_file: Path) -> None:
     """Loading while somebody saves never fails."""
-    versions: list[Credentials] = [USERS, {f"user{i}": USERS["user"] for i in range(50)}]
+    versions = [USERS, Accounts({f"user{i}": USERS["user"] for i in range(50)})]
     save_credentials(credential_file, versions[0])
     done = threading.Event()
 
@@ -418,7 +420,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(credential_file: Path) -> Non
 
 def test_saving_leaves_nothing_but_the_file(filled_file: Path, tmp_path: Path) -> None:
     """The temporary file has become the file."""
-    save_credentials(filled_file, {})
+    save_credentials(filled_file, Accounts({}))
     assert list(tmp_path.iterdir()) == [filled_file]
 
 
@@ -433,7 +435,7 @@ def test_what_was_saved_survives_a_power_cut(
         flushed.append((folder, b"alice" in filled_file.read_bytes()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    save_credentials(filled_file, {"alice": USERS["user"]})
+    save_credentials(filled_file, Accounts({"alice": USERS["user"]}))
     assert flushed == [(False, False), (True, True)]
 
 
@@ -462,7 +464,7 @@ def test_a_symlink_is_replaced_and_not_written_through(filled_file: Path, tmp_pa
     """Saving never changes a file that a link points to."""
     link = tmp_path / "link"
     link.symlink_to(filled_file)
-    save_credentials(link, {})
+    save_credentials(link, Accounts({}))
     assert load_credentials(link) == {}
     assert load_credentials(filled_file) == USERS
 
@@ -491,7 +493,7 @@ def test_of_two_changes_at_once_one_waits_for_the_other(
         other = threading.Thread(target=auth.main, args=(change,))
         other.start()
         assert waiting.wait(PATIENCE)
-        save_credentials(filled_file, {**USERS, "alice": USERS["user"]})
+        save_credentials(filled_file, Accounts({**USERS, "alice": USERS["user"]}))
     other.join(PATIENCE)
     assert not other.is_alive()
     loaded = load_credentials(filled_file)

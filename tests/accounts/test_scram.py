@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 from hypothesis import assume, example, given
 
-from lft.accounts.account import Credential, check_user_name
+from lft.accounts.account import Accounts, Credential, check_user_name
 from lft.accounts.keys import saslprep
 from lft.accounts.scram import SCRAM_PLUS, ScramClient, ScramServer
 from protocol import MAX_TEXT, SCRAM, AuthenticationError, UsageError
@@ -56,7 +56,7 @@ def test_each_login_has_nonces_of_its_own() -> None:
 
 def test_the_priority_is_the_accounts() -> None:
     """Who has logged in has the priority that the file gives."""
-    server = ScramServer({"boss": Credential.make("pw", 7, iterations=4096)}, b"secret")
+    server = ScramServer(Accounts({"boss": Credential.make("pw", 7, iterations=4096)}), b"secret")
     log_in(ScramClient("boss", "pw"), server)
     assert server.credential.priority == 7
 
@@ -76,7 +76,7 @@ def test_every_name_and_password_logs_in(text: str) -> None:
             check_user_name(form)
     except UsageError:
         assume(False)
-    users = {name: Credential.make(text, iterations=4096)}
+    users = Accounts({name: Credential.make(text, iterations=4096)})
     assert log_in(ScramClient(text, text), ScramServer(users, b"secret")) == name
 
 
@@ -84,7 +84,7 @@ def test_a_password_may_be_typed_in_either_unicode_form() -> None:
     """An accent typed as one character or as two is the same password, and the same name."""
     one, two = (unicodedata.normalize(form, "né") for form in ("NFC", "NFD"))
     assert one != two
-    users = {one: Credential.make(two, iterations=4096)}
+    users = Accounts({one: Credential.make(two, iterations=4096)})
     assert log_in(ScramClient(two, one), ScramServer(users, b"secret")) == one
 
 
@@ -180,7 +180,7 @@ def test_the_header_cannot_be_changed_on_the_way() -> None:
 def test_bound_messages_of_the_longest_names_fit() -> None:
     """The longest name, escaped, with the longest hash, stays below what a message may have."""
     name = "=" * 255
-    users = {name: verifier(b"pw")}
+    users = Accounts({name: verifier(b"pw")})
     client = ScramClient(name, "pw", binding=bytes(64))
     server = ScramServer(users, b"secret", binding=bytes(64))
     assert len(client.first()) <= MAX_TEXT

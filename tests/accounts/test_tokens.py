@@ -266,14 +266,14 @@ def test_a_name_too_long_for_a_token_is_refused_when_it_is_made() -> None:
 
 
 def test_a_store_ends_tokens_without_a_restart(filled_file: Path) -> None:
-    """The server passes its store."""
+    """Each login asks the store anew."""
     accounts = Accounts({"ann": HOLDERS["ann"]}, token_key=TOKEN_KEY)
     save_credentials(filled_file, accounts)
     store = CredentialStore(filled_file)
-    assert verify_token(GOOD, store, NOW).user == "ann"
+    assert verify_token(GOOD, store.current(), NOW).user == "ann"
     save_credentials(filled_file, accounts.with_token_key(renew=True))
     with pytest.raises(AuthenticationError):
-        verify_token(GOOD, store, NOW)
+        verify_token(GOOD, store.current(), NOW)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import jwt
 import pytest
 
 import auth
-from lft.accounts.account import MAX_TIME
+from lft.accounts.account import MAX_TIME, Accounts
 from lft.accounts.file import OPTIONAL, load_credentials, save_credentials
 from lft.accounts.passwords import PASSWORD_VARIABLE
 from lft.accounts.scram import ScramClient, ScramServer
@@ -219,7 +219,7 @@ def test_removing_an_unknown_user_fails_in_one_line(cli: Cli, filled_file: Path)
 def test_list_shows_names_and_priorities_in_order(cli: Cli, credential_file: Path) -> None:
     """One line for each user, and nothing of a key."""
     one = USERS["user"]
-    save_credentials(credential_file, {"zoe": one, "bob": replace(one, priority=-5)})
+    save_credentials(credential_file, Accounts({"zoe": one, "bob": replace(one, priority=-5)}))
     assert cli("list") == 0
     assert cli.out == "bob\tpriority -5\nzoe\tpriority 0\n"
 
@@ -246,7 +246,9 @@ def test_list_shows_every_limit(cli: Cli, filled_file: Path) -> None:
         USERS["user"], directory="d", max_file_size=2 << 30, quota=10 << 30, limit=5 << 20,
         allow_ext=(".pdf", ".txt"), expires=1, disabled=True
     )  # fmt: skip
-    save_credentials(filled_file, {"a": limits, "b": replace(USERS["user"], expires=MAX_TIME)})
+    save_credentials(
+        filled_file, Accounts({"a": limits, "b": replace(USERS["user"], expires=MAX_TIME)})
+    )
     assert cli("list") == 0
     assert cli.out == (
         "a\tpriority 0\tdirectory d\tmax-file-size 2.0 GB\tquota 10.0 GB\tlimit 5.0 MB/s"
@@ -271,7 +273,7 @@ def test_limits_can_be_changed_without_a_new_password(
 ) -> None:
     """An administrator disables an account without knowing its password."""
     monkeypatch.delenv(PASSWORD_VARIABLE)
-    save_credentials(credential_file, {"user": replace(USERS["user"], quota=5)})
+    save_credentials(credential_file, Accounts({"user": replace(USERS["user"], quota=5)}))
     assert cli("add", "user", "--keep-password", "--disabled") == 0
     assert load_credentials(credential_file)["user"] == replace(
         USERS["user"], quota=5, disabled=True
@@ -368,7 +370,7 @@ def test_renewing_the_key_ends_the_tokens(cli: Cli, filled_file: Path) -> None:
 
 def test_no_token_for_an_unknown_or_disabled_user(cli: Cli, credential_file: Path) -> None:
     """In one line, and a key is not made for it."""
-    save_credentials(credential_file, {"off": replace(USERS["user"], disabled=True)})
+    save_credentials(credential_file, Accounts({"off": replace(USERS["user"], disabled=True)}))
     assert cli.fails_in_one_line("token", "ghost")
     assert cli.fails_in_one_line("token", "")
     assert cli.fails_in_one_line("token", "off")
