@@ -25,7 +25,7 @@ from lft.accounts.account import Accounts, Credential, check_user_name, parse_ex
 from lft.accounts.file import OPTIONAL, change, load_credentials, load_or_new
 from lft.accounts.keys import saslprep
 from lft.accounts.passwords import new_password
-from lft.accounts.tokens import TOKEN_LIFETIME, holder, make_token
+from lft.accounts.tokens import holder, make_token
 from lft.files import keep_own_rights
 from lft.options import checked, format_size, parse_duration, parse_size, rate_argument
 from lft.terminal import make_output_safe, printable, say
@@ -101,9 +101,9 @@ def _add_token_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expires",
         type=checked(parse_duration),
-        default=TOKEN_LIFETIME,
+        default=config.TOKEN_LIFETIME,
         metavar="TIME",
-        help=f"good for 30d, 12h, 90m ({TOKEN_LIFETIME})",
+        help=f"good for 30d, 12h, 90m ({config.TOKEN_LIFETIME})",
     )
     parser.add_argument(
         "--renew-key", action="store_true", help="end all tokens that were made so far"

@@ -14,8 +14,8 @@ import pytest
 
 pytest.register_assert_rewrite("tests.support")  # only before it is imported
 
+import config
 from config import ServerSettings
-from lft.accounts import throttle
 from lft.accounts.account import Accounts, AccountSource, Credentials
 from lft.accounts.file import save_credentials
 from lft.accounts.passwords import PASSWORD_VARIABLE
@@ -148,7 +148,7 @@ def serve(start_local: StartLocal) -> Serve:
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let wrong logins cost no time."""
     for name in ("FREE_PAIR", "FREE_ADDRESS", "FREE_ACCOUNT"):
-        monkeypatch.setattr(throttle, name, 1_000_000)
+        monkeypatch.setattr(config, name, 1_000_000)
 
 
 @pytest.fixture(scope="session")

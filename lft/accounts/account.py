@@ -9,11 +9,11 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any, Callable, Iterator, Mapping
 
+import config
 from lft.accounts.keys import hmac_sha256, salt_password, saslprep
 from lft.terminal import printable
 from protocol import MAX_FILE_SIZE, MAX_TEXT, UsageError
 
-ITERATIONS = 100_000  # about 25 ms once per login, a hundred thousand times that for a guesser
 MIN_ITERATIONS = 4096  # the least RFC 7677 allows; less would be an attack on the password
 MAX_ITERATIONS = 10_000_000  # a server asking for more wants to keep our processor busy
 MAX_USER_NAME = 255  # characters
@@ -102,7 +102,9 @@ class Credential:
                 raise ValueError(f"{item.name} must be {item.metadata['wants']}")
 
     @classmethod
-    def make(cls, password: str, priority: int = 0, iterations: int = ITERATIONS) -> Credential:
+    def make(
+        cls, password: str, priority: int = 0, iterations: int = config.ITERATIONS
+    ) -> Credential:
         """Make the verifier of ``password`` with a salt of its own."""
         salt = secrets.token_bytes(16)
         salted = salt_password(password, salt, iterations)
@@ -145,7 +147,7 @@ class Accounts(Mapping[str, Credential]):
         self.token_key = token_key
         self.salt_key = salt_key
         counts = Counter(one.iterations for one in self._users.values())
-        self.usual_iterations = max(counts, key=lambda n: (counts[n], n), default=ITERATIONS)
+        self.usual_iterations = max(counts, key=lambda n: (counts[n], n), default=config.ITERATIONS)
 
     def __getitem__(self, name: str) -> Credential:
         return self._users[name]

@@ -16,6 +16,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import config
 from lft.accounts.account import Accounts, Credential, is_user_name, is_whole
 from lft.accounts.keys import from_base64, to_base64
 from lft.strictjson import as_object, parse_json, without_doubles
@@ -23,7 +24,6 @@ from lft.terminal import printable
 from protocol import UsageError
 
 MAX_CREDENTIALS_FILE = 16 * 1024 * 1024  # bytes: some fifty thousand users
-READ_AGAIN_AFTER = 5.0  # seconds until a credential file that could not be read is tried once more
 
 
 def load_credentials(path: Path) -> Accounts:
@@ -227,7 +227,7 @@ class CredentialStore:
                 return self._read
             known, self._problem = self._problem, problem
             if accounts is None:
-                self._again = time.monotonic() + READ_AGAIN_AFTER
+                self._again = time.monotonic() + config.READ_AGAIN_AFTER
             else:
                 self._read = accounts
             read = self._read

@@ -10,17 +10,8 @@ import time
 from collections import OrderedDict
 from typing import Callable
 
+import config
 from lft.addresses import network_of
-
-FIRST_DELAY = 0.5  # seconds, doubled with each further failure ...
-LONGEST_DELAY = 15.0  # ... up to this: a login must still end within LOGIN_TIMEOUT
-LONGEST_ACCOUNT_DELAY = 2.0  # seconds a stranger's guessing may cost the user himself
-GUESSES_AT_ONCE = 8  # of one user from one address may wait like that at the same time
-FREE_PAIR = 2  # failures of one user from one address that cost nothing: slips of the finger
-FREE_ADDRESS = 10  # of one address: many people may share one
-FREE_ACCOUNT = 20  # of one user from anywhere
-FORGET_AFTER = 600.0  # seconds without an attempt
-MAX_REMEMBERED = 10_000  # users, addresses, and pairs: two or three megabytes of each
 
 
 class _Failures:
@@ -38,10 +29,10 @@ class _Failures:
     def add(self, key: str, now: float) -> float:
         """Count a failure; return the seconds that those before it cost, infinity if too many."""
         before, last, busy = self._entries.pop(key, (0, now, now))
-        if now - last >= FORGET_AFTER:
+        if now - last >= config.FORGET_AFTER:
             before = 0
         over = min(before - self._free, 30)  # doubling has no use for more
-        delay = min(self._longest, FIRST_DELAY * 2**over) if over >= 0 else 0.0
+        delay = min(self._longest, config.FIRST_DELAY * 2**over) if over >= 0 else 0.0
         longer = max(busy, now) + delay / self._at_once
         if longer <= now + self._longest:
             busy = longer
@@ -78,13 +69,15 @@ class LoginDelay:
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, capacity: int = MAX_REMEMBERED
+        self, clock: Callable[[], float] = time.monotonic, capacity: int = config.MAX_REMEMBERED
     ) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._pairs = _Failures(FREE_PAIR, LONGEST_DELAY, capacity, GUESSES_AT_ONCE)
-        self._addresses = _Failures(FREE_ADDRESS, LONGEST_DELAY, capacity)
-        self._users = _Failures(FREE_ACCOUNT, LONGEST_ACCOUNT_DELAY, capacity)
+        self._pairs = _Failures(
+            config.FREE_PAIR, config.LONGEST_DELAY, capacity, config.GUESSES_AT_ONCE
+        )
+        self._addresses = _Failures(config.FREE_ADDRESS, config.LONGEST_DELAY, capacity)
+        self._users = _Failures(config.FREE_ACCOUNT, config.LONGEST_ACCOUNT_DELAY, capacity)
 
     def attempt(self, user: str, address: str) -> float:
         """Count an attempt; return the seconds to wait before it is answered, right or wrong.

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import config
 from lft.accounts.account import (
     MAX_TIME,
     Accounts,
@@ -25,8 +26,6 @@ from lft.terminal import printable
 from protocol import MAX_TEXT, AuthenticationError, UsageError
 
 MAX_TOKEN = MAX_TEXT  # characters: it must fit a message
-TOKEN_LIFETIME = "30d"  # noqa: S105  (how long, not what)
-LEEWAY = 60  # seconds a clock may be ahead of ours; none for a token's end, which is ours to say
 _BAD_TOKEN = "the token is not valid"  # noqa: S105  (a message)
 
 
@@ -119,7 +118,7 @@ def _subject(claims: dict[str, Any], now: float) -> str:
     issued, expires, start = claims["iat"], claims["exp"], claims.get("nbf", 0)
     if not all(is_whole(instant, 0, MAX_TIME) for instant in (issued, expires, start)):
         raise ValueError("not an instant")
-    if not max(issued, start) <= now + LEEWAY or not max(issued, start, now) < expires:
+    if not max(issued, start) <= now + config.TOKEN_LEEWAY or not max(issued, start, now) < expires:
         raise ValueError("not now")
     user, number = claims["sub"], claims["jti"]
     if not all(isinstance(text, str) and is_user_name(text) for text in (user, number)):

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from lft.accounts.account import ITERATIONS, Accounts, Credential, demo_credentials
+from config import ITERATIONS
+from lft.accounts.account import Accounts, Credential, demo_credentials
 from lft.accounts.keys import hmac_sha256
 from lft.accounts.scram import ScramClient, ScramServer
 from protocol import AuthenticationError

@@ -97,7 +97,7 @@ def test_a_file_that_could_not_be_read_is_tried_again_although_it_has_not_change
 
     for round_ in (1, 2):
         save_credentials(filled_file, Accounts({f"user{round_}": USERS["user"]}))
-        monkeypatch.setattr("lft.accounts.file.READ_AGAIN_AFTER", 0.0)
+        monkeypatch.setattr("config.READ_AGAIN_AFTER", 0.0)
         monkeypatch.setattr("lft.accounts.file.load_credentials", no_descriptor)
         before = list(store.current())
         assert list(store.current()) == before != [f"user{round_}"]

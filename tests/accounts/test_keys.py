@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lft.accounts.account import ITERATIONS, MAX_ITERATIONS, MIN_ITERATIONS, Credential
+from config import ITERATIONS
+from lft.accounts.account import MAX_ITERATIONS, MIN_ITERATIONS, Credential
 from lft.accounts.keys import saslprep
 from protocol import UsageError
 from tests.support.generated import quick, short

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from client import send_files
-from config import LOGIN_TIMEOUT
-from lft.accounts.throttle import (
+from config import (
     FORGET_AFTER,
     FREE_ACCOUNT,
     FREE_ADDRESS,
     FREE_PAIR,
     GUESSES_AT_ONCE,
+    LOGIN_TIMEOUT,
     LONGEST_ACCOUNT_DELAY,
     LONGEST_DELAY,
-    LoginDelay,
 )
+from lft.accounts.throttle import LoginDelay
 from protocol import MAX_TEXT, AuthenticationError, ConnectionLostError, Goodbye
 from tests.support.accounts import PASSWORD, VERIFIER, Serve
 from tests.support.files import random_file

@@ -9,8 +9,8 @@ from typing import Callable
 import pytest
 
 from client import send_files
+from config import FREE_PAIR
 from lft.accounts.account import Accounts
-from lft.accounts.throttle import FREE_PAIR
 from lft.accounts.tokens import make_token, signing_key
 from lft.wire.codecs import FEATURES
 from lft.wire.frames import encode
