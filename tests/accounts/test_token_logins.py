@@ -104,6 +104,15 @@ def test_a_good_token_works_on_loopback(serve: Serve) -> None:
     assert answer.saved_as.startswith("alice/")
 
 
+def test_a_good_token_works_on_the_loopback_of_a_server_for_both_ip_versions(
+    serve: Serve,
+) -> None:
+    """24: it sees 127.0.0.1 as ::ffff:127.0.0.1."""
+    local = serve(ALICE_ALONE, host="::")
+    with Peer(local.port) as peer:
+        assert isinstance(peer.show(token()), AuthOk)
+
+
 def test_a_good_token_works_over_tls(serve: Serve, pki: Pki, tmp_path: Path) -> None:
     """24 and 27: for a whole transfer, with no user name and no password."""
     local = serve(ALICE_ALONE, **tls(pki.server))
