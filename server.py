@@ -32,6 +32,7 @@ import argparse
 import contextlib
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -243,7 +244,7 @@ class Server:
         tls = Tls.load(settings)
         self._output = OutputDirectory(settings.output)
         try:
-            self._listener = listen(settings.host, settings.port)
+            self._listener = _listen(settings)
         except UsageError:
             self._output.release()
             raise
@@ -469,13 +470,34 @@ def _accounts(settings: ServerSettings) -> AccountSource:
     """Load the accounts; the demo ones only where nobody else can reach them."""
     if settings.credentials is not None:
         return CredentialStore(settings.credentials, lambda text: log.warning("%s", text)).current
-    if not is_loopback(settings.host):
-        raise UsageError(
-            f"the demo accounts work on loopback only, not on {printable(settings.host)}: "
-            "make accounts with auth.py add and start with --credentials"
-        )
+    _check_loopback(settings.host)  # before anything is opened
     accounts = demo_credentials()
     return lambda: accounts
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    """Open the listener. Raises ``UsageError``.
+
+    With the demo accounts the address that was bound counts: a name may stand for another one here
+    than it did when it was looked at, as ``*`` does.
+    """
+    listener = listen(settings.host, settings.port)
+    try:
+        if settings.credentials is None:
+            _check_loopback(listener.getsockname()[0])
+    except UsageError:
+        listener.close()
+        raise
+    return listener
+
+
+def _check_loopback(host: str) -> None:
+    """Raise ``UsageError`` unless only this machine can reach ``host``."""
+    if not is_loopback(host):
+        raise UsageError(
+            f"the demo accounts work on loopback only, not on {printable(host)}: "
+            "make accounts with auth.py add and start with --credentials"
+        )
 
 
 def _serve(settings: ServerSettings) -> None:

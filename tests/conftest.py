@@ -139,7 +139,8 @@ def serve(start_local: StartLocal) -> Serve:
 
     def start(users: Credentials, **changes: Any) -> ServerThread:
         accounts = users if isinstance(users, Accounts) else Accounts(users)
-        return start_local(lambda: accounts, **changes)
+        own: dict[str, Any] = {"credentials": Path("not the demo accounts"), **changes}
+        return start_local(lambda: accounts, **own)
 
     return start
 
