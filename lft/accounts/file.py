@@ -26,6 +26,10 @@ from protocol import UsageError
 MAX_CREDENTIALS_FILE = 16 * 1024 * 1024  # bytes: some fifty thousand users
 
 
+class StaleFileError(UsageError):
+    """A mounted credential file is no longer the one that is changed where it comes from."""
+
+
 def load_credentials(path: Path) -> Accounts:
     """Read a credential file. Raises ``UsageError`` that says what is wrong with it, and where."""
     try:
@@ -41,16 +45,23 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # how O_NOFOLLOW says it
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        reason = _REASONS.get(error.errno or 0, error.strerror)
         raise UsageError(f"credential file {path}: {reason}") from None
+
+
+_REASONS = {
+    errno.ELOOP: "it is a symbolic link",  # how O_NOFOLLOW says it
+    errno.EBUSY: "it is mounted by itself and cannot be replaced; mount its directory instead",
+}
 
 
 def _read_private(path: Path) -> bytes:
     """Read a file that only its owner may read, never through a symlink."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _check_private(path, os.fstat(descriptor))
+        facts = os.fstat(descriptor)
+        _check_private(path, facts)
+        _check_linked(path, facts)
         return os.read(descriptor, MAX_CREDENTIALS_FILE)
     finally:
         os.close(descriptor)
@@ -65,6 +76,19 @@ def _check_private(path: Path, facts: os.stat_result) -> None:
         raise UsageError(f"credential file {path}: it belongs to another user")
     if facts.st_size > MAX_CREDENTIALS_FILE:
         raise UsageError(f"credential file {path}: too large")
+
+
+def _check_linked(path: Path, facts: os.stat_result) -> None:
+    """Raise ``StaleFileError`` for a file that has no name any more, yet ``path`` leads to it.
+
+    So it is with a single file that is mounted, into a container for example, once it is replaced
+    where it comes from: users who were removed there still stand in this one.
+    """
+    if facts.st_nlink == 0 and os.path.samestat(facts, os.lstat(path)):
+        raise StaleFileError(
+            f"credential file {path}: it was replaced where it is mounted from, and the new one "
+            "cannot be seen from here; mount its directory instead of the file"
+        )
 
 
 _KEYS = {"token_key", "salt_key"}
@@ -194,8 +218,9 @@ class CredentialStore:
 
     A file that has become unreadable or damaged changes nothing: the accounts read last stay in
     force, ``warn`` is told once, in one line without secrets, and the file is tried again now and
-    then, since the trouble may be ours (no descriptor left). Raises ``UsageError`` when the file is
-    bad from the start. May be used by any thread.
+    then, since the trouble may be ours (no descriptor left). A file that was replaced out of our
+    sight is worse, because users may have been removed from it: until it can be read there are no
+    users. Raises ``UsageError`` when the file is bad from the start. May be used by any thread.
 
     ``_lock`` guards all that changes; nothing is read from disk or told while it is held.
     """
@@ -217,23 +242,26 @@ class CredentialStore:
                 return self._read
             # it is ours to read: the others go on with what there is
             self._seen, self._again = identity, math.inf
-        accounts, problem = None, None
-        try:
-            accounts = load_credentials(self._path)
-        except UsageError as error:
-            problem = str(error)
+        accounts, problem = self._load()
         with self._lock:
             if self._seen != identity:  # somebody has seen, and reads, a newer file
                 return self._read
             known, self._problem = self._problem, problem
-            if accounts is None:
+            if problem:
                 self._again = time.monotonic() + config.READ_AGAIN_AFTER
-            else:
-                self._read = accounts
-            read = self._read
+            self._read = read = self._read if accounts is None else accounts
         if problem and problem != known:
-            self._warn(f"{problem}; the accounts read before stay in force")
+            self._warn(problem)
         return read
+
+    def _load(self) -> tuple[Accounts | None, str | None]:
+        """Read the file; return the accounts, or ``None`` for those of before, and a problem."""
+        try:
+            return load_credentials(self._path), None
+        except StaleFileError as error:
+            return self._read.with_users({}), f"{error}; until then no user can log in"
+        except UsageError as error:
+            return None, f"{error}; the accounts read before stay in force"
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

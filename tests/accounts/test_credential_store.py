@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from dataclasses import replace
@@ -158,6 +159,79 @@ def test_accounts_and_stores_do_not_show_their_keys(filled_file: Path) -> None:
     save_credentials(filled_file, Accounts(USERS, token_key=b"s3cret" * 5 + b"xx"))
     shown = repr(load_credentials(filled_file)) + repr(CredentialStore(filled_file))
     assert "s3cret" not in shown
+
+
+# --- a file that is mounted by itself -----------------------------------------------------------
+
+
+def replace_at_its_source(file: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let a file look as a mounted one does once it was replaced where it is mounted from.
+
+    Its path still leads to it, but it has no name any more. Only the superuser could mount one.
+    """
+    real = os.fstat
+
+    def nameless(descriptor: int) -> os.stat_result:
+        facts = list(real(descriptor))
+        facts[3] = 0  # st_nlink
+        return os.stat_result(facts)
+
+    patch.setattr(os, "fstat", nameless)
+    os.utime(file)
+
+
+def test_a_user_removed_where_a_file_is_mounted_from_does_not_get_in(
+    filled_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """25: the old file can still be read there; nobody knows what stands in the new one."""
+    warnings: list[str] = []
+    store = CredentialStore(filled_file, warnings.append)
+    replace_at_its_source(filled_file, monkeypatch)
+    assert [list(store.current()) for _ in range(3)] == [[]] * 3
+    assert [warning.endswith("no user can log in") for warning in warnings] == [True]
+    with pytest.raises(UsageError, match="mount its directory"):
+        load_credentials(filled_file)
+
+
+def test_the_users_are_back_when_a_mounted_file_can_be_read_again(
+    filled_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """25: mounted anew, without a restart."""
+    store = CredentialStore(filled_file)
+    with monkeypatch.context() as patch:
+        replace_at_its_source(filled_file, patch)
+        assert list(store.current()) == []
+    save_credentials(filled_file, Accounts({"alice": USERS["user"]}))
+    assert list(store.current()) == ["alice"]
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_nevertheless(
+    filled_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no name any more, but its path leads to the new one."""
+    real = os.fstat
+
+    def meanwhile(descriptor: int) -> os.stat_result:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", real)
+            save_credentials(filled_file, Accounts({"alice": USERS["user"]}))
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fstat", meanwhile)
+    assert list(load_credentials(filled_file)) == ["user"]
+
+
+def test_a_mounted_file_that_cannot_be_replaced_says_what_to_do(
+    filled_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system only says that a device is busy."""
+
+    def busy(*_: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(os, "replace", busy)
+    with pytest.raises(UsageError, match="mount its directory instead"):
+        save_credentials(filled_file, USERS)
 
 
 # --- a server with a store ----------------------------------------------------------------------
