@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -95,7 +96,11 @@ _KEYS = {"token_key", "salt_key"}
 
 
 def _from_document(data: bytes) -> Accounts:
-    parsed = parse_json(data)
+    data = data[3:] if data.startswith(codecs.BOM_UTF8) else data  # some editors write one
+    try:
+        parsed = parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{error}: {_trouble(data)}") from None
     if not is_whole(
         without_doubles(parsed).get("version", 1), 1, 1
     ):  # which may know other keys, too
@@ -106,6 +111,21 @@ def _from_document(data: bytes) -> Accounts:
         raise ValueError("a key does not have 32 bytes")
     users = without_doubles(document["users"])
     return Accounts({name: _from_json(name, entry) for name, entry in users.items()}, **keys)
+
+
+def _trouble(data: bytes) -> str:
+    """Say what makes ``data`` no JSON, and in which line, without quoting it."""
+    if not data.strip():
+        return "it is empty"
+    try:
+        json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "it is not UTF-8 text"
+    except json.JSONDecodeError as error:
+        return f"{error.msg}, in line {error.lineno}"
+    except (ValueError, RecursionError):
+        pass
+    return "something in it is too large"
 
 
 _REQUIRED = {item.name for item in fields(Credential) if item.default is MISSING}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import fcntl
 import json
 import os
@@ -229,6 +230,7 @@ def document_with(**changes: object) -> bytes:
 
 TWICE = json.dumps(ACCOUNT)[:-1] + ', "priority": 1}'
 
+DAMAGED = "damaged, or not a credential file"
 SAID = {
     "user ann: quota must be a number from 1": file_with("ann", quota=0),
     "user ann: max_file_size must be a number": file_with("ann", max_file_size="1G"),
@@ -253,6 +255,10 @@ SAID = {
     "made by another version of this program": document_with(version=2, groups={}),
     "token_key must be base64": document_with(token_key=5),
     "a key does not have 32 bytes": document_with(salt_key="AAAA"),
+    f"{DAMAGED}: it is empty": b"\n",
+    f"{DAMAGED}: it is not UTF-8 text": document_with().decode().encode("utf-16"),
+    f"{DAMAGED}: Expecting value, in line 3": b'{\n"users":\n// ours\n{}}',
+    f"{DAMAGED}: something in it is too large": b"[" * 100_000,
 }
 
 
@@ -367,6 +373,13 @@ def test_a_malformed_file_is_refused(credential_file: Path, kind: str) -> None:
         load_credentials(credential_file)
     assert str(caught.value).startswith(f"credential file {credential_file}: ")
     assert str(caught.value).isprintable()
+
+
+def test_a_byte_order_mark_is_no_damage(credential_file: Path) -> None:
+    """Some editors write one before UTF-8."""
+    credential_file.touch(0o600)
+    credential_file.write_bytes(codecs.BOM_UTF8 + file_with())
+    assert list(load_credentials(credential_file)) == ["user"]
 
 
 @quick
