@@ -122,8 +122,12 @@ class Credential:
         return "has expired" if self.expires is not None and now >= self.expires else ""
 
 
-class ClosedAccountError(ValueError):
-    """Somebody tries an account that is closed or has expired: for the log, not for the client."""
+class RefusedLoginError(ValueError):
+    """Why a login is refused: for the operator's log, not for the client."""
+
+
+class ClosedAccountError(RefusedLoginError):
+    """The account is closed or has expired."""
 
     def __init__(self, user: str, account: Credential, now: float) -> None:
         super().__init__(f"the account of {user} {account.closed(now)}")

@@ -79,6 +79,27 @@ def test_a_bad_token_gets_the_one_answer(serve: Serve, kind: str) -> None:
     assert words == hello + encode(Error("authentication", "the token is not valid"))
 
 
+REFUSED: dict[str, Callable[[], str]] = {
+    "the token of alice expired at 2001-09-09T01:46:40Z": lambda: token(iat=1, exp=10**9),
+    "the token of alice holds from 2100-": lambda: token(nbf=4102444800, exp=4102444860),
+    "a token of alice is not signed with today's key": lambda: token(bytes(32)),
+    "there is no user nobody": lambda: token(sub="nobody"),
+    "the token is not valid": lambda: "nonsense",
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_the_log_says_why_a_token_is_refused(
+    serve: Serve, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    """24: a nightly job has stopped; the operator reads what to do about it."""
+    local = serve(ALICE_ALONE)
+    with Peer(local.port) as peer, pytest.raises(AuthenticationError, match="is not valid"):
+        peer.show(REFUSED[why]())
+    (line,) = lines(caplog, "login failed")
+    assert f"login failed: {why}" in line
+
+
 def test_bad_tokens_cost_a_growing_delay(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """23 and 24: whoever tries tokens waits like whoever tries passwords."""
     local = serve(ALICE_ALONE)
