@@ -94,12 +94,14 @@ class Login:
             raise AuthenticationError("a token may be shown over TLS only")
         user, credential = verify_token(proof.data, self._accounts())
         self.delays.succeeded(_token_from(peer), peer.address)
-        self._let_in(peer, user, credential, "")
+        self._let_in(peer, user, credential, login_token=proof.data)
 
-    def _let_in(self, peer: Peer, user: str, credential: Credential, final: str) -> None:
+    def _let_in(
+        self, peer: Peer, user: str, credential: Credential, final: str = "", login_token: str = ""
+    ) -> None:
         rights = Rights.of(credential, self._settings)
         session = Session(user, credential.priority, peer, rights)
-        session.verifier = credential.stored_key
+        session.verifier, session.login_token = credential.stored_key, login_token
         session.buckets = tuple(filter(None, (self._bucket, self._bucket_of(user, rights.limit))))
         peer.session, peer.login = session, None
         self._registry.add(session)
@@ -111,16 +113,19 @@ class Login:
         return self._buckets_of.setdefault((user, limit), TokenBucket(limit)) if limit else None
 
     def check_account(self, session: Session) -> None:
-        """Raise ``AuthenticationError`` if the user could not log in any more as it once did.
+        """Raise ``AuthenticationError`` if the client could not log in any more as it once did.
 
-        A session may last for days: a closed account or a changed password ends it at the next
-        file.
+        A session may last for days: a closed account, a changed password or a token that is no
+        longer valid ends it at the next file.
         """
-        account = self._accounts().get(session.user)
+        accounts = self._accounts()
+        account = accounts.get(session.user)
         if account is None or not account.active(time.time()):
             raise AuthenticationError("the account has been closed")
         if account.stored_key != session.verifier:
             raise AuthenticationError("the account has another password by now")
+        if session.login_token:
+            verify_token(session.login_token, accounts)
 
 
 def _token_from(peer: Peer) -> str:

@@ -11,6 +11,7 @@ import pytest
 from client import send_files
 from config import FREE_PAIR
 from lft.accounts.account import Accounts
+from lft.accounts.file import CredentialStore, save_credentials
 from lft.accounts.tokens import make_token, signing_key
 from lft.wire.codecs import FEATURES
 from lft.wire.frames import encode
@@ -21,6 +22,7 @@ from protocol import (
     AuthOk,
     AuthStart,
     Error,
+    FileReady,
     Hello,
     IntegrityOk,
     Message,
@@ -37,7 +39,7 @@ from tests.support.accounts import (
 )
 from tests.support.certificates import Pki, tls
 from tests.support.files import random_file
-from tests.support.local import ServerThread
+from tests.support.local import ServerThread, StartLocal
 from tests.support.outputs import lines
 from tests.support.processes import run_client
 from tests.support.rawpeer import Peer, last_words, raw_socket
@@ -160,6 +162,39 @@ def test_a_bad_token_is_exit_3(serve: Serve, tmp_path: Path) -> None:
     assert done.returncode == 3
     assert done.stderr.endswith("❌ the token is not valid\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_session_whose_token_has_expired_begins_no_other_file(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """24: what runs may end."""
+    local = serve(ALICE_ALONE)
+    with Peer(local.port) as peer:
+        welcome = peer.show(token())
+        assert isinstance(welcome, AuthOk)
+        peer.token = welcome.token
+        upload = peer.start("x", b"x")
+        later = time.time() + 601
+        monkeypatch.setattr("lft.accounts.tokens.time.time", lambda: later)
+        upload.send(peer.attach(), 0)
+        assert isinstance(upload.complete(), IntegrityOk)
+        with pytest.raises(AuthenticationError, match="the token is not valid"):
+            peer.ask("y", 10)
+    assert len(lines(caplog, "the token of alice expired")) == 1
+
+
+def test_a_renewed_key_ends_the_sessions_of_tokens_at_the_next_file(
+    start_local: StartLocal, users_file: Path
+) -> None:
+    """24: and leaves those of passwords alone."""
+    save_credentials(users_file, ALICE_ALONE)
+    local = start_local(CredentialStore(users_file).current)
+    with Peer(local.port) as by_token, Peer(local.port).log_in() as by_password:
+        assert isinstance(by_token.show(token()), AuthOk)
+        save_credentials(users_file, ALICE_ALONE.with_token_key(renew=True))
+        with pytest.raises(AuthenticationError, match="the token is not valid"):
+            by_token.ask("x", 10)
+        assert isinstance(by_password.ask("y", 10), FileReady)
 
 
 def test_a_token_of_a_user_who_was_removed_is_bad(serve: Serve) -> None:
