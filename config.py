@@ -168,13 +168,15 @@ TOKEN_LEEWAY = 60  # seconds the clock that made a token may be ahead of ours; n
 READ_AGAIN_AFTER = 5.0  # seconds until a credential file that could not be read is tried once more
 FIRST_DELAY = 0.5  # seconds a login waits after a failed one, doubled with each further failure ...
 LONGEST_DELAY = 15.0  # ... up to this: a login must still end within LOGIN_TIMEOUT
-LONGEST_ACCOUNT_DELAY = 2.0  # seconds that guesses from elsewhere may cost the user himself
+LONGEST_SHARED_DELAY = 2.0  # seconds that failures of others may cost a right user: those at the
+# same address, and guesses at the same account from elsewhere
 GUESSES_AT_ONCE = 8  # of one user from one address may wait like that at the same time
 FREE_PAIR = 2  # failures of one user from one address that cost nothing: slips of the finger
 FREE_ADDRESS = 10  # failures from one address that cost nothing: many people may share one
 FREE_ACCOUNT = 20  # failures of one user from anywhere that cost nothing
-FORGET_AFTER = 600.0  # seconds without an attempt until its failures are forgotten
-MAX_REMEMBERED = 10_000  # users, addresses, and pairs of both: two or three megabytes of each
+FAILURES_HALVE_AFTER = 60.0  # seconds after which half of the failures are forgotten
+FAILURE_COUNTERS = 2**15  # counters in each of four rows, for users at their addresses: 3 MB; with
+# 500 failed logins of made-up users a second they delay no other user
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Login:
     def start(self, peer: Peer, message: AuthStart) -> None:
         """Answer AUTH_START with a challenge, or judge the token that it shows."""
         if message.mechanism == TOKEN:
-            self._expect_proof(peer, message, _token_from(peer))  # its user is not known yet
+            self._expect_proof(peer, message, _token_name(message.data))
             return
         login = ScramServer(self._accounts(), self._secret, binding=peer.binding)
         if message.mechanism != login.mechanism:
@@ -93,7 +93,7 @@ class Login:
         if not (peer.connection.secure or is_loopback(peer.address)):  # others could read it
             raise AuthenticationError("a token may be shown over TLS only")
         user, credential = verify_token(proof.data, self._accounts())
-        self.delays.succeeded(_token_from(peer), peer.address)
+        self.delays.succeeded(_token_name(proof.data), peer.address)
         self._let_in(peer, user, credential, login_token=proof.data)
 
     def _let_in(
@@ -128,6 +128,9 @@ class Login:
             verify_token(session.login_token, accounts)
 
 
-def _token_from(peer: Peer) -> str:
-    """Return what wrong tokens count for: their address, and no user's account."""
-    return f"token from {peer.address}"
+def _token_name(token: str) -> str:
+    """Return what stands for the user of a token, who is not known before it has been verified.
+
+    So a wrong token counts for itself and its address, not for other tokens or an account.
+    """
+    return f"token {token}"
