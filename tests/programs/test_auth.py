@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -403,6 +404,20 @@ def test_a_wrong_command_line_ends_with_exit_code_2(
     assert cli(*command) == 2
     assert "usage:" in cli.err
     assert not credential_file.exists()
+
+
+@pytest.mark.parametrize("command", ["add", "remove", "list", "token"])
+def test_help_explains_each_argument_and_gives_an_example(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """For a reader who has never seen the program."""
+    with pytest.raises(SystemExit):
+        auth.main([command, "--help"])
+    text = capsys.readouterr().out
+    usage, _, rest = text.partition("\n\n")
+    for argument in re.findall(r"--[a-z-]+|NAME", usage):
+        assert re.search(rf"^  .*{argument}\b[^\n]*(  |\n {{20,}})\w", rest, re.M), argument
+    assert f"example: python auth.py {command} " in rest
 
 
 def test_no_command_at_all_ends_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
