@@ -20,10 +20,10 @@ _ROWS = struct.Struct("=4I")
 class _Failures:
     """Failed attempts by key, and the delay they cost. They fade: each minute leaves half of them.
 
-    Each key has one counter in each of four rows, and its failures are the least of the four (a
-    count-min sketch). A secret hash says which counters: so their number is fixed, and made-up keys
-    cannot push a real one out, as they could where the oldest entries are dropped. They can only
-    add to a key's failures, if they happen to hit all four.
+    A count-min sketch: each key has one counter in each of four rows, chosen by a secret hash, and
+    its failures are the least of the four. So memory is fixed, and a flood of made-up keys cannot
+    push a real one out, as it could out of a table that drops its oldest entries. It can only add
+    to the failures of a key, where it happens to hit all four of its counters.
     """
 
     def __init__(self, free: int, longest: float, width: int, at_once: float = math.inf) -> None:
@@ -33,16 +33,18 @@ class _Failures:
         zeros = bytes(8 * 4 * width)
         self._counts = array("d", zeros)
         self._counted_at = array("d", zeros)
-        self._busy_until = array("d", zeros)  # the delays fill the time of those that may wait
+        self._busy_until = array("d", zeros)  # instants until which those that wait fill all places
 
     def add(self, key: str, now: float) -> float:
-        """Count a failure; return the seconds that those before it cost, infinity if too many."""
+        """Count a failure; return the delay that earlier ones cost, infinity if too many wait."""
         places = self._places(key)
         before = self._fade(places, now)
         delay = self._delay(before)
         busy_until = max(now, min(self._busy_until[at] for at in places)) + delay / self._at_once
         if busy_until > now + self._longest:
-            delay = math.inf  # it takes no place, or a client that goes on would keep others out
+            delay = (
+                math.inf
+            )  # and takes no place, or a persistent guesser would keep the user out for ever
         for at in places:
             self._counts[at] = max(self._counts[at], before + 1)
             if delay < math.inf:
@@ -92,7 +94,7 @@ class LoginDelay:
     An attempt counts as failed until ``succeeded`` says otherwise, so that many at the same time
     wait as long as one after the other. Only so many of one user from one address may wait
     together, or a thousand connections would make a thousand guesses in the time of one.
-    Users that do not exist are counted like those that do. May be used by any thread.
+    Users that do not exist are counted like those that do. Any thread may use it.
 
     ``_lock`` guards the three tables; nothing but counting is done under it.
     """
@@ -110,7 +112,7 @@ class LoginDelay:
     def attempt(self, user: str, address: str) -> float:
         """Count an attempt; return the seconds to wait before it is answered, right or wrong.
 
-        Infinity: it is not to be looked at.
+        Infinity: refuse it without judging it.
         """
         network = network_of(address)
         with self._lock:

@@ -26,7 +26,7 @@ from lft.strictjson import as_object, parse_json
 from lft.terminal import printable
 from protocol import MAX_TEXT, AuthenticationError, UsageError
 
-MAX_TOKEN = MAX_TEXT  # characters: it must fit a message
+MAX_TOKEN = MAX_TEXT  # characters: a token must fit a message
 _BAD_TOKEN = "the token is not valid"  # noqa: S105  (a message)
 
 
@@ -40,8 +40,8 @@ class Identity(NamedTuple):
 def signing_key(token_key: bytes, credential: Credential | None) -> bytes:
     """Return the key of one user's tokens.
 
-    It is made from the file's key and from the user's verifier: a new password ends the user's
-    tokens, and a name that is given to somebody else does not come with the old owner's tokens.
+    It is made from the file's key and the user's verifier: a new password ends the user's tokens,
+    and a name that is given to another person does not come with the old owner's tokens.
     """
     return hmac_sha256(token_key, b"token:" + (credential.stored_key if credential else bytes(32)))
 
@@ -49,7 +49,7 @@ def signing_key(token_key: bytes, credential: Credential | None) -> bytes:
 def make_token(accounts: Accounts, user: str, lifetime: int, now: float | None = None) -> str:
     """Make a JWT (RFC 7519, HS256) for ``user``, good for ``lifetime`` seconds.
 
-    Raises ``UsageError`` for a user who could not use it.
+    Raises ``UsageError`` for a user that could not log in with it.
     """
     issued = int(time.time() if now is None else now)
     credential = holder(accounts, user, issued)
@@ -65,7 +65,7 @@ def make_token(accounts: Accounts, user: str, lifetime: int, now: float | None =
 
 
 def holder(accounts: Accounts, user: str, now: float) -> Credential:
-    """Return the account of somebody who may have a token. Raises ``UsageError``."""
+    """Return the account of a user that may have a token. Raises ``UsageError``."""
     credential = accounts.get(user)
     if credential is None:
         raise UsageError(f"no user {printable(user)}")
@@ -103,7 +103,7 @@ def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
         hmac_sha256(key, f"{header}.{part}".encode()), from_base64url(signature)
     )
     if credential is None:
-        raise RefusedLoginError(f"there is no user {user}, whom a token names")
+        raise RefusedLoginError(f"a token names the user {user}, and there is none")
     if not right:
         raise RefusedLoginError(
             f"a token of {user} is not signed with today's key: the key was renewed or the "
@@ -116,7 +116,7 @@ def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
 
 
 def _check_header(part: str) -> None:
-    """Raise ``ValueError`` unless the header is ours: one we do not know may change the meaning."""
+    """Raise ``ValueError`` unless the header is ours: an unknown field may change the meaning."""
     header = as_object(parse_json(from_base64url(part)), {"alg"}, {"typ"})
     if header["alg"] != "HS256" or header.get("typ", "JWT") != "JWT":
         raise ValueError("not a token of ours")
@@ -155,7 +155,7 @@ def _json_part(value: dict[str, Any]) -> str:
 
 
 def read_token(file: Path) -> str:
-    """Read a token file: its first line. Raises ``UsageError`` for what cannot be a token."""
+    """Read the token in the first line of a file. Raises ``UsageError`` if there is none."""
     text = first_line(file, "token file").strip()
     if len(text) > MAX_TOKEN or not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", text, re.ASCII):
         raise UsageError(f"token file {file}: there is no token in its first line")

@@ -1,4 +1,4 @@
-"""Letting clients in: proofs of passwords and tokens, and the delay after wrong ones."""
+"""Logins: judging proofs of passwords and tokens, and the delay after wrong ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger("coordinator")
 class Login:
     """Judges proofs and makes sessions. All of it runs on workers.
 
-    ``delays`` counts wrong proofs. A proof that has to wait stays in its peer; main looks at the
+    ``delays`` counts wrong proofs. A proof that has to wait stays in its peer; main watches the
     clock and hands the peer to a worker when the proof is due.
     """
 
@@ -63,7 +63,7 @@ class Login:
         self._expect_proof(peer, message, peer.login.user)
 
     def _expect_proof(self, peer: Peer, proof: AuthStart | AuthResponse, user: str) -> None:
-        """Judge a proof now, or later if there were wrong ones before."""
+        """Judge a proof at once, or later if wrong ones came before it."""
         delay = self.delays.attempt(user, peer.address)
         if delay == float("inf"):
             raise AuthenticationError("too many wrong passwords; try again later")
@@ -90,7 +90,9 @@ class Login:
         self._let_in(peer, login.user, login.credential, final)
 
     def _judge_token(self, peer: Peer, proof: AuthStart) -> None:
-        if not (peer.connection.secure or is_loopback(peer.address)):  # others could read it
+        if not (
+            peer.connection.secure or is_loopback(peer.address)
+        ):  # others can read it on the way
             raise AuthenticationError("a token may be shown over TLS only")
         user, credential = verify_token(proof.data, self._accounts())
         self.delays.succeeded(_token_name(proof.data), peer.address)
@@ -109,7 +111,7 @@ class Login:
         peer.connection.send(AuthOk(final, session.token, session.priority))
 
     def _bucket_of(self, user: str, limit: int | None) -> TokenBucket | None:
-        """Return the one bucket of a user, whatever the number of sessions."""
+        """Return the bucket that all sessions of a user share."""
         return self._buckets_of.setdefault((user, limit), TokenBucket(limit)) if limit else None
 
     def check_account(self, session: Session) -> None:

@@ -85,7 +85,7 @@ REFUSED: dict[str, Callable[[], str]] = {
     "the token of alice expired at 2001-09-09T01:46:40Z": lambda: token(iat=1, exp=10**9),
     "the token of alice holds from 2100-": lambda: token(nbf=4102444800, exp=4102444860),
     "a token of alice is not signed with today's key": lambda: token(bytes(32)),
-    "there is no user nobody": lambda: token(sub="nobody"),
+    "a token names the user nobody, and there is none": lambda: token(sub="nobody"),
     "the token is not valid": lambda: "nonsense",
 }
 
