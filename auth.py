@@ -3,8 +3,7 @@
 The work itself is done in ``lft/accounts``, which the server and the client use as well. No
 password is ever taken from an argument, crosses the wire or is stored: the credential file holds
 what RFC 5802 calls StoredKey and ServerKey, from which neither the password nor a login can be
-made. Its key for tokens is another matter: whoever can read it can make a token. Hence the file's
-mode.
+made. Its key for tokens is another matter: any reader of the file can make a token. Hence its mode.
 """
 
 from __future__ import annotations

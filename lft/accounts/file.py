@@ -84,7 +84,7 @@ def _check_linked(path: Path, facts: os.stat_result) -> None:
     """Raise ``StaleFileError`` for a file that has no name any more, yet ``path`` leads to it.
 
     So it is with a single file that is mounted, into a container for example, once it is replaced
-    where it comes from: users who were removed there still stand in this one.
+    where it comes from: users that were removed there still stand in this one.
     """
     if facts.st_nlink == 0 and os.path.samestat(facts, os.lstat(path)):
         raise StaleFileError(

@@ -131,7 +131,7 @@ class Login:
 
 
 def _token_name(token: str) -> str:
-    """Return what stands for the user of a token, who is not known before it has been verified.
+    """Return what stands for a token's user, which is not known before the token is verified.
 
     So a wrong token counts for itself and its address, not for other tokens or an account.
     """

@@ -1,4 +1,4 @@
-"""The credential file as a running server sees it, and the effect of changes in it."""
+"""The credential file of a running server, and the effect of changes in it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_store_does_not_start_with_a_bad_file(credential_file: Path) -> None:
 
 
 def spoil(file: Path) -> None:
-    """Write what is no credential file."""
+    """Write something that is not a credential file."""
     file.write_bytes(b"s3cret")
 
 
@@ -110,7 +110,7 @@ def test_a_file_that_could_not_be_read_is_tried_again_although_it_has_not_change
 def test_a_bad_file_is_not_read_for_each_login(
     filled_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be a large one, and anybody can try to log in."""
+    """The file may be large, and any stranger can try to log in."""
     store = CredentialStore(filled_file)
     spoil(filled_file)
     assert list(store.current()) == ["user"]
@@ -121,7 +121,7 @@ def test_a_bad_file_is_not_read_for_each_login(
 def test_a_slow_reader_of_an_old_file_does_not_undo_a_newer_one(
     filled_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one thread reads, others are answered; what it has read in the end is out of date."""
+    """Other threads do not wait for the reader, and its outdated result is dropped."""
     store, real = CredentialStore(filled_file), load_credentials
     reading, go_on = threading.Event(), threading.Event()
 
@@ -155,7 +155,7 @@ def test_what_a_store_gave_does_not_change_under_ones_feet(filled_file: Path) ->
 
 
 def test_accounts_and_stores_do_not_show_their_keys(filled_file: Path) -> None:
-    """The key that signs tokens is the worst of them."""
+    """Least of all the key that signs tokens."""
     save_credentials(filled_file, Accounts(USERS, token_key=b"s3cret" * 5 + b"xx"))
     shown = repr(load_credentials(filled_file)) + repr(CredentialStore(filled_file))
     assert "s3cret" not in shown
@@ -165,7 +165,7 @@ def test_accounts_and_stores_do_not_show_their_keys(filled_file: Path) -> None:
 
 
 def replace_at_its_source(file: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let a file look as a mounted one does once it was replaced where it is mounted from.
+    """Make a file look like a mounted one that was replaced where it is mounted from.
 
     Its path still leads to it, but it has no name any more. Only the superuser could mount one.
     """
@@ -183,7 +183,7 @@ def replace_at_its_source(file: Path, patch: pytest.MonkeyPatch) -> None:
 def test_a_user_removed_where_a_file_is_mounted_from_does_not_get_in(
     filled_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """25: the old file can still be read there; nobody knows what stands in the new one."""
+    """25: the mount still shows the old file, and the new one cannot be read."""
     warnings: list[str] = []
     store = CredentialStore(filled_file, warnings.append)
     replace_at_its_source(filled_file, monkeypatch)
@@ -298,7 +298,7 @@ def test_who_is_taken_away_while_logged_in_begins_no_other_file(
 def test_who_gets_other_limits_while_logged_in_sends_on(
     stored: ServerThread, users_file: Path
 ) -> None:
-    """25: they hold from the next login on."""
+    """25: the new limits hold from the next login on."""
     with Peer(stored.port).log_in() as peer:
         save_credentials(users_file, Accounts({"alice": account(quota=1)}))
         assert isinstance(peer.ask("x", 10), FileReady)

@@ -1,4 +1,4 @@
-"""Guessing passwords: each failure costs more time, and only the guesser's."""
+"""Guessing passwords: each failure costs the guesser more time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_delay_grows_with_each_failure() -> None:
 
 
 def test_many_guesses_at_once_are_no_way_around_the_delay() -> None:
-    """A thousand connections an hour long: 8 guesses in 15 s, not a thousand; then all is well."""
+    """20 guesses a second for an hour: no more than 8 in 15 s are judged."""
     guess = Guesser()
     answered = 0
     for _ in range(3600):
@@ -65,7 +65,7 @@ def test_many_guesses_at_once_are_no_way_around_the_delay() -> None:
 
 
 def test_the_longest_delay_fits_into_the_time_for_a_login() -> None:
-    """Or the right password would come too late behind wrong ones."""
+    """Otherwise the right password would come too late after wrong ones."""
     assert LONGEST_DELAY < LOGIN_TIMEOUT
 
 
@@ -80,7 +80,7 @@ def test_failures_are_forgotten_by_half_a_minute_after_minute() -> None:
 
 
 def test_a_neighbour_with_an_old_password_costs_others_little() -> None:
-    """A forgotten job tries it every other second for an hour, beside them at one address."""
+    """A forgotten job at their address tries it every other second, for an hour."""
     guess = Guesser()
     for _ in range(1800):
         guess(1, "job")
@@ -92,7 +92,7 @@ def test_a_neighbour_with_an_old_password_costs_others_little() -> None:
 
 
 def test_success_takes_back_all_that_the_user_cost_an_address() -> None:
-    """Eight slips of the finger of one are none of those that the address has free."""
+    """Eight slips of the finger of one user use up none of the address's free failures."""
     guess = Guesser()
     guess(8)
     guess.delay.succeeded("ann", "192.0.2.1")
@@ -101,7 +101,7 @@ def test_success_takes_back_all_that_the_user_cost_an_address() -> None:
 
 
 def test_success_starts_this_user_at_this_address_anew() -> None:
-    """The attempt itself is not held against anybody."""
+    """The successful attempt itself counts for nothing."""
     guess = Guesser()
     assert guess(4)[-1] > 0
     guess.delay.succeeded("ann", "192.0.2.1")
@@ -109,7 +109,7 @@ def test_success_starts_this_user_at_this_address_anew() -> None:
 
 
 def test_success_of_one_user_does_not_help_to_guess_another_from_the_same_address() -> None:
-    """Who has an account cannot use it to wash his address clean."""
+    """A user cannot clear the address of its failures with a login of its own."""
     guess = Guesser()
     for number in range(30):
         guess(1, f"victim{number}")
@@ -146,7 +146,7 @@ def test_the_right_user_elsewhere_still_gets_in() -> None:
 
 
 def test_an_address_of_many_is_one_person() -> None:
-    """Who has IPv6 has 2**64 addresses; an IPv4 address written as IPv6 is still one."""
+    """A household has 2**64 addresses of IPv6; an IPv4 address written as IPv6 is one."""
     guess = Guesser()
     assert [guess(1, address=f"2001:db8:0:1::{i}")[0] for i in range(4)][-1] == 1
     assert guess(1, "bob", "2001:db8:0:2::1") == [0]
@@ -228,10 +228,10 @@ def test_a_login_that_had_to_wait_gets_in_with_the_right_password(
     assert len(lines(caplog, "its login waits")) == 1
 
 
-def test_the_right_user_elsewhere_gets_in_while_somebody_guesses(
+def test_the_right_user_elsewhere_gets_in_while_another_client_guesses(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """23: guessing at one address costs the user at another one nothing, or next to it."""
+    """23: guessing at one address costs the user at another one 2 s at most."""
     local = serve({"alice": VERIFIER})
     fail(local, GUESSES_AT_ONCE)
     fail(local, FREE_ACCOUNT - GUESSES_AT_ONCE - 1, address="127.0.0.3")
@@ -248,9 +248,9 @@ def test_the_right_user_elsewhere_gets_in_while_somebody_guesses(
 def test_of_too_many_logins_that_wait_the_last_is_refused_unseen(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """23: the right password does not help, nor does its refusal tell that it was right."""
+    """23: the right password is refused as well, in the same words as a wrong one."""
     local = serve({"alice": VERIFIER})
-    now = time.monotonic()  # nobody's wait gets shorter, however slow this login is
+    now = time.monotonic()  # no wait gets shorter, however slow this login is
     monkeypatch.setattr(local.server.login.delays, "_clock", lambda: now)
     fail(local, 100)
     with Peer(local.port) as peer:
@@ -287,7 +287,7 @@ def test_a_client_that_leaves_while_its_login_waits_leaves_no_session(
 def test_a_login_whose_time_is_up_is_not_judged_any_more(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """4 and 23: the deadline ends it, though its password is right."""
+    """4 and 23: the deadline ends the login although its password is right."""
     local = serve({"alice": VERIFIER}, login_timeout=1.0)
     fail(local, FREE_PAIR + 2)  # the next waits 2 s: to the time for our last words
     with Peer(local.port) as peer:

@@ -103,7 +103,7 @@ def test_the_log_says_why_a_token_is_refused(
 
 
 def test_bad_tokens_cost_a_growing_delay(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """23 and 24: whoever tries tokens waits like whoever tries passwords."""
+    """23 and 24: trying tokens costs the same delay as trying passwords."""
     local = serve(ALICE_ALONE)
     for _ in range(FREE_PAIR + 1):
         with Peer(local.port) as peer, pytest.raises(AuthenticationError):
@@ -130,7 +130,7 @@ def test_a_good_token_works_on_loopback(serve: Serve) -> None:
 def test_a_good_token_works_on_the_loopback_of_a_server_for_both_ip_versions(
     serve: Serve,
 ) -> None:
-    """24: it sees 127.0.0.1 as ::ffff:127.0.0.1."""
+    """24: such a server sees 127.0.0.1 as ::ffff:127.0.0.1."""
     local = serve(ALICE_ALONE, host="::")
     with Peer(local.port) as peer:
         assert isinstance(peer.show(token()), AuthOk)
@@ -145,7 +145,7 @@ def test_a_good_token_works_over_tls(serve: Serve, pki: Pki, tmp_path: Path) -> 
 
 
 def test_a_token_file_stands_in_for_a_password(serve: Serve, tmp_path: Path) -> None:
-    """24: on the command line; nobody is asked for anything."""
+    """24: on the command line, without a prompt."""
     local = serve(ALICE_ALONE)
     (tmp_path / "token").write_text(make_token(ALICE_ALONE, "alice", 60) + "\n")
     source = random_file(tmp_path / "x", 10)
@@ -167,7 +167,7 @@ def test_a_bad_token_is_exit_3(serve: Serve, tmp_path: Path) -> None:
 def test_a_session_whose_token_has_expired_begins_no_other_file(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """24: what runs may end."""
+    """24: a transfer that runs may end."""
     local = serve(ALICE_ALONE)
     with Peer(local.port) as peer:
         welcome = peer.show(token())
@@ -186,7 +186,7 @@ def test_a_session_whose_token_has_expired_begins_no_other_file(
 def test_a_renewed_key_ends_the_sessions_of_tokens_at_the_next_file(
     start_local: StartLocal, users_file: Path
 ) -> None:
-    """24: and leaves those of passwords alone."""
+    """24: sessions that began with a password go on."""
     save_credentials(users_file, ALICE_ALONE)
     local = start_local(CredentialStore(users_file).current)
     with Peer(local.port) as by_token, Peer(local.port).log_in() as by_password:
@@ -221,7 +221,7 @@ def test_a_client_shows_no_token_to_a_distant_server_without_tls(
 def test_a_server_believes_no_token_from_afar_without_tls(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """24: everybody on the way has read it."""
+    """24: others may have read it on the way."""
     local = serve(ALICE_ALONE)
     monkeypatch.setattr("lft.server.login.is_loopback", lambda host: False)
     with Peer(local.port) as peer, pytest.raises(AuthenticationError, match="over TLS only"):
