@@ -30,6 +30,43 @@ from protocol import TransferError, UsageError
 # --- the command line ---------------------------------------------------------------------------
 
 
+_EXAMPLES = """\
+examples:
+  python auth.py add alice --credentials users.json
+  python auth.py add alice --credentials users.json --keep-password --quota 10G
+  python auth.py token alice --credentials users.json > alice.token
+  python server.py --credentials users.json
+
+python auth.py add --help explains the options of add, and so with each command."""
+
+_COMMANDS = {  # what each one does in short and in full, and an example
+    "add": (
+        "add a user, or change one",
+        "Add a user, or change one: its password, and what the options name. The rest stays as it "
+        "is. An empty value takes a limit away (--quota '').",
+        "add alice --credentials users.json --directory alice --max-file-size 2G. The password "
+        "comes from --password-file, otherwise from the environment variable LFT_PASSWORD, "
+        "otherwise a prompt asks for it.",
+    ),
+    "remove": (
+        "remove a user, and end its tokens",
+        "Remove a user. Its tokens end with it; its files stay.",
+        "remove alice --credentials users.json",
+    ),
+    "list": (
+        "list the users, their priorities and limits",
+        "List the users, one a line, with their priorities and limits.",
+        "list --credentials users.json",
+    ),
+    "token": (
+        "make a token, with which a program logs in without a password",
+        "Print a token. Keep it in a file that only its user can read: client.py --token-file logs "
+        "in with it.",
+        "token alice --credentials users.json --expires 90d > alice.token",
+    ),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
@@ -37,61 +74,34 @@ def _parser() -> argparse.ArgumentParser:
         description="Manage the accounts of server.py: the users that may send files, and their\n"
         "limits. They stand in a credential file, which holds no passwords. A running\n"
         "server takes each change at once.",
-        epilog="""\
-examples:
-  python auth.py add alice --credentials users.json
-  python auth.py add alice --credentials users.json --keep-password --quota 10G
-  python auth.py token alice --credentials users.json > alice.token
-  python server.py --credentials users.json
-
-python auth.py add --help explains the options of add, and so with each command.""",
+        epilog=_EXAMPLES,
     )
     commands = parser.add_subparsers(dest="command", metavar="add|remove|list|token")
-    command = partial(commands.add_parser, allow_abbrev=False)
-    add = command(
-        "add",
-        help="add a user, or change one",
-        description="Add a user, or change one: its password, and what the options name. The rest "
-        "stays as it is. An empty value takes a limit away (--quota '').",
-        epilog="example: python auth.py add alice --credentials users.json --directory alice "
-        "--max-file-size 2G. The password comes from --password-file, otherwise from the "
-        "environment variable LFT_PASSWORD, otherwise a prompt asks for it.",
-    )
-    remove = command(
-        "remove",
-        help="remove a user, and end its tokens",
-        description="Remove a user. Its tokens end with it; its files stay.",
-        epilog="example: python auth.py remove alice --credentials users.json",
-    )
-    listing = command(
-        "list",
-        help="list the users, their priorities and limits",
-        description="List the users, one a line, with their priorities and limits.",
-        epilog="example: python auth.py list --credentials users.json",
-    )
-    token = command(
-        "token",
-        help="make a token, with which a program logs in without a password",
-        description="Print a token. Keep it in a file that only its user can read: "
-        "client.py --token-file logs in with it.",
-        epilog="example: python auth.py token alice --credentials users.json --expires 90d "
-        "> alice.token",
-    )
-    _add_user_options(add)
-    remove.add_argument("name", metavar="NAME", help="the user's name")
-    _add_token_options(token)
-    for one in (add, remove, listing, token):
-        one.add_argument(
-            "--credentials", type=Path, required=True, metavar="FILE",
-            help="the credential file" + (", made if there is none" if one is add else ""),
+    for name, (short, full, example) in _COMMANDS.items():
+        command = commands.add_parser(
+            name, allow_abbrev=False, help=short, description=full,
+            epilog=f"example: python auth.py {example}",
         )  # fmt: skip
+        _add_options(name, command)
     return parser
+
+
+def _add_options(command: str, parser: argparse.ArgumentParser) -> None:
+    if command in ("add", "remove"):
+        parser.add_argument("name", metavar="NAME", help="the user's name")
+    if command == "add":
+        _add_user_options(parser)
+    if command == "token":
+        _add_token_options(parser)
+    made = ", made if there is none" if command == "add" else ""
+    parser.add_argument(
+        "--credentials", type=Path, required=True, metavar="FILE", help=f"the credential file{made}"
+    )
 
 
 def _add_user_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     # fmt: off
-    add("name", metavar="NAME", help="the user's name")
     add("--password-file", type=Path, metavar="FILE",
         help="take the password from the first line of this file")
     add("--keep-password", action="store_true",
