@@ -1,13 +1,9 @@
-"""Who may come in, over which channel: credentials, SCRAM, tokens, TLS, and a small command line.
+"""The command line of the accounts: add, change, remove and list users, make tokens.
 
-What lives here: salted verifiers and the file that keeps them, both sides of SCRAM-SHA-256 with and
-without channel binding (RFC 5802, RFC 7677, RFC 5929), tokens for unattended use (RFC 7519), the
-delay that guessing costs, TLS contexts, passwords read the same way everywhere. What does not:
-sockets, and any logging of secrets.
-
-No password crosses the wire and none is kept: the server holds what RFC 5802 calls StoredKey and
-ServerKey, from which neither the password nor a login can be made. The key that signs tokens is
-another matter: who can read the file it stands in can make a token. Hence its mode.
+The work itself is done in ``lft/accounts``, which the server and the client use as well. No
+password is ever taken from an argument, crosses the wire or is stored: the credential file holds
+what RFC 5802 calls StoredKey and ServerKey, from which neither the password nor a login can be
+made. Its key for tokens is another matter: any reader of the file can make a token. Hence its mode.
 """
 
 from __future__ import annotations
@@ -25,11 +21,134 @@ from lft.accounts.account import Accounts, Credential, check_user_name, parse_ex
 from lft.accounts.file import OPTIONAL, change, load_credentials, load_or_new
 from lft.accounts.keys import saslprep
 from lft.accounts.passwords import new_password
-from lft.accounts.tokens import TOKEN_LIFETIME, holder, make_token
+from lft.accounts.tokens import holder, make_token
 from lft.files import keep_own_rights
 from lft.options import checked, format_size, parse_duration, parse_size, rate_argument
 from lft.terminal import make_output_safe, printable, say
 from protocol import TransferError, UsageError
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+_EXAMPLES = """\
+examples:
+  python auth.py add alice --credentials users.json
+  python auth.py add alice --credentials users.json --keep-password --quota 10G
+  python auth.py token alice --credentials users.json > alice.token
+  python server.py --credentials users.json
+
+python auth.py add --help explains the options of add, and so with each command."""
+
+_COMMANDS = {  # what each one does in short and in full, and an example
+    "add": (
+        "add a user, or change one",
+        (
+            "Add a user, or change one: its password, and what the options name. The rest stays as it "
+            "is. An empty value takes a limit away (--quota '')."
+        ),
+        (
+            "add alice --credentials users.json --directory alice --max-file-size 2G. The password "
+            "comes from --password-file, otherwise from the environment variable LFT_PASSWORD, "
+            "otherwise a prompt asks for it."
+        ),
+    ),
+    "remove": (
+        "remove a user, and end its tokens",
+        "Remove a user. Its tokens end with it; its files stay.",
+        "remove alice --credentials users.json",
+    ),
+    "list": (
+        "list the users, their priorities and limits",
+        "List the users, one a line, with their priorities and limits.",
+        "list --credentials users.json",
+    ),
+    "token": (
+        "make a token, with which a program logs in without a password",
+        (
+            "Print a token. Keep it in a file that only its user can read: client.py --token-file logs "
+            "in with it."
+        ),
+        "token alice --credentials users.json --expires 90d > alice.token",
+    ),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Manage the accounts of server.py: the users that may send files, and their\n"
+        "limits. They stand in a credential file, which holds no passwords. A running\n"
+        "server takes each change at once.",
+        epilog=_EXAMPLES,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="add|remove|list|token")
+    for name, (short, full, example) in _COMMANDS.items():
+        command = commands.add_parser(
+            name, allow_abbrev=False, help=short, description=full,
+            epilog=f"example: python auth.py {example}",
+        )  # fmt: skip
+        _add_options(name, command)
+    return parser
+
+
+def _add_options(command: str, parser: argparse.ArgumentParser) -> None:
+    if command in ("add", "remove"):
+        parser.add_argument("name", metavar="NAME", help="the user's name")
+    if command == "add":
+        _add_user_options(parser)
+    if command == "token":
+        _add_token_options(parser)
+    made = ", made if there is none" if command == "add" else ""
+    parser.add_argument(
+        "--credentials", type=Path, required=True, metavar="FILE", help=f"the credential file{made}"
+    )
+
+
+def _add_user_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    # fmt: off
+    add("--password-file", type=Path, metavar="FILE",
+        help="take the password from the first line of this file")
+    add("--keep-password", action="store_true",
+        help="change the limits of a user that exists, and leave its password")
+    # what is not given is not there at all, and stays as it is
+    limit = partial(add, default=argparse.SUPPRESS)
+    limit("--priority", type=int, metavar="N",
+          help="files of a user with a higher number go first, from -100 to 100 (0)")
+    limit("--directory", type=_folder, metavar="DIR",
+          help="put the user's files into this directory below the server's output (output itself)")
+    limit("--max-file-size", type=_or_none(parse_size), metavar="SIZE",
+          help="take no larger file, such as 500M or 2G (no limit)")
+    limit("--quota", type=_or_none(parse_size), metavar="SIZE",
+          help="take no more than this in all, counted over the user's directory (no limit)")
+    limit("--limit", type=_or_none(rate_argument(config.LEAST_LIMIT)), metavar="RATE",
+          help="take so many bytes a second at most, such as 5M (no limit)")
+    limit("--allow-ext", type=_or_none(parse_extensions, ()), metavar=".a,.b",
+          help="take only files with these extensions (all)")
+    limit("--expires", type=_or_none(_expiry), metavar="TIME",
+          help="close the account after this time, such as 30d, 12h or 90m (never)")
+    state = parser.add_mutually_exclusive_group()
+    either = partial(state.add_argument, dest="disabled", default=argparse.SUPPRESS)
+    either("--disabled", action="store_true", help="close the account")
+    either("--enabled", action="store_false", help="open it again")
+    # fmt: on
+
+
+def _add_token_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the user that logs in with it")
+    parser.add_argument(
+        "--expires",
+        type=checked(parse_duration),
+        default=config.TOKEN_LIFETIME,
+        metavar="TIME",
+        help=f"how long it is good for, such as 12h or 90d ({config.TOKEN_LIFETIME})",
+    )
+    parser.add_argument(
+        "--renew-key",
+        action="store_true",
+        help="end all tokens made so far, of all users; works without NAME as well",
+    )
 
 
 def _folder(text: str) -> str:
@@ -40,84 +159,22 @@ def _expiry(text: str) -> int:
     return int(time.time()) + parse_duration(text)
 
 
-def _or_nothing(parse: Callable[[str], Any], nothing: object = None) -> Callable[[str], Any]:
-    """Make an argparse type that takes an empty text for ``nothing``."""
-    return checked(lambda text: parse(text) if text else nothing)
+def _or_none(parse: Callable[[str], Any], none: object = None) -> Callable[[str], Any]:
+    """Make an argparse type that turns an empty text into ``none``: no limit."""
+    return checked(lambda text: parse(text) if text else none)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, description="Manage the credential file of server.py."
-    )
-    commands = parser.add_subparsers(dest="command", metavar="add|remove|list|token")
-    command = partial(commands.add_parser, allow_abbrev=False)
-    add = command(
-        "add",
-        help="add a user, or give one a new password",
-        description="Add a user, or give one a new password. Of a user that exists, what is not "
-        "said stays as it is; an empty value takes a limit away.",
-    )
-    remove = command("remove", help="remove a user")
-    listing = command("list", help="list users, their priorities and limits")
-    token = command("token", help="make a token for unattended use")
-    _add_arguments(add)
-    remove.add_argument("name", metavar="NAME")
-    _add_token_arguments(token)
-    for one in (add, remove, listing, token):
-        one.add_argument("--credentials", type=Path, required=True, metavar="FILE")
-    return parser
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--password-file", type=Path, metavar="FILE")
-    parser.add_argument(
-        "--keep-password", action="store_true", help="of a user that exists: change the rest only"
-    )
-    size, expiry = _or_nothing(parse_size), _or_nothing(_expiry)
-    rate = _or_nothing(rate_argument(config.LEAST_LIMIT))
-    # SUPPRESS: what is not said is not there, and the user keeps what he has
-    for option, convert, metavar, explained in (
-        ("--priority", int, "N", "higher goes first (0)"),
-        ("--directory", _folder, "DIR", "where files go, below the server's output directory"),
-        ("--max-file-size", size, "SIZE", "of one file, such as 2G"),
-        ("--quota", size, "SIZE", "of all files together"),
-        ("--limit", rate, "RATE", "bytes per second, such as 5M"),
-        ("--allow-ext", _or_nothing(parse_extensions, ()), ".a,.b", "take such files only"),
-        ("--expires", expiry, "TIME", "close the account after 30d, 12h, 90m"),
-    ):
-        parser.add_argument(
-            option, type=convert, metavar=metavar, help=explained, default=argparse.SUPPRESS
-        )
-    state = parser.add_mutually_exclusive_group()
-    state.add_argument("--disabled", action="store_true", default=argparse.SUPPRESS)
-    state.add_argument(
-        "--enabled", dest="disabled", action="store_false", default=argparse.SUPPRESS
-    )
-
-
-def _add_token_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", nargs="?")
-    parser.add_argument(
-        "--expires",
-        type=checked(parse_duration),
-        default=TOKEN_LIFETIME,
-        metavar="TIME",
-        help=f"good for 30d, 12h, 90m ({TOKEN_LIFETIME})",
-    )
-    parser.add_argument(
-        "--renew-key", action="store_true", help="end all tokens that were made so far"
-    )
+# --- the commands -------------------------------------------------------------------------------
 
 
 def _add(arguments: argparse.Namespace) -> None:
     check_user_name(arguments.name)
     name = saslprep(arguments.name)
     given = {key: value for key, value in vars(arguments).items() if key in _GIVEN}
-    known = name in load_or_new(arguments.credentials)  # what cannot be read is said before asking
+    known = name in load_or_new(arguments.credentials)  # a bad file is reported before we ask
     if arguments.keep_password and not known:
         raise UsageError(f"no user {name} in {arguments.credentials}")
-    # made before the file is locked: nobody waits for somebody who types
+    # made before the file is locked: no other process waits while a password is typed
     verifier = None
     if not arguments.keep_password:
         verifier = Credential.make(new_password(name, arguments.password_file))
@@ -130,7 +187,7 @@ _GIVEN = OPTIONAL | {"priority"}
 def _with_user(
     old: Accounts, name: str, verifier: Credential | None, given: dict[str, Any]
 ) -> Accounts:
-    """Return ``old`` with this user: a new password if there is one, the rest as before."""
+    """Return ``old`` with this user: what is given changes, the rest stays."""
     before = old.get(name)
     base = verifier or before
     if base is None:
@@ -145,7 +202,7 @@ def _with_user(
 
 
 def _remove(arguments: argparse.Namespace) -> None:
-    load_credentials(arguments.credentials)  # it must be there: only ``add`` makes one
+    load_credentials(arguments.credentials)  # it must exist: only ``add`` makes one
     change(arguments.credentials, lambda old: _without_user(old, arguments))
 
 
@@ -162,7 +219,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _facts(credential: Credential, now: float) -> Iterator[str]:
-    """Say what is so about an account, but for what is so by default."""
+    """Describe an account, without what is so by default."""
     yield f"priority {credential.priority}"
     if credential.directory:
         yield f"directory {credential.directory}"
@@ -186,7 +243,7 @@ def _token(arguments: argparse.Namespace) -> None:
     accounts = load_credentials(path)
     name = saslprep(arguments.name or "")
     if arguments.name is not None:
-        holder(accounts, name, time.time())  # before a key is made for nothing
+        holder(accounts, name, time.time())  # before a key is made in vain
     if arguments.renew_key or not accounts.token_key:
         accounts = change(path, lambda old: old.with_token_key(renew=arguments.renew_key))
     if arguments.name is not None:
@@ -209,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     except TransferError as error:
         print(f"auth.py: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:  # nobody takes what we have to say
+    except OSError as error:  # a full disk, for example
         print(f"auth.py: cannot write to standard output: {error.strerror}", file=sys.stderr)
         return UsageError.exit_code
     except KeyboardInterrupt:

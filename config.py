@@ -171,6 +171,27 @@ MAX_AHEAD = 100_000  # blocks a transfer may be ahead of its first gap: 280 byte
 ACK_DELAY = 0.1  # seconds an acknowledgement may wait for others, should blocks come without end
 PROGRESS_LINES = 10  # log lines for one transfer, whatever its size
 
+# --- accounts -----------------------------------------------------------------------------------
+
+
+ITERATIONS = 100_000  # of the password hash: about 25 ms for one login, and for each guess at a
+# password from a stolen credential file
+TOKEN_LIFETIME = "30d"  # noqa: S105  (how long a token is good for, unless auth.py is told)
+TOKEN_LEEWAY = 60  # seconds the clock that made a token may be ahead of ours; none for a token's
+# end, which our own clock decides
+READ_AGAIN_AFTER = 5.0  # seconds until a credential file that could not be read is tried once more
+FIRST_DELAY = 0.5  # seconds a login waits after a failed one, doubled with each further failure ...
+LONGEST_DELAY = 15.0  # ... up to this: a login must still end within LOGIN_TIMEOUT
+LONGEST_SHARED_DELAY = 2.0  # seconds that failures of others may cost a right user: those at the
+# same address, and guesses at the same account from elsewhere
+GUESSES_AT_ONCE = 8  # of one user from one address may wait like that at the same time
+FREE_PAIR = 2  # failures of one user from one address that cost nothing: slips of the finger
+FREE_ADDRESS = 10  # failures from one address that cost nothing: many people may share one
+FREE_ACCOUNT = 20  # failures of one user from anywhere that cost nothing
+FAILURES_HALVE_AFTER = 60.0  # seconds after which half of the failures are forgotten
+FAILURE_COUNTERS = 2**15  # counters in each of four rows, for users at their addresses: 3 MB; with
+# 500 failed logins of made-up users a second they delay no other user
+
 
 @dataclass(frozen=True)
 class ClientSettings:

@@ -33,6 +33,7 @@ if __name__ == "__main__":  # until it serves: as process 1 of a container it wo
 import argparse
 import contextlib
 import logging
+import socket
 import sys
 import time
 from pathlib import Path
@@ -40,7 +41,7 @@ from typing import Any, Callable
 
 import config
 from config import ServerSettings
-from lft.accounts.account import Credentials, demo_credentials, parse_extensions
+from lft.accounts.account import AccountSource, demo_credentials, parse_extensions
 from lft.accounts.file import CredentialStore
 from lft.accounts.scram import SCRAM_PLUS
 from lft.addresses import is_loopback
@@ -239,14 +240,14 @@ class Server:
     Everything runs on main, except ``stop`` and ``reload`` (any) and ``_serve`` (a worker).
     """
 
-    def __init__(self, settings: ServerSettings, credentials: Credentials) -> None:
+    def __init__(self, settings: ServerSettings, accounts: AccountSource) -> None:
         """Take the output directory and the port. Raises ``UsageError`` if that cannot be."""
         self._settings = settings
         tls = Tls.load(settings)
         with contextlib.ExitStack() as undo:
             self._output = OutputDirectory(settings.output)
             undo.callback(self._output.release)
-            self._listener = listen(settings.host, settings.port)
+            self._listener = _listen(settings)
             undo.callback(self._listener.close)
             self.work = WorkQueue(settings.workers)
             undo.callback(self.work.shutdown)
@@ -258,7 +259,7 @@ class Server:
         self.registry = Registry()
         self.admission = Admission(settings.max_active)
         self.parts = PartStore(settings.output)
-        self.login = Login(settings, credentials, self.registry)
+        self.login = Login(settings, accounts, self.registry)
         self._open_rooms(tls)
         self._stops = 0
         self._grace_ends = self._confirm_by = float("inf")
@@ -468,20 +469,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _credentials(settings: ServerSettings) -> Credentials:
+def _accounts(settings: ServerSettings) -> AccountSource:
     """Load the accounts; the demo ones only where nobody else can reach them."""
     if settings.credentials is not None:
-        return CredentialStore(settings.credentials, lambda text: log.warning("%s", text))
-    if not is_loopback(settings.host):
+        return CredentialStore(settings.credentials, lambda text: log.warning("%s", text)).current
+    _check_loopback(settings.host)  # before anything is opened
+    accounts = demo_credentials()
+    return lambda: accounts
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    """Open the listener. Raises ``UsageError``.
+
+    With the demo accounts the address that was bound counts: a name may stand for another one here
+    than it did when it was looked at, as ``*`` does.
+    """
+    listener = listen(settings.host, settings.port)
+    try:
+        if settings.credentials is None:
+            _check_loopback(listener.getsockname()[0])
+    except UsageError:
+        listener.close()
+        raise
+    return listener
+
+
+def _check_loopback(host: str) -> None:
+    """Raise ``UsageError`` unless only this machine can reach ``host``."""
+    if not is_loopback(host):
         raise UsageError(
-            f"the demo accounts work on loopback only, not on {printable(settings.host)}: "
+            f"the demo accounts work on loopback only, not on {printable(host)}: "
             "make accounts with auth.py add and start with --credentials"
         )
-    return demo_credentials()
 
 
 def _serve(settings: ServerSettings) -> None:
-    server = Server(settings, _credentials(settings))  # until then a signal ends it at once
+    server = Server(settings, _accounts(settings))  # until then a signal ends it at once
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
     # without a certificate to read again, it says what it always did: the terminal has gone

@@ -16,19 +16,27 @@ def is_loopback(host: str) -> bool:
         found = socket.getaddrinfo(host or "0.0.0.0", 0, type=socket.SOCK_STREAM)  # noqa: S104
     except (OSError, UnicodeError):
         return False
-    addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
-    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+    return all(_parse(str(entry[4][0])).is_loopback for entry in found)
 
 
 def network_of(address: str) -> str:
-    """Return what one person has: an IPv4 address, or a /64 of IPv6, free to choose from."""
+    """Return what one household has: an IPv4 address, or a /64 of IPv6."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        found = _parse(address)
     except ValueError:
         return address
     if isinstance(found, ipaddress.IPv4Address):
         return str(found)
-    return str(found.ipv4_mapped or ipaddress.IPv6Address(int(found) >> 64 << 64))
+    return str(ipaddress.IPv6Address(int(found) >> 64 << 64))
+
+
+def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Parse an address without its zone. Raises ``ValueError``.
+
+    A listener for both IP versions sees IPv4 clients as ``::ffff:192.0.2.1``: they are IPv4.
+    """
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 class UnknownHostError(ConnectionLostError):

@@ -14,16 +14,16 @@ import pytest
 
 pytest.register_assert_rewrite("tests.support")  # only before it is imported
 
+import config
 from config import ServerSettings
-from lft.accounts import throttle
-from lft.accounts.account import Accounts, Credentials
+from lft.accounts.account import Accounts, AccountSource, Credentials
 from lft.accounts.file import save_credentials
 from lft.accounts.passwords import PASSWORD_VARIABLE
 from lft.store.paths import PARTIAL
 from tests.support.accounts import VERIFIER, Serve
 from tests.support.certificates import Pki, tls
 from tests.support.files import open_descriptors, strays
-from tests.support.local import ServerThread, StartLocal
+from tests.support.local import DEMO, ServerThread, StartLocal
 from tests.support.processes import ServerProcess, StartServer
 from tests.support.scram import USERS
 from tests.support.waiting import eventually
@@ -77,9 +77,10 @@ def start_local(tmp_path: Path) -> Iterator[StartLocal]:
     threads, descriptors = set(threading.enumerate()), open_descriptors()
     started: list[ServerThread] = []
 
-    def start(**changes: object) -> ServerThread:
+    def start(accounts: AccountSource = lambda: DEMO, **changes: object) -> ServerThread:
         defaults: dict[str, object] = {"port": 0, "output": tmp_path / "output", "grace": 0.0}
-        started.append(ServerThread(ServerSettings(**{**defaults, **changes})))  # type: ignore[arg-type]
+        settings = ServerSettings(**{**defaults, **changes})  # type: ignore[arg-type]
+        started.append(ServerThread(settings, accounts))
         return started[-1]
 
     yield start
@@ -133,12 +134,13 @@ def output(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def serve(start_local: StartLocal, monkeypatch: pytest.MonkeyPatch) -> Serve:
+def serve(start_local: StartLocal) -> Serve:
     """Start servers in threads, with accounts of the test's own."""
 
     def start(users: Credentials, **changes: Any) -> ServerThread:
-        monkeypatch.setattr("lft.accounts.account.demo_credentials", lambda: users)
-        return start_local(**changes)
+        accounts = users if isinstance(users, Accounts) else Accounts(users)
+        own: dict[str, Any] = {"credentials": Path("not the demo accounts"), **changes}
+        return start_local(lambda: accounts, **own)
 
     return start
 
@@ -147,7 +149,7 @@ def serve(start_local: StartLocal, monkeypatch: pytest.MonkeyPatch) -> Serve:
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let wrong logins cost no time."""
     for name in ("FREE_PAIR", "FREE_ADDRESS", "FREE_ACCOUNT"):
-        monkeypatch.setattr(throttle, name, 1_000_000)
+        monkeypatch.setattr(config, name, 1_000_000)
 
 
 @pytest.fixture(scope="session")

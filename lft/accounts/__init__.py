@@ -1,1 +1,1 @@
-"""Users: their credentials, logins, tokens, and what they may send."""
+"""Accounts: their file, their passwords, logins and tokens, and what a user may send."""

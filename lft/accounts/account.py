@@ -1,4 +1,4 @@
-"""What is kept of a user, and all users together."""
+"""One account and all accounts: their fields, with a check of each."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any, Callable, Iterator, Mapping
 
+import config
 from lft.accounts.keys import hmac_sha256, salt_password, saslprep
 from lft.terminal import printable
 from protocol import MAX_FILE_SIZE, MAX_TEXT, UsageError
 
-ITERATIONS = 100_000  # about 25 ms once per login, a hundred thousand times that for a guesser
 MIN_ITERATIONS = 4096  # the least RFC 7677 allows; less would be an attack on the password
-MAX_ITERATIONS = 10_000_000  # a server asking for more wants to keep our processor busy
+MAX_ITERATIONS = 10_000_000  # a server that asks for more wants to keep our processor busy
 MAX_USER_NAME = 255  # characters
-MAX_SALT = 64  # bytes: it must fit a message, and more than 16 bring nothing
-MAX_TIME = 253_402_300_799  # the last second of the year 9999, which is the last one with a name
+MAX_SALT = 64  # bytes: a salt must fit a message, and more than 16 bytes bring nothing
+MAX_TIME = 253_402_300_799  # the last second of 9999, the last year that can be printed
 PRIORITIES = range(-100, 101)
 DEMO_ACCOUNTS = {"admin": ("admin123", 1), "user1": ("password1", 0)}  # for loopback only
 
@@ -48,7 +48,7 @@ def is_whole(value: object, low: int, high: int) -> bool:
 
 
 def _is_directory(value: object) -> bool:
-    """Whether this names a place below the output directory: relative, plain, nothing hidden."""
+    """Whether ``value`` names a place below the output directory: relative, with nothing hidden."""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         return False
     return value == "" or all(_is_folder(part) for part in value.split("/"))
@@ -73,10 +73,11 @@ def _is_extension(value: object) -> bool:
 class Credential:
     """A stored identity: a salted verifier (RFC 5802, section 3), never a password, and limits.
 
-    ``directory`` is relative to the output directory, which "" stands for itself. ``max_file_size``
-    and ``quota`` are bytes, ``limit`` bytes per second, ``expires`` seconds since 1970; ``None``
-    means no limit. ``allow_ext`` are the ends of names that are taken, in lower case; none: all.
-    Its fields are checked when it is made: ``ValueError`` says which one is wrong.
+    ``directory`` is relative to the output directory; "" is the output directory itself.
+    ``max_file_size`` and ``quota`` are bytes, ``limit`` bytes a second, ``expires`` seconds since
+    1970; ``None`` means no limit. A file's name must end with one of ``allow_ext``, in lower case;
+    where there are none, with anything. The fields are checked when a credential is made:
+    ``ValueError`` says which one is wrong.
     """
 
     priority: int = _whole(PRIORITIES[0], PRIORITIES[-1])
@@ -102,7 +103,9 @@ class Credential:
                 raise ValueError(f"{item.name} must be {item.metadata['wants']}")
 
     @classmethod
-    def make(cls, password: str, priority: int = 0, iterations: int = ITERATIONS) -> Credential:
+    def make(
+        cls, password: str, priority: int = 0, iterations: int = config.ITERATIONS
+    ) -> Credential:
         """Make the verifier of ``password`` with a salt of its own."""
         salt = secrets.token_bytes(16)
         salted = salt_password(password, salt, iterations)
@@ -114,14 +117,18 @@ class Credential:
         return not self.closed(now)
 
     def closed(self, now: float) -> str:
-        """Say why nobody can log in at ``now``; nothing if that is not so."""
+        """Say why the account is closed at ``now``; "" if it is open."""
         if self.disabled:
             return "is closed"
         return "has expired" if self.expires is not None and now >= self.expires else ""
 
 
-class ClosedAccountError(ValueError):
-    """Somebody tries an account that is closed or has expired: for the log, not for the client."""
+class RefusedLoginError(ValueError):
+    """Why a login is refused: for the operator's log, not for the client."""
+
+
+class ClosedAccountError(RefusedLoginError):
+    """The account is closed or has expired."""
 
     def __init__(self, user: str, account: Credential, now: float) -> None:
         super().__init__(f"the account of {user} {account.closed(now)}")
@@ -131,11 +138,11 @@ Credentials = Mapping[str, Credential]
 
 
 class Accounts(Mapping[str, Credential]):
-    """What a credential file holds. It never changes: a change makes another one.
+    """The accounts of one moment: what a credential file holds. They never change.
 
-    ``token_key`` signs tokens; ``salt_key`` makes the salts of users who do not exist, the same
-    ones after a restart. Either is empty where the file has none. ``usual_iterations`` is what most
-    of the users have.
+    ``token_key`` signs tokens. ``salt_key`` makes the salts of users that do not exist, so that
+    they stay the same after a restart. Either is empty where the file has none.
+    ``usual_iterations`` is the number that most users have.
     """
 
     def __init__(
@@ -145,7 +152,7 @@ class Accounts(Mapping[str, Credential]):
         self.token_key = token_key
         self.salt_key = salt_key
         counts = Counter(one.iterations for one in self._users.values())
-        self.usual_iterations = max(counts, key=lambda n: (counts[n], n), default=ITERATIONS)
+        self.usual_iterations = max(counts, key=lambda n: (counts[n], n), default=config.ITERATIONS)
 
     def __getitem__(self, name: str) -> Credential:
         return self._users[name]
@@ -157,23 +164,28 @@ class Accounts(Mapping[str, Credential]):
         return len(self._users)
 
     def with_users(self, users: Credentials) -> Accounts:
-        """Return the same keys with other users, and a salt key where there was none yet."""
+        """Return other users with the same keys, and with a salt key where there was none yet."""
         salt_key = self.salt_key or secrets.token_bytes(32)
         return Accounts(users, token_key=self.token_key, salt_key=salt_key)
 
     def with_token_key(self, *, renew: bool) -> Accounts:
-        """Return these with a token key; with ``renew`` with a new one, which ends all tokens."""
+        """Return these with a token key; ``renew`` makes a new one, which ends all tokens."""
         if self.token_key and not renew:
             return self
         return Accounts(self, token_key=secrets.token_bytes(32), salt_key=self.salt_key)
 
 
-def demo_credentials() -> Credentials:
-    """Return the accounts for trying it out; the caller sees to it that it is on loopback."""
-    return {
-        name: Credential.make(password, priority, MIN_ITERATIONS)  # no secret: why make it slow
-        for name, (password, priority) in DEMO_ACCOUNTS.items()
-    }
+AccountSource = Callable[[], Accounts]  # gives the accounts of this moment
+
+
+def demo_credentials() -> Accounts:
+    """Make the accounts for trying the program out; the caller allows them on loopback only."""
+    return Accounts(
+        {
+            name: Credential.make(password, priority, MIN_ITERATIONS)  # no secret, so be quick
+            for name, (password, priority) in DEMO_ACCOUNTS.items()
+        }
+    )
 
 
 def is_user_name(name: str) -> bool:
@@ -181,13 +193,13 @@ def is_user_name(name: str) -> bool:
 
 
 def check_user_name(name: str) -> None:
-    """Raise ``UsageError`` for a name that cannot be one."""
+    """Raise ``UsageError`` unless ``name`` can be the name of a user."""
     if not is_user_name(name) or not is_user_name(saslprep(name)):
         raise UsageError(f"a user name has 1 to {MAX_USER_NAME} printable characters")
 
 
 def parse_extensions(text: str) -> tuple[str, ...]:
-    """Turn ``.pdf,.tar.gz`` into extensions, in lower case. Raises ``ValueError``."""
+    """Split ``.pdf,.tar.gz`` into extensions, in lower case. Raises ``ValueError``."""
     names = tuple(f".{name.strip().lstrip('.').lower()}" for name in text.split(","))
     if not _are_extensions(names):
         raise ValueError(f"not extensions: {printable(text)!r} (try .pdf,.tar.gz)")

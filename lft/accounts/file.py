@@ -1,7 +1,8 @@
-"""The credential file: read, written, and followed while a server runs."""
+"""The credential file: reading it, writing it, and following it while a server runs."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -14,43 +15,55 @@ import threading
 import time
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator
 
-from lft.accounts.account import Accounts, Credential, Credentials, is_user_name, is_whole
+import config
+from lft.accounts.account import Accounts, Credential, is_user_name, is_whole
 from lft.accounts.keys import from_base64, to_base64
+from lft.files import flush_directory
 from lft.strictjson import as_object, parse_json, without_doubles
 from lft.terminal import printable
 from protocol import UsageError
 
 MAX_CREDENTIALS_FILE = 16 * 1024 * 1024  # bytes: some fifty thousand users
-READ_AGAIN_AFTER = 5.0  # seconds until a credential file that could not be read is tried once more
+
+
+class StaleFileError(UsageError):
+    """The credential file that we see is not the one that is changed where it is mounted from."""
 
 
 def load_credentials(path: Path) -> Accounts:
-    """Read a credential file. Raises ``UsageError`` that says what is wrong with it, and where."""
+    """Read a credential file. Raises ``UsageError`` that says what is wrong in which file."""
     try:
-        with _told(path):
+        with _os_errors_told(path):
             return _from_document(_read_private(path))
     except ValueError as error:
         raise UsageError(f"credential file {path}: {printable(str(error))}") from None
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn what the system says of a credential file into one line of ours."""
+def _os_errors_told(path: Path) -> Iterator[None]:
+    """Turn an error of the system into one line that names the credential file."""
     try:
         yield
     except OSError as error:
-        # how O_NOFOLLOW says it
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        reason = _REASONS.get(error.errno or 0, error.strerror)
         raise UsageError(f"credential file {path}: {reason}") from None
+
+
+_REASONS = {
+    errno.ELOOP: "it is a symbolic link",  # how O_NOFOLLOW says it
+    errno.EBUSY: "it is mounted by itself and cannot be replaced; mount its directory instead",
+}
 
 
 def _read_private(path: Path) -> bytes:
     """Read a file that only its owner may read, never through a symlink."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _check_private(path, os.fstat(descriptor))
+        facts = os.fstat(descriptor)
+        _check_private(path, facts)
+        _check_linked(path, facts)
         return os.read(descriptor, MAX_CREDENTIALS_FILE)
     finally:
         os.close(descriptor)
@@ -61,17 +74,34 @@ def _check_private(path: Path, facts: os.stat_result) -> None:
         raise UsageError(f"credential file {path}: not a regular file")
     if facts.st_mode & 0o077:
         raise UsageError(f"credential file {path}: others can read it; chmod 600 {path}")
-    if facts.st_uid not in (0, os.geteuid()):  # whoever owns it can change it at any time
+    if facts.st_uid not in (0, os.geteuid()):  # its owner can change it at any time
         raise UsageError(f"credential file {path}: it belongs to another user")
     if facts.st_size > MAX_CREDENTIALS_FILE:
         raise UsageError(f"credential file {path}: too large")
+
+
+def _check_linked(path: Path, facts: os.stat_result) -> None:
+    """Raise ``StaleFileError`` for a file that has no name any more, yet ``path`` leads to it.
+
+    So it is with a single file that is mounted, into a container for example, once it is replaced
+    where it comes from: users that were removed there still stand in this one.
+    """
+    if facts.st_nlink == 0 and os.path.samestat(facts, os.lstat(path)):
+        raise StaleFileError(
+            f"credential file {path}: it was replaced where it is mounted from, and the new one "
+            "cannot be seen from here; mount its directory instead of the file"
+        )
 
 
 _KEYS = {"token_key", "salt_key"}
 
 
 def _from_document(data: bytes) -> Accounts:
-    parsed = parse_json(data)
+    data = data[3:] if data.startswith(codecs.BOM_UTF8) else data  # some editors write one
+    try:
+        parsed = parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{error}: {_trouble(data)}") from None
     if not is_whole(
         without_doubles(parsed).get("version", 1), 1, 1
     ):  # which may know other keys, too
@@ -84,12 +114,27 @@ def _from_document(data: bytes) -> Accounts:
     return Accounts({name: _from_json(name, entry) for name, entry in users.items()}, **keys)
 
 
+def _trouble(data: bytes) -> str:
+    """Say what makes ``data`` no JSON, and in which line, without quoting it."""
+    if not data.strip():
+        return "it is empty"
+    try:
+        json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "it is not UTF-8 text"
+    except json.JSONDecodeError as error:
+        return f"{error.msg}, in line {error.lineno}"
+    except (ValueError, RecursionError):
+        pass
+    return "something in it is too large"
+
+
 _REQUIRED = {item.name for item in fields(Credential) if item.default is MISSING}
 OPTIONAL = {item.name for item in fields(Credential)} - _REQUIRED
 
 
 def _from_json(name: str, entry: object) -> Credential:
-    """Make a credential of its entry in the file. Raises ``ValueError`` that names the user."""
+    """Make a credential from its entry in the file. Raises ``ValueError`` that names the user."""
     if not is_user_name(name):
         raise ValueError(f"user {name[:40]!a}: not a name that a user can have")
     try:
@@ -102,21 +147,23 @@ def _from_json(name: str, entry: object) -> Credential:
 def _value(key: str, value: object) -> Any:
     if key in ("salt", "stored_key", "server_key"):
         return from_base64(value, key)
-    return tuple(value) if type(value) is list else value  # not a _Pairs
+    return (
+        tuple(value) if type(value) is list else value
+    )  # and not an object, which is a list as well
 
 
-def save_credentials(path: Path, credentials: Credentials) -> None:
-    """Write the file anew, mode 0600, in one step: a reader sees the old or the new one.
+def save_credentials(path: Path, accounts: Accounts) -> None:
+    """Replace the file in one step, mode 0600: a reader sees the old one or the new one.
 
     Raises ``UsageError`` where the system does not let us.
     """
-    text = json.dumps(_to_document(snapshot(credentials)), indent=2) + "\n"
+    text = json.dumps(_to_document(accounts), indent=2) + "\n"
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with _told(path):
+        with _os_errors_told(path):
             _write_private(temporary, text.encode())
             os.replace(temporary, path)
-            _sync_directory(path.parent)  # or a removed user is back after a power cut
+            flush_directory(path.parent)  # or a removed user is back after a power cut
     finally:
         with contextlib.suppress(OSError):  # gone already, unless something went wrong
             temporary.unlink()
@@ -130,14 +177,6 @@ def _write_private(path: Path, data: bytes) -> None:
         os.fsync(descriptor)
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _to_document(accounts: Accounts) -> dict[str, object]:
     keys = {"salt_key": accounts.salt_key, "token_key": accounts.token_key}
     users = {name: _to_json(credential) for name, credential in sorted(accounts.items())}
@@ -145,7 +184,7 @@ def _to_document(accounts: Accounts) -> dict[str, object]:
 
 
 def _to_json(credential: Credential) -> dict[str, object]:
-    """Return a user's entry: what is as it is by default is left out."""
+    """Return a user's entry in the file, without the fields that have their default."""
     defaults = {item.name: item.default for item in fields(credential)}
     return {
         key: to_base64(value) if isinstance(value, bytes) else value
@@ -159,22 +198,22 @@ def _locked(path: Path) -> Iterator[None]:
     """Keep other processes from changing the file meanwhile; may wait for them.
 
     The lock is a file beside it, since the file itself is replaced; lckpwdf(3) does the same for
-    /etc/passwd. It stays: if the one who has it removed it, two could have one each.
+    /etc/passwd. It is never removed, or two processes could hold a lock of that name each.
     """
     lock = path.with_name(f".{path.name}.lock")
-    with _told(lock):
+    with _os_errors_told(lock):
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(lock, flags, 0o600)
     try:
-        with _told(lock):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # the system gives it back when we die
+        with _os_errors_told(lock):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # the system releases it when we die
         yield
     finally:
         os.close(descriptor)
 
 
 def change(path: Path, change: Callable[[Accounts], Accounts]) -> Accounts:
-    """Let ``change`` make the file's next content. Of two changes at once, one waits."""
+    """Replace the file's accounts by what ``change`` makes of them. Of two at once, one waits."""
     with _locked(path):
         old = load_or_new(path)
         new = change(old)
@@ -189,73 +228,61 @@ def load_or_new(path: Path) -> Accounts:
     return Accounts({})
 
 
-class CredentialStore(Mapping[str, Credential]):
+class CredentialStore:
     """The accounts of a credential file, read again when it has changed.
 
     A file that has become unreadable or damaged changes nothing: the accounts read last stay in
-    force, ``warn`` is told once, in one line without secrets, and the file is tried again now and
-    then, since the trouble may be ours (no descriptor left). Raises ``UsageError`` when the file is
-    bad from the start. May be used by any thread.
+    force, ``warn`` gets one line without secrets, once, and the file is tried again now and then,
+    since the trouble may be ours (no descriptor left). A file that was replaced out of our sight is
+    worse, because users may have been removed from it: until it can be read there are no users.
+    Raises ``UsageError`` when the file is bad from the start. Any thread may use it.
 
-    ``_lock`` guards all that changes; nothing is read from disk or told while it is held.
+    ``_lock`` guards all that changes; nothing is read from disk and no warning given under it.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None] = lambda _: None) -> None:
         self._path = path
         self._warn = warn
         self._lock = threading.Lock()
-        self._seen = _identity(path)  # of the file that somebody has read, or is reading now
-        self._again = math.inf  # when to read it once more even if it has not changed
+        self._seen = _identity(path)  # of the file that a thread has read, or is reading now
+        self._again = math.inf  # when to read the file once more even if it has not changed
         self._problem: str | None = None
         self._read = load_credentials(path)
 
     def current(self) -> Accounts:
-        """Return the accounts of now: one stat call, and a read if the file has changed."""
+        """Return the present accounts: one stat call, and a read if the file has changed."""
         identity = _identity(self._path)
         with self._lock:
             if identity == self._seen and time.monotonic() < self._again:
                 return self._read
-            # it is ours to read: the others go on with what there is
+            # this thread reads it; meanwhile the others use the accounts read before
             self._seen, self._again = identity, math.inf
-        accounts, problem = None, None
-        try:
-            accounts = load_credentials(self._path)
-        except UsageError as error:
-            problem = str(error)
+        accounts, problem = self._load()
         with self._lock:
-            if self._seen != identity:  # somebody has seen, and reads, a newer file
+            if self._seen != identity:  # another thread has seen a newer file, and reads that
                 return self._read
             known, self._problem = self._problem, problem
-            if accounts is None:
-                self._again = time.monotonic() + READ_AGAIN_AFTER
-            else:
-                self._read = accounts
-            read = self._read
+            if problem:
+                self._again = time.monotonic() + config.READ_AGAIN_AFTER
+            self._read = read = self._read if accounts is None else accounts
         if problem and problem != known:
-            self._warn(f"{problem}; the accounts read before stay in force")
+            self._warn(problem)
         return read
 
-    def __getitem__(self, name: str) -> Credential:
-        return self.current()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.current())
-
-    def __len__(self) -> int:
-        return len(self.current())
+    def _load(self) -> tuple[Accounts | None, str | None]:
+        """Read the file; return the accounts, ``None`` for those read before, and the problem."""
+        try:
+            return load_credentials(self._path), None
+        except StaleFileError as error:
+            return self._read.with_users({}), f"{error}; until then no user can log in"
+        except UsageError as error:
+            return None, f"{error}; the accounts read before stay in force"
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """Return what is another when the file is; its change time tells of a chmod, too."""
+    """Return what differs when the file does; its change time also shows a chmod."""
     try:
         facts = os.lstat(path)
     except OSError:
         return None
     return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size
-
-
-def snapshot(credentials: Credentials) -> Accounts:
-    """Return what does not change while one login looks at it."""
-    if isinstance(credentials, CredentialStore):
-        return credentials.current()
-    return credentials if isinstance(credentials, Accounts) else Accounts(credentials)

@@ -1,4 +1,4 @@
-"""Keys made of passwords (RFC 5802) and their forms as text."""
+"""Keys made from passwords (RFC 5802), and how keys are written as text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def to_base64(data: bytes) -> str:
 
 
 def from_base64(text: object, what: str = "this") -> bytes:
-    """Decode base64. Raises ``ValueError`` that names ``what``, not its content."""
+    """Decode base64. Raises ``ValueError`` with the name ``what``, without the content."""
     try:
         if not isinstance(text, str):
             raise TypeError("not text")
@@ -42,7 +42,7 @@ def to_base64url(data: bytes) -> str:
 
 
 def from_base64url(text: str) -> bytes:
-    """Decode base64url as a JWT has it. Raises ``ValueError`` unless written the one right way."""
+    """Decode the base64url of a JWT. Raises ``ValueError`` unless it is in its canonical form."""
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if to_base64url(data) != text:  # padding, stray characters, or bits that mean nothing
         raise ValueError("not canonical")
@@ -50,9 +50,9 @@ def from_base64url(text: str) -> bytes:
 
 
 def saslprep(text: str) -> str:
-    """Bring a name or password into one form (RFC 4013), so that every keyboard gives the same.
+    """Bring a name or password into one form (RFC 4013), whatever keyboard it was typed on.
 
-    Raises ``UsageError`` for characters that must not stand in one.
+    Raises ``UsageError`` for characters that RFC 4013 prohibits.
     """
     mapped = "".join(
         " " if stringprep.in_table_c12(char) else char

@@ -13,14 +13,14 @@ from lft.addresses import is_loopback
 from lft.terminal import printable
 from protocol import UsageError
 
-MAX_SECRET_FILE = 4096  # bytes of the first line of a password or token file
+MAX_SECRET_FILE = 4096  # bytes that the first line of a password or token file may have
 PASSWORD_VARIABLE = "LFT_PASSWORD"  # noqa: S105  (a name, not a password)
 
 
 def read_password(user: str, file: Path | None, server: str) -> str:
     """Find the password of ``user`` at ``server``: file, environment, demo account, prompt.
 
-    The demo accounts' own are for loopback. Raises ``UsageError`` where there is none to be had.
+    The demo accounts' own passwords are for loopback. Raises ``UsageError`` where none is found.
     """
     given = _given_password(file)
     if given is not None:
@@ -35,7 +35,7 @@ def _given_password(file: Path | None) -> str | None:
 
 
 def new_password(user: str, file: Path | None) -> str:
-    """Find the password to give ``user``; asks twice where it has to ask."""
+    """Find a new password for ``user``; a prompt asks for it twice."""
     password = _given_password(file)
     if password is None:
         password = _prompt(user)
@@ -60,7 +60,7 @@ def first_line(file: Path, what: str) -> str:
 
 
 def _prompt(user: str, remark: str = "") -> str:
-    import getpass  # noqa: PLC0415  (3 ms that nobody who is not asked should pay)
+    import getpass  # noqa: PLC0415  (3 ms, only where a prompt is needed)
 
     if sys.stdin.isatty():
         with contextlib.suppress(EOFError):  # Ctrl-D

@@ -12,24 +12,24 @@ from protocol import RejectedError
 
 
 class Rights(NamedTuple):
-    """What one user may do here, of the server's own limits and the account's the stricter ones."""
+    """What one user may send: the stricter of the server's limits and the account's."""
 
-    directory: str = ""  # below the output directory; "" is that itself
+    directory: str = ""  # below the output directory; "" is the output directory itself
     max_file_size: int | None = None
-    quota: int | None = None  # bytes in that directory, finished or not, as ``counted``
-    limit: int | None = None  # bytes a second, of all sessions of the user together
-    allow_ext: tuple[tuple[str, ...], ...] = ()  # a name must have one of each; none: all
+    quota: int | None = None  # bytes of all files in that directory, finished or not
+    limit: int | None = None  # bytes a second, over all sessions of the user
+    allow_ext: tuple[tuple[str, ...], ...] = ()  # a name must end with one of each group
 
     @classmethod
     def of(cls, credential: Credential, settings: ServerSettings) -> Rights:
-        """Return those of an account on a server."""
+        """Return the rights of an account on a server."""
         sizes = [size for size in (credential.max_file_size, settings.max_file_size) if size]
         allowed = tuple(one for one in (credential.allow_ext, settings.allow_ext) if one)
         most = min(sizes, default=None)
         return cls(credential.directory, most, credential.quota, credential.limit, allowed)
 
     def check(self, name: str, size: int) -> None:
-        """Raise ``RejectedError`` for a file that may not be sent."""
+        """Raise ``RejectedError`` unless such a file may be sent."""
         for extensions in self.allow_ext:
             if not name.lower().endswith(extensions):
                 raise RejectedError("extension", f"only {', '.join(extensions)} may be sent here")
@@ -38,7 +38,7 @@ class Rights(NamedTuple):
             raise RejectedError("size", f"{format_size(size)} is more than {most}, the most here")
 
 
-# How common kinds of file begin: (offset, bytes), any of them. From the specifications of each.
+# How common kinds of files begin, by their specifications: any one of (offset, bytes).
 _BEGINNINGS: dict[str, tuple[tuple[int, bytes], ...]] = {
     ".7z": ((0, b"7z\xbc\xaf\x27\x1c"),),
     ".bmp": ((0, b"BM"),),
@@ -67,11 +67,11 @@ _BEGINNINGS: dict[str, tuple[tuple[int, bytes], ...]] = {
     ".zip": ((0, b"PK\3\4"), (0, b"PK\5\6")),
     ".zst": ((0, b"\x28\xb5\x2f\xfd"),),
 }
-LONGEST_BEGINNING = 33 * 1024  # bytes of a file in which its kind shows
+LONGEST_BEGINNING = 33 * 1024  # bytes of a file that are enough to tell its kind
 
 
 def looks_like(name: str, head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is what its extension says; unknown kinds are."""
+    """Whether the beginning of a file fits its extension; any beginning fits an unknown one."""
     extension = os.path.splitext(name.lower())[1]
     known = _BEGINNINGS.get(extension)
     return known is None or any(head.startswith(part, offset) for offset, part in known)

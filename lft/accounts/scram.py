@@ -15,15 +15,13 @@ from lft.accounts.account import (
     Accounts,
     ClosedAccountError,
     Credential,
-    Credentials,
     check_user_name,
 )
-from lft.accounts.file import snapshot
 from lft.accounts.keys import from_base64, hmac_sha256, salt_password, saslprep, to_base64, xor
 from protocol import SCRAM, AuthenticationError
 
-SCRAM_PLUS = f"{SCRAM}-PLUS"  # the same, bound to the TLS connection it takes place on
-MAX_NONCE = 256  # characters of one side's nonce: what is made of it still fits a message
+SCRAM_PLUS = f"{SCRAM}-PLUS"  # bound to the TLS connection that carries the login
+MAX_NONCE = 256  # characters of one side's nonce, so that both still fit a message
 _BAD_LOGIN = "unknown user or wrong password"
 _MALFORMED = "malformed login message"
 _BOUND = "p=tls-server-end-point"  # gs2-cbind-flag (RFC 5802, section 7): bound to this certificate
@@ -49,8 +47,8 @@ class ScramClient:
     """The client's side of one login: ``first``, then ``respond``, then ``check_server``.
 
     ``binding`` is the server's end point (``server_end_point``) where there is TLS; ``plus`` says
-    whether the server offers to bind the login to it. A man in the middle who makes it seem not to
-    is found out by the server, which learns that we could have.
+    whether the server offers to bind the login to it. A man in the middle may hide that offer; the
+    server finds out, because it learns that we could have bound the login.
     """
 
     def __init__(
@@ -77,7 +75,7 @@ class ScramClient:
         return self._header + self._first_bare
 
     def respond(self, server_first: str) -> str:
-        """Prove that we know the password: turn server-first into client-final-message.
+        """Answer server-first-message with client-final-message: prove that we know the password.
 
         Raises ``AuthenticationError`` for a challenge that no honest server would send.
         """
@@ -116,23 +114,26 @@ class ScramServer:
     """The server's side of one login: ``challenge``, then ``verify``.
 
     An unknown user gets the same messages and costs the same work as a wrong password, and so does
-    one whose account is disabled or has expired.
+    a user whose account is disabled or has expired.
 
     ``binding`` is our own end point where the connection has TLS. Then the login must be bound to
-    it, and the mechanism is SCRAM-SHA-256-PLUS. RFC 5802, section 6, lets a client that cannot bind
-    in (``n``); we do not: ours all can, and one that sees no TLS where we do is not talking to us.
+    it, and the mechanism is SCRAM-SHA-256-PLUS. RFC 5802, section 6, lets in a client that cannot
+    bind (``n``). We do not: all our clients can, and a client that sees no TLS where we do is
+    talking to a man in the middle.
     """
 
     def __init__(
         self,
-        credentials: Credentials,
+        accounts: Accounts,
         secret: bytes,
         nonce: str | None = None,
         *,
         binding: bytes | None = None,
     ) -> None:
-        self._credentials = credentials
-        self._secret = secret  # makes the salt of unknown users, where the file has no key for it
+        self._accounts = accounts
+        self._secret = (
+            secret  # makes the salts of unknown users where the accounts have no key for them
+        )
         self._binding = binding
         self.mechanism = SCRAM if binding is None else SCRAM_PLUS  # no other will do
         self._extension = nonce or _nonce()
@@ -145,15 +146,14 @@ class ScramServer:
         self.credential: Credential  # the account, once it has been verified
 
     def challenge(self, client_first: str) -> str:
-        """Turn client-first into server-first-message. Raises ``AuthenticationError``."""
+        """Answer client-first-message with server-first-message. Raises ``AuthenticationError``."""
         self._header, bare = self._split(client_first)
         name, nonce = _attributes(bare, "nr", extensions=True)
-        escaped = not re.search("=(?!2C|3D)", name)  # RFC 5802, section 5.1: else MUST fail
+        escaped = not re.search("=(?!2C|3D)", name)  # RFC 5802, section 5.1: MUST fail
         if not 0 < len(nonce) <= MAX_NONCE or len(name) > 3 * MAX_USER_NAME or not escaped:
             raise AuthenticationError(_MALFORMED)
         self.user = name.replace("=2C", ",").replace("=3D", "=")
-        accounts = snapshot(self._credentials)
-        found, stand_in = accounts.get(self.user), self._stand_in(accounts)
+        found, stand_in = self._accounts.get(self.user), self._stand_in()
         now = time.time()
         self._known = found is not None and found.active(now)
         if found is not None and not self._known:
@@ -176,15 +176,15 @@ class ScramServer:
             raise AuthenticationError("the login is bound to TLS, and this connection has none")
         return f"{flag},,", rest[1:]
 
-    def _stand_in(self, accounts: Accounts) -> Credential:
-        """Make up an account that nobody has; for everyone, to take everyone's time."""
-        salt = hmac_sha256(accounts.salt_key or self._secret, self.user.encode())[:16]
-        return Credential(0, accounts.usual_iterations, salt, salt * 2, salt * 2)
+    def _stand_in(self) -> Credential:
+        """Make up an account for an unknown user; made for known users too, to take as long."""
+        salt = hmac_sha256(self._accounts.salt_key or self._secret, self.user.encode())[:16]
+        return Credential(0, self._accounts.usual_iterations, salt, salt * 2, salt * 2)
 
     def verify(self, client_final: str) -> str:
         """Check the proof; return server-final-message. Raises ``AuthenticationError``.
 
-        That its cause is a ``ClosedAccountError`` says nothing of the password: it is not known.
+        A ``ClosedAccountError`` as its cause says nothing about the password, which was not judged.
         """
         binding, nonce, proof_text = _attributes(client_final, "crp")
         try:

@@ -4,113 +4,130 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
+import secrets
+import struct
 import threading
 import time
-from collections import OrderedDict
+from array import array
 from typing import Callable
 
+import config
 from lft.addresses import network_of
 
-FIRST_DELAY = 0.5  # seconds, doubled with each further failure ...
-LONGEST_DELAY = 15.0  # ... up to this: a login must still end within LOGIN_TIMEOUT
-LONGEST_ACCOUNT_DELAY = 2.0  # seconds a stranger's guessing may cost the user himself
-GUESSES_AT_ONCE = 8  # of one user from one address may wait like that at the same time
-FREE_PAIR = 2  # failures of one user from one address that cost nothing: slips of the finger
-FREE_ADDRESS = 10  # of one address: many people may share one
-FREE_ACCOUNT = 20  # of one user from anywhere
-FORGET_AFTER = 600.0  # seconds without an attempt
-MAX_REMEMBERED = 10_000  # users, addresses, and pairs: two or three megabytes of each
+_ROWS = struct.Struct("=4I")
 
 
 class _Failures:
-    """Failed attempts by key, and the delay they cost. The longest untouched are dropped first.
+    """Failed attempts by key, and the delay they cost. They fade: each minute leaves half of them.
 
-    An entry is their number, when the last one was, and until when the delays fill the time of the
-    ``at_once`` that may wait together.
+    A count-min sketch: each key has one counter in each of four rows, chosen by a secret hash, and
+    its failures are the least of the four. So memory is fixed, and a flood of made-up keys cannot
+    push a real one out, as it could out of a table that drops its oldest entries. It can only add
+    to the failures of a key, where it happens to hit all four of its counters.
     """
 
-    def __init__(self, free: int, longest: float, capacity: int, at_once: float = math.inf) -> None:
-        self._free, self._longest, self._capacity = free, longest, capacity
-        self._at_once = at_once
-        self._entries: OrderedDict[str, tuple[int, float, float]] = OrderedDict()
+    def __init__(self, free: int, longest: float, width: int, at_once: float = math.inf) -> None:
+        self._free, self._longest, self._at_once = free, longest, at_once
+        self._width = width  # of a row
+        self._secret = secrets.token_bytes(16)
+        zeros = bytes(8 * 4 * width)
+        self._counts = array("d", zeros)
+        self._counted_at = array("d", zeros)
+        self._busy_until = array("d", zeros)  # instants until which those that wait fill all places
 
     def add(self, key: str, now: float) -> float:
-        """Count a failure; return the seconds that those before it cost, infinity if too many."""
-        before, last, busy = self._entries.pop(key, (0, now, now))
-        if now - last >= FORGET_AFTER:
-            before = 0
-        over = min(before - self._free, 30)  # doubling has no use for more
-        delay = min(self._longest, FIRST_DELAY * 2**over) if over >= 0 else 0.0
-        longer = max(busy, now) + delay / self._at_once
-        if longer <= now + self._longest:
-            busy = longer
-        else:  # it takes nobody's place, or who goes on would keep everybody out for ever
-            delay = math.inf
-        self._entries[key] = before + 1, now, busy
-        if len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)
+        """Count a failure; return the delay that earlier ones cost, infinity if too many wait."""
+        places = self._places(key)
+        before = self._fade(places, now)
+        delay = self._delay(before)
+        busy_until = max(now, min(self._busy_until[at] for at in places)) + delay / self._at_once
+        if busy_until > now + self._longest:
+            delay = (
+                math.inf
+            )  # and takes no place, or a persistent guesser would keep the user out for ever
+        for at in places:
+            self._counts[at] = max(self._counts[at], before + 1)
+            if delay < math.inf:
+                self._busy_until[at] = max(self._busy_until[at], busy_until)
         return delay
 
-    def remove(self, key: str, count: int) -> None:
-        before, last, busy = self._entries.get(key, (0, 0.0, 0.0))
-        if before > count:
-            self._entries[key] = before - count, last, busy
-        else:
-            self._entries.pop(key, None)
+    def forgive(self, key: str, now: float, most: float = math.inf) -> float:
+        """Take up to ``most`` failures back; return their number."""
+        places = self._places(key)
+        before = self._fade(places, now)
+        number = min(before, most)
+        for at in places:
+            if self._counts[at] == before:  # otherwise it counts another key as well
+                self._counts[at] -= number
+                self._busy_until[at] = now
+        return number
+
+    def _places(self, key: str) -> list[int]:
+        """Return where the counters of ``key`` stand."""
+        data = key.encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(data, digest_size=_ROWS.size, key=self._secret).digest()
+        columns = _ROWS.unpack(digest)
+        return [row * self._width + column % self._width for row, column in enumerate(columns)]
+
+    def _fade(self, places: list[int], now: float) -> float:
+        """Let these counters fade until now; return the least of them."""
+        for at in places:
+            age = now - self._counted_at[at]
+            self._counts[at] *= 0.5 ** (age / config.FAILURES_HALVE_AFTER)
+            self._counted_at[at] = now
+        return min(self._counts[at] for at in places)
+
+    def _delay(self, failures: float) -> float:
+        over = round(failures) - self._free
+        return min(self._longest, config.FIRST_DELAY * 2.0 ** min(over, 30)) if over >= 0 else 0.0
 
 
 class LoginDelay:
     """How long an attempt to log in waits for its answer.
 
     Failures are counted for the user at this address, for the address, and for the user from
-    anywhere; the longest of the three delays counts. The last one is short, however many failures
-    there were: an account that is locked, or as good as, is a way to keep its owner out. So the
-    right user elsewhere gets in, 2 s later at most. Precedents: Dovecot's authentication penalty,
-    which doubles up to 15 s, and OpenSSH's PerSourcePenalties; both go by address alone.
+    anywhere; the longest of the three delays counts. The last two are short, however many failures
+    there were, because others share them: neither a guesser elsewhere nor a neighbour with an old
+    password keeps a right user out for longer than 2 s. Precedents: Dovecot's authentication
+    penalty, which doubles up to 15 s, and OpenSSH's PerSourcePenalties; both go by address alone.
 
     An attempt counts as failed until ``succeeded`` says otherwise, so that many at the same time
     wait as long as one after the other. Only so many of one user from one address may wait
     together, or a thousand connections would make a thousand guesses in the time of one.
-    Users that do not exist are counted like those that do. May be used by any thread.
+    Users that do not exist are counted like those that do. Any thread may use it.
 
     ``_lock`` guards the three tables; nothing but counting is done under it.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, capacity: int = MAX_REMEMBERED
+        self, clock: Callable[[], float] = time.monotonic, width: int = config.FAILURE_COUNTERS
     ) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._pairs = _Failures(FREE_PAIR, LONGEST_DELAY, capacity, GUESSES_AT_ONCE)
-        self._addresses = _Failures(FREE_ADDRESS, LONGEST_DELAY, capacity)
-        self._users = _Failures(FREE_ACCOUNT, LONGEST_ACCOUNT_DELAY, capacity)
+        longest, shared = config.LONGEST_DELAY, config.LONGEST_SHARED_DELAY
+        self._pairs = _Failures(config.FREE_PAIR, longest, width, config.GUESSES_AT_ONCE)
+        self._addresses = _Failures(config.FREE_ADDRESS, shared, width // 4)
+        self._users = _Failures(config.FREE_ACCOUNT, shared, width // 4)
 
     def attempt(self, user: str, address: str) -> float:
         """Count an attempt; return the seconds to wait before it is answered, right or wrong.
 
-        Infinity: it is not to be looked at.
+        Infinity: refuse it without judging it.
         """
-        now, (pair, network, name) = self._clock(), _keys(user, address)
+        network = network_of(address)
         with self._lock:
+            now = self._clock()
             return max(
-                self._pairs.add(pair, now),
+                self._pairs.add(f"{network} {user}", now),
                 self._addresses.add(network, now),
-                self._users.add(name, now),
+                self._users.add(user, now),
             )
 
     def succeeded(self, user: str, address: str) -> None:
-        """Forget the failures of this user at this address; elsewhere, take the attempt back."""
-        pair, network, name = _keys(user, address)
+        """Forget this user's failures at this address; those elsewhere, and of others, stay."""
+        network = network_of(address)
         with self._lock:
-            self._pairs.remove(pair, sys.maxsize)
-            self._addresses.remove(network, 1)
-            self._users.remove(name, 1)
-
-
-def _keys(user: str, address: str) -> tuple[str, str, str]:
-    """Return what stands for this user there, for the address, and for the user anywhere."""
-    # short, however long a name a guesser makes up
-    name = hashlib.sha256(user.encode()).hexdigest()
-    network = network_of(address)
-    return f"{network} {name}", network, name
+            now = self._clock()
+            own = self._pairs.forgive(f"{network} {user}", now)
+            self._addresses.forgive(network, now, own)
+            self._users.forgive(user, now, own)

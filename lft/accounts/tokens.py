@@ -10,30 +10,28 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import config
 from lft.accounts.account import (
     MAX_TIME,
     Accounts,
     ClosedAccountError,
     Credential,
-    Credentials,
+    RefusedLoginError,
     is_user_name,
     is_whole,
 )
-from lft.accounts.file import snapshot
 from lft.accounts.keys import from_base64url, hmac_sha256, to_base64url
 from lft.accounts.passwords import first_line
 from lft.strictjson import as_object, parse_json
 from lft.terminal import printable
 from protocol import MAX_TEXT, AuthenticationError, UsageError
 
-MAX_TOKEN = MAX_TEXT  # characters: it must fit a message
-TOKEN_LIFETIME = "30d"  # noqa: S105  (how long, not what)
-LEEWAY = 60  # seconds a clock may be ahead of ours; none for a token's end, which is ours to say
+MAX_TOKEN = MAX_TEXT  # characters: a token must fit a message
 _BAD_TOKEN = "the token is not valid"  # noqa: S105  (a message)
 
 
 class Identity(NamedTuple):
-    """Who has logged in."""
+    """A user that has logged in, and its account."""
 
     user: str
     credential: Credential
@@ -42,8 +40,8 @@ class Identity(NamedTuple):
 def signing_key(token_key: bytes, credential: Credential | None) -> bytes:
     """Return the key of one user's tokens.
 
-    It is made from the file's key and from the user's verifier: a new password ends the user's
-    tokens, and a name that is given to somebody else does not come with the old owner's tokens.
+    It is made from the file's key and the user's verifier: a new password ends the user's tokens,
+    and a name that is given to another person does not come with the old owner's tokens.
     """
     return hmac_sha256(token_key, b"token:" + (credential.stored_key if credential else bytes(32)))
 
@@ -51,7 +49,7 @@ def signing_key(token_key: bytes, credential: Credential | None) -> bytes:
 def make_token(accounts: Accounts, user: str, lifetime: int, now: float | None = None) -> str:
     """Make a JWT (RFC 7519, HS256) for ``user``, good for ``lifetime`` seconds.
 
-    Raises ``UsageError`` for a user who could not use it.
+    Raises ``UsageError`` for a user that could not log in with it.
     """
     issued = int(time.time() if now is None else now)
     credential = holder(accounts, user, issued)
@@ -67,7 +65,7 @@ def make_token(accounts: Accounts, user: str, lifetime: int, now: float | None =
 
 
 def holder(accounts: Accounts, user: str, now: float) -> Credential:
-    """Return the account of somebody who may have a token. Raises ``UsageError``."""
+    """Return the account of a user that may have a token. Raises ``UsageError``."""
     credential = accounts.get(user)
     if credential is None:
         raise UsageError(f"no user {printable(user)}")
@@ -76,17 +74,17 @@ def holder(accounts: Accounts, user: str, now: float) -> Credential:
     return credential
 
 
-def verify_token(token: str, credentials: Credentials, now: float | None = None) -> Identity:
-    """Return whose token this is.
+def verify_token(token: str, accounts: Accounts, now: float | None = None) -> Identity:
+    """Return the user that a token stands for, and the user's account.
 
-    Raises ``AuthenticationError``, always with the same words, for one that is not valid: not
-    signed by us with HS256, not written as we would, expired, from the future, or of a user who
-    does not exist or may not log in (its cause tells of that, and is not for the client). To refuse
-    one costs the same work for every user.
+    Raises ``AuthenticationError``, always with the same words, for a token that is not valid: not
+    signed by us with HS256, not written as we would, expired, from the future, or of a user that
+    does not exist or may not log in. Its cause may say more, for the log. A refusal costs the same
+    work for every user.
     """
     try:
-        return _token_owner(token, snapshot(credentials), time.time() if now is None else now)
-    except ClosedAccountError as error:
+        return _token_owner(token, accounts, time.time() if now is None else now)
+    except RefusedLoginError as error:
         raise AuthenticationError(_BAD_TOKEN) from error
     except (ValueError, RecursionError):
         raise AuthenticationError(_BAD_TOKEN) from None
@@ -95,38 +93,61 @@ def verify_token(token: str, credentials: Credentials, now: float | None = None)
 def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
     if len(token) > MAX_TOKEN:
         raise ValueError("too long")
-    header, claims, signature = token.split(".")
-    # nothing else may stand there: a header that we do not understand may change what is meant
-    kind = as_object(parse_json(from_base64url(header)), {"alg"}, {"typ"})
-    if kind["alg"] != "HS256" or kind.get("typ", "JWT") != "JWT":
-        raise ValueError("not a token of ours")
-    user = _subject(as_object(parse_json(from_base64url(claims)), _CLAIMS, {"nbf"}), now)
+    header, part, signature = token.split(".")
+    _check_header(header)
+    claims = _claims(part)
+    user = claims["sub"]
     credential = accounts.get(user)
     key = signing_key(accounts.token_key or secrets.token_bytes(32), credential)
     right = hmac.compare_digest(
-        hmac_sha256(key, f"{header}.{claims}".encode()), from_base64url(signature)
+        hmac_sha256(key, f"{header}.{part}".encode()), from_base64url(signature)
     )
-    if not right or credential is None:
-        raise ValueError("not signed by us, or of nobody")
+    if credential is None:
+        raise RefusedLoginError(f"a token names the user {user}, and there is none")
+    if not right:
+        raise RefusedLoginError(
+            f"a token of {user} is not signed with today's key: the key was renewed or the "
+            "password changed after it was made, or it is forged"
+        )
+    _check_time(claims, now)
     if not credential.active(now):
         raise ClosedAccountError(user, credential, now)
     return Identity(user, credential)
 
 
-_CLAIMS = {"sub", "iat", "exp", "jti"}
+def _check_header(part: str) -> None:
+    """Raise ``ValueError`` unless the header is ours: an unknown field may change the meaning."""
+    header = as_object(parse_json(from_base64url(part)), {"alg"}, {"typ"})
+    if header["alg"] != "HS256" or header.get("typ", "JWT") != "JWT":
+        raise ValueError("not a token of ours")
 
 
-def _subject(claims: dict[str, Any], now: float) -> str:
-    """Return who the claims are about. Raises ``ValueError`` unless they hold at ``now``."""
-    issued, expires, start = claims["iat"], claims["exp"], claims.get("nbf", 0)
-    if not all(is_whole(instant, 0, MAX_TIME) for instant in (issued, expires, start)):
+def _claims(part: str) -> dict[str, Any]:
+    """Return what a token claims. Raises ``ValueError`` for what we would not write."""
+    claims = as_object(parse_json(from_base64url(part)), {"sub", "iat", "exp", "jti"}, {"nbf"})
+    instants = claims["iat"], claims["exp"], claims.get("nbf", 0)
+    if not all(is_whole(instant, 0, MAX_TIME) for instant in instants):
         raise ValueError("not an instant")
-    if not max(issued, start) <= now + LEEWAY or not max(issued, start, now) < expires:
-        raise ValueError("not now")
-    user, number = claims["sub"], claims["jti"]
-    if not all(isinstance(text, str) and is_user_name(text) for text in (user, number)):
+    if not all(
+        isinstance(text, str) and is_user_name(text) for text in (claims["sub"], claims["jti"])
+    ):
         raise ValueError("not a name")
-    return str(user)
+    return claims
+
+
+def _check_time(claims: dict[str, Any], now: float) -> None:
+    """Raise ``RefusedLoginError`` unless the claims hold at ``now``."""
+    user, start, end = claims["sub"], max(claims["iat"], claims.get("nbf", 0)), claims["exp"]
+    if end <= max(now, start):
+        raise RefusedLoginError(f"the token of {user} expired at {_as_text(end)}")
+    if start > now + config.TOKEN_LEEWAY:
+        raise RefusedLoginError(
+            f"the token of {user} holds from {_as_text(start)} on: is a clock wrong?"
+        )
+
+
+def _as_text(instant: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(instant))
 
 
 def _json_part(value: dict[str, Any]) -> str:
@@ -134,7 +155,7 @@ def _json_part(value: dict[str, Any]) -> str:
 
 
 def read_token(file: Path) -> str:
-    """Read a token file: its first line. Raises ``UsageError`` for what cannot be a token."""
+    """Read the token in the first line of a file. Raises ``UsageError`` if there is none."""
     text = first_line(file, "token file").strip()
     if len(text) > MAX_TOKEN or not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", text, re.ASCII):
         raise UsageError(f"token file {file}: there is no token in its first line")

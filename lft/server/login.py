@@ -1,4 +1,4 @@
-"""Letting clients in: proofs of passwords and tokens, and the delay after wrong ones."""
+"""Logins: judging proofs of passwords and tokens, and the delay after wrong ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 import time
 
 from config import ServerSettings
-from lft.accounts.account import Credential, Credentials
+from lft.accounts.account import AccountSource, Credential
 from lft.accounts.permissions import Rights
 from lft.accounts.scram import ScramServer
 from lft.accounts.throttle import LoginDelay
@@ -31,16 +31,16 @@ log = logging.getLogger("coordinator")
 class Login:
     """Judges proofs and makes sessions. All of it runs on workers.
 
-    ``delays`` counts wrong proofs. A proof that has to wait stays in its peer; main looks at the
+    ``delays`` counts wrong proofs. A proof that has to wait stays in its peer; main watches the
     clock and hands the peer to a worker when the proof is due.
     """
 
     def __init__(
-        self, settings: ServerSettings, credentials: Credentials, registry: Registry
+        self, settings: ServerSettings, accounts: AccountSource, registry: Registry
     ) -> None:
         self.delays = LoginDelay()
         self._settings = settings
-        self._credentials = credentials
+        self._accounts = accounts
         self._registry = registry
         self._secret = secrets.token_bytes(32)  # makes the salts of users that do not exist
         self._bucket = TokenBucket(settings.limit) if settings.limit else None
@@ -49,9 +49,9 @@ class Login:
     def start(self, peer: Peer, message: AuthStart) -> None:
         """Answer AUTH_START with a challenge, or judge the token that it shows."""
         if message.mechanism == TOKEN:
-            self._expect_proof(peer, message, _token_from(peer))  # its user is not known yet
+            self._expect_proof(peer, message, _token_name(message.data))
             return
-        login = ScramServer(self._credentials, self._secret, binding=peer.binding)
+        login = ScramServer(self._accounts(), self._secret, binding=peer.binding)
         if message.mechanism != login.mechanism:
             raise RemoteProtocolError(f"this server wants {login.mechanism}", "authentication")
         peer.login = login
@@ -63,7 +63,7 @@ class Login:
         self._expect_proof(peer, message, peer.login.user)
 
     def _expect_proof(self, peer: Peer, proof: AuthStart | AuthResponse, user: str) -> None:
-        """Judge a proof now, or later if there were wrong ones before."""
+        """Judge a proof at once, or later if wrong ones came before it."""
         delay = self.delays.attempt(user, peer.address)
         if delay == float("inf"):
             raise AuthenticationError("too many wrong passwords; try again later")
@@ -90,16 +90,20 @@ class Login:
         self._let_in(peer, login.user, login.credential, final)
 
     def _judge_token(self, peer: Peer, proof: AuthStart) -> None:
-        if not (peer.connection.secure or is_loopback(peer.address)):  # others could read it
+        if not (
+            peer.connection.secure or is_loopback(peer.address)
+        ):  # others can read it on the way
             raise AuthenticationError("a token may be shown over TLS only")
-        user, credential = verify_token(proof.data, self._credentials)
-        self.delays.succeeded(_token_from(peer), peer.address)
-        self._let_in(peer, user, credential, "")
+        user, credential = verify_token(proof.data, self._accounts())
+        self.delays.succeeded(_token_name(proof.data), peer.address)
+        self._let_in(peer, user, credential, login_token=proof.data)
 
-    def _let_in(self, peer: Peer, user: str, credential: Credential, final: str) -> None:
+    def _let_in(
+        self, peer: Peer, user: str, credential: Credential, final: str = "", login_token: str = ""
+    ) -> None:
         rights = Rights.of(credential, self._settings)
         session = Session(user, credential.priority, peer, rights)
-        session.verifier = credential.stored_key
+        session.verifier, session.login_token = credential.stored_key, login_token
         session.buckets = tuple(filter(None, (self._bucket, self._bucket_of(user, rights.limit))))
         peer.session, peer.login = session, None
         self._registry.add(session)
@@ -107,22 +111,28 @@ class Login:
         peer.connection.send(AuthOk(final, session.token, session.priority))
 
     def _bucket_of(self, user: str, limit: int | None) -> TokenBucket | None:
-        """Return the one bucket of a user, whatever the number of sessions."""
+        """Return the bucket that all sessions of a user share."""
         return self._buckets_of.setdefault((user, limit), TokenBucket(limit)) if limit else None
 
     def check_account(self, session: Session) -> None:
-        """Raise ``AuthenticationError`` if the user could not log in any more as it once did.
+        """Raise ``AuthenticationError`` if the client could not log in any more as it once did.
 
-        A session may last for days: a closed account or a changed password ends it at the next
-        file.
+        A session may last for days: a closed account, a changed password or a token that is no
+        longer valid ends it at the next file.
         """
-        account = self._credentials.get(session.user)
+        accounts = self._accounts()
+        account = accounts.get(session.user)
         if account is None or not account.active(time.time()):
             raise AuthenticationError("the account has been closed")
         if account.stored_key != session.verifier:
             raise AuthenticationError("the account has another password by now")
+        if session.login_token:
+            verify_token(session.login_token, accounts)
 
 
-def _token_from(peer: Peer) -> str:
-    """Return what wrong tokens count for: their address, and no user's account."""
-    return f"token from {peer.address}"
+def _token_name(token: str) -> str:
+    """Return what stands for a token's user, which is not known before the token is verified.
+
+    So a wrong token counts for itself and its address, not for other tokens or an account.
+    """
+    return f"token {token}"

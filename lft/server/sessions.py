@@ -142,7 +142,8 @@ class Session:
         self.coordinator = coordinator
         self.rights = rights or Rights()
         self.token = secrets.token_urlsafe(32)
-        self.verifier = b""  # of the account, when its password was proven
+        self.verifier = b""  # of the account, when the client logged in
+        self.login_token = ""  # that it logged in with, if not with a password
         self.buckets: tuple[TokenBucket, ...] = ()  # what limits its bytes in a second
         self.heard_at = time.monotonic()  # when the coordinator said something last
         self.closed = False  # set by main: the coordinator is gone

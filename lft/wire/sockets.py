@@ -54,7 +54,6 @@ class Waker:
             os.close(descriptor)
 
 
-Socket = socket.socket
 Buffer = Union[bytes, bytearray, memoryview]
 
 

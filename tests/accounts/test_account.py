@@ -1,4 +1,4 @@
-"""Accounts: closed ones, and how little a stranger learns about any."""
+"""Accounts that are closed or do not exist: a stranger cannot tell them from others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from lft.accounts.account import ITERATIONS, Accounts, Credential, demo_credentials
+from config import ITERATIONS
+from lft.accounts.account import Accounts, Credential, demo_credentials
 from lft.accounts.keys import hmac_sha256
 from lft.accounts.scram import ScramClient, ScramServer
 from protocol import AuthenticationError
@@ -30,7 +31,7 @@ from tests.support.scram import (
 
 def test_an_unknown_user_and_a_wrong_password_look_the_same() -> None:
     """FAULTS 22: the same form of challenge, then the same words."""
-    users = {"known": Credential.make("right")}
+    users = Accounts({"known": Credential.make("right")})
     challenges, refusals = [], []
     for user in ("known", "ghost"):
         client, server = ScramClient(user, "wrong"), ScramServer(users, b"secret")
@@ -52,19 +53,20 @@ def test_an_unknown_users_salt_stays_the_same() -> None:
 
 
 def test_unknown_users_have_different_salts() -> None:
-    """One salt for all who do not exist would give them away."""
+    """One salt for all users that do not exist would give them away."""
     one, other = (rfc_server().challenge(f"n,,n={name},r=abc") for name in ("ghost", "spook"))
     assert one != other
 
 
 def test_an_unknown_users_salt_depends_on_the_servers_secret() -> None:
-    """Nobody without the secret can compute which salt an account that is none would have."""
-    salts = {ScramServer({}, s, nonce="x").challenge("n,,n=ghost,r=a") for s in (b"one", b"two")}
+    """Without the secret, no client can compute the salt of a user that does not exist."""
+    nobody, first = Accounts({}), "n,,n=ghost,r=a"
+    salts = {ScramServer(nobody, s, nonce="x").challenge(first) for s in (b"one", b"two")}
     assert len(salts) == 2
 
 
 def test_an_unknown_users_salt_survives_a_restart_of_the_server() -> None:
-    """The file's own key goes before the secret that each server makes anew."""
+    """The key in the file is used, not the secret that each server makes anew."""
     users = Accounts({}, salt_key=bytes(32))
     first = "n,,n=ghost,r=a"
     salts = {ScramServer(users, s, nonce="x").challenge(first) for s in (b"one", b"two")}
@@ -72,14 +74,14 @@ def test_an_unknown_users_salt_survives_a_restart_of_the_server() -> None:
 
 
 def test_an_unknown_user_has_the_iteration_count_that_most_have() -> None:
-    """Where all users have a count other than the default, the default would tell."""
+    """Where all users have another count, the default would give away that a user is unknown."""
     users = {name: verifier(b"pw", iterations=5000) for name in ("a", "b")}
     users["c"] = verifier(b"pw", iterations=6000)
-    assert ScramServer(users, b"secret").challenge("n,,n=ghost,r=a").endswith(",i=5000")
+    assert rfc_server(users).challenge("n,,n=ghost,r=a").endswith(",i=5000")
 
 
 def test_of_two_counts_equally_frequent_the_unknown_user_has_the_higher() -> None:
-    """Which one does not depend on the order in the file."""
+    """Of two equally common counts, the order in the file does not decide."""
     users = {"a": verifier(b"pw", iterations=6000), "b": verifier(b"pw", iterations=5000)}
     assert Accounts(users).usual_iterations == 6000
     assert Accounts(dict(reversed(list(users.items())))).usual_iterations == 6000
@@ -102,7 +104,7 @@ def test_a_closed_account_looks_like_one_that_does_not_exist(why: str) -> None:
 
 
 def test_an_account_is_open_until_it_expires() -> None:
-    """The second in ``expires`` is the first one too late."""
+    """At the instant ``expires`` the account is closed."""
     account = replace(USERS["user"], expires=1000)
     assert account.active(999.9)
     assert not account.active(1000)
@@ -114,14 +116,14 @@ def test_an_account_is_open_until_it_expires() -> None:
 def test_refusing_an_unknown_user_takes_the_work_that_a_wrong_password_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As many HMACs for each, and no password computation on the server for any."""
+    """As many HMACs for each, and the server computes no password hash."""
     real, calls = hmac_sha256, []
 
     def counted(key: bytes, data: bytes) -> bytes:
         calls.append(len(key))
         return real(key, data)
 
-    users = {"user": USERS["user"], "gone": replace(USERS["user"], disabled=True)}
+    users = Accounts({"user": USERS["user"], "gone": replace(USERS["user"], disabled=True)})
     work = []
     for user in ("user", "gone", "ghost"):
         client, server = ScramClient(user, "wrong"), ScramServer(users, b"secret")
@@ -139,7 +141,7 @@ def test_refusing_an_unknown_user_takes_the_work_that_a_wrong_password_takes(
 
 
 def test_who_has_logged_in_has_the_accounts_limits() -> None:
-    """The server finds directory, quota and the like with the login."""
+    """The login gives the server the account, with directory, quota and the like."""
     users = {"user": replace(USERS["user"], directory="team/user", quota=5)}
     server = rfc_server(users)
     log_in(rfc_client(), server)
@@ -167,7 +169,7 @@ def test_a_credential_does_not_show_its_keys() -> None:
 
 
 def test_the_demo_accounts_are_verifiers_too() -> None:
-    """The two accounts of the user's card log in, with their priorities, and only with theirs."""
+    """Each demo account logs in with its own password and priority only."""
     users = demo_credentials()
     assert {name: one.priority for name, one in users.items()} == {"admin": 1, "user1": 0}
     for name, password in (("admin", "admin123"), ("user1", "password1")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import fcntl
 import json
 import os
@@ -73,7 +74,7 @@ def test_what_is_saved_is_loaded_again(users: Credentials) -> None:
     """Every account comes back as it was."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "credentials")
-        save_credentials(path, users)
+        save_credentials(path, Accounts(users))
         assert load_credentials(path) == users
 
 
@@ -88,15 +89,17 @@ def test_the_file_is_for_its_owner_only(credential_file: Path) -> None:
 
 
 def test_the_file_is_private_again_after_it_was_replaced(filled_file: Path) -> None:
-    """Saving over a file that others could read leaves one that they cannot."""
+    """A file that others could read is replaced by one that they cannot read."""
     filled_file.chmod(0o644)
     save_credentials(filled_file, USERS)
     assert stat.S_IMODE(filled_file.stat().st_mode) == 0o600
 
 
 def test_the_file_holds_no_password(credential_file: Path) -> None:
-    """Neither as it is nor encoded."""
-    save_credentials(credential_file, {"alice": Credential.make("wonderland", iterations=4096)})
+    """Neither in plain text nor encoded."""
+    save_credentials(
+        credential_file, Accounts({"alice": Credential.make("wonderland", iterations=4096)})
+    )
     text = credential_file.read_bytes()
     assert b"wonderland" not in text
     assert base64.b64encode(b"wonderland").rstrip(b"=") not in text
@@ -117,7 +120,7 @@ def test_a_file_that_even_its_owner_may_not_write_is_fine(filled_file: Path) -> 
     assert load_credentials(filled_file) == USERS
 
 
-def test_a_file_of_somebody_else_is_refused(
+def test_a_file_of_another_user_is_refused(
     filled_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its owner could change it, or open it to others, at any time."""
@@ -132,7 +135,7 @@ def test_a_file_of_somebody_else_is_refused(
 def test_a_file_of_the_superuser_is_fine(
     filled_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who is root could read and change everything anyway."""
+    """Root can read and change everything anyway."""
     facts = os.stat(filled_file)
     owned = os.stat_result((*facts[:4], 0, *facts[5:10]))
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
@@ -146,7 +149,7 @@ def test_a_missing_file_is_refused(credential_file: Path) -> None:
 
 
 def test_a_symlink_is_refused(filled_file: Path, tmp_path: Path) -> None:
-    """FAULTS 25: a link may be turned to another file by somebody else."""
+    """FAULTS 25: another user may turn a link to another file."""
     link = tmp_path / "link"
     link.symlink_to(filled_file)
     with pytest.raises(UsageError, match=f"{re.escape(str(link))}: it is a symbolic link"):
@@ -154,7 +157,7 @@ def test_a_symlink_is_refused(filled_file: Path, tmp_path: Path) -> None:
 
 
 def test_a_fifo_is_refused_without_waiting(credential_file: Path) -> None:
-    """Nobody ever writes into it, and the server must not wait for that."""
+    """No process writes into it, and the server must not wait for one."""
     os.mkfifo(credential_file, 0o600)
     with pytest.raises(UsageError, match="not a regular file"):
         load_credentials(credential_file)
@@ -173,7 +176,7 @@ def test_a_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_refused_unread(credential_file: Path) -> None:
-    """The size is looked at before anything is read."""
+    """Its size is checked before anything is read."""
     credential_file.touch(0o600)
     os.truncate(credential_file, MAX_CREDENTIALS_FILE + 1)
     with pytest.raises(UsageError, match="too large"):
@@ -190,7 +193,7 @@ ACCOUNT = {
 
 
 def file_with(name: str = "user", without: str = "", **changes: object) -> bytes:
-    """Return a credential file with one user: right, but for the changes."""
+    """Return a credential file with one user, correct except for the changes."""
     account = {key: value for key, value in {**ACCOUNT, **changes}.items() if key != without}
     return json.dumps({"version": 1, "users": {name: account}}).encode()
 
@@ -221,12 +224,13 @@ def test_what_is_set_stands_in_the_file_too(credential_file: Path) -> None:
 
 
 def document_with(**changes: object) -> bytes:
-    """Return a credential file that is right, but for the changes beside its users."""
+    """Return a credential file that is correct except for the changes beside its users."""
     return json.dumps({"version": 1, "users": {"user": ACCOUNT}, **changes}).encode()
 
 
 TWICE = json.dumps(ACCOUNT)[:-1] + ', "priority": 1}'
 
+DAMAGED = "damaged, or not a credential file"
 SAID = {
     "user ann: quota must be a number from 1": file_with("ann", quota=0),
     "user ann: max_file_size must be a number": file_with("ann", max_file_size="1G"),
@@ -251,6 +255,10 @@ SAID = {
     "made by another version of this program": document_with(version=2, groups={}),
     "token_key must be base64": document_with(token_key=5),
     "a key does not have 32 bytes": document_with(salt_key="AAAA"),
+    f"{DAMAGED}: it is empty": b"\n",
+    f"{DAMAGED}: it is not UTF-8 text": document_with().decode().encode("utf-16"),
+    f"{DAMAGED}: Expecting value, in line 3": b'{\n"users":\n// ours\n{}}',
+    f"{DAMAGED}: something in it is too large": b"[" * 100_000,
 }
 
 
@@ -258,7 +266,7 @@ SAID = {
 def test_a_malformed_file_is_refused_with_the_user_and_the_reason(
     credential_file: Path, words: str
 ) -> None:
-    """FAULTS 25: what to look for, and for whom, without the file's secrets."""
+    """FAULTS 25: the error names the user and the field, and none of the file's secrets."""
     credential_file.touch(0o600)
     credential_file.write_bytes(SAID[words])
     with pytest.raises(UsageError, match=re.escape(f"{credential_file}: {words}")) as caught:
@@ -286,7 +294,7 @@ BAD_DIRECTORIES += ["x" * 256, "é" * 128, "/".join(["x"] * 1000)]
 
 @pytest.mark.parametrize("directory", GOOD_DIRECTORIES, ids=short)
 def test_a_directory_below_the_output_is_taken(directory: str) -> None:
-    """Relative, plain, as deep as wanted."""
+    """Relative, with nothing hidden, of any depth."""
     assert replace(USERS["user"], directory=directory).directory == directory
 
 
@@ -367,6 +375,13 @@ def test_a_malformed_file_is_refused(credential_file: Path, kind: str) -> None:
     assert str(caught.value).isprintable()
 
 
+def test_a_byte_order_mark_is_no_damage(credential_file: Path) -> None:
+    """Some editors write one before UTF-8."""
+    credential_file.touch(0o600)
+    credential_file.write_bytes(codecs.BOM_UTF8 + file_with())
+    assert list(load_credentials(credential_file)) == ["user"]
+
+
 @quick
 @given(st.data())
 def test_a_damaged_file_is_refused_or_read_and_nothing_else(data: st.DataObject) -> None:
@@ -396,8 +411,8 @@ def test_a_refused_file_is_closed(credential_file: Path, tmp_path: Path) -> None
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one(credential_file: Path) -> None:
-    """Loading while somebody saves never fails."""
-    versions: list[Credentials] = [USERS, {f"user{i}": USERS["user"] for i in range(50)}]
+    """Loading while another thread saves never fails."""
+    versions = [USERS, Accounts({f"user{i}": USERS["user"] for i in range(50)})]
     save_credentials(credential_file, versions[0])
     done = threading.Event()
 
@@ -418,14 +433,14 @@ def test_a_reader_sees_the_old_file_or_the_new_one(credential_file: Path) -> Non
 
 def test_saving_leaves_nothing_but_the_file(filled_file: Path, tmp_path: Path) -> None:
     """The temporary file has become the file."""
-    save_credentials(filled_file, {})
+    save_credentials(filled_file, Accounts({}))
     assert list(tmp_path.iterdir()) == [filled_file]
 
 
 def test_what_was_saved_survives_a_power_cut(
     filled_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First the content, then the name: the directory is flushed once the new file is in it."""
+    """The content is flushed before the name is given, the directory after that."""
     flushed: list[tuple[bool, bool]] = []
 
     def fsync(descriptor: int) -> None:
@@ -433,7 +448,7 @@ def test_what_was_saved_survives_a_power_cut(
         flushed.append((folder, b"alice" in filled_file.read_bytes()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    save_credentials(filled_file, {"alice": USERS["user"]})
+    save_credentials(filled_file, Accounts({"alice": USERS["user"]}))
     assert flushed == [(False, False), (True, True)]
 
 
@@ -453,7 +468,7 @@ def test_saving_into_a_directory_that_is_not_there_is_refused(tmp_path: Path) ->
 
 
 def test_saving_under_a_name_that_the_system_refuses_is_a_usage_error(tmp_path: Path) -> None:
-    """A name that is just short enough leaves no room for the temporary file's longer one."""
+    """The longest possible name leaves no room for the temporary file's longer one."""
     with pytest.raises(UsageError, match="File name too long"):
         save_credentials(tmp_path / ("x" * 250), USERS)
 
@@ -462,7 +477,7 @@ def test_a_symlink_is_replaced_and_not_written_through(filled_file: Path, tmp_pa
     """Saving never changes a file that a link points to."""
     link = tmp_path / "link"
     link.symlink_to(filled_file)
-    save_credentials(link, {})
+    save_credentials(link, Accounts({}))
     assert load_credentials(link) == {}
     assert load_credentials(filled_file) == USERS
 
@@ -470,7 +485,7 @@ def test_a_symlink_is_replaced_and_not_written_through(filled_file: Path, tmp_pa
 def test_of_two_changes_at_once_one_waits_for_the_other(
     filled_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was changed while it waited is still there afterwards."""
+    """A change made while another one waits is not lost."""
     real, waiting = fcntl.flock, threading.Event()
 
     def flock(descriptor: int, how: int) -> None:
@@ -491,7 +506,7 @@ def test_of_two_changes_at_once_one_waits_for_the_other(
         other = threading.Thread(target=auth.main, args=(change,))
         other.start()
         assert waiting.wait(PATIENCE)
-        save_credentials(filled_file, {**USERS, "alice": USERS["user"]})
+        save_credentials(filled_file, Accounts({**USERS, "alice": USERS["user"]}))
     other.join(PATIENCE)
     assert not other.is_alive()
     loaded = load_credentials(filled_file)
@@ -509,7 +524,7 @@ def test_processes_that_add_at_the_same_time_lose_no_user(credential_file: Path)
 
 
 def test_the_lock_is_for_its_owner_only_and_never_a_link(filled_file: Path, tmp_path: Path) -> None:
-    """Nobody else can hold us up, or have us make a file elsewhere."""
+    """Another user can neither hold us up nor have us make a file elsewhere."""
     with _locked(filled_file):
         lock = tmp_path / ".credentials.json.lock"
         assert stat.S_IMODE(lock.stat().st_mode) == 0o600

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lft.accounts.account import ITERATIONS, MAX_ITERATIONS, MIN_ITERATIONS, Credential
+from config import ITERATIONS
+from lft.accounts.account import MAX_ITERATIONS, MIN_ITERATIONS, Credential
 from lft.accounts.keys import saslprep
 from protocol import UsageError
 from tests.support.generated import quick, short
@@ -22,7 +23,7 @@ def test_a_credential_is_made_by_the_rfcs_formulas() -> None:
 
 
 def test_each_credential_has_a_salt_of_its_own() -> None:
-    """Two users with one password cannot be told from the file to share it."""
+    """The file does not show that two users have the same password."""
     one, other = (Credential.make("pencil", iterations=4096) for _ in range(2))
     assert one.salt != other.salt
     assert one.stored_key != other.stored_key
@@ -73,7 +74,7 @@ def test_text_that_the_standard_prohibits_is_refused(text: str) -> None:
 @quick
 @given(st.text(st.characters() | st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF)))
 def test_preparing_text_twice_changes_nothing_more(text: str) -> None:
-    """What has been prepared stays; what cannot be is a UsageError and nothing else."""
+    """Preparing twice changes nothing more; what is prohibited raises UsageError only."""
     try:
         prepared = saslprep(text)
     except UsageError:

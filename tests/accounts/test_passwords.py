@@ -14,13 +14,13 @@ pytestmark = pytest.mark.usefixtures("no_password_around")
 
 
 def test_a_password_file_goes_first(password_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was named on the command line counts most."""
+    """The command line goes before everything else."""
     monkeypatch.setenv(PASSWORD_VARIABLE, "from environment")
     assert read_password("user1", password_file, "localhost") == "from file"
 
 
 def test_the_environment_goes_before_the_demo_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was set on purpose counts more than a default."""
+    """A variable that was set on purpose goes before a default."""
     monkeypatch.setenv(PASSWORD_VARIABLE, "from environment")
     assert read_password("user1", None, "localhost") == "from environment"
 

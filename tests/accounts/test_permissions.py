@@ -22,7 +22,7 @@ from tests.support.rawpeer import Peer, push
 
 
 def test_extensions_may_be_written_with_and_without_a_dot() -> None:
-    """And in any case, with spaces."""
+    """In capitals and with spaces as well."""
     assert parse_extensions("pdf, .TXT,tar.gz") == (".pdf", ".txt", ".tar.gz")
     for text in ("", ",", "a,,b", ".", "a/b", "a b"):
         with pytest.raises(ValueError, match="not extensions"):
@@ -107,7 +107,7 @@ def test_a_file_that_is_not_what_it_says_is_rejected(
 
 
 def test_a_large_file_that_is_not_what_it_says_is_rejected_early(serve: Serve) -> None:
-    """13: its first blocks are enough, nobody has to send the rest."""
+    """13: its first blocks are enough to refuse it; the rest is never sent."""
     local = serve({"alice": account(allow_ext=(".png",))})
     with Peer(local.port).log_in() as peer:
         upload = peer.start("x.png", bytes(3_000_000))
@@ -125,7 +125,7 @@ def test_a_large_file_that_is_not_what_it_says_is_rejected_early(serve: Serve) -
 def test_a_file_that_is_what_it_says_is_taken(
     serve: Serve, tmp_path: Path, name: str, content: bytes
 ) -> None:
-    """13: so are kinds that nobody knows a beginning of."""
+    """13: kinds without a known beginning are taken as well."""
     local = serve({"alice": account(allow_ext=(".png", ".dat", ".tar.gz"))})
     source = tmp_path / name
     source.write_bytes(content)
@@ -134,7 +134,7 @@ def test_a_file_that_is_what_it_says_is_taken(
 
 
 def test_without_restrictions_a_name_promises_nothing(local: ServerThread, tmp_path: Path) -> None:
-    """13: a .png with anything in it is a file like another."""
+    """13: without a restriction, a .png may contain anything."""
     source = random_file(tmp_path / "x.png", 10)
     (receipt,) = send_files([source], local.client())
     assert receipt.verdict == "INTEGRITY_OK"

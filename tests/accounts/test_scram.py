@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 from hypothesis import assume, example, given
 
-from lft.accounts.account import Credential, check_user_name
+from lft.accounts.account import Accounts, Credential, check_user_name
 from lft.accounts.keys import saslprep
 from lft.accounts.scram import SCRAM_PLUS, ScramClient, ScramServer
 from protocol import MAX_TEXT, SCRAM, AuthenticationError, UsageError
@@ -55,8 +55,8 @@ def test_each_login_has_nonces_of_its_own() -> None:
 
 
 def test_the_priority_is_the_accounts() -> None:
-    """Who has logged in has the priority that the file gives."""
-    server = ScramServer({"boss": Credential.make("pw", 7, iterations=4096)}, b"secret")
+    """The login gives the server the account's priority."""
+    server = ScramServer(Accounts({"boss": Credential.make("pw", 7, iterations=4096)}), b"secret")
     log_in(ScramClient("boss", "pw"), server)
     assert server.credential.priority == 7
 
@@ -76,7 +76,7 @@ def test_every_name_and_password_logs_in(text: str) -> None:
             check_user_name(form)
     except UsageError:
         assume(False)
-    users = {name: Credential.make(text, iterations=4096)}
+    users = Accounts({name: Credential.make(text, iterations=4096)})
     assert log_in(ScramClient(text, text), ScramServer(users, b"secret")) == name
 
 
@@ -84,7 +84,7 @@ def test_a_password_may_be_typed_in_either_unicode_form() -> None:
     """An accent typed as one character or as two is the same password, and the same name."""
     one, two = (unicodedata.normalize(form, "né") for form in ("NFC", "NFD"))
     assert one != two
-    users = {one: Credential.make(two, iterations=4096)}
+    users = Accounts({one: Credential.make(two, iterations=4096)})
     assert log_in(ScramClient(two, one), ScramServer(users, b"secret")) == one
 
 
@@ -123,13 +123,13 @@ def test_both_ends_of_one_tls_connection_log_in() -> None:
 
 
 def test_without_tls_the_mechanism_is_the_plain_one() -> None:
-    """What AUTH_START names."""
+    """AUTH_START names it."""
     assert rfc_client().mechanism == rfc_server().mechanism == SCRAM
 
 
 @pytest.mark.parametrize("seen", [b"", b"x", BINDING[:-1], BINDING + b"x", bytes(32)], ids=short)
 def test_a_client_that_sees_another_certificate_is_refused(seen: bytes) -> None:
-    """A man in the middle with a certificate of his own gains nothing from passing logins on."""
+    """A man in the middle with another certificate gains nothing by passing logins on."""
     client = ScramClient("user", "pencil", binding=seen)
     with pytest.raises(AuthenticationError, match="bound to another connection"):
         log_in(client, bound_server())
@@ -145,26 +145,26 @@ def test_a_client_that_was_told_there_is_no_binding_is_refused_by_a_server_that_
 
 
 def test_a_client_that_sees_no_tls_is_refused_by_a_server_that_does() -> None:
-    """Somebody else speaks TLS with the server in its name."""
+    """A proxy speaks TLS with the server in the client's name."""
     with pytest.raises(AuthenticationError, match="not bound to this TLS connection"):
         log_in(rfc_client(), bound_server())
 
 
 def test_a_client_that_could_bind_gets_into_a_server_that_cannot() -> None:
-    """TLS that ends in front of the server, as with stunnel."""
+    """TLS ends in front of the server, as with stunnel."""
     client = ScramClient("user", "pencil", binding=BINDING, plus=False)
     assert log_in(client, rfc_server()) == "user"
 
 
 def test_a_login_bound_to_tls_is_refused_where_there_is_none() -> None:
-    """A server that was not asked to cannot check it."""
+    """A server without TLS cannot check a binding."""
     with pytest.raises(AuthenticationError, match="this connection has none"):
         log_in(ScramClient("user", "pencil", binding=BINDING), rfc_server())
 
 
 @pytest.mark.parametrize("flag", ["p=tls-unique", "p=", "p", "P=tls-server-end-point", "yes", ""])
 def test_another_kind_of_binding_is_refused(flag: str) -> None:
-    """We know one kind."""
+    """We know one kind of channel binding."""
     with pytest.raises(AuthenticationError):
         bound_server().challenge(f"{flag},,n=user,r=x")
 
@@ -180,7 +180,7 @@ def test_the_header_cannot_be_changed_on_the_way() -> None:
 def test_bound_messages_of_the_longest_names_fit() -> None:
     """The longest name, escaped, with the longest hash, stays below what a message may have."""
     name = "=" * 255
-    users = {name: verifier(b"pw")}
+    users = Accounts({name: verifier(b"pw")})
     client = ScramClient(name, "pw", binding=bytes(64))
     server = ScramServer(users, b"secret", binding=bytes(64))
     assert len(client.first()) <= MAX_TEXT

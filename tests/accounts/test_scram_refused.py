@@ -42,7 +42,7 @@ def challenged() -> ScramServer:
 
 
 def test_a_wrong_password_is_refused() -> None:
-    """The proof of another password is none."""
+    """The proof of another password is refused."""
     with pytest.raises(AuthenticationError):
         challenged().verify(rfc_client("Pencil").respond(SERVER_FIRST))
 
@@ -62,7 +62,7 @@ def test_a_proof_for_another_nonce_is_refused() -> None:
 
 
 def proven(without_proof: str) -> str:
-    """Add the proof of somebody who knows the password, whatever else is in the message."""
+    """Add the proof of a client that knows the password, whatever else is in the message."""
     salted = hashlib.pbkdf2_hmac("sha256", b"pencil", SALT, 4096)
     key = hmac.new(salted, b"Client Key", hashlib.sha256).digest()
     signed = f"{CLIENT_FIRST[3:]},{SERVER_FIRST},{without_proof}".encode()
@@ -88,7 +88,7 @@ def test_another_nonce_or_binding_is_refused_even_with_a_right_proof(without_pro
 
 
 def test_the_stored_key_is_not_enough_to_log_in() -> None:
-    """Who has read the credential file still cannot come in."""
+    """A thief of the credential file still cannot log in."""
     without = CLIENT_FINAL.partition(",p=")[0]
     signed = f"{CLIENT_FIRST[3:]},{SERVER_FIRST},{without}".encode()
     stolen = USERS["user"].stored_key
@@ -130,7 +130,7 @@ MALFORMED_FINAL += [re.sub("p=.*", "p=é", CLIENT_FINAL), re.sub("p=.*", "p=dHzb
 
 @pytest.mark.parametrize("message", MALFORMED_FINAL, ids=short)
 def test_a_malformed_final_message_of_a_client_is_refused(message: str) -> None:
-    """Missing parts, something more behind, another channel binding, and proofs that are none."""
+    """Missing parts, trailing parts, another channel binding, and malformed proofs."""
     with pytest.raises(AuthenticationError):
         challenged().verify(message)
 
@@ -154,7 +154,7 @@ MALFORMED_CHALLENGES += ["m=must," + SERVER_FIRST, SERVER_FIRST.replace(",s=", "
 
 @pytest.mark.parametrize("message", MALFORMED_CHALLENGES, ids=short)
 def test_a_malformed_challenge_is_refused(message: str) -> None:
-    """Missing and misplaced parts, mandatory extensions, and salts that are none."""
+    """Missing and misplaced parts, mandatory extensions, and malformed salts."""
     with pytest.raises(AuthenticationError):
         rfc_client().respond(message)
 
@@ -190,7 +190,7 @@ def test_a_servers_proof_from_another_login_is_refused() -> None:
 
 @pytest.mark.parametrize("message", ["v=", SERVER_FINAL])
 def test_no_proof_counts_before_there_was_a_challenge(message: str) -> None:
-    """An empty signature is not right only because none has been computed yet."""
+    """An empty signature does not match the one that has not been computed yet."""
     with pytest.raises(AuthenticationError):
         rfc_client().check_server(message)
 

@@ -9,8 +9,9 @@ from typing import Callable
 import pytest
 
 from client import send_files
+from config import FREE_PAIR
 from lft.accounts.account import Accounts
-from lft.accounts.throttle import FREE_PAIR
+from lft.accounts.file import CredentialStore, save_credentials
 from lft.accounts.tokens import make_token, signing_key
 from lft.wire.codecs import FEATURES
 from lft.wire.frames import encode
@@ -21,6 +22,7 @@ from protocol import (
     AuthOk,
     AuthStart,
     Error,
+    FileReady,
     Hello,
     IntegrityOk,
     Message,
@@ -37,7 +39,7 @@ from tests.support.accounts import (
 )
 from tests.support.certificates import Pki, tls
 from tests.support.files import random_file
-from tests.support.local import ServerThread
+from tests.support.local import ServerThread, StartLocal
 from tests.support.outputs import lines
 from tests.support.processes import run_client
 from tests.support.rawpeer import Peer, last_words, raw_socket
@@ -79,8 +81,29 @@ def test_a_bad_token_gets_the_one_answer(serve: Serve, kind: str) -> None:
     assert words == hello + encode(Error("authentication", "the token is not valid"))
 
 
+REFUSED: dict[str, Callable[[], str]] = {
+    "the token of alice expired at 2001-09-09T01:46:40Z": lambda: token(iat=1, exp=10**9),
+    "the token of alice holds from 2100-": lambda: token(nbf=4102444800, exp=4102444860),
+    "a token of alice is not signed with today's key": lambda: token(bytes(32)),
+    "a token names the user nobody, and there is none": lambda: token(sub="nobody"),
+    "the token is not valid": lambda: "nonsense",
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_the_log_says_why_a_token_is_refused(
+    serve: Serve, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    """24: a nightly job has stopped; the operator reads what to do about it."""
+    local = serve(ALICE_ALONE)
+    with Peer(local.port) as peer, pytest.raises(AuthenticationError, match="is not valid"):
+        peer.show(REFUSED[why]())
+    (line,) = lines(caplog, "login failed")
+    assert f"login failed: {why}" in line
+
+
 def test_bad_tokens_cost_a_growing_delay(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """23 and 24: whoever tries tokens waits like whoever tries passwords."""
+    """23 and 24: trying tokens costs the same delay as trying passwords."""
     local = serve(ALICE_ALONE)
     for _ in range(FREE_PAIR + 1):
         with Peer(local.port) as peer, pytest.raises(AuthenticationError):
@@ -104,6 +127,15 @@ def test_a_good_token_works_on_loopback(serve: Serve) -> None:
     assert answer.saved_as.startswith("alice/")
 
 
+def test_a_good_token_works_on_the_loopback_of_a_server_for_both_ip_versions(
+    serve: Serve,
+) -> None:
+    """24: such a server sees 127.0.0.1 as ::ffff:127.0.0.1."""
+    local = serve(ALICE_ALONE, host="::")
+    with Peer(local.port) as peer:
+        assert isinstance(peer.show(token()), AuthOk)
+
+
 def test_a_good_token_works_over_tls(serve: Serve, pki: Pki, tmp_path: Path) -> None:
     """24 and 27: for a whole transfer, with no user name and no password."""
     local = serve(ALICE_ALONE, **tls(pki.server))
@@ -113,7 +145,7 @@ def test_a_good_token_works_over_tls(serve: Serve, pki: Pki, tmp_path: Path) -> 
 
 
 def test_a_token_file_stands_in_for_a_password(serve: Serve, tmp_path: Path) -> None:
-    """24: on the command line; nobody is asked for anything."""
+    """24: on the command line, without a prompt."""
     local = serve(ALICE_ALONE)
     (tmp_path / "token").write_text(make_token(ALICE_ALONE, "alice", 60) + "\n")
     source = random_file(tmp_path / "x", 10)
@@ -130,6 +162,39 @@ def test_a_bad_token_is_exit_3(serve: Serve, tmp_path: Path) -> None:
     assert done.returncode == 3
     assert done.stderr.endswith("❌ the token is not valid\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_session_whose_token_has_expired_begins_no_other_file(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """24: a transfer that runs may end."""
+    local = serve(ALICE_ALONE)
+    with Peer(local.port) as peer:
+        welcome = peer.show(token())
+        assert isinstance(welcome, AuthOk)
+        peer.token = welcome.token
+        upload = peer.start("x", b"x")
+        later = time.time() + 601
+        monkeypatch.setattr("lft.accounts.tokens.time.time", lambda: later)
+        upload.send(peer.attach(), 0)
+        assert isinstance(upload.complete(), IntegrityOk)
+        with pytest.raises(AuthenticationError, match="the token is not valid"):
+            peer.ask("y", 10)
+    assert len(lines(caplog, "the token of alice expired")) == 1
+
+
+def test_a_renewed_key_ends_the_sessions_of_tokens_at_the_next_file(
+    start_local: StartLocal, users_file: Path
+) -> None:
+    """24: sessions that began with a password go on."""
+    save_credentials(users_file, ALICE_ALONE)
+    local = start_local(CredentialStore(users_file).current)
+    with Peer(local.port) as by_token, Peer(local.port).log_in() as by_password:
+        assert isinstance(by_token.show(token()), AuthOk)
+        save_credentials(users_file, ALICE_ALONE.with_token_key(renew=True))
+        with pytest.raises(AuthenticationError, match="the token is not valid"):
+            by_token.ask("x", 10)
+        assert isinstance(by_password.ask("y", 10), FileReady)
 
 
 def test_a_token_of_a_user_who_was_removed_is_bad(serve: Serve) -> None:
@@ -156,7 +221,7 @@ def test_a_client_shows_no_token_to_a_distant_server_without_tls(
 def test_a_server_believes_no_token_from_afar_without_tls(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """24: everybody on the way has read it."""
+    """24: others may have read it on the way."""
     local = serve(ALICE_ALONE)
     monkeypatch.setattr("lft.server.login.is_loopback", lambda host: False)
     with Peer(local.port) as peer, pytest.raises(AuthenticationError, match="over TLS only"):

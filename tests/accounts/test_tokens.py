@@ -59,7 +59,7 @@ def forged(
 
 
 def claims_with(without: str = "", **changes: object) -> dict[str, object]:
-    """Return claims that are right, but for the changes."""
+    """Return claims that are correct except for the changes."""
     return {key: value for key, value in {**CLAIMS, **changes}.items() if key != without}
 
 
@@ -70,7 +70,7 @@ def test_a_token_lets_its_user_in() -> None:
 
 
 def test_a_token_is_one_for_pyjwt() -> None:
-    """RFC 7519, as somebody else reads it."""
+    """RFC 7519, as another library reads it."""
     token = make_token(HOLDERS, "ann", 60)
     claims = jwt.decode(
         token,
@@ -84,7 +84,7 @@ def test_a_token_is_one_for_pyjwt() -> None:
 
 
 def test_a_token_that_pyjwt_has_made_lets_its_user_in() -> None:
-    """RFC 7519, as somebody else writes it, with and without the optional parts."""
+    """RFC 7519, as another library writes it, with and without the optional parts."""
     key = signing_key(TOKEN_KEY, HOLDERS["ann"])
     for claims in (CLAIMS, claims_with(nbf=NOW)):
         token = jwt.encode(claims, key, algorithm="HS256")
@@ -109,7 +109,7 @@ def test_each_token_has_a_number_of_its_own() -> None:
 
 
 def test_a_token_made_by_hand_as_the_others_are_is_right() -> None:
-    """What the cases below change is right without the change."""
+    """The token that the cases below change is valid without the change."""
     assert verify_token(forged(), HOLDERS, NOW).user == "ann"
     assert verify_token(forged({"alg": "HS256"}), HOLDERS, NOW).user == "ann"
 
@@ -216,7 +216,7 @@ def test_no_token_but_the_right_one_is_accepted(data: st.DataObject) -> None:
 
 
 def test_a_clock_that_is_a_little_ahead_is_forgiven() -> None:
-    """A token that was made a minute in the future works; one that has ended does not."""
+    """A token made by a clock a minute ahead works; an expired one does not."""
     token = forged(claims=claims_with(nbf=NOW + 60, iat=NOW + 60, exp=NOW + 61))
     assert verify_token(token, HOLDERS, NOW).user == "ann"
     assert verify_token(GOOD, HOLDERS, NOW + 59.9).user == "ann"
@@ -225,7 +225,7 @@ def test_a_clock_that_is_a_little_ahead_is_forgiven() -> None:
 
 
 def test_a_renewed_key_ends_all_tokens() -> None:
-    """And nothing else does when the key is asked for again."""
+    """Asking for the key again does not end them."""
     renewed = HOLDERS.with_token_key(renew=True)
     assert renewed.token_key != TOKEN_KEY
     with pytest.raises(AuthenticationError):
@@ -234,14 +234,14 @@ def test_a_renewed_key_ends_all_tokens() -> None:
 
 
 def test_a_new_password_ends_the_users_tokens() -> None:
-    """So a name that was given to somebody else does not come with the old owner's tokens."""
+    """A name that is given to another person does not come with the old owner's tokens."""
     renamed = HOLDERS.with_users({"ann": verifier(b"other")})
     with pytest.raises(AuthenticationError):
         verify_token(GOOD, renamed, NOW)
 
 
 def test_without_a_key_no_token_is_made_or_accepted() -> None:
-    """An empty key is none: everybody knows it."""
+    """An empty key is no key: everyone knows it."""
     accounts = Accounts({"ann": HOLDERS["ann"]})
     with pytest.raises(UsageError, match="no key"):
         make_token(accounts, "ann", 60)
@@ -266,21 +266,21 @@ def test_a_name_too_long_for_a_token_is_refused_when_it_is_made() -> None:
 
 
 def test_a_store_ends_tokens_without_a_restart(filled_file: Path) -> None:
-    """The server passes its store."""
+    """Each login asks the store anew."""
     accounts = Accounts({"ann": HOLDERS["ann"]}, token_key=TOKEN_KEY)
     save_credentials(filled_file, accounts)
     store = CredentialStore(filled_file)
-    assert verify_token(GOOD, store, NOW).user == "ann"
+    assert verify_token(GOOD, store.current(), NOW).user == "ann"
     save_credentials(filled_file, accounts.with_token_key(renew=True))
     with pytest.raises(AuthenticationError):
-        verify_token(GOOD, store, NOW)
+        verify_token(GOOD, store.current(), NOW)
 
 
 @pytest.mark.parametrize(
     "content", [GOOD, GOOD + "\n", GOOD + "\r\n", f" {GOOD} \nmore"], ids=short
 )
 def test_a_token_is_the_first_line_of_its_file(tmp_path: Path, content: str) -> None:
-    """Without what editors and shells add."""
+    """Without the white space that editors and shells add."""
     path = tmp_path / "token"
     path.write_bytes(content.encode())
     assert read_token(path) == GOOD
@@ -295,7 +295,7 @@ def test_a_token_is_the_first_line_of_its_file(tmp_path: Path, content: str) -> 
 def test_a_file_without_a_token_is_an_error_that_does_not_quote_it(
     tmp_path: Path, content: bytes
 ) -> None:
-    """It may be a password, or a key."""
+    """Its content is not quoted: it may be a password or a key."""
     path = tmp_path / "token"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=f"^token file {re.escape(str(path))}: ") as caught:
@@ -304,7 +304,7 @@ def test_a_file_without_a_token_is_an_error_that_does_not_quote_it(
 
 
 def test_a_token_file_without_end_is_not_read_to_its_end() -> None:
-    """``/dev/zero`` has none."""
+    """``/dev/zero`` has no line end."""
     with pytest.raises(UsageError, match="first line is too long"):
         read_token(Path("/dev/zero"))
 

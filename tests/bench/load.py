@@ -54,6 +54,7 @@ from config import (  # noqa: E402
 )
 from lft.accounts.account import (  # noqa: E402
     MIN_ITERATIONS,
+    Accounts,
     Credential,
 )
 from lft.accounts.file import (  # noqa: E402
@@ -306,7 +307,7 @@ class Server(ServerProcess):
         folder.mkdir()
         self._password = folder / "password"
         users = {name: Credential.make(PASSWORD, 0, count) for name, count in accounts.items()}
-        save_credentials(folder / "users", users)
+        save_credentials(folder / "users", Accounts(users))
         self._password.write_text(PASSWORD)
         self._password.chmod(0o600)
         options = ["--grace", "0", "--credentials", str(folder / "users")]

@@ -64,12 +64,12 @@ from client import (  # noqa: E402
 )
 from config import (  # noqa: E402
     GB,
+    ITERATIONS,
     KB,
     MB,
     ClientSettings,
 )
 from lft.accounts.account import (  # noqa: E402
-    ITERATIONS,
     MIN_ITERATIONS,
 )
 from lft.options import (  # noqa: E402

@@ -1,21 +1,47 @@
-"""Which addresses are loopback."""
+"""Which addresses are loopback, and which belong together."""
 
 from __future__ import annotations
 
 import pytest
 
-from lft.addresses import is_loopback
+from lft.addresses import is_loopback, network_of
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
 def test_this_machine_itself_is_loopback(host: str) -> None:
     """Nobody else can connect there."""
     assert is_loopback(host)
 
 
 @pytest.mark.parametrize(
-    "host", ["", "0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "x" * 70 + ".invalid", "\ud800"]
+    "host",
+    [
+        "",
+        "0.0.0.0",
+        "::",
+        "192.0.2.1",
+        "::ffff:192.0.2.1",
+        "::ffff:0.0.0.0",
+        "2001:db8::1",
+        "x" * 70 + ".invalid",
+        "\ud800",
+    ],
 )
 def test_everything_else_is_not_loopback(host: str) -> None:
     """Every address, other machines, and what is no address at all."""
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("fe80::1%eth0", "fe80::"),
+        ("not an address", "not an address"),
+    ],
+)
+def test_a_network_is_what_one_household_has(address: str, network: str) -> None:
+    """Limits go by it: IPv6 has 2**64 addresses in each, IPv4 in IPv6 has one."""
+    assert network_of(address) == network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import jwt
 import pytest
 
 import auth
-from lft.accounts.account import MAX_TIME
+from lft.accounts.account import MAX_TIME, Accounts
 from lft.accounts.file import OPTIONAL, load_credentials, save_credentials
 from lft.accounts.passwords import PASSWORD_VARIABLE
 from lft.accounts.scram import ScramClient, ScramServer
@@ -66,7 +67,7 @@ def cli(
 
 
 def test_add_makes_a_file_with_which_the_user_can_log_in(cli: Cli, credential_file: Path) -> None:
-    """The first user needs no file to be there."""
+    """The first user needs no file."""
     assert cli("add", "alice", "--priority", "3") == 0
     server = ScramServer(load_credentials(credential_file), b"secret")
     assert log_in(ScramClient("alice", "pw"), server) == "alice"
@@ -87,14 +88,14 @@ def test_no_umask_takes_the_file_from_its_owner(cli: Cli, credential_file: Path)
 def test_add_takes_the_password_from_a_file(
     cli: Cli, credential_file: Path, password_file: Path
 ) -> None:
-    """The file goes before the environment, as everywhere."""
+    """The file goes before the environment."""
     assert cli("add", "alice", "--password-file", str(password_file)) == 0
     users = load_credentials(credential_file)
     assert log_in(ScramClient("alice", "from file"), ScramServer(users, b"secret")) == "alice"
 
 
 def test_add_keeps_the_other_users(cli: Cli, filled_file: Path) -> None:
-    """A new user changes nobody else's account."""
+    """A new user changes no other account."""
     assert cli("add", "alice") == 0
     users = load_credentials(filled_file)
     assert sorted(users) == ["alice", "user"]
@@ -102,7 +103,7 @@ def test_add_keeps_the_other_users(cli: Cli, filled_file: Path) -> None:
 
 
 def test_add_gives_an_existing_user_a_new_password(cli: Cli, filled_file: Path) -> None:
-    """The old password no longer opens the door."""
+    """The old password no longer works."""
     assert cli("add", "user") == 0
     users = load_credentials(filled_file)
     assert log_in(ScramClient("user", "pw"), ScramServer(users, b"secret")) == "user"
@@ -121,7 +122,7 @@ def test_add_stores_a_name_in_the_form_in_which_clients_send_it(
 
 
 def test_adding_shows_nothing_of_the_password(cli: Cli) -> None:
-    """Neither output nor error has it."""
+    """Neither output nor errors contain it."""
     assert cli("add", "alice") == 0
     assert cli.out + cli.err == ""
 
@@ -177,7 +178,7 @@ def test_add_without_a_password_fails_in_one_line(
 
 
 def test_add_leaves_a_damaged_file_alone(cli: Cli, credential_file: Path) -> None:
-    """A file that cannot be read is not overwritten: somebody may still repair it."""
+    """A file that cannot be read is not overwritten: it may still be repaired."""
     credential_file.touch(0o600)
     credential_file.write_bytes(b"precious")
     assert cli.fails_in_one_line("add", "alice")
@@ -219,7 +220,7 @@ def test_removing_an_unknown_user_fails_in_one_line(cli: Cli, filled_file: Path)
 def test_list_shows_names_and_priorities_in_order(cli: Cli, credential_file: Path) -> None:
     """One line for each user, and nothing of a key."""
     one = USERS["user"]
-    save_credentials(credential_file, {"zoe": one, "bob": replace(one, priority=-5)})
+    save_credentials(credential_file, Accounts({"zoe": one, "bob": replace(one, priority=-5)}))
     assert cli("list") == 0
     assert cli.out == "bob\tpriority -5\nzoe\tpriority 0\n"
 
@@ -246,7 +247,9 @@ def test_list_shows_every_limit(cli: Cli, filled_file: Path) -> None:
         USERS["user"], directory="d", max_file_size=2 << 30, quota=10 << 30, limit=5 << 20,
         allow_ext=(".pdf", ".txt"), expires=1, disabled=True
     )  # fmt: skip
-    save_credentials(filled_file, {"a": limits, "b": replace(USERS["user"], expires=MAX_TIME)})
+    save_credentials(
+        filled_file, Accounts({"a": limits, "b": replace(USERS["user"], expires=MAX_TIME)})
+    )
     assert cli("list") == 0
     assert cli.out == (
         "a\tpriority 0\tdirectory d\tmax-file-size 2.0 GB\tquota 10.0 GB\tlimit 5.0 MB/s"
@@ -256,7 +259,7 @@ def test_list_shows_every_limit(cli: Cli, filled_file: Path) -> None:
 
 
 def test_a_new_password_changes_no_limit(cli: Cli, credential_file: Path) -> None:
-    """Or a user could be let out of the quota, or in again, by mistake."""
+    """Otherwise a new password could lift a quota, or open a closed account, by mistake."""
     assert cli("add", "alice", *LIMITS) == 0
     before = load_credentials(credential_file)["alice"]
     assert cli("add", "alice") == 0
@@ -271,7 +274,7 @@ def test_limits_can_be_changed_without_a_new_password(
 ) -> None:
     """An administrator disables an account without knowing its password."""
     monkeypatch.delenv(PASSWORD_VARIABLE)
-    save_credentials(credential_file, {"user": replace(USERS["user"], quota=5)})
+    save_credentials(credential_file, Accounts({"user": replace(USERS["user"], quota=5)}))
     assert cli("add", "user", "--keep-password", "--disabled") == 0
     assert load_credentials(credential_file)["user"] == replace(
         USERS["user"], quota=5, disabled=True
@@ -315,7 +318,7 @@ def test_add_refuses_limits_that_cannot_be_read(
 
 @pytest.mark.parametrize("directory", ["../x", "/x", ".x", "a/../b"])
 def test_add_refuses_a_directory_elsewhere(cli: Cli, credential_file: Path, directory: str) -> None:
-    """And says what one looks like."""
+    """The error shows what one looks like."""
     assert cli.fails_in_one_line("add", "alice", "--directory", directory)
     assert "relative path" in cli.err
     assert not credential_file.exists()
@@ -368,7 +371,7 @@ def test_renewing_the_key_ends_the_tokens(cli: Cli, filled_file: Path) -> None:
 
 def test_no_token_for_an_unknown_or_disabled_user(cli: Cli, credential_file: Path) -> None:
     """In one line, and a key is not made for it."""
-    save_credentials(credential_file, {"off": replace(USERS["user"], disabled=True)})
+    save_credentials(credential_file, Accounts({"off": replace(USERS["user"], disabled=True)}))
     assert cli.fails_in_one_line("token", "ghost")
     assert cli.fails_in_one_line("token", "")
     assert cli.fails_in_one_line("token", "off")
@@ -403,8 +406,22 @@ def test_a_wrong_command_line_ends_with_exit_code_2(
     assert not credential_file.exists()
 
 
+@pytest.mark.parametrize("command", ["add", "remove", "list", "token"])
+def test_help_explains_each_argument_and_gives_an_example(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """For a reader who has never seen the program."""
+    with pytest.raises(SystemExit):
+        auth.main([command, "--help"])
+    text = capsys.readouterr().out
+    usage, _, rest = text.partition("\n\n")
+    for argument in re.findall(r"--[a-z-]+|NAME", usage):
+        assert re.search(rf"^  .*{argument}\b[^\n]*(  |\n {{20,}})\w", rest, re.M), argument
+    assert f"example: python auth.py {command} " in rest
+
+
 def test_no_command_at_all_ends_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    """The error says what to say."""
+    """The error names the commands."""
     with pytest.raises(SystemExit) as caught:
         auth.main([])
     assert caught.value.code == 2
@@ -412,7 +429,7 @@ def test_no_command_at_all_ends_with_exit_code_2(capsys: pytest.CaptureFixture[s
 
 
 def test_a_password_is_never_taken_from_an_argument(cli: Cli, credential_file: Path) -> None:
-    """Arguments are seen by everybody on the machine."""
+    """All users of the machine can see arguments."""
     assert cli("add", "alice", "--password", "pw") == 2
     assert cli("add", "alice", "pw") == 2
     assert not credential_file.exists()

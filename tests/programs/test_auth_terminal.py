@@ -76,7 +76,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(credential_file: Path) -> Iterator[Terminal]:
-    """Give a terminal at which somebody has said ``auth.py add alice``."""
+    """Give a terminal at which ``auth.py add alice`` runs."""
     one = Terminal("add", "alice", "--credentials", str(credential_file))
     yield one
     one.close()

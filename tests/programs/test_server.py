@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 import server as server_module
+from config import ServerSettings
+from lft.accounts.account import demo_credentials
+from protocol import UsageError
 from tests.support.certificates import Pki
-from tests.support.files import part_files
+from tests.support.files import open_descriptors, part_files
 from tests.support.processes import StartServer
 from tests.support.rawpeer import RawClient
 
@@ -29,7 +32,7 @@ def test_a_port_in_use_is_said_with_what_to_do(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "0"])
 def test_the_demo_accounts_are_for_loopback_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str
 ) -> None:
@@ -38,6 +41,15 @@ def test_the_demo_accounts_are_for_loopback_only(
         server_module.main(["--host", host, "--port", "0", "--output", str(tmp_path / "out")]) == 2
     )
     assert "auth.py add" in capsys.readouterr().err
+
+
+def test_the_demo_accounts_go_by_what_was_bound(tmp_path: Path) -> None:
+    """``*`` is loopback to one resolution and every address to another; and nothing stays open."""
+    before = open_descriptors()
+    settings = ServerSettings(host="*", port=0, output=tmp_path / "out")
+    with pytest.raises(UsageError, match="on loopback only"):
+        server_module.Server(settings, demo_credentials)
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("problem", ["missing", "readable", "malformed", "symlink"])

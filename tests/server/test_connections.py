@@ -15,6 +15,7 @@ import pytest
 
 import config
 from config import ServerSettings
+from lft.accounts.account import demo_credentials
 from lft.server.sessions import Place, Session
 from lft.server.work_queue import RightOfWay
 from server import Server
@@ -33,7 +34,7 @@ def test_strangers_whom_a_worker_serves_make_way_one_each(
 ) -> None:
     """FAULTS 29: while all workers are busy there are no more of them than there may be."""
     monkeypatch.setattr(config, "MAX_STRANGERS", 2)
-    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
     pairs = [socket.socketpair() for _ in range(6)]
     with monkeypatch.context() as patch:
         patch.setattr(server.work, "put", lambda unit, priority: None)
@@ -63,7 +64,7 @@ def _is_cut(sock: socket.socket) -> bool:
 
 def test_an_address_is_forgotten_with_its_last_connection(tmp_path: Path) -> None:
     """FAULTS 29: who comes from a new one each time must not fill the memory."""
-    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
     pairs = [socket.socketpair() for _ in range(2)]
     for ours, _ in pairs:
         server.connections.welcome(ours)
@@ -79,7 +80,7 @@ def test_a_connection_is_never_given_to_two_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A post and the peer's own bytes in one round of the selector: the second event is stale."""
-    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
     ours, theirs = socket.socketpair()
     server.connections.welcome(ours)
     (peer,) = server.connections.peers
@@ -96,7 +97,7 @@ def test_a_connection_that_is_held_back_costs_no_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When its pause ends, main sees whether the next one begins."""
-    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
     units: list[object] = []
     pause = 0.01
     monkeypatch.setattr(server.work, "put", lambda unit, priority: units.append(unit))
@@ -113,7 +114,7 @@ def test_a_connection_that_is_held_back_costs_no_worker(
 
 def test_connections_that_time_out_together_are_closed_once(tmp_path: Path) -> None:
     """The end of a coordinator closes its data connections, whose own time may be up as well."""
-    server = Server(ServerSettings(port=0, output=tmp_path), {})
+    server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
     pairs = [socket.socketpair() for _ in range(20)]
     for ours, _ in pairs:
         server.connections.welcome(ours)

@@ -11,6 +11,7 @@ from config import ServerSettings
 from lft.server.watchdog import Watchdog
 from protocol import UsageError
 from server import Server
+from tests.support.local import DEMO
 from tests.support.waiting import eventually
 
 
@@ -53,6 +54,6 @@ def test_a_server_that_gets_no_threads_does_not_start(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(UsageError, match="no threads"):
-            Server(ServerSettings(port=0, output=tmp_path), {})
-    server = Server(ServerSettings(port=0, output=tmp_path), {})
+            Server(ServerSettings(port=0, output=tmp_path), lambda: DEMO)
+    server = Server(ServerSettings(port=0, output=tmp_path), lambda: DEMO)
     server._close()

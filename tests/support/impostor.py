@@ -6,7 +6,6 @@ import socket
 import threading
 from typing import Callable
 
-from lft.accounts import account
 from lft.accounts.scram import ScramServer
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
@@ -24,6 +23,7 @@ from protocol import (
     Side,
     TransferError,
 )
+from tests.support.local import DEMO
 from tests.support.waiting import PATIENCE
 
 Script = Callable[["Impostor"], None]
@@ -58,7 +58,7 @@ class Impostor:
         """Do the whole login as an honest server."""
         self.control = self.accept()
         self.greet(self.control)
-        login = ScramServer(account.demo_credentials(), b"secret")
+        login = ScramServer(DEMO, b"secret")
         start = self.control.answer(PATIENCE)
         assert isinstance(start, AuthStart)
         self.control.send(AuthChallenge(login.challenge(start.data)))

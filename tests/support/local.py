@@ -6,17 +6,19 @@ import threading
 from typing import Callable
 
 from config import ClientSettings, ServerSettings
-from lft.accounts import account
+from lft.accounts.account import AccountSource, demo_credentials
 from server import Server
 from tests.support.waiting import PATIENCE
+
+DEMO = demo_credentials()
 
 
 class ServerThread:
     """A server in this process, for settings that have no option and faults made from inside."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, accounts: AccountSource = lambda: DEMO) -> None:
         self.output = settings.output
-        self.server = Server(settings, account.demo_credentials())
+        self.server = Server(settings, accounts)
         self.port = self.server.address[1]
         self._thread = threading.Thread(target=self.server.run, name="server-main")
         self._thread.start()

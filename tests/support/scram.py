@@ -8,7 +8,7 @@ import hmac
 
 from hypothesis import strategies as st
 
-from lft.accounts.account import Credential, Credentials
+from lft.accounts.account import Accounts, Credential, Credentials
 from lft.accounts.scram import ScramClient, ScramServer
 
 # RFC 7677, section 3
@@ -37,12 +37,12 @@ def verifier(password: bytes, salt: bytes = SALT, iterations: int = 4096) -> Cre
     return Credential(0, iterations, salt, hashlib.sha256(client_key).digest(), server_key)
 
 
-USERS = {"user": verifier(b"pencil")}
+USERS = Accounts({"user": verifier(b"pencil")})
 
 
-def rfc_server(users: Credentials | None = None) -> ScramServer:
+def rfc_server(users: Credentials = USERS) -> ScramServer:
     """Return the server of the RFC's example."""
-    return ScramServer(USERS if users is None else users, b"secret", nonce=NONCE_EXTENSION)
+    return ScramServer(Accounts(users), b"secret", nonce=NONCE_EXTENSION)
 
 
 def rfc_client(password: str = "pencil") -> ScramClient:

@@ -10,7 +10,6 @@ import pytest
 import config
 from client import send_files
 from config import ClientSettings
-from lft.accounts import account
 from lft.accounts.scram import ScramServer
 from lft.wire.frames import encode, encode_ack
 from protocol import (
@@ -30,6 +29,7 @@ from protocol import (
 )
 from tests.support.files import random_file
 from tests.support.impostor import Impostor, Script
+from tests.support.local import DEMO
 from tests.support.processes import run_client
 from tests.support.waiting import PATIENCE
 
@@ -66,7 +66,7 @@ def _wrong_signature(server: Impostor) -> None:
     server.greet(control)
     start = control.answer(PATIENCE)
     assert isinstance(start, AuthStart)
-    login = ScramServer(account.demo_credentials(), b"secret")
+    login = ScramServer(DEMO, b"secret")
     control.send(AuthChallenge(login.challenge(start.data)))
     control.answer(PATIENCE)
     control.send(AuthOk("v=" + "A" * 43 + "=", "t" * 20, 0))

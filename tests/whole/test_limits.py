@@ -6,26 +6,21 @@ import dataclasses
 import subprocess
 from pathlib import Path
 
-import pytest
-
 import config
 from client import send_files
 from config import KB, MB
-from lft.accounts import account
+from lft.accounts.account import Accounts
 from tests.support.files import journal_bytes, md5, random_file
-from tests.support.local import StartLocal
+from tests.support.local import DEMO, StartLocal
 from tests.support.processes import client_command, environment
 from tests.support.waiting import eventually
 
 
-def test_a_limited_user_holds_no_worker_up(
-    start_local: StartLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_limited_user_holds_no_worker_up(start_local: StartLocal, tmp_path: Path) -> None:
     """The connection waits, the worker does not: the only one there is serves somebody else."""
-    accounts = dict(account.demo_credentials())
-    accounts["user1"] = dataclasses.replace(accounts["user1"], limit=config.LEAST_LIMIT)
-    monkeypatch.setattr("lft.accounts.account.demo_credentials", lambda: accounts)
-    local = start_local(workers=1)
+    held = dataclasses.replace(DEMO["user1"], limit=config.LEAST_LIMIT)
+    accounts = Accounts({**DEMO, "user1": held})
+    local = start_local(lambda: accounts, workers=1)
     slow, fast = random_file(tmp_path / "slow", 20 * MB), random_file(tmp_path / "fast", 5 * MB)
     command = client_command(local.port, slow, "--quiet", "--block-size", "4K")
     with subprocess.Popen(command, env=environment()) as limited:

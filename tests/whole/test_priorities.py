@@ -13,12 +13,11 @@ import pytest
 import config
 from client import send_files
 from config import KB
-from lft.accounts import account
-from lft.accounts.account import DEMO_ACCOUNTS
+from lft.accounts.account import DEMO_ACCOUNTS, Accounts
 from lft.wire.connection import Connection
 from protocol import IntegrityOk, TransferComplete
 from tests.support.files import md5, random_file
-from tests.support.local import ServerThread, StartLocal
+from tests.support.local import DEMO, ServerThread, StartLocal
 from tests.support.rawpeer import RawClient, RawUpload, push
 from tests.support.waiting import eventually
 
@@ -150,11 +149,10 @@ def test_a_limit_holds_for_a_connection_whose_turn_has_come(
     start_local: StartLocal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Being held back is no way around a limit: the longer pause counts."""
-    accounts = dict(account.demo_credentials())
-    accounts["user1"] = dataclasses.replace(accounts["user1"], limit=1)
-    monkeypatch.setattr("lft.accounts.account.demo_credentials", lambda: accounts)
+    slow = dataclasses.replace(DEMO["user1"], limit=1)
     _hold(monkeypatch, longest=0.0)
-    local = start_local()
+    accounts = Accounts({**DEMO, "user1": slow})
+    local = start_local(lambda: accounts)
     with Sending(local, "user1") as bulk, Sending(local, "admin") as urgent:
         urgent.send(0)
         push(bulk.data, bulk.upload.frame(0) + bulk.upload.frame(1))

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 import auth
 import server as server_module
 from config import ServerSettings
+from lft.accounts.account import demo_credentials
 from lft.wire.channel_binding import server_end_point
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
@@ -324,4 +325,4 @@ def test_a_certificate_that_never_stays_the_same_is_refused(
     monkeypatch.setattr("lft.wire.tls.certificate_binding", lambda _: next(bindings))
     settings = ServerSettings(port=0, output=tmp_path / "output", **tls(pki.server))
     with pytest.raises(UsageError, match="replaced all the time"):
-        server_module.Server(settings, {})
+        server_module.Server(settings, demo_credentials)

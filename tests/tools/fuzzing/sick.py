@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-from lft.accounts.account import MIN_ITERATIONS, Credential
+from lft.accounts.account import MIN_ITERATIONS, Accounts, Credential
 from lft.accounts.scram import SCRAM_PLUS, ScramServer
 from lft.wire.blocks import HEADER_SIZE, decode_header
 from lft.wire.codecs import FEATURES
@@ -77,7 +77,7 @@ class SickServer:
         self._records = 0.0 if self.trap else rng.choice((0.0, 0.03, 0.3))
         self._touches = self.trap is Cancel or (self.trap is None and rng.random() < 0.3)
         credential = Credential.make(PASSWORD, 0, MIN_ITERATIONS)
-        self._credentials = {NORMAL: credential}
+        self._accounts = Accounts({NORMAL: credential})
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
         self._ending = False
@@ -128,7 +128,7 @@ class SickServer:
     def login(self) -> ScramServer:
         """Return the server's side of a login."""
         binding = self.tls.binding if self.tls else None
-        return ScramServer(self._credentials, b"secret", binding=binding)
+        return ScramServer(self._accounts, b"secret", binding=binding)
 
     def touch(self) -> None:
         """Let the file look changed, now and then: the client has to cancel it."""
