@@ -35,7 +35,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, NoReturn, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Sequence
 
 import config
 from config import ClientSettings
@@ -67,7 +67,6 @@ from lft.terminal import SUCCESS, BarSafeHandler, make_output_safe, printable, s
 from lft.wire.codecs import FEATURES, common_codec
 from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
-from lft.wire.tls import client_tls
 from protocol import (
     CODEC_RAW,
     DIGEST_SIZES,
@@ -96,6 +95,9 @@ from protocol import (
     UsageError,
     Verifying,
 )
+
+if TYPE_CHECKING:
+    import ssl
 
 coordinator_log = logging.getLogger("coordinator")
 log = logging.getLogger("client")
@@ -154,6 +156,12 @@ def _outcome(session: Session, path: Path) -> Receipt | TransferError:
         return error
 
 
+def _tls_context(settings: ClientSettings) -> ssl.SSLContext:
+    from lft.wire.tls import client_tls  # noqa: PLC0415  (it loads ssl)
+
+    return client_tls(settings.ca)
+
+
 # --- the session --------------------------------------------------------------------------------
 
 
@@ -177,7 +185,7 @@ class Session:
         self.address: tuple[int, Any] = (0, None)  # family and address of the server
         self.bucket = TokenBucket(settings.limit) if settings.limit else None
         self.compression: Compression | None = None
-        self.tls = client_tls(settings.ca) if settings.tls or settings.ca else None
+        self.tls = _tls_context(settings) if settings.tls or settings.ca else None
         self._coordinator: Connection | None = None
         self._waker = Waker()
 

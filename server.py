@@ -36,7 +36,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import config
 from config import ServerSettings
@@ -68,7 +68,6 @@ from lft.store.partstore import PartStore
 from lft.terminal import make_output_safe, printable, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.sockets import listen
-from lft.wire.tls import Tls
 from protocol import (
     MAX_FILE_SIZE,
     VERSION,
@@ -91,6 +90,9 @@ from protocol import (
     UsageError,
     Verifying,
 )
+
+if TYPE_CHECKING:
+    from lft.wire.tls import Tls
 
 log = logging.getLogger("server")
 
@@ -240,7 +242,7 @@ class Server:
     def __init__(self, settings: ServerSettings, credentials: Credentials) -> None:
         """Take the output directory and the port. Raises ``UsageError`` if that cannot be."""
         self._settings = settings
-        tls = Tls.load(settings)
+        tls = _load_tls(settings)
         self._output = OutputDirectory(settings.output)
         try:
             self._listener = listen(settings.host, settings.port)
@@ -358,7 +360,7 @@ class Server:
         """Take a renewed certificate for new connections; a bad one changes nothing."""
         self._reloads = False
         try:
-            self.connections.tls = Tls.load(self._settings)
+            self.connections.tls = _load_tls(self._settings)
         except UsageError as error:
             log.error("the old certificate stays in use: %s", error)
         else:
@@ -475,6 +477,15 @@ def _credentials(settings: ServerSettings) -> Credentials:
             "make accounts with auth.py add and start with --credentials"
         )
     return demo_credentials()
+
+
+def _load_tls(settings: ServerSettings) -> Tls | None:
+    """Read certificate and key, if the settings name any. Raises ``UsageError`` (main)."""
+    if settings.tls_cert is None and settings.tls_key is None:
+        return None
+    from lft.wire.tls import Tls  # noqa: PLC0415  (it loads ssl)
+
+    return Tls.load(settings)
 
 
 def _serve(settings: ServerSettings) -> None:

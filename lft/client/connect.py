@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
-import ssl
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 import config
 from config import ClientSettings
@@ -31,6 +31,9 @@ from protocol import (
     Side,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger("client")
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
-import ssl
 import sys
 import threading
 from collections import deque
-from typing import Collection, Iterable
+from typing import TYPE_CHECKING, Collection, Iterable
 
 from lft.clock import Deadline
 from lft.terminal import printable
-from lft.wire.frames import Ack, FrameReader, encode
+from lft.wire.frames import PLAIN, Ack, FrameReader, encode
 from lft.wire.sockets import (
     BUSY,
     BUSY_AT,
@@ -29,7 +28,6 @@ from lft.wire.sockets import (
     tune,
     wait,
 )
-from lft.wire.tls import PLAIN, TlsLayer
 from protocol import (
     AuthenticationError,
     ConnectionLostError,
@@ -43,9 +41,20 @@ from protocol import (
     TransferError,
 )
 
+if TYPE_CHECKING:  # ssl is slow to load, and most runs do without
+    import ssl
+
+    from lft.wire.tls import TlsLayer
+
 _MOST_PARTS = 64  # handed to the system in one call; it takes 1024 at most
 TLS_READ = 256 * 1024  # bytes one call may take from a socket that speaks TLS
 _rooms = threading.local()
+
+
+def _tls_layer(context: ssl.SSLContext, side: Side, host: str | None) -> TlsLayer:
+    from lft.wire.tls import TlsLayer  # noqa: PLC0415  (it loads ssl)
+
+    return TlsLayer(context, side, host)
 
 
 def _room() -> memoryview:
@@ -74,7 +83,7 @@ class Connection:
         host: str | None = None,
     ) -> None:
         self._socket = sock
-        self._tls = TlsLayer(tls, side, host) if tls else None
+        self._tls = _tls_layer(tls, side, host) if tls else None
         self._frames = FrameReader()
         self._out: deque[memoryview] = deque()
         self.unsent = 0  # bytes in _out

@@ -7,6 +7,8 @@ import io
 import os
 import socket
 import struct
+import subprocess
+import sys
 import tracemalloc
 from typing import Any, Callable, Iterator
 
@@ -32,6 +34,7 @@ from protocol import (
 from tests.support.dialogue import WAYS, example_of
 from tests.support.files import open_descriptors
 from tests.support.messages import EXAMPLES, VERBS, at_every_byte, frame, read, short_message
+from tests.support.processes import ROOT
 from tests.support.sockets import Helper, SocketPair
 from tests.support.waiting import PATIENCE, eventually
 
@@ -539,3 +542,9 @@ def test_a_tcp_connection_is_tuned(tcp_pair: SocketPair) -> None:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert not os.get_blocking(connection.fileno())
+
+
+def test_a_connection_without_tls_does_not_load_ssl() -> None:
+    """It is slow to load, and most runs do without."""
+    code = "import sys, lft.wire.connection, lft.wire.blocks; sys.exit('ssl' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
