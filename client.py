@@ -227,7 +227,7 @@ class Session:
         log_in = prove_password if settings.token is None else show_token
         hello, welcome = log_in(coordinator, settings)
         self.token, self.address = welcome.token, coordinator.address
-        self.round_trip = coordinator.round_trip
+        self.round_trip = coordinator.tcp.round_trip
         self._patience.stood()
         who = "by token" if settings.token else f"as {settings.user}"
         how = " over TLS" if coordinator.secure else ""

@@ -122,8 +122,8 @@ class Sender:
                 raise Stop
             self.connection.secure_channel(self._settings.timeout)
             if self._session.far:
-                self.connection.keep_unsent(config.UNSENT)
-            self._congestion, self._system = "", self.connection.congestion
+                self.connection.tcp.keep_unsent(config.UNSENT)
+            self._congestion, self._system = "", self.connection.tcp.congestion
             self._adapt(self.connection)
             self.connection.send(Hello(VERSION, FEATURES))
             self.connection.send(Attach(self._session.token))  # and blocks, before any answer
@@ -134,8 +134,8 @@ class Sender:
     def _adapt(self, connection: Connection) -> None:
         """Have TCP go by what main wants it to go by."""
         self._congestion = self._session.streams.congestion
-        connection.choose_congestion(self._congestion or self._system)
-        self._session.congestion = connection.congestion
+        connection.tcp.choose_congestion(self._congestion or self._system)
+        self._session.congestion = connection.tcp.congestion
 
     def _until_connected(self, sock: socket.socket) -> bool:
         """Wait for ``sock``; ``False`` if it takes too long. Raises ``Stop``."""

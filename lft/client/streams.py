@@ -161,12 +161,12 @@ class Streams:
     def _full(self) -> bool:
         """Whether what is sent waits on a far link, so that more of it would only wait longer."""
         connections = [sender.connection for sender in self._senders[: self.count]]
-        waits = sorted(one.queueing if one else 1.0 for one in connections)
+        waits = sorted(one.tcp.queueing if one else 1.0 for one in connections)
         return self._session.far and waits[len(waits) // 2] > config.FULL
 
     def waits(self) -> tuple[float, float]:
         """Return how long data was under way, and how much of that the server had no room."""
-        waits = [sender.connection.waits for sender in self._senders if sender.connection]
+        waits = [sender.connection.tcp.waits for sender in self._senders if sender.connection]
         return sum(busy for busy, _ in waits), sum(no_room for _, no_room in waits)
 
     def check(self) -> None:
