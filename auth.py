@@ -43,8 +43,8 @@ _COMMANDS = {  # what each one does in short and in full, and an example
     "add": (
         "add a user, or change one",
         (
-            "Add a user, or change one: its password, and what the options name. The rest stays as it "
-            "is. An empty value takes a limit away (--quota '')."
+            "Add a user, or change one: its password, and what the options name. The rest stays as "
+            "it is. An empty value takes a limit away (--quota '')."
         ),
         (
             "add alice --credentials users.json --directory alice --max-file-size 2G. The password "
@@ -65,8 +65,8 @@ _COMMANDS = {  # what each one does in short and in full, and an example
     "token": (
         "make a token, with which a program logs in without a password",
         (
-            "Print a token. Keep it in a file that only its user can read: client.py --token-file logs "
-            "in with it."
+            "Print a token. Keep it in a file that only its user can read: client.py --token-file "
+            "logs in with it."
         ),
         "token alice --credentials users.json --expires 90d > alice.token",
     ),

@@ -179,7 +179,7 @@ def _log_in(
 
         compression = agree_on_compression(hello.features, settings.streams or config.STREAMS)
     access = Access(*coordinator.address, welcome.token, tls)
-    return Link(settings, access, coordinator.round_trip, compression)
+    return Link(settings, access, coordinator.tcp.round_trip, compression)
 
 
 class Told(enum.IntEnum):

@@ -37,7 +37,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import config
 from config import ServerSettings
@@ -71,7 +71,6 @@ from lft.store.partstore import PartStore
 from lft.terminal import make_output_safe, printable, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.sockets import listen
-from lft.wire.tls import Tls
 from protocol import (
     MAX_FILE_SIZE,
     VERSION,
@@ -94,6 +93,9 @@ from protocol import (
     UsageError,
     Verifying,
 )
+
+if TYPE_CHECKING:
+    from lft.wire.tls import Tls
 
 log = logging.getLogger("server")
 
@@ -243,7 +245,7 @@ class Server:
     def __init__(self, settings: ServerSettings, accounts: AccountSource) -> None:
         """Take the output directory and the port. Raises ``UsageError`` if that cannot be."""
         self._settings = settings
-        tls = Tls.load(settings)
+        tls = _load_tls(settings)
         with contextlib.ExitStack() as undo:
             self._output = OutputDirectory(settings.output)
             undo.callback(self._output.release)
@@ -381,7 +383,7 @@ class Server:
     def _read_certificate(self) -> None:
         """Take a renewed certificate for new connections; a bad one changes nothing."""
         try:
-            self.connections.tls = Tls.load(self._settings)
+            self.connections.tls = _load_tls(self._settings)
         except UsageError as error:
             log.error("the old certificate stays in use: %s", error)
         else:
@@ -501,6 +503,15 @@ def _check_loopback(host: str) -> None:
             f"the demo accounts work on loopback only, not on {printable(host)}: "
             "make accounts with auth.py add and start with --credentials"
         )
+
+
+def _load_tls(settings: ServerSettings) -> Tls | None:
+    """Read certificate and key, if the settings name any. Raises ``UsageError`` (main)."""
+    if settings.tls_cert is None and settings.tls_key is None:
+        return None
+    from lft.wire.tls import Tls  # noqa: PLC0415  (it loads ssl)
+
+    return Tls.load(settings)
 
 
 def _serve(settings: ServerSettings) -> None:

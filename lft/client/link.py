@@ -83,7 +83,7 @@ class Link:
         """Make a new connection part of the session; blocks may follow at once (a sender)."""
         connection.secure_channel(self.settings.timeout)
         if self.far:
-            connection.keep_unsent(config.UNSENT)
+            connection.tcp.keep_unsent(config.UNSENT)
         connection.send(Hello(VERSION, FEATURES))
         connection.send(Attach(self._access.token))
 

@@ -107,7 +107,7 @@ class Sender:
         try:
             if self._link.ending.is_set():  # again: ``stop`` may have found no connection to cut
                 raise Stop
-            self._system_congestion = self.connection.congestion
+            self._system_congestion = self.connection.tcp.congestion
             self._adapt(self.connection)
             self._link.attach(self.connection)
             self._send_blocks(self.connection)
@@ -117,8 +117,8 @@ class Sender:
     def _adapt(self, connection: Connection) -> None:
         """Let main's choice decide how fast TCP goes."""
         self._congestion = self._link.wanted_congestion
-        connection.choose_congestion(self._congestion or self._system_congestion)
-        self._link.congestion = connection.congestion
+        connection.tcp.choose_congestion(self._congestion or self._system_congestion)
+        self._link.congestion = connection.tcp.congestion
 
     def _until_connected(self, sock: Socket) -> bool:
         """Wait for ``sock``; ``False`` if it takes too long. Raises ``Stop``."""

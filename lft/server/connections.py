@@ -8,7 +8,7 @@ import selectors
 import time
 from collections import Counter
 from functools import partial
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 import config
 from lft.addresses import network_of
@@ -17,8 +17,10 @@ from lft.server.sessions import TOO_SLOW, Next, Peer, Place
 from lft.server.work_queue import RightOfWay, WorkQueue
 from lft.wire.connection import Connection
 from lft.wire.sockets import Socket
-from lft.wire.tls import Tls
 from protocol import ConnectionLostError, Message, Side
+
+if TYPE_CHECKING:
+    from lft.wire.tls import Tls
 
 log = logging.getLogger("server")
 

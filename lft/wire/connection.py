@@ -5,31 +5,22 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
-import ssl
-import sys
 import threading
 from collections import deque
-from typing import Collection, Iterable
+from typing import TYPE_CHECKING, Collection, Iterable
 
 from lft.clock import Deadline
 from lft.terminal import printable
-from lft.wire.frames import Ack, FrameReader, encode
+from lft.wire.frames import PLAIN, Ack, FrameReader, encode
 from lft.wire.sockets import (
-    BUSY,
-    BUSY_AT,
-    LEAST_RTT_AT,
-    MICROSECONDS,
-    RTT_AT,
     Buffer,
     Waker,
     lost,
     peer_address,
     peer_name,
-    tcp_info,
-    tune,
     wait,
 )
-from lft.wire.tls import PLAIN, TlsLayer
+from lft.wire.tcp import Tcp
 from protocol import (
     AuthenticationError,
     ConnectionLostError,
@@ -43,9 +34,20 @@ from protocol import (
     TransferError,
 )
 
+if TYPE_CHECKING:  # ssl is slow to load, and most runs do without
+    import ssl
+
+    from lft.wire.tls import TlsLayer
+
 _MOST_PARTS = 64  # handed to the system in one call; it takes 1024 at most
 TLS_READ = 256 * 1024  # bytes one call may take from a socket that speaks TLS
 _rooms = threading.local()
+
+
+def _tls_layer(context: ssl.SSLContext, side: Side, host: str | None) -> TlsLayer:
+    from lft.wire.tls import TlsLayer  # noqa: PLC0415  (it loads ssl)
+
+    return TlsLayer(context, side, host)
 
 
 def _room() -> memoryview:
@@ -74,7 +76,7 @@ class Connection:
         host: str | None = None,
     ) -> None:
         self._socket = sock
-        self._tls = TlsLayer(tls, side, host) if tls else None
+        self._tls = _tls_layer(tls, side, host) if tls else None
         self._frames = FrameReader()
         self._out: deque[memoryview] = deque()
         self.unsent = 0  # bytes in _out
@@ -82,7 +84,8 @@ class Connection:
         self.address = sock.family, peer_address(sock)  # to connect to it again
         self.peer = peer_name(self.address[1])
         sock.setblocking(False)
-        tune(sock)
+        self.tcp = Tcp(sock)
+        self.tcp.tune()
 
     def __repr__(self) -> str:
         return f"<Connection to {self.peer}, {self.state.value}, {self.unsent} bytes unsent>"
@@ -282,54 +285,6 @@ class Connection:
         if not size:
             raise ConnectionLostError(f"{self.peer} closed the connection")
         return size
-
-    # -- far away
-
-    @property
-    def round_trip(self) -> float:
-        """What the system takes for the seconds there and back; 0 where it does not say."""
-        return tcp_info(self._socket, RTT_AT, MICROSECONDS)[0] / 1e6
-
-    @property
-    def queueing(self) -> float:
-        """How many times its least the round trip takes; 1 where the system does not say."""
-        now = tcp_info(self._socket, RTT_AT, MICROSECONDS)[0]
-        least = tcp_info(self._socket, LEAST_RTT_AT, MICROSECONDS)[0]
-        return now / least if now and least else 1.0
-
-    @property
-    def waits(self) -> tuple[float, float]:
-        """For how many seconds something was under way, and the peer had no room for more.
-
-        Zeros where the system does not say (it does since Linux 4.9).
-        """
-        busy, no_room = tcp_info(self._socket, BUSY_AT, BUSY)
-        return busy / 1e6, no_room / 1e6
-
-    @property
-    def congestion(self) -> str:
-        """What decides how fast TCP goes, such as ``cubic``; "" where the system does not say."""
-        found = b""
-        if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # no TCP
-                found = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-        return found.partition(b"\0")[0].decode("ascii", "replace")
-
-    def choose_congestion(self, name: str) -> None:
-        """Let ``name`` decide how fast TCP goes, where we may choose; "" changes nothing."""
-        if sys.platform == "linux" and name:
-            with contextlib.suppress(OSError):  # unknown here, or not for everyone
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
-
-    def keep_unsent(self, most: int) -> None:
-        """Let the system hold about ``most`` bytes more than it has sent (RFC 9293 names none).
-
-        What it holds is bound to this connection, however slow that turns out to be; the size of
-        its buffer, and so its window, stays the system's own choice.
-        """
-        option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-        if option is not None:
-            self._socket.setsockopt(socket.IPPROTO_TCP, option, most)
 
     # -- waiting and ending
 

@@ -1,4 +1,4 @@
-"""Sockets: waking, waiting, connecting, listening, tuning, and what the system says of them."""
+"""Sockets: waking, waiting, connecting, listening, and what their errors mean."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import math
 import os
 import select
 import socket
-import struct
-import sys
 from typing import Any, Callable, Union
 
 import config
@@ -94,38 +92,6 @@ def peer_address(sock: socket.socket) -> Any:
 
 def peer_name(address: Any) -> str:
     return "{}:{}".format(*address[:2]) if isinstance(address, tuple) else "the peer"
-
-
-RTT_AT, LEAST_RTT_AT = 68, 148  # tcpi_rtt, tcpi_min_rtt in Linux's struct tcp_info (linux/tcp.h)
-MICROSECONDS = struct.Struct("=I")
-BUSY_AT, BUSY = 168, struct.Struct("=QQ")  # tcpi_busy_time, tcpi_rwnd_limited
-
-
-def tcp_info(sock: socket.socket, offset: int, fields: struct.Struct) -> tuple[int, ...]:
-    """Read ``fields`` of the system's own view of a connection; zeros where there is none."""
-    info = b""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # no TCP
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, offset + fields.size)
-    return tuple(fields.unpack_from(info.ljust(offset + fields.size, b"\0"), offset))
-
-
-def tune(sock: socket.socket) -> None:
-    """Set what every connection of ours needs: no delay for small frames, a watch on dead peers.
-
-    Buffer sizes stay alone: setting one turns the system's own tuning off.
-    """
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if sys.platform == "linux":
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, config.KEEPALIVE_IDLE)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, config.KEEPALIVE_INTERVAL)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, config.KEEPALIVE_PROBES)
-        sock.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, config.UNANSWERED_TIMEOUT * 1000
-        )
 
 
 def listen(host: str, port: int) -> socket.socket:

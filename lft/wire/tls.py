@@ -13,6 +13,7 @@ from typing import Any, Iterable, NamedTuple
 import config
 from config import ServerSettings
 from lft.wire.channel_binding import server_end_point
+from lft.wire.frames import PLAIN
 from lft.wire.sockets import Buffer
 from protocol import (
     AuthenticationError,
@@ -104,9 +105,6 @@ class TlsLayer:
     def certificate(self) -> bytes | None:
         """The peer's certificate in DER form."""
         return self._tls.getpeercert(binary_form=True)
-
-
-PLAIN = "plain"  # the code of an error: no TLS where there should be some
 
 
 def _tls_error(error: ssl.SSLError) -> TransferError:
@@ -215,11 +213,9 @@ class Tls(NamedTuple):
     binding: bytes  # what a login is bound to (RFC 5929)
 
     @classmethod
-    def load(cls, settings: ServerSettings) -> Tls | None:
-        """Read certificate and key, if the settings name any (main). Raises ``UsageError``."""
+    def load(cls, settings: ServerSettings) -> Tls:
+        """Read the certificate and the key that the settings name. Raises ``UsageError``."""
         cert, key = settings.tls_cert, settings.tls_key
-        if cert is None and key is None:
-            return None
         if cert is None or key is None:
             raise UsageError("--tls-cert and --tls-key go together")
         for _ in range(config.CERTIFICATE_TRIES):

@@ -40,3 +40,18 @@ def pair(make_pair: Callable[[Side], SocketPair]) -> SocketPair:
 def server_pair(make_pair: Callable[[Side], SocketPair]) -> SocketPair:
     """Give a server's connection and the bare socket at its other end."""
     return make_pair(Side.SERVER)
+
+
+@pytest.fixture
+def tcp_pair() -> Iterator[SocketPair]:
+    """Give a client's connection over TCP and the bare socket at its other end."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        ours = socket.create_connection(listener.getsockname(), PATIENCE)
+        theirs, _ = listener.accept()
+    connection = Connection(ours, Side.CLIENT)
+    theirs.settimeout(PATIENCE)
+    yield connection, theirs
+    connection.close()
+    theirs.close()

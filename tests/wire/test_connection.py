@@ -7,8 +7,10 @@ import io
 import os
 import socket
 import struct
+import subprocess
+import sys
 import tracemalloc
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -32,23 +34,9 @@ from protocol import (
 from tests.support.dialogue import WAYS, example_of
 from tests.support.files import open_descriptors
 from tests.support.messages import EXAMPLES, VERBS, at_every_byte, frame, read, short_message
+from tests.support.processes import ROOT
 from tests.support.sockets import Helper, SocketPair
-from tests.support.waiting import PATIENCE, eventually
-
-
-@pytest.fixture
-def tcp_pair() -> Iterator[SocketPair]:
-    """Give a client's connection over TCP and the bare socket at its other end."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1)
-        ours = socket.create_connection(listener.getsockname(), PATIENCE)
-        theirs, _ = listener.accept()
-    connection = Connection(ours, Side.CLIENT)
-    theirs.settimeout(PATIENCE)
-    yield connection, theirs
-    connection.close()
-    theirs.close()
+from tests.support.waiting import PATIENCE
 
 
 def reset(sock: socket.socket) -> None:
@@ -453,55 +441,6 @@ def test_a_connection_shows_peer_state_and_what_is_unsent(tcp_pair: SocketPair) 
     assert repr(connection) == f"<Connection to {host}:{port}, new, 0 bytes unsent>"
 
 
-def test_a_connection_tells_what_the_system_knows_of_it(tcp_pair: SocketPair) -> None:
-    """A round trip of less than a second on this machine, no queue, and time under way."""
-    connection, theirs = tcp_pair
-    connection.push(bytes(1000))
-    assert theirs.recv(1000, socket.MSG_WAITALL) == bytes(1000)
-    assert 0 < connection.round_trip < 1
-    assert connection.queueing >= 1
-    busy, no_room = connection.waits
-    assert 0 <= no_room <= busy < PATIENCE
-
-
-def test_a_peer_that_does_not_read_shows_in_what_a_connection_waits_for(
-    tcp_pair: SocketPair,
-) -> None:
-    """Its window is shut: that is neither the network nor we."""
-    connection, _ = tcp_pair
-    connection.push(bytes(20_000_000))
-    assert connection.unsent > 0
-    eventually(lambda: connection.waits[1] > 0, "time without room")
-
-
-def test_what_tcp_goes_by_can_be_chosen(tcp_pair: SocketPair) -> None:
-    """Reno is everywhere and everybody's; what does not exist changes nothing."""
-    connection, _ = tcp_pair
-    connection.choose_congestion("reno")
-    assert connection.congestion == "reno"
-    connection.choose_congestion("no such thing")
-    connection.choose_congestion("")
-    assert connection.congestion == "reno"
-
-
-def test_a_connection_without_tcp_says_nothing_of_the_network(pair: SocketPair) -> None:
-    """Zeros and an empty name, no error."""
-    connection, _ = pair
-    connection.choose_congestion("reno")
-    facts = connection.round_trip, connection.queueing, connection.waits, connection.congestion
-    assert facts == (0.0, 1.0, (0.0, 0.0), "")
-
-
-def test_little_is_kept_unsent_where_that_is_wanted(tcp_pair: SocketPair) -> None:
-    """What waits in the system is bound to this connection; its buffer's size is not touched."""
-    connection, _ = tcp_pair
-    sock = connection._socket
-    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-    connection.keep_unsent(4096)
-    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 4096
-    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before
-
-
 def test_blocks_may_come_in_one_piece_with_what_is_before_them(server_pair: SocketPair) -> None:
     """The first bytes of a block, read along with ATTACH, are not lost."""
     connection, theirs = server_pair
@@ -532,10 +471,7 @@ def test_a_peer_that_has_gone_before_we_looked_is_no_error() -> None:
         connection.close()
 
 
-def test_a_tcp_connection_is_tuned(tcp_pair: SocketPair) -> None:
-    """No delay for small frames, a watch on dead peers, and nothing ever blocks."""
-    connection, _ = tcp_pair
-    with socket.socket(fileno=os.dup(connection.fileno())) as sock:
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-    assert not os.get_blocking(connection.fileno())
+def test_a_connection_without_tls_does_not_load_ssl() -> None:
+    """It is slow to load, and most runs do without."""
+    code = "import sys, lft.wire.connection, lft.wire.blocks; sys.exit('ssl' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
