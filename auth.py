@@ -27,7 +27,14 @@ from lft.accounts.keys import saslprep
 from lft.accounts.passwords import new_password
 from lft.accounts.tokens import TOKEN_LIFETIME, holder, make_token
 from lft.files import keep_own_rights
-from lft.options import checked, format_size, parse_duration, parse_size, rate_argument
+from lft.options import (
+    add_version,
+    checked,
+    format_size,
+    parse_duration,
+    parse_size,
+    rate_argument,
+)
 from lft.terminal import make_output_safe, printable, say
 from protocol import TransferError, UsageError
 
@@ -49,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description="Manage the credential file of server.py."
     )
+    add_version(parser)
     commands = parser.add_subparsers(dest="command", metavar="add|remove|list|token")
     command = partial(commands.add_parser, allow_abbrev=False)
     add = command(

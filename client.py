@@ -55,6 +55,7 @@ from lft.clock import Deadline, TokenBucket
 from lft.files import keep_own_rights
 from lft.options import (
     add_log_level,
+    add_version,
     argument,
     format_size,
     or_auto,
@@ -546,6 +547,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--demo", action="store_true", help="start a server, send a sample, compare, stop it")
     # fmt: on
     add_log_level(parser)
+    add_version(parser)
     return parser
 
 
