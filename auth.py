@@ -23,7 +23,14 @@ from lft.accounts.keys import saslprep
 from lft.accounts.passwords import new_password
 from lft.accounts.tokens import holder, make_token
 from lft.files import keep_own_rights
-from lft.options import checked, format_size, parse_duration, parse_size, rate_argument
+from lft.options import (
+    add_version,
+    checked,
+    format_size,
+    parse_duration,
+    parse_size,
+    rate_argument,
+)
 from lft.terminal import make_output_safe, printable, say
 from protocol import TransferError, UsageError
 
@@ -82,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "server takes each change at once.",
         epilog=_EXAMPLES,
     )
+    add_version(parser)
     commands = parser.add_subparsers(dest="command", metavar="add|remove|list|token")
     for name, (short, full, example) in _COMMANDS.items():
         command = commands.add_parser(

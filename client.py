@@ -48,6 +48,7 @@ from lft.clock import Deadline
 from lft.files import keep_own_rights
 from lft.options import (
     add_log_level,
+    add_version,
     argument,
     format_size,
     help_formatter,
@@ -441,6 +442,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--demo", action="store_true", help="start a server, send a sample, compare, stop it")
     # fmt: on
     add_log_level(parser)
+    add_version(parser)
     return parser
 
 

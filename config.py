@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+RELEASE = "1.1.0"  # of the three programs; the newest entry of .github/CHANGELOG.md is the same
+
 KB = 1024
 MB = 1024 * KB
 GB = 1024 * MB

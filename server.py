@@ -48,6 +48,7 @@ from lft.addresses import is_loopback
 from lft.files import keep_own_rights
 from lft.options import (
     add_log_level,
+    add_version,
     argument,
     checked,
     parse_size,
@@ -468,6 +469,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how long running transfers may go on at shutdown (10)")
     # fmt: on
     add_log_level(parser)
+    add_version(parser)
     return parser
 
 

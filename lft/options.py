@@ -118,6 +118,11 @@ def add_log_level(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add ``--version``, the same on every command line."""
+    parser.add_argument("--version", action="version", version=f"%(prog)s {config.RELEASE}")
+
+
 _LASTS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import fields
 from typing import NamedTuple, NoReturn
 
 from protocol import MAX_CONTROL_FRAME, MESSAGES, LocalProtocolError, Message, RemoteProtocolError
@@ -28,9 +27,8 @@ def decode(frame: bytes) -> Message:
     if kind is None:
         raise RemoteProtocolError("unknown message")
     values = _parse(body)
-    names = {item.name for item in fields(kind)}
-    if not isinstance(values, dict) or set(values) != names:
-        raise RemoteProtocolError(f"{kind.VERB} wants exactly: {', '.join(sorted(names))}")
+    if not isinstance(values, dict) or values.keys() != kind.FIELDS.keys():
+        raise RemoteProtocolError(f"{kind.VERB} wants exactly: {', '.join(sorted(kind.FIELDS))}")
     try:
         return kind(**{name: _frozen(value) for name, value in values.items()})
     except (ValueError, RecursionError) as error:

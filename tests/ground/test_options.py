@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+from pathlib import Path
+from typing import Callable
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import auth
+import client
+import server
 from config import GB, KB, MB
 from lft.options import (
     add_log_level,
@@ -198,6 +204,30 @@ def test_an_unknown_log_level_is_refused(capsys: pytest.CaptureFixture[str]) -> 
         parser.parse_args(["--log-level", "LOUD"])
     assert caught.value.code == 2
     assert "LOUD" in capsys.readouterr().err
+
+
+# --- the version --------------------------------------------------------------------------------
+
+
+def newest_release() -> str:
+    """Return the newest entry of the changelog."""
+    changelog = Path(__file__).resolve().parents[2] / ".github" / "CHANGELOG.md"
+    found = re.search(r"^## \[(\d+\.\d+\.\d+)\]", changelog.read_text("utf-8"), re.M)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("main", [server.main, client.main, auth.main])
+def test_each_program_says_its_version(
+    main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The version is the newest one of the changelog, on standard output, with exit code 0."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    name, version = capsys.readouterr().out.split()
+    assert name
+    assert version == newest_release()
 
 
 # --- durations of an account --------------------------------------------------------------------

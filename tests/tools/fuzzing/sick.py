@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import os
 import random
@@ -273,7 +272,7 @@ class SickConnection:
         if choice == 0:
             return [Verifying(1), Missing(7, ((0, 1), (2, 4)), "damaged")]
         if choice == 2 and self._server.lies:
-            return [dataclasses.replace(verdict, digest=ZEROS)]
+            return [verdict.replace(digest=ZEROS)]
         if choice == 1:
             return [Ping(), Verifying(0), IntegrityFailed(message.digest, "\x1b[31mno")]
         return [Ping(), Verifying(self._file.size), verdict]
