@@ -108,6 +108,13 @@ MAX_ACTIVE_TRANSFERS = 16  # receiving at once: 64 connections' buffers, and dis
 # those of lower priority do not count
 MAX_WAITING_TRANSFERS = 1000  # asked for but not yet admitted
 MAX_CONNECTIONS = 4096  # of all kinds; further ones are closed at once
+RESERVED_DESCRIPTORS = (
+    256  # open files that connections leave free: a transfer has two, and a third
+)
+# while it gets its name; the log, the pool and Python's modules have some
+MAX_HALF_OF_USER = 64 * MB  # of blocks of one user that have begun to come: 16 streams of 4 MB ...
+MAX_HALF = 512 * MB  # ... and of all users: a header of 56 bytes makes the server hold a block
+TELL_AGAIN = 60.0  # seconds between two warnings of the same lack
 MAX_OF_ADDRESS = 2048  # connections of one address (of IPv6: one /64, which every household has to
 # choose from): a company with 400 clients may sit behind it
 MAX_STRANGERS = 1024  # connections that have not logged in; for each one more the oldest one goes

@@ -61,6 +61,7 @@ from lft.server.assembly import Assembly
 from lft.server.background_log import BackgroundLog
 from lft.server.buffers import BufferPool
 from lft.server.connections import Connections
+from lft.server.descriptors import places, raise_limit
 from lft.server.event_loop import EventLoop
 from lft.server.lifecycle import Lifecycle
 from lft.server.login import Login
@@ -285,6 +286,7 @@ class Server:
             self._serve, self._end_session,
         )  # fmt: skip
         self.connections.tls = tls
+        self.connections.most = places(raise_limit())
         post = self.connections.post
         self.lifecycle = Lifecycle(
             settings, self._output, self.admission, self.parts, self.work, buffers, post
@@ -344,6 +346,7 @@ class Server:
 
     def _end_session(self, peer: Peer) -> list[Peer]:
         """End the session of a peer that leaves; return the data connections that end with it."""
+        self.assembly.drop_half_block(peer)
         session, peer.session = peer.session, None
         if session is None:
             return []

@@ -14,7 +14,7 @@ from config import ServerSettings
 from lft.accounts.permissions import LONGEST_BEGINNING, looks_like
 from lft.options import format_size
 from lft.server.blockmap import Stretch
-from lft.server.buffers import Buffer
+from lft.server.buffers import Buffer, Shares
 from lft.server.lifecycle import Lifecycle
 from lft.server.lifetime import TransferEndedError
 from lft.server.sessions import TOO_SLOW, Next, Peer, Post, Registry
@@ -50,6 +50,11 @@ class Incoming:
         self.transfer = transfer
         self.buffer = buffer
 
+    @property
+    def size(self) -> int:
+        """The bytes that it holds."""
+        return len(self.buffer.view)
+
 
 class Assembly:
     """Makes files of blocks. All methods run on workers, unless a docstring says otherwise.
@@ -74,6 +79,7 @@ class Assembly:
         self._post = post
         self._later = later
         self._way = way
+        self._shares = Shares()
         self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
 
     # -- data connections
@@ -144,12 +150,23 @@ class Assembly:
         if length and transfer.full:
             raise RemoteProtocolError("too many blocks wait for one that is missing", "busy")
         # of the raw length, whatever comes: otherwise the pool had none that fits the next block
-        buffer = transfer.buffers.take(header.raw_length if length else 0)
+        size = header.raw_length if length else 0
+        if not self._shares.take(transfer.facts.user, size):
+            raise RemoteProtocolError("too many blocks of this user are on their way", "busy")
+        buffer = transfer.buffers.take(size)
         return Incoming(transfer, buffer), buffer.view[:length]
+
+    def drop_half_block(self, peer: Peer) -> None:
+        """Release what a connection that ends has received of a block (its owner)."""
+        incoming = peer.blocks.abandon() if peer.blocks else None
+        if incoming:
+            self._shares.give(incoming.transfer.facts.user, incoming.size)
+            incoming.buffer.release()
 
     def _take_block(self, peer: Peer, header: BlockHeader, incoming: Incoming) -> bool:
         """Store a block that is complete; return whether a limit lets the connection rest."""
         peer.deadline = float("inf")
+        self._shares.give(incoming.transfer.facts.user, incoming.size)
         buffer = self._unpack(peer, header, incoming)
         store = partial(self._store_block, peer, header, buffer)
         self._lifecycle.run(store, incoming.transfer)

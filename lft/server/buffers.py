@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
+from collections import Counter, deque
+
+import config
 
 
 class Buffer:
@@ -72,3 +74,34 @@ class BufferPool:
             if 0 < len(memory) <= self._room:
                 self._room -= len(memory)
                 self._spare.append(memory)
+
+
+class Shares:
+    """The memory of blocks that have begun to come, for each user and for all. Any thread.
+
+    A block's header makes the server hold memory for all of it, however slowly the rest comes. The
+    lock protects both counts.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of_user: Counter[str] = Counter()
+        self._of_all = 0
+
+    def take(self, user: str, size: int) -> bool:
+        """Count ``size`` bytes for ``user``; ``False``, and nothing, if that would be too many."""
+        with self._lock:
+            fits = self._of_user[user] + size <= config.MAX_HALF_OF_USER
+            fits = fits and self._of_all + size <= config.MAX_HALF
+            if fits:
+                self._of_user[user] += size
+                self._of_all += size
+            return fits
+
+    def give(self, user: str, size: int) -> None:
+        """Take ``size`` bytes back."""
+        with self._lock:
+            self._of_all -= size
+            self._of_user[user] -= size
+            if self._of_user[user] <= 0:
+                del self._of_user[user]

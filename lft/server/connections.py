@@ -46,8 +46,11 @@ class Connections:
         end_session: Callable[[Peer], list[Peer]],
     ) -> None:
         self.tls: Tls | None = None  # what new connections are shown
+        self.most = config.MAX_CONNECTIONS  # that there are descriptors for
         self.peers: set[Peer] = set()
         self._listener = listener
+        self._refused = 0  # tries to accept without a descriptor left, of which no one was told
+        self._told_at = -config.TELL_AGAIN
         self._loop = loop
         self._work = work
         self._way = way
@@ -74,11 +77,21 @@ class Connections:
                 sock, address = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return
-            except OSError as error:  # out of descriptors: leave them in the backlog for a while
-                log.error("cannot accept connections: %s", error.strerror)
-                self.stop_listening()
-                return
-            self.welcome(sock, str(address[0]))
+            except OSError as error:  # out of descriptors
+                if not self._drop_first(self._unknown()):
+                    self._pause_listening(error)
+                    return
+            else:
+                self.welcome(sock, str(address[0]))
+
+    def _pause_listening(self, error: OSError) -> None:
+        """Leave new connections with the system for a while; say so now and then."""
+        self.stop_listening()
+        self._refused += 1
+        if time.monotonic() - self._told_at >= config.TELL_AGAIN:
+            times = f" ({self._refused} times)" if self._refused > 1 else ""
+            log.warning("cannot accept connections: %s%s", error.strerror, times)
+            self._told_at, self._refused = time.monotonic(), 0
 
     def welcome(self, sock: Socket, address: str = "") -> None:
         """Take a new connection in, or close it where there is no room."""
@@ -107,13 +120,14 @@ class Connections:
         network = network_of(address)
         if self._neighbours[network] >= config.MAX_OF_ADDRESS:
             return self._drop_first(self._unknown(network))
-        if len(self.peers) >= config.MAX_CONNECTIONS:
+        if len(self.peers) >= min(config.MAX_CONNECTIONS, self.most):
             return self._drop_first(self._unknown())
-        if len(self._strangers) < config.MAX_STRANGERS:
+        most_strangers = min(config.MAX_STRANGERS, self.most // 2)
+        if len(self._strangers) < most_strangers:
             return True
         strangers, own = self._unknown(), self._unknown(network)
         crowd = own if 2 * len(own) > len(strangers) else strangers  # no network pushes all out
-        return len(strangers) < config.MAX_STRANGERS or self._drop_first(crowd)
+        return len(strangers) < most_strangers or self._drop_first(crowd)
 
     def _unknown(self, network: str | None = None) -> list[Peer]:
         """Return the peers (of one network) that have not logged in, the oldest first."""

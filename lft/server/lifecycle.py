@@ -35,6 +35,9 @@ from protocol import (
 
 log = logging.getLogger("coordinator")
 
+# no fault of the file's or the disk's: the system has no descriptor, buffer or thread left just now
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN)
+
 
 class Lifecycle:
     """Begins transfers and ends them; owns which transfer a session sends.
@@ -244,6 +247,8 @@ def rejection(error: RejectedError | OSError) -> Rejected:
     """Say why a file is not taken; what the disk says without the server's paths (any)."""
     if isinstance(error, RejectedError):
         return Rejected(error.code, str(error))
+    if error.errno in PASSING:
+        return Rejected("busy", f"the server is busy ({error.strerror}); try again later")
     if error.errno == errno.EFBIG:
         return Rejected("size", "the file is too large for the server's file system")
     if error.errno in NO_SPACE:

@@ -73,6 +73,12 @@ class BlockReader(Generic[Room]):
         """Whether the rest of a block is still to come."""
         return self._block is not None or self._filled > 0
 
+    def abandon(self) -> Room | None:
+        """Give back the room of a block that will not be completed; the reader ends with that."""
+        block, self._block = self._block, None
+        self._view = memoryview(bytearray())
+        return block[1] if block else None
+
     def receive(self, connection: Connection) -> tuple[BlockHeader, Room] | None:
         """Return the next complete block and its room, or ``None``. Never waits."""
         while self._fill(connection):

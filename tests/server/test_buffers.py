@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+import config
+from config import MB
 from lft.server.buffers import BufferPool
+from protocol import ConnectionLostError, IntegrityOk
+from tests.support.local import ServerThread
+from tests.support.rawpeer import RawClient, push
 from tests.support.transfers import BLOCK, Sample
+from tests.support.waiting import eventually
 
 
 def test_buffers_are_kept_up_to_a_limit_and_used_again() -> None:
@@ -33,3 +41,38 @@ def test_what_waits_to_be_hashed_may_take_a_bounded_share_of_memory(output: Path
     other.store(5)
     other.transfer.life.end()
     assert other.buffers.lend(3 * BLOCK)
+
+
+def test_blocks_that_have_begun_to_come_take_a_bounded_share_of_memory(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 32: a header of 56 bytes makes the server hold a block; one user has so many."""
+    monkeypatch.setattr(config, "MAX_HALF_OF_USER", 2 * MB)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", bytes(4 * MB), MB)
+        streams = [client.attach() for _ in range(3)]
+        for index, stream in enumerate(streams[:2]):
+            push(stream, upload.frame(index)[:100])
+        eventually(lambda: local.server.assembly._shares._of_all == 2 * MB, "the headers to come")
+        push(streams[2], upload.frame(2)[:100])
+        with pytest.raises(ConnectionLostError, match="too many blocks"):
+            upload.await_acks(streams[2], 1)
+        for index, stream in enumerate(streams[:2]):
+            push(stream, upload.frame(index)[100:])
+            upload.await_acks(stream, 1)
+        again = client.attach()
+        upload.send(again, 2, 3)
+        assert isinstance(upload.complete(), IntegrityOk)
+
+
+def test_a_connection_that_ends_in_a_block_gives_its_memory_back(local: ServerThread) -> None:
+    """FAULTS 32: a peer that dies there costs nothing any more."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", bytes(2 * MB), MB)
+        stream = client.attach()
+        push(stream, upload.frame(0)[:1000])
+        shares = local.server.assembly._shares
+        eventually(lambda: shares._of_all == MB, "the header to come")
+        stream.close()
+        eventually(lambda: shares._of_all == 0, "the memory to come back")
+        assert not shares._of_user
