@@ -47,7 +47,9 @@ class Sender:
         self._extra: deque[Block] = deque()  # for this sender alone; main puts them there
         self._settings = link.settings
         self._waker = Waker()
-        self.connection: Connection | None = None  # the latest; main reads its figures
+        self._connection: Connection | None = (
+            None  # the latest; main cuts it, and reads its figures
+        )
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
         self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._bad_frames = 0  # since the last acknowledgement
@@ -60,8 +62,8 @@ class Sender:
     def stop(self) -> None:
         """Break off what it waits for, once the session is ending (main)."""
         self._waker.ring()
-        if self.connection:
-            self.connection.cut()
+        if self._connection:
+            self._connection.cut()
 
     def close(self) -> None:
         """Release the waker, once the thread has ended (main)."""
@@ -74,7 +76,17 @@ class Sender:
     @property
     def free(self) -> bool:
         """Whether nothing is under way on it (main): a stale answer costs a block sent twice."""
-        return self.connection is not None and not self._unacknowledged and not self._extra
+        return self._connection is not None and not self._unacknowledged and not self._extra
+
+    @property
+    def queueing(self) -> float:
+        """How many times its least the round trip takes now (main); 1 without a connection."""
+        return self._connection.tcp.queueing if self._connection else 1.0
+
+    @property
+    def waits(self) -> tuple[float, float]:
+        """For how many seconds data was under way, and the server had no room for more (main)."""
+        return self._connection.tcp.waits if self._connection else (0.0, 0.0)
 
     def hand(self, block: Block) -> None:
         """Let this sender send ``block``, and no other (main)."""
@@ -103,16 +115,16 @@ class Sender:
         self._waker.quiet()  # a ring was for the last connection
         if self._link.ending.is_set():  # read after the rings are gone: it is set before they come
             raise Stop
-        self.connection = self._link.open(self._until_connected)
+        self._connection = self._link.open(self._until_connected)
         try:
             if self._link.ending.is_set():  # again: ``stop`` may have found no connection to cut
                 raise Stop
-            self._system_congestion = self.connection.tcp.congestion
-            self._adapt(self.connection)
-            self._link.attach(self.connection)
-            self._send_blocks(self.connection)
+            self._system_congestion = self._connection.tcp.congestion
+            self._adapt(self._connection)
+            self._link.attach(self._connection)
+            self._send_blocks(self._connection)
         finally:
-            self.connection.close()
+            self._connection.close()
 
     def _adapt(self, connection: Connection) -> None:
         """Let main's choice decide how fast TCP goes."""

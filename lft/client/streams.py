@@ -153,13 +153,12 @@ class Streams:
 
     def _full(self) -> bool:
         """Whether a queue stands on a far link: another stream would only wait in it, too."""
-        connections = [sender.connection for sender in self._senders[: self._link.streams]]
-        waits = sorted(one.tcp.queueing if one else 1.0 for one in connections)
+        waits = sorted(sender.queueing for sender in self._senders[: self._link.streams])
         return self._link.far and waits[len(waits) // 2] > config.FULL
 
     def waits(self) -> tuple[float, float]:
         """Return for how many seconds data was under way, and the server had no room for more."""
-        waits = [sender.connection.tcp.waits for sender in self._senders if sender.connection]
+        waits = [sender.waits for sender in self._senders]
         return sum(busy for busy, _ in waits), sum(no_room for _, no_room in waits)
 
     def check(self) -> None:
