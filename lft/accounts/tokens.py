@@ -22,7 +22,7 @@ from lft.accounts.account import (
 from lft.accounts.file import snapshot
 from lft.accounts.keys import from_base64url, hmac_sha256, to_base64url
 from lft.accounts.passwords import first_line
-from lft.strictjson import as_object, parse_json
+from lft.strictjson import parse_json, with_keys
 from lft.terminal import printable
 from protocol import MAX_TEXT, AuthenticationError, UsageError
 
@@ -97,10 +97,10 @@ def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
         raise ValueError("too long")
     header, claims, signature = token.split(".")
     # nothing else may stand there: a header that we do not understand may change what is meant
-    kind = as_object(parse_json(from_base64url(header)), {"alg"}, {"typ"})
+    kind = with_keys(parse_json(from_base64url(header)), {"alg"}, {"typ"})
     if kind["alg"] != "HS256" or kind.get("typ", "JWT") != "JWT":
         raise ValueError("not a token of ours")
-    user = _subject(as_object(parse_json(from_base64url(claims)), _CLAIMS, {"nbf"}), now)
+    user = _subject(with_keys(parse_json(from_base64url(claims)), _CLAIMS, {"nbf"}), now)
     credential = accounts.get(user)
     key = signing_key(accounts.token_key or secrets.token_bytes(32), credential)
     right = hmac.compare_digest(
