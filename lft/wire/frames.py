@@ -10,7 +10,6 @@ from lft.strictjson import as_object, parse_json
 from protocol import MAX_CONTROL_FRAME, MESSAGES, LocalProtocolError, Message, RemoteProtocolError
 
 _LENGTH = struct.Struct("!I")
-PLAIN = "plain"  # the code of the ERROR that a client without TLS is told, where TLS is spoken
 
 
 def encode(message: Message) -> bytes:

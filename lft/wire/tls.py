@@ -1,125 +1,22 @@
-"""TLS 1.3: contexts from PEM files, and a layer between frames and a socket."""
+"""The settings of TLS, from certificates and keys in PEM files."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import re
 import secrets
 import ssl
 from pathlib import Path
-from typing import Any, Iterable, NamedTuple
+from typing import NamedTuple
 
 import config
 from config import ServerSettings
 from lft.wire.channel_binding import server_end_point
-from lft.wire.frames import PLAIN
-from lft.wire.sockets import Buffer
-from protocol import (
-    AuthenticationError,
-    ConnectionLostError,
-    RemoteProtocolError,
-    Side,
-    TransferError,
-    UsageError,
-)
-
-TlsContext = ssl.SSLContext
-
-
-class TlsLayer:
-    """Turns what we say into TLS records and back; knows no socket (RFC 8446).
-
-    ``ssl.MemoryBIO`` and not a wrapped socket: a block leaves in one call instead of one for each
-    record of 16 KB, and what is still to be read never hides where ``poll`` cannot see it.
-    """
-
-    def __init__(self, context: ssl.SSLContext, side: Side, host: str | None) -> None:
-        """``host`` is the name that the server's certificate must be for; the client's only."""
-        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        server = side is Side.SERVER
-        self._tls = context.wrap_bio(self._in, self._out, server_side=server, server_hostname=host)
-        self.ready = False
-
-    def shake_hands(self) -> None:
-        """Go on with the handshake as far as what has come allows. Raises ``TransferError``."""
-        try:
-            self._tls.do_handshake()
-            self.ready = True
-        except ssl.SSLWantReadError:
-            return
-        except ssl.SSLError as error:
-            raise _tls_error(error) from error
-
-    def feed(self, data: Any) -> None:
-        """Take what came from the peer's socket, in any buffer."""
-        self._in.write(data)
-
-    @property
-    def pending(self) -> bool:
-        """Whether there is something to read that the socket will not tell of."""
-        return self._in.pending > 0 or self._tls.pending() > 0
-
-    def read_into(self, view: memoryview) -> int:
-        """Fill ``view`` with what was in complete records; return the bytes, 0 if there are none.
-
-        Raises ``ConnectionLostError`` when the peer has said that it is done.
-        """
-        filled = 0
-        try:
-            while filled < len(view):
-                room: Any = view[filled:]  # to the annotations only a bytearray is a buffer
-                size = int(self._tls.read(len(room), room))
-                if not size:  # how Python tells of a close_notify that it has not answered
-                    raise ssl.SSLZeroReturnError
-                filled += size
-        except ssl.SSLWantReadError:
-            return filled
-        except ssl.SSLZeroReturnError:
-            if filled:
-                return filled
-            raise ConnectionLostError("the peer closed the connection") from None
-        except ssl.SSLError as error:
-            raise _tls_error(error) from error
-        return filled
-
-    def write(self, parts: Iterable[Buffer]) -> None:
-        """Put ``parts`` into records. Raises ``TransferError`` once something has gone wrong."""
-        try:
-            for part in parts:
-                data: Any = part  # as above
-                self._tls.write(data)
-        except ssl.SSLError as error:
-            raise _tls_error(error) from error
-
-    def outgoing(self) -> bytes:
-        """Return the records that the socket has not got yet."""
-        return self._out.read() if self._out.pending else b""
-
-    def say_goodbye(self) -> None:
-        """Tell the peer that nothing more will come: else it could not tell that from a cut."""
-        with contextlib.suppress(ssl.SSLError):  # it wants to hear the peer's own: nobody waits
-            self._tls.unwrap()
-
-    @property
-    def certificate(self) -> bytes | None:
-        """The peer's certificate in DER form."""
-        return self._tls.getpeercert(binary_form=True)
-
-
-def _tls_error(error: ssl.SSLError) -> TransferError:
-    """Say in our own terms what OpenSSL says."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        why = error.verify_message.rstrip(".")
-        return AuthenticationError(f"the server's certificate is not to be trusted: {why}")
-    reason = (error.reason or "broken").replace("_", " ").lower()
-    strange = {"wrong version number", "http request", "unknown protocol", "https proxy request"}
-    if reason in strange or "packet length" in reason:
-        return RemoteProtocolError("the peer does not speak TLS", PLAIN)
-    return RemoteProtocolError(f"TLS: {reason}", "tls")
-
+from protocol import AuthenticationError, UsageError
 
 MAX_PEM_FILE = 1024 * 1024  # bytes of a certificate chain or a key
+
+TlsContext = ssl.SSLContext
 
 
 def server_tls(cert: Path, key: Path) -> ssl.SSLContext:

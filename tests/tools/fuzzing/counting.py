@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict
 import server as server_module
 from lft.wire.blocks import BlockReader
 from lft.wire.connection import Connection
+from lft.wire.tls_stream import TlsStream
 from protocol import ConnectionLostError, ProtocolError, State, TransferError
 
 HANDSHAKE = ("client hello", "finished")  # of the client's messages, the one that is waited for
@@ -44,10 +45,11 @@ def kind_of(error: TransferError) -> str:
 
 def place(connection: Connection) -> str:
     """Tell where a connection is: in which state, or at which step of the handshake."""
-    tls = connection._tls
-    if tls is None or tls.ready:
+    stream = connection._stream
+    if not isinstance(stream, TlsStream) or stream._layer.ready:
         return connection.state.value
-    return HANDSHAKE[tls._tls.cipher() is not None]  # chosen when the ClientHello has come
+    # the cipher is chosen when the ClientHello has come
+    return HANDSHAKE[stream._layer._tls.cipher() is not None]
 
 
 def no_counts() -> Counts:

@@ -12,7 +12,7 @@ from config import MB
 from lft.wire.blocks import HEADER_SIZE, decode_header, encode_header
 from lft.wire.codecs import COMPRESSIONS, compress
 from lft.wire.frames import encode, encode_ack
-from lft.wire.tls import TlsLayer
+from lft.wire.tls_stream import TlsLayer
 from protocol import CODEC_HELD, CODEC_RAW, MAX_CONTROL_FRAME, Side
 from tests.tools.fuzzing.words import CONTENTS, EVERY_MESSAGE, ZEROS, number_mark
 

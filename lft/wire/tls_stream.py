@@ -1,0 +1,188 @@
+"""TLS between the frames and a socket (RFC 8446)."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from typing import Any, Iterable
+
+from lft.wire.frames import encode
+from lft.wire.sockets import Buffer
+from lft.wire.stream import Stream, scratch
+from protocol import (
+    AuthenticationError,
+    ConnectionLostError,
+    Error,
+    RemoteProtocolError,
+    Side,
+    TransferError,
+)
+
+_PLAIN = "plain"  # the code of an error: no TLS where it should be
+
+
+class TlsLayer:
+    """Turns bytes into TLS records and back; knows no socket.
+
+    ``ssl.MemoryBIO`` rather than a wrapped socket: a block leaves in one call instead of one for
+    each record of 16 KB, and what is still to be read never hides where ``poll`` cannot see it.
+    """
+
+    def __init__(self, context: ssl.SSLContext, side: Side, host: str | None) -> None:
+        """``host`` is the name that the server's certificate must be for; clients only."""
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = side is Side.SERVER
+        self._tls = context.wrap_bio(self._in, self._out, server_side=server, server_hostname=host)
+        self.ready = False
+
+    def shake_hands(self) -> None:
+        """Go on with the handshake as far as what has come allows. Raises ``TransferError``."""
+        try:
+            self._tls.do_handshake()
+            self.ready = True
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLError as error:
+            raise _tls_error(error) from error
+
+    def feed(self, data: Any) -> None:
+        """Take what came from the peer's socket, in any buffer."""
+        self._in.write(data)
+
+    @property
+    def pending(self) -> bool:
+        """Whether bytes can be read without feeding more."""
+        return self._in.pending > 0 or self._tls.pending() > 0
+
+    def read_into(self, view: memoryview) -> int:
+        """Fill ``view`` with what was in complete records; return the bytes, 0 if there are none.
+
+        Raises ``ConnectionLostError`` when the peer has said that no more will come.
+        """
+        filled = 0
+        try:
+            while filled < len(view):
+                room: Any = view[filled:]  # the annotations of ssl take only a bytearray
+                size = int(self._tls.read(len(room), room))
+                if not size:  # Python's way to report a close_notify that it has not answered
+                    raise ssl.SSLZeroReturnError
+                filled += size
+        except ssl.SSLWantReadError:
+            return filled
+        except ssl.SSLZeroReturnError:
+            if filled:
+                return filled
+            raise ConnectionLostError("the peer closed the connection") from None
+        except ssl.SSLError as error:
+            raise _tls_error(error) from error
+        return filled
+
+    def write(self, parts: Iterable[Buffer]) -> None:
+        """Put ``parts`` into records. Raises ``TransferError`` once something has gone wrong."""
+        try:
+            for part in parts:
+                data: Any = part  # as above
+                self._tls.write(data)
+        except ssl.SSLError as error:
+            raise _tls_error(error) from error
+
+    def outgoing(self) -> bytes:
+        """Take the records that are to be sent."""
+        return self._out.read() if self._out.pending else b""
+
+    def say_goodbye(self) -> None:
+        """Tell the peer that no more will come; otherwise it could not tell an end from a cut."""
+        with contextlib.suppress(ssl.SSLError):  # OpenSSL wants the peer's goodbye; we do not wait
+            self._tls.unwrap()
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The peer's certificate in DER form."""
+        return self._tls.getpeercert(binary_form=True)
+
+
+def _tls_error(error: ssl.SSLError) -> TransferError:
+    """Put an error of OpenSSL into the project's words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message.rstrip(".")
+        return AuthenticationError(f"the server's certificate is not to be trusted: {why}")
+    reason = (error.reason or "broken").replace("_", " ").lower()
+    strange = {"wrong version number", "http request", "unknown protocol", "https proxy request"}
+    if reason in strange or "packet length" in reason:
+        return RemoteProtocolError("the peer does not speak TLS", _PLAIN)
+    return RemoteProtocolError(f"TLS: {reason}", "tls")
+
+
+class TlsStream(Stream):
+    """A stream whose bytes go through a ``TlsLayer``. What waits in it are records."""
+
+    secure = True
+
+    def __init__(
+        self, sock: socket.socket, peer: str, side: Side, context: ssl.SSLContext, host: str | None
+    ) -> None:
+        super().__init__(sock, peer)
+        self._layer = TlsLayer(context, side, host)
+        self._side = side
+
+    @property
+    def certificate(self) -> bytes | None:
+        return self._layer.certificate
+
+    @property
+    def pending(self) -> bool:
+        return self._layer.pending
+
+    def shake_hands(self) -> bool:
+        if not self._layer.ready:
+            self._feed()
+            self._continue_handshake()
+        return self._layer.ready
+
+    def _feed(self) -> bool:
+        """Hand the layer what has come; return whether that was anything."""
+        room = scratch()
+        size = super().receive_into(room)
+        self._layer.feed(room[:size])
+        return size > 0
+
+    def _continue_handshake(self) -> None:
+        try:
+            self._layer.shake_hands()
+        except RemoteProtocolError as error:
+            if error.code == _PLAIN and self._side is Side.SERVER:  # the client can read this
+                super().push(encode(Error(_PLAIN, "TLS is spoken here: add --tls")))
+            raise
+        finally:  # an alert, too, should leave
+            super().push(self._layer.outgoing())
+
+    def push(self, *parts: Buffer) -> None:
+        if self._layer.ready:  # without a handshake, last words cannot be said
+            self._layer.write(part for part in parts if part)
+            super().push(self._layer.outgoing())
+
+    def receive(self, most: int) -> bytes:
+        view = memoryview(bytearray(most))
+        return bytes(view[: self.receive_into(view)])
+
+    def receive_into(self, view: memoryview) -> int:
+        layer = self._layer
+        filled = layer.read_into(view) if layer.ready else 0
+        try:
+            while filled < len(view) and self._feed():
+                if not layer.ready:
+                    self._continue_handshake()
+                if layer.ready:
+                    filled += layer.read_into(view[filled:])
+        except ConnectionLostError:
+            if not filled:  # otherwise the next call finds the end again
+                raise
+        return filled
+
+    def finish(self) -> None:
+        if self._layer.ready:
+            self._layer.say_goodbye()
+            with contextlib.suppress(ConnectionLostError):
+                super().push(self._layer.outgoing())
+        super().finish()
