@@ -56,7 +56,7 @@ def test_a_killed_server_is_tried_again_and_keeps_what_it_had(
     assert received(server.output) == []
     again = start_server()
     assert len(part_files(server.output)) == 1
-    assert "unfinished files kept for their clients to go on: 1" in again.log
+    eventually(lambda: "unfinished files kept for their clients to go on: 1" in again.log)
 
 
 @pytest.fixture
