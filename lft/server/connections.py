@@ -266,6 +266,8 @@ class Connections:
         for peer in list(self.peers):  # one that ends another's session closes it
             if peer.place is Place.LEAVING and now >= peer.deadline:
                 self._forget(peer)
+            elif peer.place is Place.SERVED and now >= peer.deadline + config.CLOSING_TIMEOUT:
+                self._drop(peer)  # its worker should have seen that: a peer that is never silent
             elif peer.place is Place.WATCHED and now >= peer.deadline:
                 self._time_out(peer)
             elif peer.place is Place.WATCHED and peer.proof and now >= peer.proof_due:

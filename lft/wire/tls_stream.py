@@ -19,6 +19,8 @@ from protocol import (
     TransferError,
 )
 
+MOST_WITHOUT_DATA = 256 * 1024  # bytes of records in a row that carry nothing: a handshake has a
+# tenth of that, and a peer that sends KeyUpdate after KeyUpdate (RFC 8446, 4.6.3) has no end
 _PLAIN = "plain"  # the code of an error: no TLS where it should be
 
 
@@ -125,6 +127,7 @@ class TlsStream(Stream):
         super().__init__(sock, peer)
         self._layer = TlsLayer(context, side, host)
         self._side = side
+        self._without_data = 0  # bytes received since there was something to read
 
     @property
     def certificate(self) -> bytes | None:
@@ -145,7 +148,15 @@ class TlsStream(Stream):
         room = scratch()
         size = super().receive_into(room)
         self._layer.feed(room[:size])
+        self._without_data += size
         return size > 0
+
+    def _check_data(self, came: int) -> None:
+        """Raise ``RemoteProtocolError`` for records that keep us busy and bring nothing."""
+        if came:
+            self._without_data = 0
+        elif self._without_data > MOST_WITHOUT_DATA:
+            raise RemoteProtocolError("TLS records without end that carry no data", "tls")
 
     def _continue_handshake(self) -> None:
         try:
@@ -173,8 +184,9 @@ class TlsStream(Stream):
             while filled < len(view) and self._feed():
                 if not layer.ready:
                     self._continue_handshake()
-                if layer.ready:
-                    filled += layer.read_into(view[filled:])
+                came = layer.read_into(view[filled:]) if layer.ready else 0
+                self._check_data(came)
+                filled += came
         except ConnectionLostError:
             if not filled:  # otherwise the next call finds the end again
                 raise

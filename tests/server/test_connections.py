@@ -132,6 +132,21 @@ def test_connections_that_time_out_together_are_closed_once(tmp_path: Path) -> N
     server._close()
 
 
+def test_a_deadline_holds_for_a_peer_that_a_worker_serves(tmp_path: Path) -> None:
+    """FAULTS 4: a peer that is never silent is never with main; it is cut all the same."""
+    server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
+    ours, theirs = socket.socketpair()
+    server.connections.welcome(ours)
+    (peer,) = server.connections.peers
+    server.connections._loop.unwatch(peer.connection)
+    peer.place, peer.deadline = Place.SERVED, 0.0
+    server._tick()
+    assert peer.place is Place.CUT
+    assert theirs.recv(1) == b""
+    theirs.close()
+    server._close()
+
+
 def test_hundreds_of_idle_connections_and_their_end(local: ServerThread, tmp_path: Path) -> None:
     """29: idle connections cost a descriptor each, no thread, and are all closed at the end."""
     sockets = [raw_socket(local.port) for _ in range(300)]

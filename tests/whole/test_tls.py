@@ -19,6 +19,8 @@ from lft.server.work_queue import WorkQueue
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
 from lft.wire.frames import encode
+from lft.wire.tls import client_tls
+from lft.wire.tls_stream import MOST_WITHOUT_DATA, TlsLayer
 from protocol import VERSION, Attach, AuthenticationError, Hello, IntegrityOk, Side, State
 from tests.support.certificates import Pki, tls, tls_options
 from tests.support.files import md5, random_file, received
@@ -291,3 +293,26 @@ def test_a_wrong_password_over_tls_is_exit_3(
     settings = secure.client(ca=pki.ca, password="wrong")
     with pytest.raises(AuthenticationError, match=r"^unknown user or wrong password$"):
         send_files([random_file(tmp_path / "x", 10)], settings)
+
+
+def test_records_that_carry_no_data_end_their_connection(
+    secure: ServerThread,
+    pki: Pki,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """27: before any login a peer may send KeyUpdate after KeyUpdate, at any rate, for ever."""
+    read_into = TlsLayer.read_into
+
+    def as_key_updates(layer: TlsLayer, view: memoryview) -> int:
+        read_into(layer, view)  # the records are opened, and what they carry is no data
+        return 0
+
+    with socket.create_connection(("127.0.0.1", secure.port), timeout=PATIENCE) as plain:
+        context = client_tls(pki.ca)
+        with context.wrap_socket(plain, server_hostname="localhost") as flood:
+            monkeypatch.setattr(TlsLayer, "read_into", as_key_updates)
+            with contextlib.suppress(OSError):
+                for _ in range(2 * MOST_WITHOUT_DATA // 1000):
+                    flood.sendall(bytes(1000))
+            eventually(lambda: lines(caplog, "carry no data"), "the connection to be ended")
