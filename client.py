@@ -97,7 +97,7 @@ from protocol import (
 )
 
 if TYPE_CHECKING:
-    import ssl
+    from lft.wire.tls import TlsContext
 
 coordinator_log = logging.getLogger("coordinator")
 log = logging.getLogger("client")
@@ -156,7 +156,7 @@ def _outcome(session: Session, path: Path) -> Receipt | TransferError:
         return error
 
 
-def _tls_context(settings: ClientSettings) -> ssl.SSLContext:
+def _tls_context(settings: ClientSettings) -> TlsContext:
     from lft.wire.tls import client_tls  # noqa: PLC0415  (it loads ssl)
 
     return client_tls(settings.ca)

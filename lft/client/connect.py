@@ -33,7 +33,7 @@ from protocol import (
 )
 
 if TYPE_CHECKING:
-    import ssl
+    from lft.wire.tls import TlsContext
 
 log = logging.getLogger("client")
 
@@ -104,7 +104,7 @@ def jittered(pause: float) -> float:
     return pause * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
 
 
-def connect(settings: ClientSettings, timeout: float, tls: ssl.SSLContext | None) -> Connection:
+def connect(settings: ClientSettings, timeout: float, tls: TlsContext | None) -> Connection:
     """Connect to the first address of the server that answers; each has its share of the time."""
     host, port = settings.server, settings.port
     problem = OSError(0, "no address")
