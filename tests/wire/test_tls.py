@@ -56,7 +56,7 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
 def shake_hands(
     server: ssl.SSLContext, client: ssl.SSLContext, name: str = "localhost"
 ) -> tuple[ssl.SSLObject, ssl.SSLObject]:
-    """Let the two agree in memory. Raises what one of them raises."""
+    """Shake hands in memory; return server and client. Raises what one of them raises."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (
         client.wrap_bio(down, up, server_hostname=name),
@@ -80,7 +80,7 @@ def test_client_and_server_agree_on_tls_1_3(identities: Identities) -> None:
 
 
 def test_both_ends_know_the_same_end_point(identities: Identities) -> None:
-    """What the server computes from its file is what the client computes from the connection."""
+    """The server computes it from its file, the client from the connection."""
     cert, key = identities.issue()
     _, client = shake_hands(server_tls(cert, key), client_tls(identities.ca))
     der = client.getpeercert(binary_form=True)
@@ -89,7 +89,7 @@ def test_both_ends_know_the_same_end_point(identities: Identities) -> None:
 
 
 def test_old_tls_is_refused_on_both_sides(identities: Identities) -> None:
-    """FAULTS 27: whoever offers at most TLS 1.2."""
+    """FAULTS 27: a peer that offers at most TLS 1.2 is refused."""
     for side in ("server", "client"):
         contexts = {"server": server_tls(*identities.issue()), "client": client_tls(identities.ca)}
         contexts[side].minimum_version = ssl.TLSVersion.TLSv1_2
@@ -106,7 +106,7 @@ def test_where_there_is_no_tls_1_3_it_is_1_2(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_openssl_that_knows_no_minimum_is_told_what_not_to_do() -> None:
-    """Older still: a context with nothing but options."""
+    """Older still: a context that has only options."""
     context: Any = SimpleNamespace(options=0)
     _hardened(context)
     assert context.options & ssl.OP_NO_TLSv1_1
@@ -151,7 +151,7 @@ def test_an_expired_certificate_is_refused(identities: Identities) -> None:
 def test_a_given_authority_replaces_those_of_the_system(
     identities: Identities, tmp_path: Path
 ) -> None:
-    """Who says whom to trust trusts nobody else; and without saying so, ours is not trusted."""
+    """With ``--ca`` only that authority is trusted; without it, a private one is not."""
     assert len(client_tls(identities.ca).get_ca_certs()) == 1
     server = server_tls(*identities.issue())
     for context in (client_tls(), client_tls(Identities(tmp_path).ca)):
@@ -160,7 +160,7 @@ def test_a_given_authority_replaces_those_of_the_system(
 
 
 def test_missing_tls_files_are_named(identities: Identities, tmp_path: Path) -> None:
-    """Which one, and why."""
+    """The error says which one, and why."""
     cert, key = identities.issue()
     missing = tmp_path / "missing"
     with pytest.raises(UsageError, match=f"^TLS certificate {missing}: No such file"):
@@ -174,20 +174,20 @@ def test_missing_tls_files_are_named(identities: Identities, tmp_path: Path) -> 
 
 
 def test_a_key_of_another_certificate_is_refused(identities: Identities) -> None:
-    """FAULTS 27: said as that."""
+    """FAULTS 27: the error says so."""
     with pytest.raises(UsageError, match=r"do not belong together$"):
         server_tls(identities.issue("localhost")[0], identities.issue("other")[1])
 
 
 def test_a_key_of_another_kind_is_refused(identities: Identities, tmp_path: Path) -> None:
-    """RSA key, ECDSA certificate."""
+    """An RSA key does not fit an ECDSA certificate."""
     key = write_key(tmp_path, serialization.NoEncryption())
     with pytest.raises(UsageError, match=r"do not belong together$"):
         server_tls(identities.issue()[0], key)
 
 
 def write_key(folder: Path, encryption: serialization.KeySerializationEncryption) -> Path:
-    """Write an RSA key as OpenSSL's old form has it."""
+    """Write an RSA key in OpenSSL's old form."""
     path = folder / "key.pem"
     form = serialization.PrivateFormat.TraditionalOpenSSL
     key = rsa.generate_private_key(65537, 2048)
@@ -195,10 +195,10 @@ def write_key(folder: Path, encryption: serialization.KeySerializationEncryption
     return path
 
 
-def test_an_encrypted_key_is_refused_and_nobody_is_asked(
+def test_an_encrypted_key_is_refused_without_a_prompt(
     identities: Identities, tmp_path: Path
 ) -> None:
-    """A server that waits for a password at a terminal that is not there never starts."""
+    """A server without a terminal would wait for the password for ever."""
     key = write_key(tmp_path, serialization.BestAvailableEncryption(b"s3cret"))
     with pytest.raises(UsageError, match=f"^TLS key {key}: it is encrypted"):
         server_tls(identities.issue()[0], key)
@@ -239,7 +239,7 @@ def test_a_damaged_key_is_refused(identities: Identities, tmp_path: Path) -> Non
 def test_a_certificate_that_never_stays_the_same_is_refused(
     pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """27: the server does not start, and says why, rather than try for ever."""
+    """FAULTS 27: the server does not start, and says why, rather than try for ever."""
     bindings = iter(range(1000))
     monkeypatch.setattr("lft.wire.tls.certificate_binding", lambda _: next(bindings))
     settings = ServerSettings(port=0, output=tmp_path / "output", **tls(pki.server))

@@ -21,13 +21,13 @@ from tests.support.waiting import PATIENCE, eventually
 
 
 def _shaken(connection: Connection) -> bool:
-    """Whether the handshake is over on this side, too: it can end on the other one first."""
+    """Return whether the handshake is over on this side; on the other it may be over earlier."""
     return isinstance(connection._stream, TlsStream) and connection._stream._layer.ready
 
 
 @contextlib.contextmanager
 def secure_pair(pki: Pki) -> Iterator[tuple[Connection, Connection]]:
-    """Give both ends of one connection, client and server, that have shaken hands."""
+    """Give both ends of one connection after the handshake: client, server."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname())
         client = Connection(far, Side.CLIENT, client_tls(pki.ca), "localhost")
@@ -42,7 +42,7 @@ def secure_pair(pki: Pki) -> Iterator[tuple[Connection, Connection]]:
 
 
 def test_last_words_before_a_close_are_heard_over_tls(pki: Pki) -> None:
-    """27: a message, its close_notify and the end of the stream may come in one go."""
+    """FAULTS 27: a message, its close_notify and the end of the stream may come in one go."""
     with secure_pair(pki) as (client, server):
         server.send(Error("authentication", "no"))
         server.finish()
@@ -53,7 +53,7 @@ def test_last_words_before_a_close_are_heard_over_tls(pki: Pki) -> None:
 
 
 def test_a_message_that_comes_in_many_tls_records_is_waited_for(pki: Pki) -> None:
-    """27 and 2: its first part must not keep the receiver busy until the rest is there."""
+    """FAULTS 27 and 2: between the records the receiver returns, rather than try again."""
     with secure_pair(pki) as (client, server):
         message = Hello(VERSION, FEATURES)
         heard = []
@@ -65,13 +65,13 @@ def test_a_message_that_comes_in_many_tls_records_is_waited_for(pki: Pki) -> Non
 
 
 def _has_ended(sock: socket.socket) -> bool:
-    """Whether the end of the stream is here, behind bytes that nobody has read."""
+    """Return whether the end of the stream has come, behind bytes that were not read yet."""
     state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     return state == 8  # TCP_CLOSE_WAIT
 
 
 def test_a_goodbye_that_finds_no_room_is_said_later(pki: Pki) -> None:
-    """27 and 41: a peer that reads late learns that it was no cut."""
+    """FAULTS 27 and 41: a peer that reads late learns that the end was not a cut."""
     with secure_pair(pki) as (client, server):
         assert client.receive() is None  # what TLS itself has to say after the handshake
         filler = 0
