@@ -1,4 +1,4 @@
-"""Block frames as bytes: the header, and a reader that a block may reach in pieces."""
+"""Block frames: the header as bytes, and a reader for blocks that come in pieces."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ HEADER_SIZE = _HEADER.size
 
 
 class BlockHeader(NamedTuple):
-    """What stands before a block's payload; lengths in bytes."""
+    """The fixed part of a block frame, before the payload; lengths in bytes."""
 
     transfer: int
-    block: int  # its index
+    block: int  # index
     raw_length: int
     wire_length: int
     codec: int
@@ -26,20 +26,20 @@ class BlockHeader(NamedTuple):
 
     @property
     def consistent(self) -> bool:
-        """Whether the lengths are such as the codec makes them."""
+        """Whether the codec can have made these lengths."""
         if self.codec in (CODEC_RAW, CODEC_HELD):
             return self.wire_length == (self.raw_length if self.codec == CODEC_RAW else 0)
         return 0 < self.wire_length < self.raw_length
 
 
 def encode_header(header: BlockHeader) -> bytes:
-    """Make the fixed header of a block frame."""
+    """Return the header as bytes."""
     transfer, block, raw_length, wire_length, codec, digest = header
     return _HEADER.pack(_BLOCK_KIND, codec, transfer, block, raw_length, wire_length, digest)
 
 
 def decode_header(data: bytes | bytearray) -> BlockHeader:
-    """Read a block frame's header. Raises ``RemoteProtocolError`` if it is none."""
+    """Read a block frame's header. Raises ``RemoteProtocolError`` for other bytes."""
     kind, codec, transfer, block, raw_length, wire_length, digest = _HEADER.unpack(data)
     if kind != _BLOCK_KIND or data[2:4] != b"\0\0":
         raise RemoteProtocolError("not a block header")
@@ -54,14 +54,14 @@ Room = TypeVar("Room")
 class BlockReader(Generic[Room]):
     """Receives block frames; a half-received block stays here until the rest comes.
 
-    ``check`` is asked once for each header: it raises, or returns the room that the owner has made
-    for the payload, with the view to be filled. The reader gives the room back when it is full.
+    ``make_room`` is called once for each header. It refuses the block by raising, or returns the
+    owner's room for the payload and the view to fill; ``receive`` gives the room back, filled.
     """
 
     def __init__(
-        self, check: Callable[[BlockHeader], tuple[Room, memoryview]], chunk_size: int
+        self, make_room: Callable[[BlockHeader], tuple[Room, memoryview]], chunk_size: int
     ) -> None:
-        self._check = check
+        self._make_room = make_room
         self._chunk_size = chunk_size
         self._header = bytearray(HEADER_SIZE)
         self._block: tuple[BlockHeader, Room] | None = None
@@ -84,7 +84,7 @@ class BlockReader(Generic[Room]):
         while self._fill(connection):
             if self._block is None:
                 header = decode_header(self._header)
-                room, view = self._check(header)
+                room, view = self._make_room(header)
                 self._block, self._view, self._filled = (header, room), view, 0
             else:
                 done = self._block
@@ -93,11 +93,11 @@ class BlockReader(Generic[Room]):
         return None
 
     def _fill(self, connection: Connection) -> bool:
-        """Receive until the view is full; ``False`` when that would mean to wait."""
+        """Receive until the view is full; return whether it is."""
         while self._filled < len(self._view):
             room = self._view[self._filled : self._filled + self._chunk_size]
             size = connection.receive_into(room)
             self._filled += size
-            if size < len(room):  # the socket is empty: the next call would only say so
+            if size < len(room):  # the socket is empty: save the call that would say so
                 return self._filled == len(self._view)
         return True

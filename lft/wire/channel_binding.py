@@ -6,21 +6,22 @@ import hashlib
 
 from protocol import AuthenticationError
 
-# The algorithms whose hash RFC 5929 wants as it is, by the bytes of their identifiers. What is not
-# here is hashed with SHA-256: RFC 5929 has MD5 and SHA-1 replaced by it, most others use it anyway,
-# and for those without a hash of their own (Ed25519, Ed448) the RFC leaves it open. Any choice is
-# right there, since both ends are ours, and this one is as strong as the others.
+# The signature algorithms whose own hash RFC 5929 uses, by the bytes of their identifiers. All
+# others are hashed with SHA-256: it replaces MD5 and SHA-1, most of the rest use it anyway, and for
+# Ed25519 and Ed448, which have no hash of their own, the RFC leaves the choice to the two ends.
 _HASHES = {
-    bytes.fromhex("2a864886f70d01010c"): "sha384",  # 1.2.840.113549.1.1.12: with RSA
+    bytes.fromhex("2a864886f70d01010c"): "sha384",  # RSA: 1.2.840.113549.1.1.12 and so on
     bytes.fromhex("2a864886f70d01010d"): "sha512",
     bytes.fromhex("2a864886f70d01010e"): "sha224",
-    bytes.fromhex("2a8648ce3d040301"): "sha224",  # 1.2.840.10045.4.3.1: with ECDSA
+    bytes.fromhex("2a8648ce3d040301"): "sha224",  # ECDSA: 1.2.840.10045.4.3.1
     bytes.fromhex("2a8648ce3d040303"): "sha384",
     bytes.fromhex("2a8648ce3d040304"): "sha512",
-    bytes.fromhex("608648016503040301"): "sha224",  # 2.16.840.1.101.3.4.3.1: with DSA
+    bytes.fromhex("608648016503040301"): "sha224",  # DSA: 2.16.840.1.101.3.4.3.1
     bytes.fromhex("608648016503040303"): "sha384",
     bytes.fromhex("608648016503040304"): "sha512",
-    bytes.fromhex("608648016503040202"): "sha384",  # 2.16.840.1.101.3.4.2.2: alone, within PSS
+    bytes.fromhex(
+        "608648016503040202"
+    ): "sha384",  # the hash alone, within PSS: 2.16.840.1.101.3.4.2.2
     bytes.fromhex("608648016503040203"): "sha512",
     bytes.fromhex("608648016503040204"): "sha224",
 }
@@ -41,10 +42,10 @@ def server_end_point(certificate: bytes) -> bytes:
 
 
 def _signature_hash(certificate: bytes) -> str:
-    """Return the hash of the signature: Certificate is { to be signed, algorithm, signature }."""
+    """Return the signature's hash. A Certificate is { to be signed, algorithm, signature }."""
     start, end = _der(certificate, 0, len(certificate), _SEQUENCE)
     if end != len(certificate):
-        raise ValueError("something behind it")
+        raise ValueError("bytes behind the certificate")
     _, signed_end = _der(certificate, start, end, _SEQUENCE)
     start, end = _der(certificate, signed_end, end, _SEQUENCE)
     first, last = _der(certificate, start, end, _IDENTIFIER)
@@ -57,7 +58,7 @@ def _pss_hash(data: bytes, start: int, end: int) -> str:
     """Return the hash of RSASSA-PSS-params { [0] { identifier, ... }, ... }."""
     start, end = _der(data, start, end, _SEQUENCE)
     if start == end or data[start] != _FIRST_PARAMETER:
-        return "sha256"  # left out: SHA-1, which RFC 5929 has replaced
+        return "sha256"  # the default is SHA-1, which RFC 5929 replaces
     for tag in (_FIRST_PARAMETER, _SEQUENCE, _IDENTIFIER):
         start, end = _der(data, start, end, tag)
     return _HASHES.get(data[start:end], "sha256")
@@ -66,16 +67,16 @@ def _pss_hash(data: bytes, start: int, end: int) -> str:
 def _der(data: bytes, start: int, end: int, tag: int) -> tuple[int, int]:
     """Return where the content of the element at ``start`` begins and ends.
 
-    Raises ``ValueError`` unless it has this ``tag`` and ends at ``end`` or before.
+    Raises ``ValueError`` if its tag is not ``tag``, or if it does not end by ``end``.
     """
     if end - start < 2 or data[start] != tag:
-        raise ValueError("not what should be here")
+        raise ValueError("another tag, or none")
     length, start = data[start + 1], start + 2
-    if length >= 0x80:  # then it is the number of bytes that the length takes
+    if length >= 0x80:  # the long form: the number of bytes that hold the length
         size = length & 0x7F
         length, start = int.from_bytes(data[start : start + size], "big"), start + size
         if not 1 <= size <= 4:
-            raise ValueError("no such length")
+            raise ValueError("a length of no bytes, or of too many")
     if length > end - start:
-        raise ValueError("longer than what it is in")
+        raise ValueError("longer than the element around it")
     return start, start + length

@@ -1,4 +1,4 @@
-"""Compression of a block's payload, and what of it both sides have."""
+"""The codecs of a block's payload, and which of them both sides have."""
 
 from __future__ import annotations
 
@@ -17,35 +17,41 @@ from protocol import (
 )
 
 
-def _find_zstd() -> Any:
-    """Return Python's own module (3.14), else the package that has the same, else ``None``."""
+def _load_zstd() -> Any:
+    """Return Python's own module (3.14), or the package with the same functions, or ``None``.
+
+    Loaded at once, though most runs compress nothing: one that is found may still not load, and
+    the peer must not be promised what this side cannot unpack.
+    """
     for name in ("compression.zstd", "backports.zstd"):
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
     return None
 
 
-_zstd = _find_zstd()
-COMPRESSIONS = {**({"zstd": CODEC_ZSTD} if _zstd else {}), "zlib": CODEC_ZLIB}  # the better first
-FEATURES = (*DIGEST_SIZES, *COMPRESSIONS)
-_ZSTD_WINDOW = 22  # log2 of bytes: what a decoder may be made to allocate; a block has 4 MB at most
+_zstd = _load_zstd()
+_ZSTD_WINDOW = 22  # log2 of the bytes that a payload may make us allocate; a block has 4 MB at most
+_UNPACK_ERRORS = (zlib.error, _zstd.ZstdError) if _zstd else (zlib.error,)
+
+COMPRESSIONS = {**({"zstd": CODEC_ZSTD} if _zstd else {}), "zlib": CODEC_ZLIB}  # the best first
 CODECS = (CODEC_RAW, CODEC_HELD, *COMPRESSIONS.values())
+FEATURES = (*DIGEST_SIZES, *COMPRESSIONS)  # of a HELLO
 
 
 def common_codec(features: Collection[str]) -> int:
-    """Return the best codec that we have and the peer's HELLO names, ``CODEC_RAW`` for none."""
+    """Return the best codec of both sides, by the peer's HELLO; ``CODEC_RAW`` if there is none."""
     return next((codec for name, codec in COMPRESSIONS.items() if name in features), CODEC_RAW)
 
 
 def compress(codec: int, level: int, view: memoryview) -> memoryview:
-    """Return ``view`` as ``codec`` packs it, which may be more than it was."""
+    """Return ``view`` compressed, which may be larger."""
     return memoryview((_zstd if codec == CODEC_ZSTD else zlib).compress(view, level))
 
 
 def decompress(codec: int, payload: memoryview, view: memoryview) -> None:
-    """Fill ``view`` with what ``payload`` unpacks to, or raise ``RemoteProtocolError``.
+    """Fill ``view`` with what ``payload`` unpacks to. Raises ``RemoteProtocolError``.
 
-    The lengths that the payload itself tells are not believed: nothing is allocated by them.
+    The lengths that the payload states are not believed: nothing is allocated by them.
     """
     try:
         unpacker = _zstd_unpacker() if codec == CODEC_ZSTD else zlib.decompressobj()
@@ -60,6 +66,3 @@ def decompress(codec: int, payload: memoryview, view: memoryview) -> None:
 def _zstd_unpacker() -> Any:
     limit = {_zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW}
     return _zstd.ZstdDecompressor(options=limit)
-
-
-_UNPACK_ERRORS = (zlib.error, _zstd.ZstdError) if _zstd else (zlib.error,)

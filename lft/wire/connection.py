@@ -69,7 +69,7 @@ class Connection:
 
     @property
     def mid_frame(self) -> bool:
-        """Whether the rest of a frame is still to come."""
+        """Whether bytes that were received wait here: part of a frame, or the next frames."""
         return len(self._frames) > 0
 
     @property

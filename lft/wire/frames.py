@@ -1,4 +1,4 @@
-"""Control frames and acknowledgements as bytes (see protocol.py for their layout)."""
+"""Control frames and acknowledgements as bytes; protocol.py describes their layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LENGTH = struct.Struct("!I")
 
 
 def encode(message: Message) -> bytes:
-    """Make a control frame of ``message``."""
+    """Return ``message`` as a control frame."""
     frame = f"{message.VERB}@{json.dumps(vars(message))}".encode()
     if len(frame) > MAX_CONTROL_FRAME:
         raise LocalProtocolError(f"{message.VERB} is too long for a frame")
@@ -43,7 +43,7 @@ def _frozen(value: object) -> object:
 
 
 class Ack(NamedTuple):
-    """Block number ``block`` of ``transfer`` has been received and written."""
+    """The server has received block ``block`` of ``transfer`` and written it."""
 
     transfer: int
     block: int
@@ -54,19 +54,19 @@ _ACK_KIND = ord("A")
 
 
 def encode_ack(transfer: int, block: int) -> bytes:
-    """Make the acknowledgement of one block."""
+    """Return the acknowledgement of one block as bytes."""
     return _ACK.pack(_ACK_KIND, transfer, block)
 
 
 class FrameReader:
-    """Cuts a byte stream into messages and, where they may come, acks. Knows no socket."""
+    """Cuts a stream of bytes into messages and, if it ``takes_acks``, acknowledgements."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
         self.takes_acks = False
 
     def __len__(self) -> int:
-        """Return the bytes of the frame that is not complete yet."""
+        """Return the bytes fed and not yet taken by ``next`` or ``take_into``."""
         return len(self._bytes)
 
     def feed(self, data: bytes) -> None:
@@ -84,12 +84,12 @@ class FrameReader:
             return None
         (length,) = _LENGTH.unpack_from(self._bytes)
         if not 0 < length <= MAX_CONTROL_FRAME:
-            raise RemoteProtocolError(_stranger(bytes(self._bytes[:4])))
+            raise RemoteProtocolError(_bad_start(bytes(self._bytes[:4])))
         end = _LENGTH.size + length
         return decode(self._take(end)[_LENGTH.size :]) if len(self._bytes) >= end else None
 
     def take_into(self, view: memoryview) -> int:
-        """Move what is no frame, the beginning of a block, into ``view``; return the bytes."""
+        """Move what is the beginning of a block, not a frame, into ``view``; return the bytes."""
         rest = self._take(len(view))
         view[: len(rest)] = rest
         return len(rest)
@@ -100,8 +100,8 @@ class FrameReader:
         return taken
 
 
-def _stranger(start: bytes) -> str:
-    """Say what speaks there instead of us, by its first four bytes."""
+def _bad_start(start: bytes) -> str:
+    """Say what is wrong with a stream that starts with these four bytes."""
     known = {b"SSH-": "SSH", b"GET ": "HTTP", b"POST": "HTTP", b"HEAD": "HTTP", b"HTTP": "HTTP"}
     name = "TLS" if start[:2] == b"\x16\x03" else known.get(start)
     return f"the peer speaks {name}, not this protocol" if name else "a frame of impossible length"

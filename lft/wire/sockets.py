@@ -18,7 +18,7 @@ Socket = socket.socket  # for rooms that hand one on
 
 
 class Waker:
-    """A bell: any thread (or signal handler) rings it, one that waits on its descriptor wakes."""
+    """A bell that any thread or signal handler rings, to wake the thread that waits for it."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
@@ -30,16 +30,15 @@ class Waker:
         return self._read
 
     def ring(self) -> None:
-        """Wake whoever waits. Never blocks, never raises: a signal handler may call it.
+        """Wake the waiting thread. Never blocks, never raises: a signal handler may call it.
 
-        A full pipe has already woken them, at a closed one nobody waits any more; and all who wait
-        look at the clock as well.
+        A full pipe wakes it anyway, and no thread waits at a closed one.
         """
         with contextlib.suppress(OSError):
             os.write(self._write, b"\0")
 
     def quiet(self, rings: int = 4096) -> bool:
-        """Take up to ``rings`` back; return whether there was one."""
+        """Take back up to ``rings`` rings; return whether there was one."""
         try:
             return bool(os.read(self._read, rings))
         except BlockingIOError:
@@ -58,9 +57,9 @@ Buffer = Union[bytes, bytearray, memoryview]
 def wait(
     sock: socket.socket, timeout: float, *, write: bool = False, waker: Waker | None = None
 ) -> bool:
-    """Wait for ``sock`` or ``waker``, ``timeout`` seconds at most; say whether ``sock`` is ready.
+    """Wait for ``sock`` or ``waker``, up to ``timeout`` seconds; return whether ``sock`` is ready.
 
-    poll and not select: descriptors above 1023 are normal on a busy server.
+    Uses poll rather than select, which cannot take the descriptors above 1023 of a busy server.
     """
     poll = select.poll()
     poll.register(sock, select.POLLIN | (select.POLLOUT if write else 0))
@@ -71,7 +70,7 @@ def wait(
 
 
 def lost(peer: str, error: OSError) -> ConnectionLostError:
-    """Say in our own terms what the system says of a connection; the only place that does."""
+    """Put the system's error about a connection into plain words; no other place does."""
     known = {
         errno.ECONNREFUSED: "nothing listens there",
         errno.ECONNRESET: "the connection was reset",
@@ -86,7 +85,7 @@ def lost(peer: str, error: OSError) -> ConnectionLostError:
 def peer_address(sock: socket.socket) -> Any:
     try:
         return sock.getpeername()
-    except OSError:  # gone before we looked
+    except OSError:  # the peer has gone already
         return None
 
 
@@ -95,7 +94,7 @@ def peer_name(address: Any) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the listener; IPv4 first where a name has both. Raises ``UsageError``."""
+    """Open the listener, on IPv4 if the name has both. Raises ``UsageError``."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
@@ -115,14 +114,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def open_socket(family: int, address: Any, until: Callable[[socket.socket], bool]) -> socket.socket:
-    """Connect; ``until`` waits for that and says whether it has happened. Raises ``OSError``."""
+def open_socket(
+    family: int, address: Any, until_connected: Callable[[socket.socket], bool]
+) -> socket.socket:
+    """Connect; ``until_connected`` waits for it and returns whether it was in time.
+
+    Raises ``OSError``.
+    """
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         code = sock.connect_ex(address)
         if code == errno.EINPROGRESS:
-            connected = until(sock)
+            connected = until_connected(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             code = code if connected else errno.ETIMEDOUT
         if code:

@@ -14,22 +14,23 @@ from config import ServerSettings
 from lft.wire.channel_binding import server_end_point
 from protocol import AuthenticationError, UsageError
 
+TlsContext = ssl.SSLContext
 MAX_PEM_FILE = 1024 * 1024  # bytes of a certificate chain or a key
 
 TlsContext = ssl.SSLContext
 
 
 def server_tls(cert: Path, key: Path) -> ssl.SSLContext:
-    """Return the server's side of TLS, with the certificate (and chain) and key in PEM form.
+    """Return the server's context, with a certificate (and chain) and its key in PEM form.
 
-    Raises ``UsageError`` where they cannot be used; never asks for the password of a key.
+    Raises ``UsageError`` if they cannot be used; never asks for the password of a key.
     """
     _read_pem(cert, "TLS certificate", "CERTIFICATE")
     _read_pem(key, "TLS key", "PRIVATE KEY")
     asked = []
 
     def no_password() -> bytes:
-        asked.append(True)  # to raise from here is a SystemError in Python 3.7
+        asked.append(True)  # Python 3.7 turns an exception here into a SystemError
         return secrets.token_hex(16).encode()
 
     context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
@@ -37,23 +38,25 @@ def server_tls(cert: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(cert, key, password=no_password)
     except OSError as error:  # an SSLError is one
         if asked:
-            raise UsageError(f"TLS key {key}: it is encrypted, and nobody can be asked") from None
+            raise UsageError(
+                f"TLS key {key}: it is encrypted; the server needs one without a password"
+            ) from None
         raise UsageError(f"TLS certificate {cert} and key {key}: {_tls_reason(error)}") from None
     return context
 
 
 def _tls_reason(error: OSError) -> str:
-    """Say in our own terms what OpenSSL says of a certificate with its key."""
+    """Put OpenSSL's error about a certificate and its key into plain words."""
     if not isinstance(error, ssl.SSLError):
         return str(error.strerror)
     reason = (error.reason or "damaged").replace("_", " ").lower()
-    if "mismatch" in reason or reason == "no certificate assigned":  # RSA and ECDSA, say
+    if "mismatch" in reason or reason == "no certificate assigned":  # RSA and ECDSA, for example
         return "they do not belong together"
     return reason
 
 
 def certificate_binding(cert: Path) -> bytes:
-    """Return the end point that clients of ``server_tls(cert, ...)`` see. Raises ``UsageError``."""
+    """Return the binding (RFC 5929) of a server that shows ``cert``. Raises ``UsageError``."""
     text = _read_pem(cert, "TLS certificate", "CERTIFICATE")
     try:
         return server_end_point(base64.b64decode("".join(text.split()), validate=True))
@@ -62,12 +65,12 @@ def certificate_binding(cert: Path) -> bytes:
 
 
 def client_tls(ca: Path | None = None) -> ssl.SSLContext:
-    """Return the client's side of TLS: chain and host name are checked, always.
+    """Return the client's context, which always checks the chain and the host name.
 
-    ``ca``, certificates in PEM form, stands in place of what the system trusts, not beside it.
-    Raises ``UsageError`` where it cannot be used.
+    ``ca``, a file of certificates in PEM form, replaces the authorities that the system trusts.
+    Raises ``UsageError`` if it cannot be used.
     """
-    context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # which means: check both
+    context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # it checks both
     if ca is None:
         context.load_default_certs()
         return context
@@ -80,7 +83,7 @@ def client_tls(ca: Path | None = None) -> ssl.SSLContext:
 
 
 def _hardened(context: ssl.SSLContext) -> ssl.SSLContext:
-    """Allow TLS 1.3 only, 1.2 where there is no 1.3; no compression, no renegotiation."""
+    """Allow TLS 1.3 only, or 1.2 if OpenSSL has no 1.3; no compression, no renegotiation."""
     if hasattr(context, "minimum_version"):
         newest = ssl.TLSVersion.TLSv1_3 if ssl.HAS_TLSv1_3 else ssl.TLSVersion.TLSv1_2
         context.minimum_version = newest
@@ -91,10 +94,10 @@ def _hardened(context: ssl.SSLContext) -> ssl.SSLContext:
 
 
 def _read_pem(path: Path, what: str, kind: str) -> str:
-    """Return the first ``kind`` in a PEM file. Raises ``UsageError`` that says ``what`` it is."""
+    """Return the first ``kind`` in a PEM file. Raises ``UsageError``, which calls it ``what``."""
     try:
         with open(path, "rb") as file:
-            text = file.read(MAX_PEM_FILE).decode("latin-1")  # what is around the PEM is a comment
+            text = file.read(MAX_PEM_FILE).decode("latin-1")  # any text may stand around it
     except OSError as error:
         raise UsageError(f"{what} {path}: {error.strerror}") from None
     found = re.search(f"-----BEGIN [A-Z0-9 ]*{kind}-----(.*?)-----END", text, re.DOTALL)
@@ -104,10 +107,10 @@ def _read_pem(path: Path, what: str, kind: str) -> str:
 
 
 class Tls(NamedTuple):
-    """What the server shows to clients that speak TLS."""
+    """The server's certificate, ready for use."""
 
     context: ssl.SSLContext
-    binding: bytes  # what a login is bound to (RFC 5929)
+    binding: bytes  # of logins to this certificate (RFC 5929)
 
     @classmethod
     def load(cls, settings: ServerSettings) -> Tls:
@@ -118,6 +121,6 @@ class Tls(NamedTuple):
         for _ in range(config.CERTIFICATE_TRIES):
             binding = certificate_binding(cert)
             context = server_tls(cert, key)
-            if certificate_binding(cert) == binding:  # else somebody has just replaced it
+            if certificate_binding(cert) == binding:  # otherwise it has just been replaced
                 return cls(context, binding)
-        raise UsageError(f"TLS certificate {cert}: it is being replaced all the time")
+        raise UsageError(f"TLS certificate {cert}: it is replaced all the time")

@@ -15,7 +15,7 @@ from tests.support.waiting import PATIENCE
 
 @pytest.fixture
 def make_pair() -> Iterator[Callable[[Side], SocketPair]]:
-    """Make a connection and the bare socket at its other end, as often as wanted."""
+    """Give a function that makes a connection and the bare socket at its other end."""
     made: list[Connection | socket.socket] = []
 
     def make(side: Side) -> SocketPair:

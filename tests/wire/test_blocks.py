@@ -37,7 +37,7 @@ def test_a_block_header_comes_back_as_it_was_sent(header: BlockHeader) -> None:
 
 
 def test_a_block_header_has_the_documented_form() -> None:
-    """Every field at its place, big-endian, the digest padded with zeros."""
+    """Every field is in its place, big-endian, the digest padded with zeros."""
     header = BlockHeader(0x01020304, 0x05060708, 0x090A0B0C, 0x0D0E0F10, CODEC_RAW, b"d" * 16)
     assert HEADER_SIZE == 52
     assert encode_header(header) == b"B\0\0\0" + bytes(range(1, 17)) + b"d" * 16 + bytes(16)
@@ -59,7 +59,7 @@ def test_a_header_of_another_kind_is_refused(place: int, value: bytes) -> None:
 @quicker
 @given(st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE))
 def test_no_bytes_of_a_header_raise_anything_but_remote_protocol_error(data: bytes) -> None:
-    """Garbage in place of a header is the peer's fault."""
+    """Garbage instead of a header is the peer's fault."""
     if data[:4] == RIGHT[:4]:
         assert encode_header(decode_header(data)) == data
     else:
@@ -71,7 +71,7 @@ def test_no_bytes_of_a_header_raise_anything_but_remote_protocol_error(data: byt
 
 
 class Inbox:
-    """A block reader that takes every block, and remembers the headers it was asked about."""
+    """A block reader that takes every block and remembers the headers."""
 
     def __init__(self, chunk_size: int = 1000) -> None:
         self.asked: list[BlockHeader] = []
@@ -104,7 +104,7 @@ def block(index: int, payload: bytes) -> tuple[BlockHeader, bytes]:
 
 
 def test_a_block_sliced_into_single_bytes_is_received_whole(server_pair: SocketPair) -> None:
-    """FAULTS 2: nothing comes out before the last byte; the header is asked about once."""
+    """FAULTS 2: no block is returned before its last byte; room is made once."""
     connection, theirs = server_pair
     header, data = block(3, b"payload")
     inbox = Inbox()
@@ -137,7 +137,7 @@ def test_a_block_cut_in_its_header_is_a_lost_connection(server_pair: SocketPair,
 def test_a_block_cut_in_its_payload_is_a_lost_connection(
     server_pair: SocketPair, missing: int
 ) -> None:
-    """FAULTS 39: what was received of it is no block."""
+    """FAULTS 39: the part that was received is not returned."""
     connection, theirs = server_pair
     theirs.sendall(block(0, b"payload")[1][:-missing])
     theirs.close()
@@ -187,7 +187,7 @@ def test_a_block_larger_than_the_sockets_buffers_is_received(server_pair: Socket
     assert got == [(header, payload)]
 
 
-def test_what_is_not_a_header_is_refused_before_anybody_is_asked(server_pair: SocketPair) -> None:
+def test_what_is_not_a_header_is_refused_before_room_is_made(server_pair: SocketPair) -> None:
     """FAULTS 14: a control frame on a data connection is no block."""
     connection, theirs = server_pair
     theirs.sendall(encode(EXAMPLES[FileStart]))
@@ -197,8 +197,8 @@ def test_what_is_not_a_header_is_refused_before_anybody_is_asked(server_pair: So
     assert inbox.asked == []
 
 
-def test_a_block_that_nobody_wants_is_refused_before_its_payload(server_pair: SocketPair) -> None:
-    """FAULTS 14 and 17: no buffer is made for a block of 4 GB that belongs to nothing."""
+def test_a_block_of_no_transfer_is_refused_before_its_payload(server_pair: SocketPair) -> None:
+    """FAULTS 14 and 17: no buffer is made for a block of 4 GB that belongs to no transfer."""
     connection, theirs = server_pair
     header = BlockHeader(9, 0, 2**32 - 1, 2**32 - 1, CODEC_RAW, bytes(32))
 

@@ -1,4 +1,4 @@
-"""The end point of TLS: the hash of a certificate that a login is bound to."""
+"""The TLS binding of a login: the hash of the server's certificate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.generated import quick
 
 
 def certificate(key: Any, algorithm: Any, pss: Any = None) -> bytes:
-    """Make a certificate that signs itself, with cryptography; return its DER."""
+    """Return a certificate that signs itself, in DER form."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x" * 60)])
     start = dt.datetime(2020, 1, 1)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
@@ -37,7 +37,7 @@ RSA_SHA256 = certificate(RSA, hashes.SHA256())
 
 
 def pss(algorithm: Any) -> bytes:
-    """Make a certificate that is signed with RSASSA-PSS."""
+    """Return a certificate that is signed with RSASSA-PSS."""
     return certificate(RSA, algorithm, padding.PSS(padding.MGF1(algorithm), 32))
 
 
@@ -53,7 +53,7 @@ END_POINTS = {
     "PSS SHA-384": (pss(hashes.SHA384()), "sha384"),
     "PSS SHA-512": (pss(hashes.SHA512()), "sha512"),
     "Ed25519": (certificate(ed25519.Ed25519PrivateKey.generate(), None), "sha256"),
-    # nobody signs with these any more: the identifiers alone, 1.2.840.113549.1.1.4 and 5
+    # cryptography no longer signs with these: only the identifiers are changed, 1.2.840.113549.1.1.4 and 5
     "RSA MD5": (RSA_SHA256.replace(b"\xf7\r\x01\x01\x0b", b"\xf7\r\x01\x01\x04"), "sha256"),
     "RSA SHA-1": (RSA_SHA256.replace(b"\xf7\r\x01\x01\x0b", b"\xf7\r\x01\x01\x05"), "sha256"),
 }
@@ -61,7 +61,7 @@ END_POINTS = {
 
 @pytest.mark.parametrize("kind", END_POINTS)
 def test_the_end_point_is_hashed_as_the_certificate_was_signed(kind: str) -> None:
-    """RFC 5929, section 4.1, with what cryptography says of the certificate as the judge."""
+    """RFC 5929, section 4.1; the package cryptography tells the algorithm independently."""
     der, name = END_POINTS[kind]
     found = x509.load_der_x509_certificate(der).signature_hash_algorithm
     if found is not None and found.name not in ("md5", "sha1"):
@@ -70,7 +70,7 @@ def test_the_end_point_is_hashed_as_the_certificate_was_signed(kind: str) -> Non
 
 
 def test_pss_without_a_hash_named_means_the_replaced_one() -> None:
-    """RFC 4055, section 3.1: SHA-1 where nothing is said, which RFC 5929 replaces."""
+    """RFC 4055, section 3.1: the default is SHA-1, which RFC 5929 replaces."""
     identifier = bytes.fromhex("06092a864886f70d01010a")
     for parameters in (b"0\x00", b"0\x04\xa2\x02\x05\x00"):
         algorithm = identifier + parameters
@@ -81,7 +81,7 @@ def test_pss_without_a_hash_named_means_the_replaced_one() -> None:
 
 @pytest.mark.parametrize("kind", ["ECDSA SHA-384", "PSS SHA-384"])
 def test_every_cut_of_a_certificate_is_refused(kind: str) -> None:
-    """Nothing is read that is not there, and the error is a typed one."""
+    """Nothing is read beyond the end, and the error is one of ours."""
     der = END_POINTS[kind][0]
     for end in range(len(der)):
         with pytest.raises(AuthenticationError):
@@ -90,8 +90,8 @@ def test_every_cut_of_a_certificate_is_refused(kind: str) -> None:
         server_end_point(der + b"x")
 
 
-def test_what_is_longer_than_what_it_is_in_is_refused() -> None:
-    """Although there are bytes enough behind it."""
+def test_an_element_longer_than_the_one_around_it_is_refused() -> None:
+    """Enough bytes follow, but they belong to the next element."""
     fits, reaches_out = (bytes([6, n, 1, 2, 3]) for n in (3, 5))
     for name, good in ((fits, True), (reaches_out, False)):
         der = b"\x30\x00\x30\x05" + name + b"\x03\x02\x00\x00"

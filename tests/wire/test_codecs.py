@@ -20,22 +20,22 @@ from tests.support.compressed import BLOCK, BOMB, CODECS, DATA, SPOILERS, packed
 from tests.support.processes import ROOT, environment
 
 
-def test_the_tests_try_zstd_where_it_can_be_had() -> None:
-    """What tests/requirements.txt installs is found: else half of the tests here test nothing."""
+def test_zstd_is_tested_where_it_can_be_installed() -> None:
+    """What tests/requirements.txt installs is found; otherwise half of these tests test nothing."""
     assert ("zstd" in COMPRESSIONS) == (sys.version_info >= (3, 9))
 
 
 @settings(max_examples=60, deadline=None, database=None)
 @given(st.sampled_from(CODECS), st.integers(1, 9), st.binary(max_size=3000), st.integers(1, 90))
 def test_what_was_compressed_comes_back(codec: int, level: int, data: bytes, times: int) -> None:
-    """Any bytes, of any size, that repeat or not."""
+    """Any bytes, of any size, repetitive or not."""
     assert unpacked(codec, packed(codec, data * times, level), len(data) * times) == data * times
 
 
 @pytest.mark.parametrize("how", SPOILERS)
 @pytest.mark.parametrize("codec", CODECS)
 def test_what_does_not_unpack_to_its_length_is_refused(codec: int, how: str) -> None:
-    """19: more, less, not whole, not alone, not compressed at all."""
+    """FAULTS 19: longer, shorter, cut, followed by something, or not compressed at all."""
     with pytest.raises(RemoteProtocolError, match="does not unpack") as caught:
         unpacked(codec, SPOILERS[how](codec), BLOCK)
     assert caught.value.code == "codec"
@@ -43,7 +43,7 @@ def test_what_does_not_unpack_to_its_length_is_refused(codec: int, how: str) -> 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_compressed_block_cut_anywhere_is_refused(codec: int) -> None:
-    """19: no beginning passes for the whole."""
+    """FAULTS 19: no beginning of a payload passes for the whole."""
     payload = packed(codec, DATA)
     for cut in range(len(payload)):
         with pytest.raises(RemoteProtocolError):
@@ -53,7 +53,7 @@ def test_a_compressed_block_cut_anywhere_is_refused(codec: int) -> None:
 @settings(max_examples=100, deadline=None, database=None)
 @given(st.sampled_from(CODECS), st.integers(0, 10**6), st.integers(1, 255))
 def test_a_damaged_block_is_refused_or_has_its_length(codec: int, at: int, change: int) -> None:
-    """Nothing but our own error comes out; what unpacks all the same is the digest's to judge."""
+    """It raises only our own error. Damage that unpacks all the same is found by the digest."""
     payload = bytearray(packed(codec, DATA))
     payload[at % len(payload)] ^= change
     with contextlib.suppress(RemoteProtocolError):
@@ -61,7 +61,7 @@ def test_a_damaged_block_is_refused_or_has_its_length(codec: int, at: int, chang
 
 
 def _zstd_frame(descriptor: int, window: bytes, size: bytes) -> bytes:
-    """Return a zstd frame that says this of itself, with a block of 100 zeros (RFC 8878)."""
+    """Return a zstd frame with this header and a block of 100 zeros (RFC 8878)."""
     block = struct.pack("<I", 100 << 3 | 1)[:3] + bytes(100)
     return b"\x28\xb5\x2f\xfd" + bytes([descriptor]) + window + size + block
 
@@ -77,17 +77,17 @@ LIARS = {
 
 @pytest.mark.parametrize("lie", LIARS)
 def test_what_a_zstd_frame_says_of_its_size_is_not_believed(lie: str) -> None:
-    """19: nothing is allocated by it."""
+    """FAULTS 19: nothing is allocated by it."""
     tracemalloc.start()
     with pytest.raises(RemoteProtocolError, match="does not unpack"):
-        unpacked(CODEC_ZSTD, LIARS[lie], 100)  # which is what is in it
+        unpacked(CODEC_ZSTD, LIARS[lie], 100)  # its true size
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < MB
 
 
 def test_a_zstd_frame_may_have_a_window_of_a_large_block() -> None:
-    """As encoders choose it that do not know the size before."""
+    """Encoders choose such a window when they do not know the size before."""
     frame = _zstd_frame(0, bytes([12 << 3]), b"")
     assert unpacked(CODEC_ZSTD, frame, 100) == bytes(100)
 
@@ -110,7 +110,7 @@ for _ in range(5):
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_bomb_takes_no_more_memory_than_a_block(codec: int) -> None:
-    """19: all memory of the process counts, not only what Python knows of."""
+    """FAULTS 19: all memory of the process counts, not only Python's own."""
     bomb = zeros(codec, BOMB)
     assert len(bomb) < BOMB / 900
     done = subprocess.run(
@@ -135,7 +135,7 @@ def test_a_bomb_takes_no_more_memory_than_a_block(codec: int) -> None:
 def test_a_codec_makes_some_lengths_and_no_others(
     codec: int, raw: int, wire: int, fits: bool
 ) -> None:
-    """19: a compressed block is smaller than the raw one, and not empty."""
+    """FAULTS 19: a compressed block is smaller than the raw one, and not empty."""
     assert BlockHeader(1, 0, raw, wire, codec, bytes(32)).consistent == fits
 
 
@@ -150,7 +150,7 @@ def test_a_codec_makes_some_lengths_and_no_others(
     ],
 )
 def test_the_best_codec_of_both_is_taken(features: tuple[str, ...], codec: int) -> None:
-    """What the other side does not name is not used."""
+    """A codec that the peer does not name is not used."""
     assert common_codec(features) == codec
 
 
@@ -180,6 +180,6 @@ def test_without_zstd_there_is_zlib() -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_header_of_a_compressed_block_comes_back(codec: int) -> None:
-    """As it was sent."""
+    """Decoded again it is equal."""
     header = BlockHeader(7, 3, 4096, 1000, codec, bytes(32))
     assert decode_header(encode_header(header)) == header

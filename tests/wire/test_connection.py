@@ -40,7 +40,7 @@ from tests.support.waiting import PATIENCE
 
 
 def reset(sock: socket.socket) -> None:
-    """Close a TCP connection in the rudest way."""
+    """Close a TCP connection with a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
@@ -83,7 +83,7 @@ def test_a_message_goes_out_and_the_answer_comes_in(pair: SocketPair) -> None:
 
 
 def test_a_message_that_comes_byte_by_byte_is_received_whole(server_pair: SocketPair) -> None:
-    """FAULTS 2: until the last byte there is no message, and never an error."""
+    """FAULTS 2: before the last byte there is neither a message nor an error."""
     connection, theirs = server_pair
     data = encode(EXAMPLES[Hello])
     assert not connection.mid_frame
@@ -106,7 +106,7 @@ def test_messages_that_come_together_are_received_one_by_one(server_pair: Socket
 
 
 def test_a_message_we_may_not_send_is_not_sent(pair: SocketPair) -> None:
-    """A bug of ours is ours alone: the peer sees nothing of it."""
+    """A bug of ours is raised here, and the peer is sent nothing."""
     connection, theirs = pair
     with pytest.raises(LocalProtocolError):
         connection.send(Cancel())
@@ -115,7 +115,7 @@ def test_a_message_we_may_not_send_is_not_sent(pair: SocketPair) -> None:
 
 
 def test_a_message_out_of_place_is_the_peers_fault(server_pair: SocketPair) -> None:
-    """FAULTS 7: told by the connection as by the dialogue."""
+    """FAULTS 7: the connection raises what the dialogue raises."""
     connection, theirs = server_pair
     theirs.sendall(encode(EXAMPLES[FileStart]))
     with pytest.raises(RemoteProtocolError, match="the client sent FILE_START in state new"):
@@ -123,7 +123,7 @@ def test_a_message_out_of_place_is_the_peers_fault(server_pair: SocketPair) -> N
 
 
 def test_a_stranger_is_the_peers_fault(server_pair: SocketPair) -> None:
-    """FAULTS 5: told by the connection as by the frame reader."""
+    """FAULTS 5: the connection raises what the frame reader raises."""
     connection, theirs = server_pair
     theirs.sendall(b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(RemoteProtocolError, match="HTTP"):
@@ -131,7 +131,7 @@ def test_a_stranger_is_the_peers_fault(server_pair: SocketPair) -> None:
 
 
 def test_what_the_socket_does_not_take_is_sent_later(pair: SocketPair) -> None:
-    """FAULTS 41: a peer that does not read makes nobody wait; when it reads, all comes."""
+    """FAULTS 41: sending to a peer that does not read never waits; once it reads, all comes."""
     connection, theirs = pair
     data = os.urandom(4 << 20)
     connection.push(data[:100], data[100 : 3 << 20], data[3 << 20 :])
@@ -149,7 +149,7 @@ def test_what_the_socket_does_not_take_is_sent_later(pair: SocketPair) -> None:
 
 
 def test_thousands_of_small_parts_may_wait_for_a_slow_peer(pair: SocketPair) -> None:
-    """The system takes at most 1024 parts in one call; more of them are no lost connection."""
+    """The system takes at most 1024 parts in one call; more of them are sent in several."""
     connection, theirs = pair
     connection.push(bytes(4 << 20))
     for number in range(3000):
@@ -164,7 +164,7 @@ def test_thousands_of_small_parts_may_wait_for_a_slow_peer(pair: SocketPair) -> 
 
 
 def test_sending_nothing_is_done_at_once(pair: SocketPair) -> None:
-    """An empty part neither waits nor disturbs."""
+    """An empty part is neither sent nor kept."""
     connection, theirs = pair
     connection.push(b"", b"")
     connection.push(b"head", b"", b"tail")
@@ -177,7 +177,7 @@ def test_sending_nothing_is_done_at_once(pair: SocketPair) -> None:
 def test_an_empty_part_that_waits_does_not_keep_the_rest_from_being_out(
     pair: SocketPair, parts: tuple[bytes, bytes]
 ) -> None:
-    """Once every byte has been taken, nothing is left to wait for."""
+    """Once the system has every byte, ``flush`` is done."""
     connection, theirs = pair
     connection.push(bytes(4 << 20))
     connection.push(*parts)
@@ -194,7 +194,7 @@ def test_an_empty_part_that_waits_does_not_keep_the_rest_from_being_out(
 
 @pytest.mark.parametrize("sent", [b"", b"\0\0\0\x2f", encode(Hello(1, ()))[:-1]], ids=short_message)
 def test_the_end_of_the_stream_is_a_lost_connection(server_pair: SocketPair, sent: bytes) -> None:
-    """FAULTS 1 and 2: closed before, in and behind the length of a frame."""
+    """FAULTS 1 and 2: closed before, within and after the length of a frame."""
     connection, theirs = server_pair
     theirs.sendall(sent)
     theirs.close()
@@ -242,7 +242,7 @@ def test_a_reset_is_a_lost_connection(
 def test_an_end_is_a_lost_connection(
     pair: SocketPair, receive: Callable[[Connection], Any]
 ) -> None:
-    """However one receives, the end of the stream says so."""
+    """Every way to receive reports the end of the stream."""
     connection, theirs = pair
     theirs.close()
     with pytest.raises(ConnectionLostError, match="closed the connection"):
@@ -259,7 +259,7 @@ def test_sending_to_a_peer_that_has_gone_is_a_lost_connection(tcp_pair: SocketPa
 
 
 def test_receiving_nothing_yet_is_no_bytes(pair: SocketPair) -> None:
-    """Nothing here waits."""
+    """Receiving never waits."""
     connection, theirs = pair
     assert receive_bytes(connection) == 0
     assert receive_acks(connection) == []
@@ -290,7 +290,7 @@ def test_a_flood_of_messages_takes_no_memory(server_pair: SocketPair) -> None:
 
 
 def test_acks_and_the_error_behind_them_are_received(data_pair: SocketPair) -> None:
-    """The acks count, and then the error is raised as what it means."""
+    """The acknowledgements are given first, then the error is raised."""
     connection, theirs = data_pair
     theirs.sendall(encode_ack(7, 0) + encode_ack(7, 1) + encode(Error("session", "it is over")))
     got: list[Ack] = []
@@ -301,7 +301,7 @@ def test_acks_and_the_error_behind_them_are_received(data_pair: SocketPair) -> N
 
 
 def test_acks_cut_at_every_byte_are_received_once(make_pair: Callable[[Side], SocketPair]) -> None:
-    """FAULTS 2: half an ack waits for its other half."""
+    """FAULTS 2: half an acknowledgement waits for its other half."""
     data = encode_ack(7, 0) + encode_ack(7, 1)
     for start, rest in at_every_byte(data):
         connection, theirs = make_pair(Side.CLIENT)
@@ -324,7 +324,7 @@ def test_nothing_but_acks_and_errors_comes_on_a_data_connection(
 
 
 def test_an_ack_is_not_a_message(data_pair: SocketPair) -> None:
-    """Who waits for a message on a data connection does not take an ack for one."""
+    """Where a message must come, an acknowledgement is refused."""
     connection, theirs = data_pair
     assert receive_acks(connection) == []
     theirs.sendall(encode_ack(7, 0))
@@ -345,7 +345,7 @@ def test_a_call_gives_the_answer(pair: SocketPair) -> None:
 
 
 def test_a_question_that_does_not_fit_the_socket_is_still_sent_whole(pair: SocketPair) -> None:
-    """Waiting for the answer, what is unsent goes out."""
+    """While it waits for the answer, it sends what is unsent."""
     connection, theirs = pair
     data = bytes(4 << 20)
     connection.push(data)
@@ -358,7 +358,7 @@ def test_a_question_that_does_not_fit_the_socket_is_still_sent_whole(pair: Socke
 
 
 def test_an_error_in_answer_is_raised(pair: SocketPair) -> None:
-    """The caller sees what the server means."""
+    """The error's code decides the exception."""
     connection, theirs = pair
     calling = Helper(lambda: connection.call(EXAMPLES[Hello], PATIENCE))
     theirs.sendall(encode(Error("authentication", "no")))
@@ -374,7 +374,7 @@ def test_silence_is_a_lost_connection(pair: SocketPair) -> None:
 
 
 def test_half_an_answer_is_silence(pair: SocketPair) -> None:
-    """FAULTS 4: bytes that do not become a message put nothing off."""
+    """FAULTS 4: bytes that do not complete a message do not extend the deadline."""
     connection, theirs = pair
     theirs.sendall(encode(EXAMPLES[Hello])[:-1])
     with pytest.raises(ConnectionLostError, match="did not answer"):
@@ -385,7 +385,7 @@ def test_half_an_answer_is_silence(pair: SocketPair) -> None:
 
 
 def test_finishing_lets_the_peer_answer(pair: SocketPair) -> None:
-    """The peer sees our end, we still hear the peer."""
+    """The peer sees the end of our stream, and its answer still comes."""
     connection, theirs = pair
     connection.send(EXAMPLES[Hello])
     connection.finish()
@@ -396,7 +396,7 @@ def test_finishing_lets_the_peer_answer(pair: SocketPair) -> None:
 
 
 def test_discarding_says_when_the_peer_has_closed(pair: SocketPair) -> None:
-    """What comes is thrown away, as much as there is."""
+    """Everything that has come is thrown away."""
     connection, theirs = pair
     assert not connection.discard()
     theirs.sendall(bytes(100_000))
@@ -407,10 +407,10 @@ def test_discarding_says_when_the_peer_has_closed(pair: SocketPair) -> None:
 
 
 @pytest.mark.parametrize("end", [Connection.finish, Connection.cut, Connection.close])
-def test_ending_what_has_ended_is_no_error(
+def test_ending_a_connection_twice_is_no_error(
     tcp_pair: SocketPair, end: Callable[[Connection], None]
 ) -> None:
-    """The peer was faster, or another thread was; twice is as good as once."""
+    """The peer may be faster, or another thread; a second time does nothing."""
     connection, theirs = tcp_pair
     reset(theirs)
     assert connection.wait(PATIENCE)
@@ -434,7 +434,7 @@ def test_closing_gives_the_descriptor_back() -> None:
 
 
 def test_a_connection_shows_peer_state_and_what_is_unsent(tcp_pair: SocketPair) -> None:
-    """The representation says what one wants to know in a debugger."""
+    """A debugger shows them."""
     connection, theirs = tcp_pair
     host, port = theirs.getsockname()
     assert connection.peer == f"{host}:{port}"
@@ -442,7 +442,7 @@ def test_a_connection_shows_peer_state_and_what_is_unsent(tcp_pair: SocketPair) 
 
 
 def test_blocks_may_come_in_one_piece_with_what_is_before_them(server_pair: SocketPair) -> None:
-    """The first bytes of a block, read along with ATTACH, are not lost."""
+    """The first bytes of a block, received together with ATTACH, are not lost."""
     connection, theirs = server_pair
     theirs.sendall(encode(EXAMPLES[Hello]) + encode(EXAMPLES[Attach]) + b"block" * 10)
     assert connection.receive() == EXAMPLES[Hello]
@@ -463,8 +463,8 @@ def test_a_connection_knows_where_to_connect_again(tcp_pair: SocketPair) -> None
     assert connection.address == (socket.AF_INET, theirs.getsockname())
 
 
-def test_a_peer_that_has_gone_before_we_looked_is_no_error() -> None:
-    """FAULTS 1: a connection that is dead already can still be made, shown and closed."""
+def test_a_peer_that_has_gone_already_is_no_error() -> None:
+    """FAULTS 1: a connection that is dead already can be made, shown and closed all the same."""
     with socket.socket(socket.AF_UNIX) as never_connected:
         connection = Connection(never_connected, Side.SERVER)
         assert connection.peer in repr(connection)

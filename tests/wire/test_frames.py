@@ -1,4 +1,4 @@
-"""Frames: cut, joined, and those that are none."""
+"""Frames: cut, joined, and malformed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.messages import EXAMPLES, MD5, VERBS, at_every_byte, frame, r
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_message_cut_at_any_byte_is_the_same_message(verb: str) -> None:
-    """FAULTS 2: nothing comes out before the last byte, and then the whole message."""
+    """FAULTS 2: before the last byte there is no message, and then there is the whole."""
     message = EXAMPLES[MESSAGES[verb]]
     data = encode(message)
     for start, rest in at_every_byte(data):
@@ -80,7 +80,7 @@ def test_an_ack_where_none_may_come_is_refused() -> None:
         read(encode_ack(1, 1))
 
 
-# --- frames that are none -----------------------------------------------------------------------
+# --- malformed frames ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_frame_of_the_greatest_length_is_taken() -> None:
     ],
 )
 def test_a_recognisable_stranger_is_named(start: bytes, stranger: str) -> None:
-    """FAULTS 5: the log line says what speaks there instead of us."""
+    """FAULTS 5: the log line names the other protocol."""
     with pytest.raises(RemoteProtocolError, match=f"the peer speaks {stranger}, not this protocol"):
         read(start)
 
@@ -204,7 +204,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_a_malformed_message_is_the_peers_fault(kind: str) -> None:
-    """FAULTS 6: a coded error, short and printable, with nothing of what the peer sent raw."""
+    """FAULTS 6: the error has a code, is short and printable, and quotes nothing raw."""
     with pytest.raises(RemoteProtocolError) as caught:
         read(frame(MALFORMED[kind]))
     assert caught.value.code == "protocol"
@@ -217,14 +217,14 @@ def test_a_malformed_message_is_the_peers_fault(kind: str) -> None:
     ["NaN", "Infinity", "-Infinity", "1.0", "1e0", "1" + "0" * 20, "-" + "9" * 5000],
     ids=short_message,
 )
-def test_a_number_that_no_field_takes_is_refused_before_any_field_is_looked_at(number: str) -> None:
-    """FAULTS 6: the parser itself knows only whole numbers of a few digits."""
+def test_a_number_that_no_field_takes_is_refused_by_the_parser(number: str) -> None:
+    """FAULTS 6: it knows only whole numbers of a few digits."""
     with pytest.raises(RemoteProtocolError, match="not the JSON it should be"):
         decode(b'CANCEL@{"x":' + number.encode() + b"}")
 
 
 def test_half_characters_that_make_a_whole_one_are_taken() -> None:
-    """JSON spells an emoji as two surrogates; only alone they are nothing."""
+    """JSON spells an emoji as two surrogates; only a single one is malformed."""
     assert read(frame(b'ATTACH@{"token":"\\ud83d\\ude00"}')) == [Attach("\U0001f600")]
 
 
@@ -236,7 +236,7 @@ def test_white_space_and_the_order_of_keys_are_free() -> None:
 @pytest.mark.parametrize("depth", [10, 100, 300, 500, 700, 900, 1000, 3000, 30_000, 100_000])
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b"[", b"")])
 def test_nested_brackets_are_the_peers_fault(depth: int, opening: bytes, closing: bytes) -> None:
-    """FAULTS 6: however deep, neither our stack nor our memory ends."""
+    """FAULTS 6: no depth exhausts our stack or our memory."""
     with pytest.raises(RemoteProtocolError):
         decode(b'QUEUED@{"position":' + opening * depth + b"1" + closing * depth + b"}")
 
@@ -246,7 +246,7 @@ def test_nested_brackets_are_the_peers_fault(depth: int, opening: bytes, closing
 @example([b"\0\0\0\1@"], False)
 @example([b"A"], True)
 def test_no_bytes_raise_anything_but_remote_protocol_error(pieces: list[bytes], acks: bool) -> None:
-    """FAULTS 3 and 6: a stream of garbage is waited for, or refused."""
+    """FAULTS 3 and 6: garbage is refused, or is the start of a frame not complete yet."""
     reader = FrameReader()
     reader.takes_acks = acks
     with contextlib.suppress(RemoteProtocolError):

@@ -12,19 +12,19 @@ from tests.support.files import open_descriptors
 from tests.support.sockets import Helper, SocketPair
 from tests.support.waiting import PATIENCE
 
-# --- bells --------------------------------------------------------------------------------------
+# --- wakers -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def waker() -> Iterator[Waker]:
-    """Give a bell."""
+    """Give a waker."""
     one = Waker()
     yield one
     one.close()
 
 
 def test_a_bell_is_quiet_until_it_is_rung(waker: Waker) -> None:
-    """However often it was rung, one look takes it all back."""
+    """One call of ``quiet`` takes back any number of rings."""
     assert not waker.quiet()
     waker.ring()
     waker.ring()
@@ -33,14 +33,14 @@ def test_a_bell_is_quiet_until_it_is_rung(waker: Waker) -> None:
 
 
 def test_rings_can_be_taken_back_one_by_one(waker: Waker) -> None:
-    """Several waiters may each take theirs."""
+    """Several waiting threads may each take theirs."""
     waker.ring()
     waker.ring()
     assert [waker.quiet(1) for _ in range(3)] == [True, True, False]
 
 
 def test_ringing_never_blocks(waker: Waker) -> None:
-    """FAULTS 45: nobody listening does not stop whoever rings, however often."""
+    """FAULTS 45: with no thread waiting, any number of rings is lost without harm."""
     for _ in range(70_000):  # more than a pipe holds
         waker.ring()
     assert waker.quiet()
@@ -102,7 +102,7 @@ def test_a_socket_that_is_ready_counts_beside_a_bell_that_rings(
     assert connection.wait(PATIENCE, waker=waker)
 
 
-def test_waiting_in_vain_ends_with_the_time(pair: SocketPair) -> None:
+def test_waiting_ends_after_the_timeout(pair: SocketPair) -> None:
     """Nothing came: the socket is not ready."""
     assert not pair[0].wait(0)
     assert not pair[0].wait(0.001)
@@ -114,14 +114,14 @@ def test_waiting_for_room_ends_when_there_is_room(pair: SocketPair) -> None:
 
 
 def test_waiting_works_on_a_bare_socket_too(pair: SocketPair) -> None:
-    """The function is the method without a connection."""
+    """The function does what the method of a connection does."""
     connection, theirs = pair
     assert not wait(theirs, 0)
     connection.push(b"x")
     assert wait(theirs, PATIENCE)
 
 
-def test_cutting_wakes_who_waits_in_another_thread(pair: SocketPair) -> None:
+def test_cutting_wakes_the_owner_in_another_thread(pair: SocketPair) -> None:
     """The owner sees the end of the stream, as if the peer had closed."""
     connection, _ = pair
 

@@ -1,21 +1,18 @@
-"""TLS contexts and the TLS layer: handshakes, refusals, ends."""
+"""TLS contexts: which certificates, keys and peers they accept, and which they refuse."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
 import hashlib
-import os
 import re
 import shlex
 import shutil
-import socket
 import ssl
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 import trustme
@@ -27,17 +24,10 @@ import server as server_module
 from config import ServerSettings
 from lft.accounts.account import demo_credentials
 from lft.wire.channel_binding import server_end_point
-from lft.wire.codecs import FEATURES
-from lft.wire.connection import Connection
-from lft.wire.frames import encode
 from lft.wire.tls import _hardened, certificate_binding, client_tls, server_tls
-from lft.wire.tls_stream import TlsStream
-from protocol import VERSION, ConnectionLostError, Error, Hello, Side, UsageError
+from protocol import UsageError
 from tests.support.certificates import Pki, tls
 from tests.support.generated import short
-from tests.support.waiting import PATIENCE, eventually
-
-# --- contexts and certificates ------------------------------------------------------------------
 
 
 class Identities:
@@ -67,7 +57,7 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
 def shake_hands(
     server: ssl.SSLContext, client: ssl.SSLContext, name: str = "localhost"
 ) -> tuple[ssl.SSLObject, ssl.SSLObject]:
-    """Let the two agree in memory. Raises what one of them raises."""
+    """Shake hands in memory; return server and client. Raises what one of them raises."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (
         client.wrap_bio(down, up, server_hostname=name),
@@ -91,7 +81,7 @@ def test_client_and_server_agree_on_tls_1_3(identities: Identities) -> None:
 
 
 def test_both_ends_know_the_same_end_point(identities: Identities) -> None:
-    """What the server computes from its file is what the client computes from the connection."""
+    """The server computes it from its file, the client from the connection."""
     cert, key = identities.issue()
     _, client = shake_hands(server_tls(cert, key), client_tls(identities.ca))
     der = client.getpeercert(binary_form=True)
@@ -100,7 +90,7 @@ def test_both_ends_know_the_same_end_point(identities: Identities) -> None:
 
 
 def test_old_tls_is_refused_on_both_sides(identities: Identities) -> None:
-    """FAULTS 27: whoever offers at most TLS 1.2."""
+    """FAULTS 27: a peer that offers at most TLS 1.2 is refused."""
     for side in ("server", "client"):
         contexts = {"server": server_tls(*identities.issue()), "client": client_tls(identities.ca)}
         contexts[side].minimum_version = ssl.TLSVersion.TLSv1_2
@@ -117,7 +107,7 @@ def test_where_there_is_no_tls_1_3_it_is_1_2(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_openssl_that_knows_no_minimum_is_told_what_not_to_do() -> None:
-    """Older still: a context with nothing but options."""
+    """Older still: a context that has only options."""
     context: Any = SimpleNamespace(options=0)
     _hardened(context)
     assert context.options & ssl.OP_NO_TLSv1_1
@@ -162,7 +152,7 @@ def test_an_expired_certificate_is_refused(identities: Identities) -> None:
 def test_a_given_authority_replaces_those_of_the_system(
     identities: Identities, tmp_path: Path
 ) -> None:
-    """Who says whom to trust trusts nobody else; and without saying so, ours is not trusted."""
+    """With ``--ca`` only that authority is trusted; without it, a private one is not."""
     assert len(client_tls(identities.ca).get_ca_certs()) == 1
     server = server_tls(*identities.issue())
     for context in (client_tls(), client_tls(Identities(tmp_path).ca)):
@@ -171,7 +161,7 @@ def test_a_given_authority_replaces_those_of_the_system(
 
 
 def test_missing_tls_files_are_named(identities: Identities, tmp_path: Path) -> None:
-    """Which one, and why."""
+    """The error says which one, and why."""
     cert, key = identities.issue()
     missing = tmp_path / "missing"
     with pytest.raises(UsageError, match=f"^TLS certificate {missing}: No such file"):
@@ -185,20 +175,20 @@ def test_missing_tls_files_are_named(identities: Identities, tmp_path: Path) -> 
 
 
 def test_a_key_of_another_certificate_is_refused(identities: Identities) -> None:
-    """FAULTS 27: said as that."""
+    """FAULTS 27: the error says so."""
     with pytest.raises(UsageError, match=r"do not belong together$"):
         server_tls(identities.issue("localhost")[0], identities.issue("other")[1])
 
 
 def test_a_key_of_another_kind_is_refused(identities: Identities, tmp_path: Path) -> None:
-    """RSA key, ECDSA certificate."""
+    """An RSA key does not fit an ECDSA certificate."""
     key = write_key(tmp_path, serialization.NoEncryption())
     with pytest.raises(UsageError, match=r"do not belong together$"):
         server_tls(identities.issue()[0], key)
 
 
 def write_key(folder: Path, encryption: serialization.KeySerializationEncryption) -> Path:
-    """Write an RSA key as OpenSSL's old form has it."""
+    """Write an RSA key in OpenSSL's old form."""
     path = folder / "key.pem"
     form = serialization.PrivateFormat.TraditionalOpenSSL
     key = rsa.generate_private_key(65537, 2048)
@@ -206,10 +196,10 @@ def write_key(folder: Path, encryption: serialization.KeySerializationEncryption
     return path
 
 
-def test_an_encrypted_key_is_refused_and_nobody_is_asked(
+def test_an_encrypted_key_is_refused_without_a_prompt(
     identities: Identities, tmp_path: Path
 ) -> None:
-    """A server that waits for a password at a terminal that is not there never starts."""
+    """A server without a terminal would wait for the password for ever."""
     key = write_key(tmp_path, serialization.BestAvailableEncryption(b"s3cret"))
     with pytest.raises(UsageError, match=f"^TLS key {key}: it is encrypted"):
         server_tls(identities.issue()[0], key)
@@ -247,81 +237,10 @@ def test_a_damaged_key_is_refused(identities: Identities, tmp_path: Path) -> Non
         server_tls(identities.issue()[0], path)
 
 
-# --- the TLS layer ------------------------------------------------------------------------------
-
-
-def _shaken(connection: Connection) -> bool:
-    """Whether the handshake is over on this side, too: it can end on the other one first."""
-    return isinstance(connection._stream, TlsStream) and connection._stream._layer.ready
-
-
-@contextlib.contextmanager
-def secure_pair(pki: Pki) -> Iterator[tuple[Connection, Connection]]:
-    """Give both ends of one connection, client and server, that have shaken hands."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        far = socket.create_connection(listener.getsockname())
-        client = Connection(far, Side.CLIENT, client_tls(pki.ca), "localhost")
-        context = server_tls(pki.server.cert, pki.server.key)
-        server = Connection(listener.accept()[0], Side.SERVER, context)
-    with contextlib.closing(client), contextlib.closing(server):
-        with ThreadPoolExecutor(1) as pool:
-            shaking = pool.submit(client.secure_channel, PATIENCE)
-            while not (shaking.done() and _shaken(server)):
-                server.receive()
-        yield client, server
-
-
-def test_last_words_before_a_close_are_heard_over_tls(pki: Pki) -> None:
-    """27: a message, its close_notify and the end of the stream may come in one go."""
-    with secure_pair(pki) as (client, server):
-        server.send(Error("authentication", "no"))
-        server.finish()
-        server.close()
-        with socket.socket(fileno=os.dup(client.fileno())) as twin:
-            eventually(lambda: _has_ended(twin), "the end of the stream")
-        assert client.receive() == Error("authentication", "no")
-
-
-def test_a_message_that_comes_in_many_tls_records_is_waited_for(pki: Pki) -> None:
-    """27 and 2: its first part must not keep the receiver busy until the rest is there."""
-    with secure_pair(pki) as (client, server):
-        message = Hello(VERSION, FEATURES)
-        heard = []
-        for byte in encode(message):
-            client.push(bytes([byte]))
-            assert server.wait(PATIENCE)
-            heard.append(server.receive())
-    assert heard == [None] * (len(heard) - 1) + [message]
-
-
-def _has_ended(sock: socket.socket) -> bool:
-    """Whether the end of the stream is here, behind bytes that nobody has read."""
-    state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    return state == 8  # TCP_CLOSE_WAIT
-
-
-def test_a_goodbye_that_finds_no_room_is_said_later(pki: Pki) -> None:
-    """27 and 41: a peer that reads late learns that it was no cut."""
-    with secure_pair(pki) as (client, server):
-        assert client.receive() is None  # what TLS itself has to say after the handshake
-        filler = 0
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                filler += server._socket.send(bytes(100_000))
-        server.finish()
-        assert server.unsent
-        while filler:
-            filler -= client._socket.recv_into(bytearray(min(filler, 100_000)))
-        assert server.flush()
-        server.finish()
-        with pytest.raises(ConnectionLostError, match="the peer closed"):
-            client.answer(PATIENCE)
-
-
 def test_a_certificate_that_never_stays_the_same_is_refused(
     pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """27: the server does not start, and says why, rather than try for ever."""
+    """FAULTS 27: the server does not start, and says why, rather than try for ever."""
     bindings = iter(range(1000))
     monkeypatch.setattr("lft.wire.tls.certificate_binding", lambda _: next(bindings))
     settings = ServerSettings(port=0, output=tmp_path / "output", **tls(pki.server))

@@ -1,0 +1,88 @@
+"""Connections over TLS: handshakes, records, ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import Iterator
+
+import pytest
+
+from lft.wire.codecs import FEATURES
+from lft.wire.connection import Connection
+from lft.wire.frames import encode
+from lft.wire.tls import client_tls, server_tls
+from lft.wire.tls_stream import TlsStream
+from protocol import VERSION, ConnectionLostError, Error, Hello, Side
+from tests.support.certificates import Pki
+from tests.support.waiting import PATIENCE, eventually
+
+
+def _shaken(connection: Connection) -> bool:
+    """Return whether the handshake is over on this side; on the other it may be over earlier."""
+    return isinstance(connection._stream, TlsStream) and connection._stream._layer.ready
+
+
+@contextlib.contextmanager
+def secure_pair(pki: Pki) -> Iterator[tuple[Connection, Connection]]:
+    """Give both ends of one connection after the handshake: client, server."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        client = Connection(far, Side.CLIENT, client_tls(pki.ca), "localhost")
+        context = server_tls(pki.server.cert, pki.server.key)
+        server = Connection(listener.accept()[0], Side.SERVER, context)
+    with contextlib.closing(client), contextlib.closing(server):
+        with ThreadPoolExecutor(1) as pool:
+            shaking = pool.submit(client.secure_channel, PATIENCE)
+            while not (shaking.done() and _shaken(server)):
+                server.receive()
+        yield client, server
+
+
+def test_last_words_before_a_close_are_heard_over_tls(pki: Pki) -> None:
+    """FAULTS 27: a message, its close_notify and the end of the stream may come in one go."""
+    with secure_pair(pki) as (client, server):
+        server.send(Error("authentication", "no"))
+        server.finish()
+        server.close()
+        with socket.socket(fileno=os.dup(client.fileno())) as twin:
+            eventually(lambda: _has_ended(twin), "the end of the stream")
+        assert client.receive() == Error("authentication", "no")
+
+
+def test_a_message_that_comes_in_many_tls_records_is_waited_for(pki: Pki) -> None:
+    """FAULTS 27 and 2: between the records the receiver returns, rather than try again."""
+    with secure_pair(pki) as (client, server):
+        message = Hello(VERSION, FEATURES)
+        heard = []
+        for byte in encode(message):
+            client.push(bytes([byte]))
+            assert server.wait(PATIENCE)
+            heard.append(server.receive())
+    assert heard == [None] * (len(heard) - 1) + [message]
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    """Return whether the end of the stream has come, behind bytes that were not read yet."""
+    state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state == 8  # TCP_CLOSE_WAIT
+
+
+def test_a_goodbye_that_finds_no_room_is_said_later(pki: Pki) -> None:
+    """FAULTS 27 and 41: a peer that reads late learns that the end was not a cut."""
+    with secure_pair(pki) as (client, server):
+        assert client.receive() is None  # what TLS itself has to say after the handshake
+        filler = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filler += server._socket.send(bytes(100_000))
+        server.finish()
+        assert server.unsent
+        while filler:
+            filler -= client._socket.recv_into(bytearray(min(filler, 100_000)))
+        assert server.flush()
+        server.finish()
+        with pytest.raises(ConnectionLostError, match="the peer closed"):
+            client.answer(PATIENCE)
