@@ -21,7 +21,7 @@ import config
 from lft.accounts.account import Accounts, Credential, is_user_name, is_whole
 from lft.accounts.keys import from_base64, to_base64
 from lft.files import flush_directory
-from lft.strictjson import as_object, parse_json, without_doubles
+from lft.strictjson import as_object, parse_json, with_keys
 from lft.terminal import printable
 from protocol import UsageError
 
@@ -99,18 +99,16 @@ _KEYS = {"token_key", "salt_key"}
 def _from_document(data: bytes) -> Accounts:
     data = data[3:] if data.startswith(codecs.BOM_UTF8) else data  # some editors write one
     try:
-        parsed = parse_json(data)
-    except ValueError as error:
-        raise ValueError(f"{error}: {_trouble(data)}") from None
-    if not is_whole(
-        without_doubles(parsed).get("version", 1), 1, 1
-    ):  # which may know other keys, too
+        parsed = parse_json(data, fractions=True)
+    except ValueError:
+        raise ValueError(f"damaged, or not a credential file: {_trouble(data)}") from None
+    if not is_whole(as_object(parsed).get("version", 1), 1, 1):  # which may know other keys, too
         raise ValueError("made by another version of this program")
-    document = as_object(parsed, {"version", "users"}, _KEYS)
+    document = with_keys(parsed, {"version", "users"}, _KEYS)
     keys = {name: from_base64(document[name], name) for name in _KEYS & document.keys()}
     if any(len(key) != 32 for key in keys.values()):
         raise ValueError("a key does not have 32 bytes")
-    users = without_doubles(document["users"])
+    users = as_object(document["users"])
     return Accounts({name: _from_json(name, entry) for name, entry in users.items()}, **keys)
 
 
@@ -138,7 +136,7 @@ def _from_json(name: str, entry: object) -> Credential:
     if not is_user_name(name):
         raise ValueError(f"user {name[:40]!a}: not a name that a user can have")
     try:
-        given = as_object(entry, _REQUIRED, OPTIONAL)
+        given = with_keys(entry, _REQUIRED, OPTIONAL)
         return Credential(**{key: _value(key, value) for key, value in given.items()})
     except ValueError as error:
         raise ValueError(f"user {name}: {error}") from None
@@ -147,9 +145,7 @@ def _from_json(name: str, entry: object) -> Credential:
 def _value(key: str, value: object) -> Any:
     if key in ("salt", "stored_key", "server_key"):
         return from_base64(value, key)
-    return (
-        tuple(value) if type(value) is list else value
-    )  # and not an object, which is a list as well
+    return tuple(value) if isinstance(value, list) else value
 
 
 def save_credentials(path: Path, accounts: Accounts) -> None:

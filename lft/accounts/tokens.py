@@ -22,7 +22,7 @@ from lft.accounts.account import (
 )
 from lft.accounts.keys import from_base64url, hmac_sha256, to_base64url
 from lft.accounts.passwords import first_line
-from lft.strictjson import as_object, parse_json
+from lft.strictjson import parse_json, with_keys
 from lft.terminal import printable
 from protocol import MAX_TEXT, AuthenticationError, UsageError
 
@@ -117,14 +117,14 @@ def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
 
 def _check_header(part: str) -> None:
     """Raise ``ValueError`` unless the header is ours: an unknown field may change the meaning."""
-    header = as_object(parse_json(from_base64url(part)), {"alg"}, {"typ"})
+    header = with_keys(parse_json(from_base64url(part)), {"alg"}, {"typ"})
     if header["alg"] != "HS256" or header.get("typ", "JWT") != "JWT":
         raise ValueError("not a token of ours")
 
 
 def _claims(part: str) -> dict[str, Any]:
     """Return what a token claims. Raises ``ValueError`` for what we would not write."""
-    claims = as_object(parse_json(from_base64url(part)), {"sub", "iat", "exp", "jti"}, {"nbf"})
+    claims = with_keys(parse_json(from_base64url(part)), {"sub", "iat", "exp", "jti"}, {"nbf"})
     instants = claims["iat"], claims["exp"], claims.get("nbf", 0)
     if not all(is_whole(instant, 0, MAX_TIME) for instant in instants):
         raise ValueError("not an instant")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
+from lft.strictjson import as_object, parse_json
 from protocol import MAX_CONTROL_FRAME, MESSAGES, LocalProtocolError, Message, RemoteProtocolError
 
 _LENGTH = struct.Struct("!I")
@@ -26,43 +27,16 @@ def decode(frame: bytes) -> Message:
     kind = MESSAGES.get(verb.decode("ascii", "replace"))
     if kind is None:
         raise RemoteProtocolError("unknown message")
-    values = _parse(body)
-    if not isinstance(values, dict) or values.keys() != kind.FIELDS.keys():
+    try:
+        values = as_object(parse_json(body))
+    except ValueError:
+        raise RemoteProtocolError("a message that is not the JSON it should be") from None
+    if values.keys() != kind.FIELDS.keys():
         raise RemoteProtocolError(f"{kind.VERB} wants exactly: {', '.join(sorted(kind.FIELDS))}")
     try:
         return kind(**{name: _frozen(value) for name, value in values.items()})
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(str(error)) from None
-
-
-def _parse(body: bytes) -> object:
-    """Parse JSON strictly: no duplicate keys, no NaN, no fractions, no endless numbers."""
-    try:
-        return json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_unique_keys,
-            parse_int=_short_int,
-            parse_float=_no_number,
-            parse_constant=_no_number,
-        )
-    except (ValueError, RecursionError):
-        raise RemoteProtocolError("a message that is not the JSON it should be") from None
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("duplicate key")
-    return dict(pairs)
-
-
-def _short_int(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError("number too long")
-    return int(digits)
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"not a number we take: {text[:20]}")
 
 
 def _frozen(value: object) -> object:
