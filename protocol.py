@@ -87,7 +87,7 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import TYPE_CHECKING, Any, Callable, ClassVar, Iterable, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Tuple, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -662,16 +662,3 @@ class Blocks:
     def length(self, index: int) -> int:
         """Return the bytes of block ``index``."""
         return min(self.block_size, self.size - index * self.block_size)
-
-
-def spans(indexes: Iterable[int], limit: int = MAX_SPANS) -> Spans:
-    """Turn ascending block indexes into at most ``limit`` ranges, the first ones."""
-    found: list[tuple[int, int]] = []
-    for index in indexes:
-        if found and found[-1][1] == index:
-            found[-1] = (found[-1][0], index + 1)
-        elif len(found) == limit:
-            break
-        else:
-            found.append((index, index + 1))
-    return tuple(found)

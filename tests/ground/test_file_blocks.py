@@ -1,15 +1,12 @@
-"""How a file falls into blocks, and blocks into spans."""
+"""How a file is divided into blocks."""
 
 from __future__ import annotations
-
-import itertools
-from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocol import MAX_FILE_SIZE, MAX_SPANS, Blocks, Missing, Why, spans
+from protocol import MAX_FILE_SIZE, Blocks
 from tests.support.generated import quicker
 
 
@@ -53,31 +50,3 @@ def test_the_usual_sizes_fall_into_the_expected_blocks(size: int, lengths: list[
     """FAULTS 12: empty, one byte, and around the edges of a block."""
     blocks = Blocks(size, 204800)
     assert [blocks.length(index) for index in range(blocks.count)] == lengths
-
-
-@quicker
-@given(st.sets(st.integers(0, 60)))
-def test_spans_name_exactly_the_blocks(indexes: Any) -> None:
-    """Spread out again, the ranges are the blocks, and a MISSING takes them."""
-    found = spans(sorted(indexes))
-    assert [i for first, end in found for i in range(first, end)] == sorted(indexes)
-    assert Missing(1, found, Why.LOST).blocks == found
-
-
-@quicker
-@given(st.sets(st.integers(0, 60)), st.integers(1, 5))
-def test_limited_spans_are_the_first_ones(indexes: Any, limit: int) -> None:
-    """Asked for fewer ranges, it gives the first."""
-    assert spans(sorted(indexes), limit) == spans(sorted(indexes))[:limit]
-
-
-def test_spans_stop_reading_at_the_limit() -> None:
-    """A file of which everything else is missing costs no more than what fits a message."""
-    endless = itertools.count(0, 2)
-    assert spans(endless, 3) == ((0, 1), (2, 3), (4, 5))
-    assert next(endless) == 8
-
-
-def test_spans_fit_a_message_without_being_told() -> None:
-    """The default limit is that of a message."""
-    assert len(spans(range(0, 10 * MAX_SPANS, 2))) == MAX_SPANS
