@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -204,7 +203,7 @@ def _with_user(
         kept = {key: getattr(before, key) for key in _GIVEN}
         given = {**kept, **given}
     try:
-        return old.with_users({**old, name: replace(base, **given)})
+        return old.with_users({**old, name: base.replace(**given)})
     except ValueError as error:
         raise UsageError(str(error)) from None
 

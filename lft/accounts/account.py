@@ -6,13 +6,12 @@ import hashlib
 import re
 import secrets
 from collections import Counter
-from dataclasses import dataclass, field, fields
 from typing import Any, Callable, Iterator, Mapping
 
 import config
 from lft.accounts.keys import hmac_sha256, salt_password, saslprep
 from lft.terminal import printable
-from protocol import MAX_FILE_SIZE, MAX_TEXT, UsageError
+from protocol import MAX_FILE_SIZE, MAX_TEXT, Record, UsageError, checked, flag, is_whole, whole
 
 MIN_ITERATIONS = 4096  # the least RFC 7677 allows; less would be an attack on the password
 MAX_ITERATIONS = 10_000_000  # a server that asks for more wants to keep our processor busy
@@ -23,28 +22,15 @@ PRIORITIES = range(-100, 101)
 DEMO_ACCOUNTS = {"admin": ("admin123", 1), "user1": ("password1", 0)}  # for loopback only
 
 
-def _checked(check: Callable[[Any], bool], wants: str, **options: Any) -> Any:
-    return field(metadata={"check": check, "wants": wants}, **options)
-
-
-def _whole(low: int, high: int) -> Any:
-    return _checked(lambda v: is_whole(v, low, high), f"a number from {low} to {high}")
-
-
 def _limit(high: int = MAX_FILE_SIZE) -> Any:
     """Make a field that holds a limit, or ``None`` where there is none."""
     wants = f"a number from 1 to {high}"
-    return _checked(lambda v: v is None or is_whole(v, 1, high), wants, default=None)
+    return checked(lambda v: v is None or is_whole(v, 1, high), wants, default=None)
 
 
 def _secret(low: int, high: int) -> Any:
     wants = f"{low} to {high} bytes in base64" if low < high else f"{high} bytes in base64"
-    return _checked(lambda v: isinstance(v, bytes) and low <= len(v) <= high, wants, repr=False)
-
-
-def is_whole(value: object, low: int, high: int) -> bool:
-    # type() and not isinstance(): a bool is an int to Python, not to a file
-    return type(value) is int and low <= value <= high
+    return checked(lambda v: isinstance(v, bytes) and low <= len(v) <= high, wants, shown=False)
 
 
 def _is_directory(value: object) -> bool:
@@ -69,8 +55,7 @@ def _is_extension(value: object) -> bool:
     return re.fullmatch(r"(\.[^\s./\\,]+)+", value) is not None and value.lower() == value
 
 
-@dataclass(frozen=True)
-class Credential:
+class Credential(Record):
     """A stored identity: a salted verifier (RFC 5802, section 3), never a password, and limits.
 
     ``directory`` is relative to the output directory; "" is the output directory itself.
@@ -80,27 +65,22 @@ class Credential:
     ``ValueError`` says which one is wrong.
     """
 
-    priority: int = _whole(PRIORITIES[0], PRIORITIES[-1])
-    iterations: int = _whole(MIN_ITERATIONS, MAX_ITERATIONS)
+    priority: int = whole(PRIORITIES[0], PRIORITIES[-1])
+    iterations: int = whole(MIN_ITERATIONS, MAX_ITERATIONS)
     salt: bytes = _secret(1, MAX_SALT)
     stored_key: bytes = _secret(32, 32)
     server_key: bytes = _secret(32, 32)
-    directory: str = _checked(
+    directory: str = checked(
         _is_directory, "a relative path with nothing hidden in it, such as team/alice", default=""
     )
     max_file_size: int | None = _limit()
     quota: int | None = _limit()
     limit: int | None = _limit()
-    allow_ext: tuple[str, ...] = _checked(
+    allow_ext: tuple[str, ...] = checked(
         _are_extensions, "up to 64 extensions such as .pdf, in lower case", default=()
     )
     expires: int | None = _limit(MAX_TIME)
-    disabled: bool = _checked(lambda v: isinstance(v, bool), "true or false", default=False)
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            if not item.metadata["check"](getattr(self, item.name)):
-                raise ValueError(f"{item.name} must be {item.metadata['wants']}")
+    disabled: bool = flag(default=False)
 
     @classmethod
     def make(

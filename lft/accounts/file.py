@@ -13,17 +13,16 @@ import secrets
 import stat
 import threading
 import time
-from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import config
-from lft.accounts.account import Accounts, Credential, is_user_name, is_whole
+from lft.accounts.account import Accounts, Credential, is_user_name
 from lft.accounts.keys import from_base64, to_base64
 from lft.files import flush_directory
 from lft.strictjson import as_object, parse_json, with_keys
 from lft.terminal import printable
-from protocol import UsageError
+from protocol import UsageError, is_whole
 
 MAX_CREDENTIALS_FILE = 16 * 1024 * 1024  # bytes: some fifty thousand users
 
@@ -100,8 +99,8 @@ def _from_document(data: bytes) -> Accounts:
     data = data[3:] if data.startswith(codecs.BOM_UTF8) else data  # some editors write one
     try:
         parsed = parse_json(data, fractions=True)
-    except ValueError as error:
-        raise ValueError(f"{error}: {_trouble(data)}") from None
+    except ValueError:
+        raise ValueError(f"damaged, or not a credential file: {_trouble(data)}") from None
     if not is_whole(as_object(parsed).get("version", 1), 1, 1):  # which may know other keys, too
         raise ValueError("made by another version of this program")
     document = with_keys(parsed, {"version", "users"}, _KEYS)
@@ -127,8 +126,8 @@ def _trouble(data: bytes) -> str:
     return "something in it is too large"
 
 
-_REQUIRED = {item.name for item in fields(Credential) if item.default is MISSING}
-OPTIONAL = {item.name for item in fields(Credential)} - _REQUIRED
+_REQUIRED = {name for name, item in Credential.FIELDS.items() if item.required}
+OPTIONAL = Credential.FIELDS.keys() - _REQUIRED
 
 
 def _from_json(name: str, entry: object) -> Credential:
@@ -181,11 +180,10 @@ def _to_document(accounts: Accounts) -> dict[str, object]:
 
 def _to_json(credential: Credential) -> dict[str, object]:
     """Return a user's entry in the file, without the fields that have their default."""
-    defaults = {item.name: item.default for item in fields(credential)}
     return {
         key: to_base64(value) if isinstance(value, bytes) else value
-        for key, value in asdict(credential).items()
-        if value != defaults[key]
+        for key, value in vars(credential).items()
+        if value != credential.FIELDS[key].default
     }
 
 

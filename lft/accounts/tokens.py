@@ -18,13 +18,12 @@ from lft.accounts.account import (
     Credential,
     RefusedLoginError,
     is_user_name,
-    is_whole,
 )
 from lft.accounts.keys import from_base64url, hmac_sha256, to_base64url
 from lft.accounts.passwords import first_line
 from lft.strictjson import parse_json, with_keys
 from lft.terminal import printable
-from protocol import MAX_TEXT, AuthenticationError, UsageError
+from protocol import MAX_TEXT, AuthenticationError, UsageError, is_whole
 
 MAX_TOKEN = MAX_TEXT  # characters: a token must fit a message
 _BAD_TOKEN = "the token is not valid"  # noqa: S105  (a message)

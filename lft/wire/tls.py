@@ -17,8 +17,6 @@ from protocol import AuthenticationError, UsageError
 TlsContext = ssl.SSLContext
 MAX_PEM_FILE = 1024 * 1024  # bytes of a certificate chain or a key
 
-TlsContext = ssl.SSLContext
-
 
 def server_tls(cert: Path, key: Path) -> ssl.SSLContext:
     """Return the server's context, with a certificate (and chain) and its key in PEM form.

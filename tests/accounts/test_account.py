@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import re
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -94,7 +93,7 @@ CLOSED_LIMITS = {"disabled": {"disabled": True}, "expired": {"expires": 1}}
 @pytest.mark.parametrize("why", CLOSED_LIMITS)
 def test_a_closed_account_looks_like_one_that_does_not_exist(why: str) -> None:
     """Same challenge, same refusal, even with the right password."""
-    closed = replace(USERS["user"], **CLOSED_LIMITS[why])  # type: ignore[arg-type]
+    closed = USERS["user"].replace(**CLOSED_LIMITS[why])  # type: ignore[arg-type]
     others = {"other": verifier(b"pw")}
     client, server = rfc_client(), rfc_server({**others, "user": closed})
     challenge = server.challenge(CLIENT_FIRST)
@@ -105,11 +104,11 @@ def test_a_closed_account_looks_like_one_that_does_not_exist(why: str) -> None:
 
 def test_an_account_is_open_until_it_expires() -> None:
     """At the instant ``expires`` the account is closed."""
-    account = replace(USERS["user"], expires=1000)
+    account = USERS["user"].replace(expires=1000)
     assert account.active(999.9)
     assert not account.active(1000)
-    assert not replace(account, disabled=True).active(0)
-    users = {"user": replace(account, expires=int(time.time()) + 1000)}
+    assert not account.replace(disabled=True).active(0)
+    users = {"user": account.replace(expires=int(time.time()) + 1000)}
     assert log_in(rfc_client(), rfc_server(users)) == "user"
 
 
@@ -123,7 +122,7 @@ def test_refusing_an_unknown_user_takes_the_work_that_a_wrong_password_takes(
         calls.append(len(key))
         return real(key, data)
 
-    users = Accounts({"user": USERS["user"], "gone": replace(USERS["user"], disabled=True)})
+    users = Accounts({"user": USERS["user"], "gone": USERS["user"].replace(disabled=True)})
     work = []
     for user in ("user", "gone", "ghost"):
         client, server = ScramClient(user, "wrong"), ScramServer(users, b"secret")
@@ -142,7 +141,7 @@ def test_refusing_an_unknown_user_takes_the_work_that_a_wrong_password_takes(
 
 def test_who_has_logged_in_has_the_accounts_limits() -> None:
     """The login gives the server the account, with directory, quota and the like."""
-    users = {"user": replace(USERS["user"], directory="team/user", quota=5)}
+    users = {"user": USERS["user"].replace(directory="team/user", quota=5)}
     server = rfc_server(users)
     log_in(rfc_client(), server)
     assert server.credential == users["user"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -39,7 +38,7 @@ def test_a_store_sees_what_was_changed(filled_file: Path) -> None:
     store = CredentialStore(filled_file)
     save_credentials(filled_file, Accounts({**USERS, "alice": USERS["user"]}))
     assert sorted(store.current()) == ["alice", "user"]
-    save_credentials(filled_file, Accounts({"user": replace(USERS["user"], disabled=True)}))
+    save_credentials(filled_file, Accounts({"user": USERS["user"].replace(disabled=True)}))
     assert store.current()["user"].disabled
     assert list(store.current()) == ["user"]
 

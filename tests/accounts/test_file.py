@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +207,8 @@ def test_the_file_has_the_documented_form(credential_file: Path) -> None:
 
 def test_what_is_set_stands_in_the_file_too(credential_file: Path) -> None:
     """The optional keys, and the two of the file itself."""
-    account = replace(
-        USERS["user"], directory="a/b", quota=7, allow_ext=(".a",), expires=9, disabled=True
+    account = USERS["user"].replace(
+        directory="a/b", quota=7, allow_ext=(".a",), expires=9, disabled=True
     )
     save_credentials(
         credential_file, Accounts({"user": account}, token_key=b"t" * 32, salt_key=b"s" * 32)
@@ -295,14 +294,14 @@ BAD_DIRECTORIES += ["x" * 256, "é" * 128, "/".join(["x"] * 1000)]
 @pytest.mark.parametrize("directory", GOOD_DIRECTORIES, ids=short)
 def test_a_directory_below_the_output_is_taken(directory: str) -> None:
     """Relative, with nothing hidden, of any depth."""
-    assert replace(USERS["user"], directory=directory).directory == directory
+    assert USERS["user"].replace(directory=directory).directory == directory
 
 
 @pytest.mark.parametrize("directory", BAD_DIRECTORIES, ids=short)
 def test_a_directory_that_leads_elsewhere_or_hides_is_refused(directory: str) -> None:
     """FAULTS 8, for what an administrator may type."""
     with pytest.raises(ValueError, match="directory must be"):
-        replace(USERS["user"], directory=directory)
+        USERS["user"].replace(directory=directory)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +313,7 @@ def test_a_directory_that_leads_elsewhere_or_hides_is_refused(directory: str) ->
 def test_extensions_that_no_name_can_end_with_are_refused(extensions: Any) -> None:
     """A dot and something in lower case, once or more."""
     with pytest.raises(ValueError, match="allow_ext must be"):
-        replace(USERS["user"], allow_ext=extensions)
+        USERS["user"].replace(allow_ext=extensions)
 
 
 MALFORMED_FILES = {

@@ -6,7 +6,6 @@ import base64
 import hmac
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import jwt
@@ -28,8 +27,8 @@ NOW = 1_700_000_000
 HOLDERS = Accounts(
     {
         "ann": verifier(b"pw"),
-        "off": replace(verifier(b"pw"), disabled=True),
-        "late": replace(verifier(b"pw"), expires=NOW),
+        "off": verifier(b"pw").replace(disabled=True),
+        "late": verifier(b"pw").replace(expires=NOW),
     },
     token_key=TOKEN_KEY,
 )

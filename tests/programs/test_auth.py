@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import unicodedata
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +219,7 @@ def test_removing_an_unknown_user_fails_in_one_line(cli: Cli, filled_file: Path)
 def test_list_shows_names_and_priorities_in_order(cli: Cli, credential_file: Path) -> None:
     """One line for each user, and nothing of a key."""
     one = USERS["user"]
-    save_credentials(credential_file, Accounts({"zoe": one, "bob": replace(one, priority=-5)}))
+    save_credentials(credential_file, Accounts({"zoe": one, "bob": one.replace(priority=-5)}))
     assert cli("list") == 0
     assert cli.out == "bob\tpriority -5\nzoe\tpriority 0\n"
 
@@ -243,12 +242,12 @@ def test_add_sets_every_limit(cli: Cli, credential_file: Path) -> None:
 
 def test_list_shows_every_limit(cli: Cli, filled_file: Path) -> None:
     """Expiry in UTC, and whether it has come."""
-    limits = replace(
-        USERS["user"], directory="d", max_file_size=2 << 30, quota=10 << 30, limit=5 << 20,
-        allow_ext=(".pdf", ".txt"), expires=1, disabled=True
+    limits = USERS["user"].replace(
+        directory="d", max_file_size=2 << 30, quota=10 << 30, limit=5 << 20,
+        allow_ext=(".pdf", ".txt"), expires=1, disabled=True,
     )  # fmt: skip
     save_credentials(
-        filled_file, Accounts({"a": limits, "b": replace(USERS["user"], expires=MAX_TIME)})
+        filled_file, Accounts({"a": limits, "b": USERS["user"].replace(expires=MAX_TIME)})
     )
     assert cli("list") == 0
     assert cli.out == (
@@ -266,7 +265,7 @@ def test_a_new_password_changes_no_limit(cli: Cli, credential_file: Path) -> Non
     after = load_credentials(credential_file)["alice"]
     assert after.stored_key != before.stored_key
     verifiers = ("iterations", "salt", "stored_key", "server_key")
-    assert replace(after, **{name: getattr(before, name) for name in verifiers}) == before
+    assert after.replace(**{name: getattr(before, name) for name in verifiers}) == before
 
 
 def test_limits_can_be_changed_without_a_new_password(
@@ -274,13 +273,13 @@ def test_limits_can_be_changed_without_a_new_password(
 ) -> None:
     """An administrator disables an account without knowing its password."""
     monkeypatch.delenv(PASSWORD_VARIABLE)
-    save_credentials(credential_file, Accounts({"user": replace(USERS["user"], quota=5)}))
+    save_credentials(credential_file, Accounts({"user": USERS["user"].replace(quota=5)}))
     assert cli("add", "user", "--keep-password", "--disabled") == 0
-    assert load_credentials(credential_file)["user"] == replace(
-        USERS["user"], quota=5, disabled=True
+    assert load_credentials(credential_file)["user"] == USERS["user"].replace(
+        quota=5, disabled=True
     )
     assert cli("add", "user", "--keep-password", "--enabled") == 0
-    assert load_credentials(credential_file)["user"] == replace(USERS["user"], quota=5)
+    assert load_credentials(credential_file)["user"] == USERS["user"].replace(quota=5)
 
 
 def test_an_empty_value_takes_a_limit_away(cli: Cli, credential_file: Path) -> None:
@@ -290,8 +289,7 @@ def test_an_empty_value_takes_a_limit_away(cli: Cli, credential_file: Path) -> N
     empty = [word for option in options for word in (option, "")]
     assert cli("add", "alice", "--keep-password", "--enabled", *empty) == 0
     account = load_credentials(credential_file)["alice"]
-    optional = [item for item in fields(account) if item.name in OPTIONAL]
-    assert all(getattr(account, item.name) == item.default for item in optional)
+    assert all(getattr(account, name) == account.FIELDS[name].default for name in OPTIONAL)
 
 
 def test_a_user_who_is_not_there_has_no_password_to_keep(cli: Cli, credential_file: Path) -> None:
@@ -371,7 +369,7 @@ def test_renewing_the_key_ends_the_tokens(cli: Cli, filled_file: Path) -> None:
 
 def test_no_token_for_an_unknown_or_disabled_user(cli: Cli, credential_file: Path) -> None:
     """In one line, and a key is not made for it."""
-    save_credentials(credential_file, Accounts({"off": replace(USERS["user"], disabled=True)}))
+    save_credentials(credential_file, Accounts({"off": USERS["user"].replace(disabled=True)}))
     assert cli.fails_in_one_line("token", "ghost")
     assert cli.fails_in_one_line("token", "")
     assert cli.fails_in_one_line("token", "off")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import Any, Callable
 
@@ -19,7 +18,7 @@ TOKEN_KEY = bytes(range(32))
 
 def account(**limits: Any) -> Credential:
     """Return an account whose password is ``PASSWORD``."""
-    return dataclasses.replace(VERIFIER, **limits)
+    return VERIFIER.replace(**limits)
 
 
 Serve = Callable[..., ServerThread]

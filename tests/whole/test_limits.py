@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tests.support.waiting import eventually
 
 def test_a_limited_user_holds_no_worker_up(start_local: StartLocal, tmp_path: Path) -> None:
     """The connection waits, the worker does not: the only one there is serves somebody else."""
-    held = dataclasses.replace(DEMO["user1"], limit=config.LEAST_LIMIT)
+    held = DEMO["user1"].replace(limit=config.LEAST_LIMIT)
     accounts = Accounts({**DEMO, "user1": held})
     local = start_local(lambda: accounts, workers=1)
     slow, fast = random_file(tmp_path / "slow", 20 * MB), random_file(tmp_path / "fast", 5 * MB)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from functools import partial
@@ -149,7 +148,7 @@ def test_a_limit_holds_for_a_connection_whose_turn_has_come(
     start_local: StartLocal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Being held back is no way around a limit: the longer pause counts."""
-    slow = dataclasses.replace(DEMO["user1"], limit=1)
+    slow = DEMO["user1"].replace(limit=1)
     _hold(monkeypatch, longest=0.0)
     accounts = Accounts({**DEMO, "user1": slow})
     local = start_local(lambda: accounts)
