@@ -9,6 +9,8 @@ import unicodedata
 from contextlib import AbstractContextManager, nullcontext
 from typing import Callable, TextIO
 
+from protocol import UsageError
+
 SUCCESS = {"sign": "✅"}  # pass as ``extra`` to a logger for good news
 _SIGNS = {"coordinator": "🔷", "block": "🔵"}  # by component; errors get theirs by level
 _COLOURS: dict[str, str] = {"✅": "32", "❌": "31", "🔷": "36", "🔵": "34", "⚠️": "33"}
@@ -114,15 +116,15 @@ def make_output_safe() -> None:
 
 
 def say(line: str) -> None:
-    """Print a line on standard output, at once. Raises ``OSError`` where it cannot be written.
+    """Print a line on standard output, at once. Raises ``UsageError`` if it cannot be written.
 
-    Python keeps such a line and tries again at its end, which would change the exit code: from then
-    on standard output leads nowhere.
+    Standard output then leads nowhere: Python would keep the line and write it when the program
+    ends, where another failure changes the exit code.
     """
     try:
         print(line, flush=True)
-    except OSError:
+    except OSError as error:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        raise
+        raise UsageError(f"cannot write to standard output: {error.strerror}") from None
