@@ -273,9 +273,6 @@ def main(argv: list[str] | None = None) -> int:
     except TransferError as error:
         print(f"auth.py: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:  # a full disk, for example
-        print(f"auth.py: cannot write to standard output: {error.strerror}", file=sys.stderr)
-        return UsageError.exit_code
     except KeyboardInterrupt:
         return 130
     return 0

@@ -529,8 +529,8 @@ def _serve(settings: ServerSettings) -> None:
     host, port = server.address
     try:
         say(f"Listening on {host}:{port}")
-    except OSError as error:  # a full disk must not keep it from serving
-        log.warning("cannot write to standard output: %s", error.strerror)
+    except UsageError as error:  # a full disk must not keep it from serving
+        log.warning("%s", error)
     try:
         server.run()
     finally:

@@ -9,25 +9,31 @@ import unicodedata
 from contextlib import AbstractContextManager, nullcontext
 from typing import Callable, TextIO
 
+from protocol import UsageError
+
 SUCCESS = {"sign": "✅"}  # pass as ``extra`` to a logger for good news
 _SIGNS = {"coordinator": "🔷", "block": "🔵"}  # by component; errors get theirs by level
 _COLOURS: dict[str, str] = {"✅": "32", "❌": "31", "🔷": "36", "🔵": "34", "⚠️": "33"}
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co")  # Unicode categories a terminal acts on
+
+
+def is_hidden(char: str) -> bool:
+    """Whether a terminal could act on ``char``, or show nothing of it: by its Unicode category.
+
+    Those are control and format characters, lone surrogates, line and paragraph separators, and
+    characters without a public meaning.
+    """
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co")
 
 
 def printable(text: str) -> str:
-    r"""Give ``text`` with every character that could act on a terminal as ``\x1b``, ``\u202e``.
+    r"""Return ``text`` with every hidden character as an escape, such as ``\x1b`` or ``\u202e``.
 
-    Control and format characters, lone surrogates and line separators are replaced; the rest,
-    emoji and all scripts, stays. Nothing a peer sent reaches a terminal or a log but through here.
+    All scripts and emoji stay. All that a peer sent goes through here before it is logged or shown.
     """
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        char.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(char) in HIDDEN
-        else char
-        for char in text
+        char.encode("unicode_escape").decode("ascii") if is_hidden(char) else char for char in text
     )
 
 
@@ -110,15 +116,15 @@ def make_output_safe() -> None:
 
 
 def say(line: str) -> None:
-    """Print a line on standard output, at once. Raises ``OSError`` where it cannot be written.
+    """Print a line on standard output, at once. Raises ``UsageError`` if it cannot be written.
 
-    Python keeps such a line and tries again at its end, which would change the exit code: from then
-    on standard output leads nowhere.
+    Standard output then leads nowhere: Python would keep the line and write it when the program
+    ends, where another failure changes the exit code.
     """
     try:
         print(line, flush=True)
-    except OSError:
+    except OSError as error:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        raise
+        raise UsageError(f"cannot write to standard output: {error.strerror}") from None

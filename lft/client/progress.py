@@ -11,7 +11,7 @@ from typing import Any
 import config
 from lft.client.receipt import Receipt, receipt_line
 from lft.terminal import BarSafeHandler, printable, say
-from protocol import TransferError, UsageError
+from protocol import TransferError
 
 log = logging.getLogger("client")
 
@@ -79,8 +79,7 @@ class Reporter:
         """Tell what became of one file. Raises ``UsageError`` if standard output takes nothing."""
         receipt = getattr(outcome, "receipt", outcome)  # FailedIntegrityError has one
         if isinstance(receipt, Receipt):
-            as_json = self._as_json
-            self._print(json.dumps(receipt._asdict()) if as_json else receipt_line(receipt))
+            say(json.dumps(receipt._asdict()) if self._as_json else receipt_line(receipt))
         if isinstance(outcome, TransferError):
             log.error("%s", outcome)
             self.told.append(outcome)
@@ -88,11 +87,4 @@ class Reporter:
     def say(self, line: str) -> None:
         """Print a line that is not about one file, unless a program reads standard output."""
         if not self._as_json:
-            self._print(line)
-
-    @staticmethod
-    def _print(line: str) -> None:
-        try:
             say(line)
-        except OSError as error:
-            raise UsageError(f"cannot write to standard output: {error.strerror}") from None

@@ -8,12 +8,11 @@ import os
 import secrets
 import stat
 import time
-import unicodedata
 from pathlib import Path
 
 import config
 from lft.files import flush_directory
-from lft.terminal import HIDDEN, printable
+from lft.terminal import is_hidden, printable
 from protocol import RejectedError
 
 PARTIAL = ".partial"  # the folder below the output directory for unfinished files
@@ -34,7 +33,7 @@ def safe_name(name: str) -> str:
 
 
 def _is_unsafe(char: str) -> bool:
-    return char in "/\\:\0" or unicodedata.category(char) in HIDDEN
+    return char in "/\\:\0" or is_hidden(char)
 
 
 def _harmless_end(name: str) -> str:

@@ -21,9 +21,11 @@ from lft.terminal import (
     LogFormatter,
     make_output_safe,
     printable,
+    say,
     setup_logging,
     wants_colour,
 )
+from protocol import UsageError
 from tests.support.generated import acts, any_text, quick, shorter
 
 ACTS_ON_A_TERMINAL = ["\x00", "\r", "\n", "\x1b", "\x7f", "\x9b", "\u200b", "\u202e", "\u2066"]
@@ -318,6 +320,17 @@ def test_a_name_that_the_terminal_cannot_show_is_written_as_escapes(
     print("😀.txt", flush=True)
     print("é.txt", file=sys.stderr, flush=True)
     assert (out.getvalue(), err.getvalue()) == (b"\\U0001f600.txt\n", b"\\xe9.txt\n")
+
+
+def test_a_line_that_standard_output_does_not_take_is_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python tries again when it ends, and must not fail then."""
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(UsageError, match="cannot write to standard output: No space left"):
+            say("line")
+        say("another line")
 
 
 def test_streams_that_cannot_be_changed_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
