@@ -424,8 +424,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure this pair over an emulated long way.")
     add = parser.add_argument
     # fmt: off
-    add("--wan", type=Path, default=ROOT.parent / "shared" / "wan" / "wan", metavar="PATH",
-        help="the emulator (../shared/wan/wan, from the top of this project)")
+    add("--wan", type=Path, required=True, metavar="PATH", help="the emulator")
     add("--size", type=parse_size, metavar="SIZE", help="of the file (100M)")
     add("--seeds", type=seeds_argument, metavar="N[,N...]",
         help="of the random loss; each is one round (1,2,3)")

@@ -35,6 +35,26 @@ def journal(output: Path) -> Iterator[Journal]:
     one.close()
 
 
+VERSION_1_0_0 = (
+    b'{"journal": 1, "user": "u", "name": "x", "size": 39, "block_size": 4, "digest": "md5", '
+    b'"saved_as": "server_received_taken_x", "directory": "", '
+    b'"head": "37b59afd592725f9305e484a5d7f5168"}\n'
+)
+
+
+def test_a_journal_of_version_1_0_0_is_read(output: Path) -> None:
+    """A file that was left unfinished before an update of the server goes on after it."""
+    path = output / PARTIAL / "1.journal"
+    path.write_bytes(VERSION_1_0_0 + claims_of(DATA, 0, 2).records())
+    assert Journal(path).facts() == facts_of(39)
+    assert claimed(Journal(path).load(facts_of(39))) == [0, 2]
+
+
+def test_a_journal_is_written_as_version_1_0_0_wrote_it(journal: Journal, output: Path) -> None:
+    """And goes on with a server of that version, too."""
+    assert journal_file(output).read_bytes().startswith(VERSION_1_0_0)
+
+
 @pytest.mark.parametrize(
     "name", ["x", "with space", "quo\"te's", "a\\b", "📦" * 1000, "u\u0308", "line\nfeed", "@{}"]
 )
