@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import secrets
 from collections import Counter
 from typing import Any, Callable, Iterator, Mapping
 
@@ -87,7 +87,7 @@ class Credential(Record):
         cls, password: str, priority: int = 0, iterations: int = config.ITERATIONS
     ) -> Credential:
         """Make the verifier of ``password`` with a salt of its own."""
-        salt = secrets.token_bytes(16)
+        salt = os.urandom(16)
         salted = salt_password(password, salt, iterations)
         stored = hashlib.sha256(hmac_sha256(salted, b"Client Key")).digest()
         return cls(priority, iterations, salt, stored, hmac_sha256(salted, b"Server Key"))
@@ -145,14 +145,14 @@ class Accounts(Mapping[str, Credential]):
 
     def with_users(self, users: Credentials) -> Accounts:
         """Return other users with the same keys, and with a salt key where there was none yet."""
-        salt_key = self.salt_key or secrets.token_bytes(32)
+        salt_key = self.salt_key or os.urandom(32)
         return Accounts(users, token_key=self.token_key, salt_key=salt_key)
 
     def with_token_key(self, *, renew: bool) -> Accounts:
         """Return these with a token key; ``renew`` makes a new one, which ends all tokens."""
         if self.token_key and not renew:
             return self
-        return Accounts(self, token_key=secrets.token_bytes(32), salt_key=self.salt_key)
+        return Accounts(self, token_key=os.urandom(32), salt_key=self.salt_key)
 
 
 AccountSource = Callable[[], Accounts]  # gives the accounts of this moment

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
-import secrets
 import time
 
 from lft.accounts.account import (
@@ -17,7 +17,15 @@ from lft.accounts.account import (
     Credential,
     check_user_name,
 )
-from lft.accounts.keys import from_base64, hmac_sha256, salt_password, saslprep, to_base64, xor
+from lft.accounts.keys import (
+    from_base64,
+    hmac_sha256,
+    salt_password,
+    saslprep,
+    to_base64,
+    to_base64url,
+    xor,
+)
 from protocol import SCRAM, AuthenticationError
 
 SCRAM_PLUS = f"{SCRAM}-PLUS"  # bound to the TLS connection that carries the login
@@ -40,7 +48,7 @@ def _attributes(message: str, names: str, *, extensions: bool = False) -> list[s
 
 
 def _nonce() -> str:
-    return secrets.token_urlsafe(18)
+    return to_base64url(os.urandom(18))
 
 
 class ScramClient:

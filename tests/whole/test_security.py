@@ -25,7 +25,7 @@ from tests.support.files import random_file, received
 from tests.support.local import ServerThread
 from tests.support.processes import ROOT, StartServer, environment, run_client
 from tests.support.rawpeer import RawClient
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, eventually
 
 
 def _auth(*arguments: str | Path, password: str = "") -> subprocess.CompletedProcess[str]:
@@ -61,7 +61,7 @@ def test_accounts_made_with_auth_py_get_in_and_the_demo_ones_do_not(
     assert run_client(server.port, source).returncode == 3
     done = run_client(server.port, source, "--user", "ann", "--password-file", secret)
     assert done.returncode == 0, done.stderr
-    assert "logged in as ann (priority 3)" in server.log
+    eventually(lambda: "logged in as ann (priority 3)" in server.log)
 
 
 def test_a_replayed_proof_does_not_log_in(local: ServerThread) -> None:

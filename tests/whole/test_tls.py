@@ -106,7 +106,7 @@ def test_a_plain_client_at_a_tls_port_is_told_so(
     assert done.returncode == 5
     assert done.stderr.endswith("TLS is spoken here: add --tls\n")
     assert done.stderr.count("\n") == 1
-    assert server.log.count("does not speak TLS") == 1
+    eventually(lambda: server.log.count("does not speak TLS") == 1)
 
 
 def test_a_tls_client_at_a_plain_port_is_told_so(
@@ -118,7 +118,7 @@ def test_a_tls_client_at_a_plain_port_is_told_so(
     assert done.returncode == 5
     assert done.stderr.endswith("the peer does not speak TLS\n")
     assert done.stderr.count("\n") == 1
-    assert server.log.count("TLS") == 1
+    eventually(lambda: server.log.count("TLS") == 1)
 
 
 def test_a_peer_that_goes_on_with_broken_records_is_no_internal_error(

@@ -85,7 +85,7 @@ def test_several_files_go_through_one_session_in_order(
     assert done.returncode == 0, done.stderr
     names = [verdict_line(line + "\n")[2] for line in done.stdout.splitlines()]
     assert names == [source.name for source in sources]
-    assert server.log.count("logged in as user1") == 1
+    eventually(lambda: server.log.count("logged in as user1") == 1)
     eventually(lambda: server.log.count("closed the connection") == 4, "four streams to end")
     assert sorted(map(md5, received(server.output))) == sorted(map(md5, sources))
 
