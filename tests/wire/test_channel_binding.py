@@ -53,7 +53,7 @@ END_POINTS = {
     "PSS SHA-384": (pss(hashes.SHA384()), "sha384"),
     "PSS SHA-512": (pss(hashes.SHA512()), "sha512"),
     "Ed25519": (certificate(ed25519.Ed25519PrivateKey.generate(), None), "sha256"),
-    # cryptography no longer signs with these: only the identifiers are changed, 1.2.840.113549.1.1.4 and 5
+    # cryptography does not sign with these any more: only their identifiers are put in
     "RSA MD5": (RSA_SHA256.replace(b"\xf7\r\x01\x01\x0b", b"\xf7\r\x01\x01\x04"), "sha256"),
     "RSA SHA-1": (RSA_SHA256.replace(b"\xf7\r\x01\x01\x0b", b"\xf7\r\x01\x01\x05"), "sha256"),
 }
