@@ -1,7 +1,4 @@
-r"""The wire: frames, messages, states, errors, and the only code that reads or writes sockets.
-
-What lives here: everything two machines must agree on. What does not: connecting and listening,
-threads, disk, tunables.
+r"""The protocol: what the two machines must agree on, as a specification and as code.
 
 The dialogue
 ------------
@@ -14,10 +11,10 @@ A *session* is one coordinator connection and its data connections. The coordina
                                      <--  AUTH_CHALLENGE  server-first
     AUTH_RESPONSE  client-final      -->
                                      <--  AUTH_OK  server-final, session token, priority
-                                          (at once, where AUTH_START shows a token)
+                                          (at once, if AUTH_START carries a token)
 
     FILE_START name, size, head ...  -->                        (once for each file)
-                                     <--  QUEUED position       (while others are before us)
+                                     <--  QUEUED position       (while other files go first)
                                      <--  FILE_READY transfer, blocks the server has
                                           ... blocks flow on the data connections ...
                                      <--  MISSING blocks        (at any time: send them again)
@@ -28,33 +25,34 @@ A *session* is one coordinator connection and its data connections. The coordina
                                      <--  INTEGRITY_OK receipt, or INTEGRITY_FAILED
     GOODBYE                          -->
 
-AUTH_START waits for the server's HELLO over TLS, which may end in front of the server: only there
-does it say whether it can bind the login to the connection. So does a token, which is for nobody
-else to see.
+The client waits for the server's HELLO before AUTH_START in two cases only. Over TLS, because the
+features tell whether the server can bind the login to the TLS connection, which may end at a proxy
+in front of it. With a token, because another program at that port must not see the token.
 
-A file may be turned down with REJECTED (code, reason) from FILE_START on, and given up with CANCEL;
-the session goes on with the next one. ERROR (code, reason) ends the connection it comes on. A
-verdict counts as read when the client says anything more; until then it can be asked for again.
+The server may refuse a file with REJECTED (code, reason) at any time after FILE_START, and the
+client may give it up with CANCEL; the session goes on with the next file. ERROR (code, reason) ends
+the connection it comes on. The client confirms a verdict by its next message, whichever it is;
+until then it can ask for the verdict again, in a new session.
 
-A data connection carries blocks, one way. Nothing on it waits for an answer: the coordinator has
-the server's HELLO already, and a round trip saved is a round trip::
+A data connection carries blocks in one direction. The client waits for no answer on it, because
+each answer costs a round trip, and the coordinator has had the server's HELLO already::
 
     HELLO, ATTACH session token      -->
     block, block, block, ...         -->
                                      <--  HELLO, ATTACHED
                                      <--  ack, ack, ack, ...    (or ERROR)
 
-The client says TRANSFER_COMPLETE as soon as it has read the whole file, with blocks still on their
-way, and again, ``delivered``, when the last one has been acknowledged: the verdict is under way by
-then, unless a block is missing. Every MISSING is followed by another one.
+The client sends TRANSFER_COMPLETE as soon as it has read the whole file, while blocks are still on
+their way, so that the server can begin to give its verdict. It sends a second one, with
+``delivered``, when all blocks are acknowledged. After each MISSING it sends another one.
 
 Resume: ``head`` in FILE_START is the digest of the first block. By it and by user, name, block size
 and algorithm the server finds what an interrupted attempt left, and claims those blocks in
-FILE_READY. For each of them the client sends a block frame of the codec *held*: the running
-digest and no payload. Where it does not agree, MISSING asks for the bytes.
+FILE_READY. For each of them the client sends a block frame of the codec *held*, with the running
+digest and no payload. Where the server's digest is another, MISSING asks for the bytes.
 
-Compression: who has ``zlib`` or ``zstd`` among the features of its HELLO takes blocks of that
-codec. The client chooses for each block anew; nothing changes but the payload, and the running
+Compression: a peer with ``zlib`` or ``zstd`` among the features of its HELLO can unpack blocks of
+that codec. The client chooses a codec for each block. Only the payload is compressed; the running
 digest is always that of the file.
 
 The frames
@@ -73,25 +71,25 @@ Block: a fixed header, then ``wire length`` bytes of payload::
           2   zlib   one stream (RFC 1950); 0 < wire length < raw length
           3   zstd   one frame (RFC 8878) with a window of up to 4 MB; lengths as with zlib
 
-What is compressed must unpack to exactly the raw length, and end where the payload ends. If it does
-not, ERROR *codec* ends the data connection; no more than one byte too many has been unpacked then.
+A compressed payload must unpack to exactly the raw length, and end where the payload ends.
+Otherwise ERROR *codec* ends the data connection; the server unpacks at most one byte too many.
 
-Ack: ``'A' 00 00 00``, transfer (4), block index (4). A control frame's first byte is always zero,
-so on the way back to the client acks and ERROR cannot be confused.
+Ack: ``'A' 00 00 00``, transfer (4), block index (4). The first byte of a control frame is always
+zero, so the client can tell an ack from an ERROR.
 
 The *running digest* of a block is the digest of the file from its start up to and including that
-block: one hash pass serves as the checksum of each block and as the verdict on the file.
+block: one hash pass gives the checksum of each block and the verdict on the file.
 """
 
 from __future__ import annotations
 
 import enum
 import re
-from typing import TYPE_CHECKING, Any, Callable, ClassVar, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, NamedTuple, Tuple, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
-else:  # only a type checker asks for it
+else:  # it means something to type checkers only
 
     def dataclass_transform(**_: object) -> Callable[[type], type]:
         return lambda cls: cls
@@ -100,24 +98,21 @@ else:  # only a type checker asks for it
 VERSION = 3
 MAX_CONTROL_FRAME = 64 * 1024
 MAX_FILE_SIZE = 2**63 - 1
-MAX_BLOCKS = 2**32  # the block index has four bytes
+MAX_BLOCKS = 2**32  # a block index has four bytes
 MAX_TEXT = 1024  # characters of a name or a reason
 MAX_MILLISECONDS = 2**53
-MAX_SPANS = 2000  # of one MISSING or FILE_READY: they fit a frame
-DIGEST_SIZES = {"md5": 16, "sha256": 32}  # what --digest may name, and the bytes it takes
+MAX_SPANS = 2000  # in one MISSING or FILE_READY: so many fit into a frame
+DIGEST_SIZES = {"md5": 16, "sha256": 32}  # the names for --digest, and the bytes of each
 SCRAM = "SCRAM-SHA-256"
-TOKEN = "TOKEN"  # noqa: S105  (the mechanism of who shows a token instead of a password)
-Spans = Tuple[Tuple[int, int], ...]  # half-open ranges of block indexes, in order, not touching
-CODEC_RAW = 0
-CODEC_HELD = 1  # no payload: the server has claimed the block, this is its digest
-CODEC_ZLIB = 2
-CODEC_ZSTD = 3
+TOKEN = "TOKEN"  # noqa: S105  (the mechanism of a login that shows a token)
+Spans = Tuple[Tuple[int, int], ...]  # half-open ranges of block indexes, ascending, not touching
+CODEC_RAW, CODEC_HELD, CODEC_ZLIB, CODEC_ZSTD = range(4)  # of a block's payload
 
 # --- errors -------------------------------------------------------------------------------------
 
 
 class TransferError(Exception):
-    """What can go wrong, in one line for the user; ``exit_code`` is the client's."""
+    """A failure, with one line for the user; the client ends with ``exit_code``."""
 
     exit_code = 1
 
@@ -127,25 +122,25 @@ class IntegrityError(TransferError):
 
 
 class UsageError(TransferError):
-    """Started in a way that cannot work: options, credential file, port, permission."""
+    """A start that cannot work: wrong options, credential file, port or permission."""
 
     exit_code = 2
 
 
 class SourceError(TransferError):
-    """The input file cannot be read, or changed while it was sent."""
+    """The input file cannot be read, or it changed while it was sent."""
 
     exit_code = 2
 
 
 class AuthenticationError(TransferError):
-    """The other side is not who it should be, or does not believe that we are."""
+    """The server does not accept the login, or cannot prove who it is."""
 
     exit_code = 3
 
 
 class RejectedError(TransferError):
-    """The server will not take this file. ``code`` is the machine-readable reason."""
+    """The server does not take this file. ``code`` is the reason for programs."""
 
     exit_code = 4
 
@@ -155,17 +150,17 @@ class RejectedError(TransferError):
 
 
 class ConnectionLostError(TransferError):
-    """The peer cannot be reached, went away, or made no progress for too long."""
+    """The peer cannot be reached, has gone, or made no progress for too long."""
 
     exit_code = 5
 
 
 class SessionLostError(ConnectionLostError):
-    """The server does not know the session (any more): a new connection alone does not help."""
+    """The server does not know the session any more: only a new login helps."""
 
 
 class ProtocolError(TransferError):
-    """Somebody broke the rules of this module. ``code`` is what the peer is told."""
+    """A side broke the rules of this module. The peer is told ``code``."""
 
     exit_code = 5
 
@@ -175,29 +170,27 @@ class ProtocolError(TransferError):
 
 
 class LocalProtocolError(ProtocolError):
-    """We did: a bug of ours."""
+    """We broke the rules: a bug of ours."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer did."""
+    """The peer broke the rules."""
 
 
-# --- records: values with names, checked ---------------------------------------------------------
-
+# --- records ------------------------------------------------------------------------------------
 
 _REQUIRED = object()
+Check = Callable[[Any], bool]
+_Record = TypeVar("_Record", bound="Record")
 
 
-class Field:
-    """What one value of a record must be, in code and in words, and its default if it has one."""
+class Field(NamedTuple):
+    """What one value of a record must be, in code and in words, and its default, if any."""
 
-    def __init__(
-        self, accepts: Callable[[Any], bool], wants: str, default: object, shown: bool
-    ) -> None:
-        self.accepts = accepts
-        self.wants = wants
-        self.default = default
-        self.shown = shown  # by repr(): secrets are not
+    accepts: Check
+    wants: str
+    default: object
+    shown: bool  # by repr(); secrets are not
 
     @property
     def required(self) -> bool:
@@ -205,10 +198,8 @@ class Field:
         return self.default is _REQUIRED
 
 
-def checked(
-    accepts: Callable[[Any], bool], wants: str, default: Any = _REQUIRED, *, shown: bool = True
-) -> Any:
-    """Declare a field; what it ``wants`` completes the sentence "... must be"."""
+def checked(accepts: Check, wants: str, default: Any = _REQUIRED, *, shown: bool = True) -> Any:
+    """Declare a field; ``wants`` ends the sentence "the value must be"."""
     return Field(accepts, wants, default, shown)
 
 
@@ -266,17 +257,14 @@ def _are_spans(value: object) -> bool:
     return True
 
 
-_R = TypeVar("_R", bound="Record")
-
-
 @dataclass_transform(
     frozen_default=True, field_specifiers=(checked, whole, flag, _text, _digest, _words, _spans)
 )
 class Record:
-    """Values with names, which are checked when the record is made and never change.
+    """Named values that are checked when the record is made, and never change after it.
 
-    Type checkers see a frozen dataclass. A real one is compiled at every start of a program: for
-    all messages together that took 12 ms.
+    Type checkers take it for a frozen dataclass. A real one is compiled at each start of a program:
+    for all messages together that took 12 ms.
     """
 
     FIELDS: ClassVar[dict[str, Field]] = {}
@@ -285,9 +273,9 @@ class Record:
         cls.FIELDS = {name: item for name, item in vars(cls).items() if isinstance(item, Field)}
 
     def __init__(self, *values: Any, **named: Any) -> None:
-        """Take the values by position or name. ``ValueError`` says which one is wrong."""
+        """Take the values by position or by name. ``ValueError`` says which one is wrong."""
         given = {**dict(zip(self.FIELDS, values)), **named}
-        twice = len(given) < len(values) + len(named)  # or more values than there are fields
+        twice = len(given) < len(values) + len(named)  # or there are more values than fields
         missing = {key for key, item in self.FIELDS.items() if item.required} - given.keys()
         if twice or missing or given.keys() - self.FIELDS.keys():
             raise TypeError(f"{type(self).__name__} takes {', '.join(self.FIELDS) or 'nothing'}")
@@ -310,24 +298,22 @@ class Record:
         return hash((type(self), *vars(self).values()))
 
     def __repr__(self) -> str:
-        shown = [
-            f"{name}={getattr(self, name)!r}" for name, item in self.FIELDS.items() if item.shown
-        ]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        shown = [name for name, item in self.FIELDS.items() if item.shown]
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        return f"{type(self).__name__}({values})"
 
-    def replace(self: _R, **changes: Any) -> _R:
-        """Return a record with some values changed, which is checked as well."""
+    def replace(self: _Record, **changes: Any) -> _Record:
+        """Return a checked copy with some values changed."""
         return type(self)(**{**vars(self), **changes})
 
 
 # --- messages -----------------------------------------------------------------------------------
 
-
 MESSAGES: dict[str, type[Message]] = {}
 
 
 class Message(Record):
-    """One control message. Its fields are checked when it is made, sent or received alike."""
+    """A control message. Its fields are checked when it is made, on both sides alike."""
 
     VERB: ClassVar[str]
 
@@ -345,33 +331,33 @@ class Message(Record):
 
 
 class Hello(Message, verb="HELLO"):
-    """The first frame of both sides. ``features``: what may be used if the other has it too."""
+    """The first frame of each side. A feature may be used if both sides have it."""
 
     version: int = whole(1, 2**16)
     features: tuple[str, ...] = _words()
 
 
 class AuthStart(Message, verb="AUTH_START"):
-    """Ask to be let in: ``mechanism`` and its first message."""
+    """Begin a login: the mechanism and its first message."""
 
     mechanism: str = _text(1, 64)
     data: str = _text()
 
 
 class AuthChallenge(Message, verb="AUTH_CHALLENGE"):
-    """The server's salt, iteration count and nonce (RFC 5802 server-first-message)."""
+    """Give the salt, iteration count and nonce (RFC 5802 server-first-message)."""
 
     data: str = _text()
 
 
 class AuthResponse(Message, verb="AUTH_RESPONSE"):
-    """The client's proof that it knows the password (RFC 5802 client-final-message)."""
+    """Prove that the client knows the password (RFC 5802 client-final-message)."""
 
     data: str = _text()
 
 
 class AuthOk(Message, verb="AUTH_OK"):
-    """Let in: the server's own proof, and the token that ties data connections to the session."""
+    """Accept the login: the server's own proof, and the token that data connections show."""
 
     data: str = _text()
     token: str = _text(16, 128)
@@ -379,19 +365,19 @@ class AuthOk(Message, verb="AUTH_OK"):
 
 
 class Attach(Message, verb="ATTACH"):
-    """Make this connection a data connection of the session that ``token`` belongs to."""
+    """Make this connection a data connection of the session that has this token."""
 
     token: str = _text(1, 128)
 
 
 class Attached(Message, verb="ATTACHED"):
-    """From here on blocks one way, acks the other."""
+    """Accept the data connection: blocks flow one way from here on, acks the other."""
 
 
 class FileStart(Message, verb="FILE_START"):
-    """Metadata of the file to come: the name without folders, sizes in bytes, the digest's name.
+    """Announce a file: its name without folders, sizes in bytes, the name of the digest.
 
-    ``head`` is the digest of the first block (of nothing, for an empty file); ``resume`` says
+    ``head`` is the digest of the first block, which is empty if the file is; ``resume`` says
     whether to go on with what an earlier attempt left.
     """
 
@@ -404,33 +390,33 @@ class FileStart(Message, verb="FILE_START"):
 
 
 class Queued(Message, verb="QUEUED"):
-    """Others are before us: ``position`` 1 is next."""
+    """Let the file wait: ``position`` 1 is next."""
 
     position: int = whole(1, 2**31)
 
 
 class FileReady(Message, verb="FILE_READY"):
-    """Send: ``transfer`` goes into every block header; of ``have`` only the running digests."""
+    """Ask for the blocks: of those in ``have``, for their running digests only."""
 
     transfer: int = whole(1, 2**32 - 1)
     have: Spans = _spans()
 
 
 class Rejected(Message, verb="REJECTED"):
-    """The server does not take this file, or not any longer."""
+    """Refuse this file, before its blocks come or while they do."""
 
     code: str = _text(1, 32)
     reason: str = _text()
 
 
 class Cancel(Message, verb="CANCEL"):
-    """Give this file up; answered with REJECTED, unless a verdict was already on its way."""
+    """Give this file up. The answer is REJECTED, unless a verdict was already on its way."""
 
 
 class TransferComplete(Message, verb="TRANSFER_COMPLETE"):
-    """All blocks have been read; ``digest`` is the whole file's.
+    """Say that all blocks have been read; ``digest`` is that of the whole file.
 
-    ``delivered``: they have been acknowledged, too. What the server lacks then, nobody will bring.
+    With ``delivered`` all have been acknowledged, too: what the server lacks now is lost.
     """
 
     transfer: int = whole(1, 2**32 - 1)
@@ -439,13 +425,13 @@ class TransferComplete(Message, verb="TRANSFER_COMPLETE"):
 
 
 class Verifying(Message, verb="VERIFYING"):
-    """Still at it: ``verified`` bytes from the start of the file are there and right."""
+    """Say how far the server is: ``verified`` bytes from the start of the file are right."""
 
     verified: int = whole(0, MAX_FILE_SIZE)
 
 
 class Missing(Message, verb="MISSING"):
-    """Send these blocks (again), then TRANSFER_COMPLETE (again). ``reason``: see ``Why``."""
+    """Ask for blocks (again), and then for TRANSFER_COMPLETE again. ``reason``: see ``Why``."""
 
     transfer: int = whole(1, 2**32 - 1)
     blocks: Spans = _spans()
@@ -456,24 +442,23 @@ class Why:
     """Why a MISSING asks for blocks."""
 
     DAMAGED = "damaged"  # on the way
-    LOST = "lost"  # never came
-    CHANGED = "changed"  # the source is not what an earlier attempt sent
-    ALTERED = "altered"  # what the server kept is not what it had written
+    LOST = "lost"  # on the way
+    CHANGED = "changed"  # in the source, since an earlier attempt sent it
+    ALTERED = "altered"  # on the server's disk, since an earlier attempt wrote it
 
 
 class Ping(Message, verb="PING"):
-    """Somebody else wants to go on with this file: answer if you are alive."""
+    """Ask whether the client is alive: another one wants to go on with this file."""
 
 
 class Pong(Message, verb="PONG"):
-    """The answer to PING."""
+    """Answer PING."""
 
 
 class IntegrityOk(Message, verb="INTEGRITY_OK"):
-    """The receipt: the file stands under ``saved_as`` in the output directory.
+    """Give the receipt: the file stands under ``saved_as`` in the output directory.
 
-    The last three say for how many milliseconds the server hashed it, waited for its disk, and held
-    a data connection back because of a limit.
+    The last three are milliseconds: of hashing, of waiting for the disk, of pauses for a limit.
     """
 
     saved_as: str = _text(1)
@@ -487,35 +472,35 @@ class IntegrityOk(Message, verb="INTEGRITY_OK"):
 
 
 class IntegrityFailed(Message, verb="INTEGRITY_FAILED"):
-    """The blocks cannot be brought to agree with their digests; nothing was published."""
+    """Give the file up: its blocks and digests disagree after all repairs; nothing is published."""
 
     digest: str = _digest()
     reason: str = _text()
 
 
 class Error(Message, verb="ERROR"):
-    """This connection ends, and why: ``code`` for programs, ``reason`` for people."""
+    """Say why this connection ends: ``code`` for programs, ``reason`` for people."""
 
     code: str = _text(1, 32)
     reason: str = _text()
 
 
 class Goodbye(Message, verb="GOODBYE"):
-    """The client has nothing more to send."""
+    """Say that the client has nothing more to send."""
 
 
 # --- states -------------------------------------------------------------------------------------
 
 
 class Side(enum.Enum):
-    """Who speaks."""
+    """The side that speaks."""
 
     CLIENT = "client"
     SERVER = "server"
 
     @property
     def other(self) -> Side:
-        """The one who listens."""
+        """The other side."""
         return Side.SERVER if self is Side.CLIENT else Side.CLIENT
 
 
@@ -541,14 +526,13 @@ class State(enum.Enum):
 
 
 _C, _S = Side.CLIENT, Side.SERVER
-# What may be said in each state, by whom, and the state it leads to. ERROR from the server and
-# GOODBYE from the client are allowed in every state but CLOSED. TRANSFER_COMPLETE and CANCEL in
-# READY are those that crossed a REJECTED or INTEGRITY_FAILED on the way: the server ignores them.
-# TRANSFER_COMPLETE in VERIFYING is the second one, or follows a MISSING that crossed the first;
-# INTEGRITY_OK in RECEIVING comes when the blocks that a MISSING asked for were faster than the
-# TRANSFER_COMPLETE after them. A PONG in READY crossed a verdict. LOGIN_AHEAD and ATTACH_AHEAD
-# are states of the client alone: it does not wait for the server's HELLO before it says what it
-# came for. A server has answered HELLO before it hears the next message.
+# Which side may say what in each state, and the state it leads to. ERROR from the server and
+# GOODBYE from the client are allowed in every state except CLOSED. Messages that cross another one:
+# - TRANSFER_COMPLETE, CANCEL, PONG in READY cross a verdict or REJECTED; the server ignores them.
+# - TRANSFER_COMPLETE in VERIFYING is the second one, or the first crossed a MISSING.
+# - INTEGRITY_OK in RECEIVING overtakes it: the blocks that MISSING asked for came first.
+# Only the client is ever in LOGIN_AHEAD or ATTACH_AHEAD, because it does not wait for the server's
+# HELLO; a server answers HELLO before it reads the next message.
 DIALOGUE: dict[State, dict[tuple[Side, type[Message]], State]] = {
     State.NEW: {(_C, Hello): State.GREETED},
     State.GREETED: {
@@ -613,7 +597,7 @@ DIALOGUE: dict[State, dict[tuple[Side, type[Message]], State]] = {
 
 
 class Dialogue:
-    """Follows one connection's state by what is sent and received; knows no bytes."""
+    """The state of one connection, which follows from the messages sent and received."""
 
     def __init__(self, side: Side) -> None:
         self.side = side
@@ -623,15 +607,15 @@ class Dialogue:
         return f"<Dialogue of the {self.side.value}, {self.state.value}>"
 
     def sent(self, message: Message) -> None:
-        """Note what we say. Raises ``LocalProtocolError`` if we may not."""
+        """Note a message to the peer. Raises ``LocalProtocolError`` if it is not allowed."""
         self._move(self.side, message, LocalProtocolError)
 
     def received(self, message: Message) -> None:
-        """Note what the peer says. Raises ``RemoteProtocolError`` if it may not."""
+        """Note a message from the peer. Raises ``RemoteProtocolError`` if it is not allowed."""
         self._move(self.side.other, message, RemoteProtocolError)
 
     def allows(self, message: Message) -> bool:
-        """Whether we may say ``message`` now."""
+        """Whether we may send ``message`` now."""
         return self._next(self.side, message) is not None
 
     def _next(self, speaker: Side, message: Message) -> State | None:
@@ -648,7 +632,7 @@ class Dialogue:
 
 
 class Blocks:
-    """How a file of ``size`` bytes falls into ``count`` blocks; the last may be short."""
+    """The blocks of a file: ``count`` of them, of which the last may be short."""
 
     def __init__(self, size: int, block_size: int) -> None:
         self.size = size
@@ -656,9 +640,9 @@ class Blocks:
         self.count = -(-size // block_size)  # rounded up: none for an empty file
 
     def offset(self, index: int) -> int:
-        """Return where block ``index`` starts, in bytes."""
+        """Return the position of block ``index`` in the file."""
         return index * self.block_size
 
     def length(self, index: int) -> int:
-        """Return the bytes of block ``index``."""
+        """Return how many bytes block ``index`` has."""
         return min(self.block_size, self.size - index * self.block_size)
