@@ -57,7 +57,6 @@ from lft.options import (
     seconds_argument,
 )
 from lft.server.admission import Admission
-from lft.server.assembly import Assembly
 from lft.server.background_log import BackgroundLog
 from lft.server.buffers import BufferPool
 from lft.server.connections import Connections
@@ -65,9 +64,12 @@ from lft.server.descriptors import places, raise_limit
 from lft.server.event_loop import EventLoop
 from lft.server.lifecycle import Lifecycle
 from lft.server.login import Login
+from lft.server.receiving import Receiving
+from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Next, Peer, Registry
+from lft.server.verification import Verification
 from lft.server.watchdog import Watchdog
-from lft.server.work_queue import RightOfWay, WorkQueue
+from lft.server.work_queue import WorkQueue
 from lft.store.ownership import OutputDirectory
 from lft.store.partstore import PartStore
 from lft.terminal import make_output_safe, printable, say, setup_logging
@@ -113,12 +115,18 @@ class Answers:
     """
 
     def __init__(
-        self, settings: ServerSettings, login: Login, lifecycle: Lifecycle, assembly: Assembly
+        self,
+        settings: ServerSettings,
+        login: Login,
+        lifecycle: Lifecycle,
+        receiving: Receiving,
+        verification: Verification,
     ) -> None:
         self._settings = settings
         self._login = login
         self._lifecycle = lifecycle
-        self._assembly = assembly
+        self._receiving = receiving
+        self._verification = verification
         self._answers: dict[type[Message], Callable[[Peer, Any], None]] = {
             Hello: self._on_hello,
             AuthStart: self._login.start,
@@ -133,9 +141,9 @@ class Answers:
 
     def serve(self, peer: Peer) -> Next:
         """Do one unit of work for ``peer``, whatever it sends; never raises."""
-        assemble = self._assembly.handle_block_transfer
+        receive = self._receiving.handle_block_transfer
         try:
-            return assemble(peer) if peer.blocks else self.handle_file_coordinator(peer)
+            return receive(peer) if peer.blocks else self.handle_file_coordinator(peer)
         except ConnectionLostError as error:
             log.debug("%s", error)
             return Next.LOST
@@ -208,7 +216,7 @@ class Answers:
         peer.connection.send(Hello(VERSION, FEATURES + bound))
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:
-        self._assembly.attach(peer, message.token)
+        self._receiving.attach(peer, message.token)
 
     def _on_file_start(self, peer: Peer, message: FileStart) -> None:
         assert peer.session is not None  # the dialogue sees to it
@@ -221,7 +229,7 @@ class Answers:
     def _on_transfer_complete(self, peer: Peer, message: TransferComplete) -> None:
         transfer = self._lifecycle.current(peer.session, message.transfer)
         if transfer:  # otherwise it crossed our REJECTED or INTEGRITY_FAILED
-            self._assembly.complete(transfer, message.digest, delivered=message.delivered)
+            self._verification.complete(transfer, message.digest, delivered=message.delivered)
 
     def _on_cancel(self, peer: Peer, _message: Cancel) -> None:
         assert peer.session is not None  # the dialogue sees to it
@@ -291,11 +299,13 @@ class Server:
         self.lifecycle = Lifecycle(
             settings, self._output, self.admission, self.parts, self.work, buffers, post
         )
-        self.assembly = Assembly(
-            settings, self.lifecycle, self.registry, self.work, way, post,
-            self._loop.later,
-        )  # fmt: skip
-        self.answers = Answers(settings, self.login, self.lifecycle, self.assembly)
+        self.verification = Verification(self.lifecycle, self.work, way, post, self._loop.later)
+        self.receiving = Receiving(
+            settings, self.lifecycle, self.verification, self.registry, self.work, way
+        )
+        self.answers = Answers(
+            settings, self.login, self.lifecycle, self.receiving, self.verification
+        )
 
     @property
     def address(self) -> tuple[str, int]:
@@ -346,7 +356,7 @@ class Server:
 
     def _end_session(self, peer: Peer) -> list[Peer]:
         """End the session of a peer that leaves; return the data connections that end with it."""
-        self.assembly.drop_half_block(peer)
+        self.receiving.drop_half_block(peer)
         session, peer.session = peer.session, None
         if session is None:
             return []

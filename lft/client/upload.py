@@ -14,7 +14,7 @@ import config
 from config import ClientSettings
 from lft.client.acknowledgements import Acknowledgements
 from lft.client.bottleneck import Spent
-from lft.client.repairs import Repairs
+from lft.client.repair_report import Repairs
 from lft.client.source import Source
 from lft.wire.sockets import Waker
 from protocol import Blocks, FileReady, RemoteProtocolError, Spans, TransferError

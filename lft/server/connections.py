@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Callable
 import config
 from lft.addresses import network_of
 from lft.server.event_loop import EventLoop
+from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import TOO_SLOW, Next, Peer, Place
-from lft.server.work_queue import RightOfWay, WorkQueue
+from lft.server.work_queue import WorkQueue
 from lft.wire.connection import Connection
 from lft.wire.sockets import Socket
 from protocol import ConnectionLostError, Message, Side

@@ -98,36 +98,3 @@ class WorkQueue:
             self._closed = True
         self._pool.shutdown(wait=True)
         self._pressure.close()
-
-
-class RightOfWay:
-    """Who gives way to whom: while a higher priority brings bytes, lower ones are held back.
-
-    Each byte holds back for as long as it would take at ``HOLD_RATE``, all together for ``HOLD``
-    seconds at most: so what comes fast has the machine for itself, what trickles takes its part,
-    and what has ended holds nobody. The highest priority that moves has the right of way.
-
-    It is one attribute, read once and replaced as a whole, so there is no lock: of two that move at
-    once one may be forgotten, until its next block, and who reads an old answer brings one block
-    too many or rests for ``HOLD`` seconds too long.
-    """
-
-    def __init__(self) -> None:
-        self._first = 0, 0.0  # the priority that has it, and until when
-
-    def moved(self, priority: int, length: int) -> None:
-        """Note that ``length`` bytes of ``priority`` came (any)."""
-        first, until = self._first
-        now = time.monotonic()
-        if priority > first or now >= until:
-            until = now
-        elif priority < first:
-            return
-        self._first = priority, min(until + length / config.HOLD_RATE, now + config.HOLD)
-
-    def pause(self, priority: int, latest: float) -> float:
-        """Return the seconds for which ``priority`` gives way now, not beyond ``latest`` (any)."""
-        first, until = self._first
-        if priority >= first:
-            return 0.0
-        return max(0.0, min(until, latest) - time.monotonic())

@@ -53,7 +53,7 @@ def test_blocks_that_have_begun_to_come_take_a_bounded_share_of_memory(
         streams = [client.attach() for _ in range(3)]
         for index, stream in enumerate(streams[:2]):
             push(stream, upload.frame(index)[:100])
-        eventually(lambda: local.server.assembly._shares._of_all == 2 * MB, "the headers to come")
+        eventually(lambda: local.server.receiving._shares._of_all == 2 * MB, "the headers to come")
         push(streams[2], upload.frame(2)[:100])
         with pytest.raises(ConnectionLostError, match="too many blocks"):
             upload.await_acks(streams[2], 1)
@@ -71,7 +71,7 @@ def test_a_connection_that_ends_in_a_block_gives_its_memory_back(local: ServerTh
         upload = client.start("x", bytes(2 * MB), MB)
         stream = client.attach()
         push(stream, upload.frame(0)[:1000])
-        shares = local.server.assembly._shares
+        shares = local.server.receiving._shares
         eventually(lambda: shares._of_all == MB, "the header to come")
         stream.close()
         eventually(lambda: shares._of_all == 0, "the memory to come back")

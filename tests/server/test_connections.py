@@ -15,8 +15,8 @@ import pytest
 import config
 from config import ServerSettings
 from lft.accounts.account import demo_credentials
+from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Place, Session
-from lft.server.work_queue import RightOfWay
 from server import Server
 from tests.support.files import random_file
 from tests.support.local import ServerThread

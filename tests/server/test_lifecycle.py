@@ -11,7 +11,8 @@ import pytest
 import config
 from client import send_files
 from config import KB
-from lft.server.assembly import Assembly
+from lft.server.receiving import Receiving
+from lft.server.verification import Verification
 from protocol import Cancel, FileReady, FileStart, Queued, Rejected, TransferError
 from tests.support.accounts import VERIFIER, Serve
 from tests.support.files import part_files, random_file
@@ -67,7 +68,8 @@ def test_a_bug_in_a_worker_hurts_only_its_transfer(
     source = random_file(tmp_path / "x", 1_000_000)
     local = start_local()
     with monkeypatch.context() as patch:
-        patch.setattr(Assembly, method, lambda *_, **__: 1 / 0)
+        kind = Receiving if method == "_store_block" else Verification
+        patch.setattr(kind, method, lambda *_, **__: 1 / 0)
         patch.setattr(config, "RETRY_LONGEST", 0.1)
         patch.setattr(config, "PATIENCE", 2)
         with pytest.raises(TransferError):

@@ -11,7 +11,8 @@ from typing import Iterator
 import pytest
 
 import config
-from lft.server.work_queue import RightOfWay, WorkQueue
+from lft.server.right_of_way import RightOfWay
+from lft.server.work_queue import WorkQueue
 from lft.wire.connection import Connection
 from protocol import Side
 from tests.support.waiting import Clock, eventually

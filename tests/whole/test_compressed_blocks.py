@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from config import KB
-from lft.server.assembly import Assembly
+from lft.server.receiving import Receiving
 from lft.wire.blocks import decode_header, encode_header
 from lft.wire.connection import Connection
 from protocol import Error, IntegrityOk, Missing, RemoteProtocolError, Why
@@ -161,7 +161,7 @@ def test_a_limit_of_the_server_counts_what_is_on_the_wire(
         counted.append(length)
         return False
 
-    monkeypatch.setattr(Assembly, "_charge", staticmethod(count))
+    monkeypatch.setattr(Receiving, "_charge", staticmethod(count))
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", text(2 * BLOCK), BLOCK)
         data = client.attach()

@@ -42,7 +42,7 @@ def unpacks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(codec)
         decompress(codec, payload, view)
 
-    monkeypatch.setattr("lft.server.assembly.decompress", record)
+    monkeypatch.setattr("lft.server.receiving.decompress", record)
     return found
 
 

@@ -165,4 +165,4 @@ def test_a_block_that_was_under_way_when_its_session_ended_is_nobodys_fault(
     stream.session.closed = True
     header = BlockHeader(1, 0, 10, 10, CODEC_RAW, bytes(32))
     with pytest.raises(ConnectionLostError, match="its session has ended"):
-        local.server.assembly._make_room(stream, header)
+        local.server.receiving._make_room(stream, header)

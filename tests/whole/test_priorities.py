@@ -96,7 +96,7 @@ def test_a_connection_that_is_held_back_brings_a_block_now_and_then(
         urgent.send(0)
         bulk.send(*range(BLOCKS))
         assert isinstance(bulk.upload.complete(), IntegrityOk)
-        assert local.server.assembly._way.pause(0, float("inf")) > 0
+        assert local.server.receiving._way.pause(0, float("inf")) > 0
 
 
 def test_a_client_with_the_shortest_timeout_survives_being_held_back(
@@ -180,7 +180,7 @@ def test_hashing_gives_way_and_goes_on(
             assert isinstance(bulk.upload.complete(), IntegrityOk)
         else:
             bulk.client.control.send(TransferComplete(bulk.upload.number, bulk.upload.digest))
-            rests = local.server.assembly._go_on_hashing
+            rests = local.server.verification._go_on_hashing
             eventually(lambda: rests in _resting(local), "hashing to be held back")
             assert transfer.verified_bytes == BLOCK
 

@@ -1,26 +1,22 @@
-"""Blocks: receive, write, hash, repair, flush, and assemble the file."""
+"""Data connections: receive blocks, write them, acknowledge them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from functools import partial
-from typing import Callable
 
 import config
 from config import ServerSettings
-from lft.accounts.permissions import LONGEST_BEGINNING, looks_like
 from lft.options import format_size
-from lft.server.blockmap import Stretch
 from lft.server.buffers import Buffer, Shares
 from lft.server.lifecycle import Lifecycle
-from lft.server.lifetime import TransferEndedError
-from lft.server.sessions import TOO_SLOW, Next, Peer, Post, Registry
+from lft.server.right_of_way import RightOfWay
+from lft.server.sessions import TOO_SLOW, Next, Peer, Registry
 from lft.server.transfer import Transfer
-from lft.server.work_queue import RightOfWay, Unit, WorkQueue
-from lft.terminal import SUCCESS
+from lft.server.verification import Verification
+from lft.server.work_queue import WorkQueue
 from lft.wire.blocks import BlockHeader, BlockReader
 from lft.wire.codecs import decompress
 from lft.wire.frames import encode_ack
@@ -29,10 +25,7 @@ from protocol import (
     CODEC_RAW,
     Attached,
     ConnectionLostError,
-    Missing,
-    Rejected,
     RemoteProtocolError,
-    Spans,
     Why,
 )
 
@@ -56,33 +49,25 @@ class Incoming:
         return len(self.buffer.view)
 
 
-class Assembly:
-    """Makes files of blocks. All methods run on workers, unless a docstring says otherwise.
-
-    ``later`` has a unit done on main at an instant.
-    """
+class Receiving:
+    """Receives blocks. All methods run on workers, unless a docstring says otherwise."""
 
     def __init__(
         self,
         settings: ServerSettings,
         lifecycle: Lifecycle,
+        verification: Verification,
         registry: Registry,
         work: WorkQueue,
         way: RightOfWay,
-        post: Post,
-        later: Callable[[float, Unit], None],
     ) -> None:
         self._settings = settings
         self._lifecycle = lifecycle
+        self._verification = verification
         self._registry = registry
         self._work = work
-        self._post = post
-        self._later = later
         self._way = way
         self._shares = Shares()
-        self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
-
-    # -- data connections
 
     def attach(self, peer: Peer, token: str) -> None:
         """Make a connection a data connection of the session of ``token``.
@@ -209,18 +194,18 @@ class Assembly:
         peer.acks += encode_ack(header.transfer, header.block)
         self._way.moved(transfer.priority, length)
         if due.flush:
-            self._lifecycle.start(self.flush_part, transfer)
+            self._lifecycle.start(self._verification.flush_part, transfer)
         if due.missing:
             block_log.info("%s: changed since the last attempt, from block %d on",
                            transfer.name, due.missing[0][0])  # fmt: skip
-            self._ask_for(transfer, due.missing, Why.CHANGED)
+            self._verification.ask_for(transfer, due.missing, Why.CHANGED)
         how = "held" if header.codec == CODEC_HELD else "written"
         block_log.debug("%s: block %d %s", transfer.name, header.block, how)
         _log_progress(transfer, due.received, length)
         if due.hashing:
             with contextlib.suppress(ConnectionLostError):  # the next call to receive finds that
                 self._send_acks(peer)
-            self.verify_blocks(transfer)
+            self._verification.verify_blocks(transfer)
 
     def _charge(self, peer: Peer, transfer: Transfer, length: int) -> bool:
         """Charge received bytes to the limits; return whether the connection has to rest.
@@ -246,103 +231,6 @@ class Assembly:
             peer.connection.push(bytes(peer.acks))
             peer.acks.clear()
         peer.flush()
-
-    # -- hashing and repair
-
-    def verify_blocks(self, transfer: Transfer) -> None:
-        """Hash blocks in file order; ask for damaged ones; judge when all are there."""
-        while not self._way.pause(transfer.priority, transfer.hash.gives_way_until):
-            transfer.hash.gives_way_until = time.monotonic() + config.LONGEST_HOLD
-            stretch = transfer.hash_stretch()
-            self._check_content(transfer)
-            if stretch.missing:
-                self._repair(transfer, stretch)
-            if stretch.judged:
-                self.assemble_file_from_blocks(transfer)
-            if not stretch.more:
-                return
-            if self._work.pressed:
-                break
-        self._go_on_hashing(transfer)
-
-    def _go_on_hashing(self, transfer: Transfer) -> None:
-        """Have hashing go on when it need not give way any more (any)."""
-        pause = self._way.pause(transfer.priority, transfer.hash.gives_way_until)
-        if pause:
-            self._later(time.monotonic() + pause, partial(self._go_on_hashing, transfer))
-        else:
-            self._lifecycle.start(self.verify_blocks, transfer)
-
-    def _check_content(self, transfer: Transfer) -> None:
-        """Once the beginning is verified, see that the file is what its extension says."""
-        beginning = min(LONGEST_BEGINNING, transfer.blocks.size)
-        hashing = transfer.hash
-        if not transfer.session.rights.allow_ext or hashing.looked_at:
-            return
-        if transfer.verified_bytes < beginning:
-            return
-        hashing.looked_at = True
-        view = memoryview(bytearray(beginning))
-        with transfer.life.use() as part:
-            part.read(view, 0)
-        if not looks_like(transfer.name, bytes(view)):
-            transfer.life.spoil()
-            reason = "the content is not what the extension says"
-            self._lifecycle.finish(transfer, Rejected("content", reason))
-            raise TransferEndedError
-
-    def _repair(self, transfer: Transfer, stretch: Stretch) -> None:
-        block = stretch.missing[0][0]
-        if transfer.hopeless:
-            self._lifecycle.fail(transfer, f"block {block} arrives damaged every time")
-            return
-        block_log.warning("%s: block %d (offset %d) is %s: asking for it again", transfer.name,
-                          block, transfer.blocks.offset(block), stretch.why)  # fmt: skip
-        self._ask_for(transfer, stretch.missing, stretch.why)
-
-    def _ask_for(self, transfer: Transfer, missing: Spans, why: str) -> None:
-        self._post(transfer.session.coordinator, Missing(transfer.number, missing, why))
-
-    # -- the end of the file
-
-    def complete(self, transfer: Transfer, digest: str, *, delivered: bool) -> None:
-        """Take the client's word that all is read, or delivered."""
-        missing = transfer.complete(digest, delivered=delivered)
-        if transfer.hopeless:
-            self._lifecycle.fail(transfer, "blocks are still missing after several rounds")
-        elif missing:
-            block_log.warning("%s: asking for missing blocks %s", transfer.name, missing[:10])
-            self._ask_for(transfer, missing, Why.LOST)
-        elif transfer.take_hashing_turn():
-            self._lifecycle.start(self.verify_blocks, transfer)
-
-    def flush_part(self, transfer: Transfer) -> None:
-        """Bring the written bytes to the disk, in the background, unless enough flushes run."""
-        done = self._flushes.acquire(blocking=False)
-        if done:
-            try:
-                with transfer.life.use() as part:
-                    part.flush(transfer.verified_bytes)
-            finally:
-                self._flushes.release()
-        if transfer.end_flush(done=done):
-            self.assemble_file_from_blocks(transfer)
-
-    def assemble_file_from_blocks(self, transfer: Transfer) -> None:
-        """Compare the digests, publish the file, and only then say so."""
-        if transfer.claimed_digest != transfer.digest:
-            reason = "the digest of the file is not the one the client computed"
-            self._lifecycle.fail(transfer, reason)
-            return
-        if not transfer.take_last_flush():
-            return  # flush_part calls us again
-        with transfer.life.use() as part:
-            transfer.flush_last(part)
-            name = self._lifecycle.publish(transfer, part)
-        if transfer.session.closed:  # while we published
-            self._lifecycle.settle(transfer.session, confirmed=False)
-        facts = f"{format_size(transfer.blocks.size)}, {transfer.facts.digest} {transfer.digest}"
-        log.info("saved %s (%s)", name, facts, extra=SUCCESS)
 
 
 def _log_progress(transfer: Transfer, received: int, length: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import config
-from lft.client.repairs import Repairs
+from lft.client.repair_report import Repairs
 from protocol import Blocks, Why
 
 
