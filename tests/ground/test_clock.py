@@ -55,7 +55,7 @@ def test_a_backoff_doubles_up_to_its_longest_pause_and_begins_anew() -> None:
 
 
 def test_pauses_that_overlap_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four connections that rest for the same second rested for one second."""
+    """Connections that pause at the same time count as one."""
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     pauses = Pauses()
@@ -66,7 +66,7 @@ def test_pauses_that_overlap_count_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_bucket_lets_its_rate_pass_however_many_take_from_it(clock: Clock) -> None:
-    """Each stays away for as long as it is told; ten seconds carry ten seconds' bytes."""
+    """Each taker waits as it is told; in ten seconds the bytes of ten seconds pass."""
     bucket, passed = TokenBucket(1000), 0
     until = [clock.now] * 8
     end = clock.now + 10
@@ -79,7 +79,7 @@ def test_a_bucket_lets_its_rate_pass_however_many_take_from_it(clock: Clock) -> 
 
 
 def test_a_pause_is_made_up_for_only_in_part(clock: Clock) -> None:
-    """An hour of silence does not allow an hour's bytes at once."""
+    """After an hour of silence the bytes of an hour do not pass at once."""
     bucket = TokenBucket(1000)
     clock.now += 3600
     assert bucket.take(int(1000 * config.BURST)) == pytest.approx(0.0)
