@@ -198,39 +198,39 @@ class Field(NamedTuple):
         return self.default is _REQUIRED
 
 
-def checked(accepts: Check, wants: str, default: Any = _REQUIRED, *, shown: bool = True) -> Any:
+def field(accepts: Check, wants: str, default: Any = _REQUIRED, *, shown: bool = True) -> Any:
     """Declare a field; ``wants`` ends the sentence "the value must be"."""
     return Field(accepts, wants, default, shown)
 
 
 def whole(low: int, high: int, default: Any = _REQUIRED) -> Any:
-    return checked(lambda v: is_whole(v, low, high), f"a number from {low} to {high}", default)
+    return field(lambda v: is_whole(v, low, high), f"a number from {low} to {high}", default)
 
 
 def flag(default: Any = _REQUIRED) -> Any:
-    return checked(lambda v: isinstance(v, bool), "true or false", default)
+    return field(lambda v: isinstance(v, bool), "true or false", default)
 
 
 def _text(low: int = 0, high: int = MAX_TEXT) -> Any:
-    return checked(lambda v: _is_text(v, low, high), f"text of {low} to {high} characters")
+    return field(lambda v: _is_text(v, low, high), f"text of {low} to {high} characters")
 
 
 def _digest() -> Any:
-    return checked(
+    return field(
         lambda v: isinstance(v, str) and re.fullmatch("(?:[0-9a-f]{32}){1,2}", v) is not None,
         "a digest in hexadecimal",
     )
 
 
 def _words() -> Any:
-    return checked(
+    return field(
         lambda v: isinstance(v, tuple) and len(v) <= 64 and all(_is_text(w, 1, 64) for w in v),
         "up to 64 short words",
     )
 
 
 def _spans() -> Any:
-    return checked(_are_spans, f"up to {MAX_SPANS} ascending [first, end] pairs")
+    return field(_are_spans, f"up to {MAX_SPANS} ascending [first, end] pairs")
 
 
 def is_whole(value: object, low: int, high: int) -> bool:
@@ -258,7 +258,7 @@ def _are_spans(value: object) -> bool:
 
 
 @dataclass_transform(
-    frozen_default=True, field_specifiers=(checked, whole, flag, _text, _digest, _words, _spans)
+    frozen_default=True, field_specifiers=(field, whole, flag, _text, _digest, _words, _spans)
 )
 class Record:
     """Named values that are checked when the record is made, and never change after it.

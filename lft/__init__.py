@@ -1,1 +1,1 @@
-"""The rooms that client.py, server.py and auth.py are built from; README.md is their plan."""
+"""The rooms that client.py, server.py and auth.py are built from; README.md describes them."""

@@ -1,4 +1,4 @@
-"""Host names and addresses: loopback or not, whose network, which addresses a name has."""
+"""Host names and addresses: whether they are loopback, their network, resolving them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from protocol import ConnectionLostError
 
 
 def is_loopback(host: str) -> bool:
-    """Whether everything ``host`` stands for is this machine itself."""
+    """Whether every address of ``host`` is a loopback address."""
     try:
         found = socket.getaddrinfo(host or "0.0.0.0", 0, type=socket.SOCK_STREAM)  # noqa: S104
     except (OSError, UnicodeError):
@@ -20,14 +20,14 @@ def is_loopback(host: str) -> bool:
 
 
 def network_of(address: str) -> str:
-    """Return what one household has: an IPv4 address, or a /64 of IPv6."""
+    """Return what one household has: an IPv4 address, or the first address of a /64 of IPv6."""
     try:
         found = _parse(address)
     except ValueError:
         return address
     if isinstance(found, ipaddress.IPv4Address):
         return str(found)
-    return str(ipaddress.IPv6Address(int(found) >> 64 << 64))
+    return str(ipaddress.ip_network((found, 64), strict=False).network_address)
 
 
 def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -40,11 +40,11 @@ def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 class UnknownHostError(ConnectionLostError):
-    """There is no such host; trying again would not help."""
+    """There is no host of that name; trying again would not help."""
 
 
 def resolve(host: str, port: int) -> list[Any]:
-    """Find the addresses of ``host``. Raises ``ConnectionLostError`` when there are none."""
+    """Return the addresses of ``host``. Raises ``ConnectionLostError`` if there are none."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:

@@ -1,4 +1,4 @@
-"""Time: deadlines, token buckets, pauses. Knows no socket and no thread."""
+"""Time: deadlines, rate limits, pauses and timers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import config
 
 
 class Deadline:
-    """An instant on the monotonic clock, some seconds from when it was made or last put off."""
+    """An instant on the monotonic clock, which may be put off again and again."""
 
     def __init__(self, seconds: float) -> None:
+        """Set it ``seconds`` from now."""
         self._seconds = seconds
         self.put_off()
 
     def put_off(self) -> None:
-        """Start again: something moved."""
+        """Set it as many seconds from now as at first."""
         self._at = time.monotonic() + self._seconds
 
     def left(self) -> float:
@@ -29,7 +30,7 @@ class Deadline:
 
     @property
     def lasted(self) -> float:
-        """The seconds since it was made or last put off."""
+        """The seconds since it was last set."""
         return time.monotonic() - self._at + self._seconds
 
     @property
@@ -38,39 +39,39 @@ class Deadline:
 
 
 class TokenBucket:
-    """Lets so much pass in a second (bytes, say), whoever brings it. Any thread.
+    """A limit for what passes in a second, such as bytes, over all that take from it. Any thread.
 
-    It never holds anybody up itself: it says for how long they should stay away. The lock protects
-    the instant at which what has passed is paid for.
+    It never waits: it returns the seconds to wait. The lock protects the instant up to which the
+    rate is used up.
     """
 
     def __init__(self, rate: float, burst: float = config.BURST) -> None:
-        """Let ``rate`` pass in a second, after a pause that of ``burst`` seconds at once."""
+        """Allow ``rate`` a second; after a pause, the rate of ``burst`` seconds at once."""
         self._rate = rate
         self._burst = burst
-        self._paid_at = time.monotonic()
+        self._used_until = time.monotonic()
         self._lock = threading.Lock()
 
     def take(self, size: float, sharers: float = math.inf) -> float:
-        """Let ``size`` pass; return the seconds until the next may follow.
+        """Take ``size``; return the seconds to wait before more is taken.
 
-        That is when all is paid for, but no later than if each of ``sharers`` had brought as much:
-        who brings more at once waits for it longer, not the others with him.
+        The rate has then caught up. But the wait is no longer than if each of ``sharers`` had taken
+        as much: the one that takes the most at once waits the longest, and not all the others.
         """
         with self._lock:
             now = time.monotonic()
-            self._paid_at = max(self._paid_at, now - self._burst) + size / self._rate
-            return max(0.0, min(self._paid_at - now, sharers * size / self._rate))
+            self._used_until = max(self._used_until, now - self._burst) + size / self._rate
+            return max(0.0, min(self._used_until - now, sharers * size / self._rate))
 
     @property
     def saved(self) -> float:
-        """How much of ``burst`` has been saved up: 1 is all, below 0 it is overdrawn."""
+        """The part of ``burst`` that has been saved up: 1 is all; below 0 it is overdrawn."""
         with self._lock:
-            return min(1.0, (time.monotonic() - self._paid_at) / self._burst)
+            return min(1.0, (time.monotonic() - self._used_until) / self._burst)
 
 
 class Backoff:
-    """The pauses between attempts: each twice as long as the one before, up to ``longest``."""
+    """The pauses between attempts, each twice as long as the one before, up to ``longest``."""
 
     def __init__(self, first: float, longest: float) -> None:
         self._first = first
@@ -78,7 +79,7 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
-        """Begin with the first pause again: an attempt got somewhere."""
+        """Begin with the first pause again, after an attempt with progress."""
         self._seconds = self._first
 
     def next_pause(self) -> float:
@@ -98,36 +99,36 @@ def _jittered(seconds: float) -> float:
 
 
 class Pauses:
-    """For how long at least one of several was at rest; who owns it sees to the order of calls."""
+    """The time for which at least one of several connections paused. Not for several threads."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._until = 0.0
 
     def add(self, seconds: float) -> None:
-        """Note that one rests for so long from now on."""
+        """Note that a connection pauses for ``seconds`` from now on."""
         now = time.monotonic()
         self.seconds += max(0.0, now + seconds - max(now, self._until))
         self._until = max(self._until, now + seconds)
 
 
 class Timers:
-    """What is to be done at which instant of the monotonic clock. Owned by one thread."""
+    """Calls to make at instants of the monotonic clock. Owned by one thread."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()  # of two at the same instant the older goes first
+        self._order = itertools.count()  # of two for the same instant the older one goes first
 
-    def at(self, instant: float, unit: Callable[[], None]) -> None:
-        """Have ``unit`` given by ``due`` at ``instant``, not before."""
-        heapq.heappush(self._heap, (instant, next(self._order), unit))
+    def at(self, instant: float, call: Callable[[], None]) -> None:
+        """Let ``call`` be due at ``instant``."""
+        heapq.heappush(self._heap, (instant, next(self._order), call))
 
     def due(self) -> Iterator[Callable[[], None]]:
-        """Give what is due by now, the earliest first."""
+        """Take out the calls that are due by now, the earliest first."""
         while self._heap and self._heap[0][0] <= time.monotonic():
             yield heapq.heappop(self._heap)[2]
 
     @property
     def next_at(self) -> float:
-        """The instant of the next one; infinity if there is none."""
+        """The instant of the next call; infinity if there is none."""
         return self._heap[0][0] if self._heap else math.inf

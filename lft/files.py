@@ -1,4 +1,4 @@
-"""What every room needs of files: their flushing and the rights of new ones."""
+"""Calls to the system about files and directories that several rooms need."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Iterator
 
 
 def keep_own_rights() -> None:
-    """Let no umask take from us what we make ourselves; what it says of others holds.
+    """Change the umask so that we can use the files we make; for other users it stays.
 
-    Call it before there are threads: the umask can only be read by setting it.
+    Call it before there are threads: reading the umask means setting it.
     """
     mask = os.umask(0o077)
     os.umask(mask & 0o077)
@@ -32,10 +32,10 @@ def open_directory(path: Path) -> Iterator[int]:
 
 
 def flush_descriptor(directory: int) -> None:
-    """Bring an open directory to the disk. Raises ``OSError``.
+    """Flush an open directory to the disk. Raises ``OSError``.
 
-    Some file systems, such as exFAT under FUSE and CIFS, cannot flush a directory by itself and
-    say so with ``EINVAL``: there is nothing more to be done then.
+    Some file systems, such as exFAT under FUSE and CIFS, cannot flush a directory alone and answer
+    ``EINVAL``; there is nothing more to do then.
     """
     try:
         os.fsync(directory)
@@ -45,16 +45,16 @@ def flush_descriptor(directory: int) -> None:
 
 
 def flush_directory(path: Path) -> None:
-    """Bring a directory to the disk. Raises ``OSError``."""
+    """Flush a directory to the disk. Raises ``OSError``."""
     with open_directory(path) as descriptor:
         flush_descriptor(descriptor)
 
 
 def adopt_access(file: int, directory: int) -> None:
-    """Give an open file the group and the rights that it would have, were it made in ``directory``.
+    """Give an open file the group and the rights of a file that is made in ``directory``.
 
-    It was made elsewhere and gets a name there: without this a set-gid directory's group and a
-    default ACL (acl(5)) would not hold for it. Where we may not, the file keeps what it has.
+    It was made elsewhere: without this, the group of a set-gid directory and a default ACL (acl(5))
+    would not hold for it. Where the system does not let us, the file keeps what it has.
     """
     facts = os.fstat(directory)
     with contextlib.suppress(OSError):
@@ -63,11 +63,11 @@ def adopt_access(file: int, directory: int) -> None:
     with contextlib.suppress(OSError, AttributeError):  # no default ACL, or no ACLs at all
         acl = os.getxattr(directory, "system.posix_acl_default")
         os.setxattr(file, "system.posix_acl_access", acl)
-        os.fchmod(file, stat.S_IMODE(os.fstat(file).st_mode) & 0o666)  # nothing may run it
+        os.fchmod(file, stat.S_IMODE(os.fstat(file).st_mode) & 0o666)  # never executable
 
 
 def read_full(descriptor: int, view: memoryview, offset: int) -> int:
-    """Fill ``view`` from ``offset``; return the bytes read, fewer only at the end of the file."""
+    """Fill ``view`` from ``offset``; return the bytes read: fewer only at the end of the file."""
     filled = 0
     while filled < len(view):
         size = os.preadv(descriptor, [view[filled:]], offset + filled)
@@ -78,11 +78,10 @@ def read_full(descriptor: int, view: memoryview, offset: int) -> int:
 
 
 def link_descriptor(descriptor: int, source: Path, folder: int, name: str) -> None:
-    """Give an open file the further name ``name`` in a directory, without replacing anything.
+    """Give an open file another name in a directory, without replacing a file. Raises ``OSError``.
 
-    ``source`` is a name that the file had when it was opened: where the system can link a
-    descriptor (Linux with /proc: open(2), O_TMPFILE), what stands there by now does not matter;
-    elsewhere it must still be the same file. Raises ``OSError``.
+    ``source`` is the name under which the file was opened. Linux with /proc links the descriptor
+    (open(2), O_TMPFILE), whatever has that name by now; elsewhere it must still be the same file.
     """
     by_descriptor = f"/proc/self/fd/{descriptor}"
     if os.path.lexists(by_descriptor):

@@ -1,4 +1,4 @@
-"""What a command line may say: sizes, rates, durations, and the argparse types of each."""
+"""Options that command lines share: sizes, rates and durations in words, and argparse types."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: float) -> str:
-    """Give bytes as people read them: ``1.5 GB``, with 1 KB = 1024 bytes."""
+    """Return a number of bytes in words: ``1.5 GB``, with 1 KB = 1024 bytes."""
     for unit in ("bytes", "KB", "MB", "GB"):
         if size < 1024 or unit == "GB":
             break
@@ -35,7 +35,10 @@ def format_size(size: float) -> str:
 
 
 def argument(parse: Callable[[str], int], low: int, high: int, what: str) -> Callable[[str], int]:
-    """Make an argparse type: ``parse`` the text, accept only ``low`` to ``high``."""
+    """Make an argparse type that parses a number and accepts ``low`` to ``high``.
+
+    ``what`` tells what was expected instead, at the beginning of the error.
+    """
 
     def convert(text: str) -> int:
         try:
@@ -55,7 +58,7 @@ def or_auto(parse: Callable[[str], int]) -> Callable[[str], int | None]:
 
 
 def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Make an argparse type of ``parse`` whose error says what its ``ValueError`` says."""
+    """Make an argparse type of ``parse`` that shows the text of its ``ValueError``."""
 
     def convert(text: str) -> Any:
         try:
@@ -73,7 +76,7 @@ def rate_argument(least: int) -> Callable[[str], int]:
 
 
 def port_argument(least: int = 0) -> Callable[[str], int]:
-    """Make the argparse type of ``--port``; only who listens may say 0, for a free one."""
+    """Make the argparse type of ``--port``; a listener may have 0, which takes a free port."""
     return argument(int, least, 65535, f"a port is a number from {least} to 65535")
 
 
@@ -94,9 +97,9 @@ def seconds_argument(low: float) -> Callable[[str], float]:
 
 
 def help_formatter(prog: str) -> argparse.HelpFormatter:
-    """Make what formats the help, for the width of the terminal: the same on every command line.
+    """Make a formatter of the help as wide as the terminal, the same on every command line.
 
-    Left to itself argparse makes one for each option, and loads ``shutil`` for the width: 4 ms.
+    By itself argparse makes one for each option, and loads ``shutil`` for the width: 4 ms.
     """
     try:
         width = os.get_terminal_size().columns
@@ -123,13 +126,13 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=f"%(prog)s {config.RELEASE}")
 
 
-_LASTS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 def parse_duration(text: str) -> int:
     """Turn ``30d``, ``12h``, ``90m`` or ``45s`` into seconds. Raises ``ValueError``."""
     match = re.fullmatch(r"(\d{1,6})\s*([dhms])", text.strip(), re.I | re.A)
-    seconds = int(match[1]) * _LASTS[match[2].lower()] if match else 0
+    seconds = int(match[1]) * _SECONDS[match[2].lower()] if match else 0
     if seconds < 1:
         raise ValueError(f"not a duration: {printable(text)!r} (try 30d, 12h, 90m)")
     return seconds

@@ -1,4 +1,4 @@
-"""What a terminal may be shown: printable text, the look of the log, colours."""
+"""The terminal: text that is safe to show, the look of the log, colours, standard output."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Callable, TextIO
 
 from protocol import UsageError
 
-SUCCESS = {"sign": "✅"}  # pass as ``extra`` to a logger for good news
-_SIGNS = {"coordinator": "🔷", "block": "🔵"}  # by component; errors get theirs by level
+SUCCESS = {"sign": "✅"}  # the ``extra`` of a log line with good news
+_SIGNS = {"coordinator": "🔷", "block": "🔵"}  # by component; warnings and errors have their own
 _COLOURS: dict[str, str] = {"✅": "32", "❌": "31", "🔷": "36", "🔵": "34", "⚠️": "33"}
 
 
@@ -38,21 +38,21 @@ def printable(text: str) -> str:
 
 
 class LogFormatter(logging.Formatter):
-    """One line: time, level, component, sign, message; in colour on a terminal."""
+    """Formats a log line: time, level, component, sign and message, coloured by its sign."""
 
     def __init__(self, colour: bool) -> None:
         super().__init__(datefmt="%H:%M:%S")
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with everything in it made safe to print."""
+        """Return the line, all of it safe to print."""
         sign = self._sign(record)
         message = printable(record.getMessage())
         time = self.formatTime(record, self.datefmt)
         line = f"{time} {record.levelname:<7} {record.name:<11} {sign} {message}"
         if self._colour and sign in _COLOURS:
             line = f"\x1b[{_COLOURS[sign]}m{line}\x1b[0m"
-        if record.exc_info:  # only for a bug of our own
+        if record.exc_info:  # only for a bug of ours
             trace = self.formatException(record.exc_info).split("\n")
             line = "\n    ".join([line] + [printable(part) for part in trace])
         return line
@@ -67,9 +67,9 @@ class LogFormatter(logging.Formatter):
 
 
 class BarSafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not generic before 3.11
-    """Writes log lines to standard error without tearing a progress bar that stands there.
+    """Writes log lines to a stream, without damage to a progress bar that is shown there.
 
-    ``around`` is entered for each line: tqdm's ``external_write_mode`` while a bar is shown.
+    Each line is written inside ``around()``: tqdm's ``external_write_mode`` while there is a bar.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -82,18 +82,18 @@ class BarSafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not ge
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
-        """Let a line go that nobody takes, on a full disk say; a bug of ours is still told."""
+        """Drop a line that cannot be written, on a full disk for example; show a bug of ours."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """Say whether to colour: only on a terminal, and never with ``NO_COLOR`` (no-color.org)."""
+    """Whether to use colours: only on a terminal, and never with ``NO_COLOR`` (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def setup_logging(level: str) -> BarSafeHandler:
-    """Send every log line of this process to standard error; return the handler that does it."""
+    """Send all log lines of this process to standard error; return their handler."""
     handler = BarSafeHandler(sys.stderr)
     handler.setFormatter(LogFormatter(wants_colour(sys.stderr)))
     root = logging.getLogger()
@@ -103,12 +103,12 @@ def setup_logging(level: str) -> BarSafeHandler:
 
 
 def make_output_safe() -> None:
-    """Let standard output and error write any name, whatever the terminal's encoding.
+    """Let standard output and error write any name, whatever the encoding of the terminal.
 
-    A standard stream that was closed before we began leads nowhere from now on.
+    A standard stream that was closed when the program started is opened, and leads nowhere.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # in this order each takes its own descriptor again
+        if getattr(sys, name) is None:  # in this order each gets its own descriptor
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (it stays)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

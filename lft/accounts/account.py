@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, Mapping
 import config
 from lft.accounts.keys import hmac_sha256, salt_password, saslprep
 from lft.terminal import printable
-from protocol import MAX_FILE_SIZE, MAX_TEXT, Record, UsageError, checked, flag, is_whole, whole
+from protocol import MAX_FILE_SIZE, MAX_TEXT, Record, UsageError, field, flag, is_whole, whole
 
 MIN_ITERATIONS = 4096  # the least RFC 7677 allows; less would be an attack on the password
 MAX_ITERATIONS = 10_000_000  # a server that asks for more wants to keep our processor busy
@@ -25,12 +25,12 @@ DEMO_ACCOUNTS = {"admin": ("admin123", 1), "user1": ("password1", 0)}  # for loo
 def _limit(high: int = MAX_FILE_SIZE) -> Any:
     """Make a field that holds a limit, or ``None`` where there is none."""
     wants = f"a number from 1 to {high}"
-    return checked(lambda v: v is None or is_whole(v, 1, high), wants, default=None)
+    return field(lambda v: v is None or is_whole(v, 1, high), wants, default=None)
 
 
 def _secret(low: int, high: int) -> Any:
     wants = f"{low} to {high} bytes in base64" if low < high else f"{high} bytes in base64"
-    return checked(lambda v: isinstance(v, bytes) and low <= len(v) <= high, wants, shown=False)
+    return field(lambda v: isinstance(v, bytes) and low <= len(v) <= high, wants, shown=False)
 
 
 def _is_directory(value: object) -> bool:
@@ -70,13 +70,13 @@ class Credential(Record):
     salt: bytes = _secret(1, MAX_SALT)
     stored_key: bytes = _secret(32, 32)
     server_key: bytes = _secret(32, 32)
-    directory: str = checked(
+    directory: str = field(
         _is_directory, "a relative path with nothing hidden in it, such as team/alice", default=""
     )
     max_file_size: int | None = _limit()
     quota: int | None = _limit()
     limit: int | None = _limit()
-    allow_ext: tuple[str, ...] = checked(
+    allow_ext: tuple[str, ...] = field(
         _are_extensions, "up to 64 extensions such as .pdf, in lower case", default=()
     )
     expires: int | None = _limit(MAX_TIME)

@@ -1,1 +1,1 @@
-"""The dialogue, the settings, options, clocks, addresses and the terminal."""
+"""Tests of the ground: protocol, settings, options, clocks, addresses, JSON and the terminal."""

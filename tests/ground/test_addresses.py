@@ -9,7 +9,7 @@ from lft.addresses import is_loopback, network_of
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
 def test_this_machine_itself_is_loopback(host: str) -> None:
-    """Nobody else can connect there."""
+    """No other machine can connect there."""
     assert is_loopback(host)
 
 
@@ -28,7 +28,7 @@ def test_this_machine_itself_is_loopback(host: str) -> None:
     ],
 )
 def test_everything_else_is_not_loopback(host: str) -> None:
-    """Every address, other machines, and what is no address at all."""
+    """All addresses of this machine, other machines, and words that are no address."""
     assert not is_loopback(host)
 
 
@@ -43,5 +43,5 @@ def test_everything_else_is_not_loopback(host: str) -> None:
     ],
 )
 def test_a_network_is_what_one_household_has(address: str, network: str) -> None:
-    """Limits go by it: IPv6 has 2**64 addresses in each, IPv4 in IPv6 has one."""
+    """Limits hold for it: a /64 of IPv6, or one IPv4 address, also in IPv6 form."""
     assert network_of(address) == network

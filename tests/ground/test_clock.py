@@ -1,13 +1,15 @@
-"""Deadlines, pauses, and buckets that hold a rate."""
+"""Deadlines, pauses, timers, and buckets that hold a rate."""
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 
 import pytest
 
 import config
-from lft.clock import Backoff, Deadline, Pauses, TokenBucket
+from lft.clock import Backoff, Deadline, Pauses, Timers, TokenBucket
 from tests.support.waiting import Clock
 
 
@@ -53,7 +55,7 @@ def test_a_backoff_doubles_up_to_its_longest_pause_and_begins_anew() -> None:
 
 
 def test_pauses_that_overlap_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four connections that rest for the same second rested for one second."""
+    """Connections that pause at the same time count as one."""
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     pauses = Pauses()
@@ -64,7 +66,7 @@ def test_pauses_that_overlap_count_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_bucket_lets_its_rate_pass_however_many_take_from_it(clock: Clock) -> None:
-    """Each stays away for as long as it is told; ten seconds carry ten seconds' bytes."""
+    """Each taker waits as it is told; in ten seconds the bytes of ten seconds pass."""
     bucket, passed = TokenBucket(1000), 0
     until = [clock.now] * 8
     end = clock.now + 10
@@ -77,8 +79,44 @@ def test_a_bucket_lets_its_rate_pass_however_many_take_from_it(clock: Clock) -> 
 
 
 def test_a_pause_is_made_up_for_only_in_part(clock: Clock) -> None:
-    """An hour of silence does not allow an hour's bytes at once."""
+    """After an hour of silence the bytes of an hour do not pass at once."""
     bucket = TokenBucket(1000)
     clock.now += 3600
     assert bucket.take(int(1000 * config.BURST)) == pytest.approx(0.0)
     assert bucket.take(1000) == pytest.approx(1.0)
+
+
+def test_a_timer_is_due_at_its_instant_and_once(clock: Clock) -> None:
+    """The earliest call comes first; of two for the same instant, the older one."""
+    timers = Timers()
+    made: list[str] = []
+    for name, instant in (("late", 30), ("first", 10), ("second", 10)):
+        timers.at(clock.now + instant, functools.partial(made.append, name))
+    for seconds, names in ((9, []), (1, ["first", "second"]), (0, []), (1000, ["late"])):
+        clock.now += seconds
+        made.clear()
+        for call in timers.due():
+            call()
+        assert made == names
+
+
+def test_timers_tell_when_the_next_one_is_due(clock: Clock) -> None:
+    """Never, if there is none."""
+    timers = Timers()
+    assert timers.next_at == math.inf
+    for instant in (clock.now + 20, clock.now + 10):
+        timers.at(instant, lambda: None)
+        assert timers.next_at == instant
+    clock.now += 15
+    assert len(list(timers.due())) == 1
+    assert timers.next_at == clock.now + 5
+
+
+def test_a_timer_may_set_another_one(clock: Clock) -> None:
+    """One that is due at once comes in the same round."""
+    timers = Timers()
+    made: list[str] = []
+    timers.at(clock.now, lambda: timers.at(clock.now, lambda: made.append("second")))
+    for call in timers.due():
+        call()
+    assert made == ["second"]

@@ -12,7 +12,7 @@ from config import ClientSettings, ServerSettings
 
 
 def test_the_users_card_is_the_default() -> None:
-    """Host, port, sizes, streams and workers are those that the user asked for."""
+    """Host, port, sizes, streams and workers are those of the specification."""
     client, server = ClientSettings(), ServerSettings()
     assert (client.server, client.port, client.user) == ("localhost", 4455, "user1")
     assert (server.host, server.port, server.output) == ("localhost", 4455, Path("output"))
@@ -23,7 +23,7 @@ def test_the_users_card_is_the_default() -> None:
 
 @pytest.mark.parametrize("own", [ClientSettings(), ServerSettings()])
 def test_settings_cannot_be_changed(own: ClientSettings | ServerSettings) -> None:
-    """A thread may keep settings without a lock: nobody can change them."""
+    """A thread needs no lock for settings, because they never change."""
     for item in fields(own):
         with pytest.raises(FrozenInstanceError):
             setattr(own, item.name, None)

@@ -34,18 +34,18 @@ def name_of(value: object) -> str:
 
 
 def test_every_state_can_be_reached() -> None:
-    """No state is there for nothing."""
+    """There is no state that a dialogue cannot come to."""
     assert set(WAYS) == set(State)
 
 
 def test_every_message_may_be_said_somewhere() -> None:
-    """No message is there for nothing, and no message is missing from the rules."""
+    """Every message has a place in the rules, and the rules know no other."""
     assert {verb for _, _, verb in LEGAL} == set(VERBS)
 
 
 @pytest.mark.parametrize(("state", "speaker", "verb"), list(LEGAL), ids=name_of)
 def test_a_message_in_place_leads_on(state: State, speaker: Side, verb: str) -> None:
-    """Both sides come to the same state, the one the rules name."""
+    """Both sides come to the state that the rules name."""
     for side in Side:
         dialogue = dialogue_in(state, side)
         assert dialogue.allows(example_of(verb)) == (side is speaker or may_say(state, side, verb))
@@ -74,7 +74,7 @@ def test_a_message_out_of_place_names_who_is_at_fault(
 
 
 def test_a_whole_session_with_two_files_is_legal() -> None:
-    """The dialogue at the top of protocol.py, said aloud."""
+    """The dialogue at the top of protocol.py, message by message."""
     session = """client HELLO, server HELLO, client AUTH_START, server AUTH_CHALLENGE,
         client AUTH_RESPONSE, server AUTH_OK, client FILE_START, server QUEUED, server QUEUED,
         server FILE_READY, server VERIFYING, server MISSING, client TRANSFER_COMPLETE,
@@ -89,10 +89,10 @@ def test_a_whole_session_with_two_files_is_legal() -> None:
 
 
 def test_a_dialogue_shows_side_and_state() -> None:
-    """The representation says what one wants to know in a debugger."""
+    """The representation tells the side and the state, for a debugger."""
     assert repr(dialogue_in(State.READY, Side.SERVER)) == "<Dialogue of the server, ready>"
 
 
 def test_each_side_has_another() -> None:
-    """Two sides, each the other's other."""
+    """The other side of the other side is the first one."""
     assert [side.other for side in (Side.CLIENT, Side.SERVER)] == [Side.SERVER, Side.CLIENT]

@@ -45,7 +45,7 @@ from tests.support.messages import VERBS
     ],
 )
 def test_an_error_is_raised_as_what_its_code_means(code: str, kind: type[TransferError]) -> None:
-    """What may pass is tried again; what cannot is not."""
+    """A trouble that may pass is an error after which the client tries again."""
     with pytest.raises(kind) as caught:
         raise_error(Error(code, "the reason"))
     assert type(caught.value) is kind
@@ -61,7 +61,7 @@ def test_an_errors_reason_is_made_safe_to_print() -> None:
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "ERROR"])
 def test_a_message_that_is_no_error_raises_nothing(verb: str) -> None:
-    """Also REJECTED and INTEGRITY_FAILED are answers."""
+    """REJECTED and INTEGRITY_FAILED are answers, too."""
     raise_error(example_of(verb))
 
 
@@ -83,13 +83,13 @@ def test_a_message_that_is_no_error_raises_nothing(verb: str) -> None:
     ],
 )
 def test_each_error_has_its_exit_code(kind: type[TransferError], exit_code: int) -> None:
-    """The table of the command line (DESIGN 9)."""
+    """Scripts rely on the exit codes."""
     assert issubclass(kind, TransferError)
     assert kind.exit_code == exit_code
 
 
 def test_a_rejection_has_a_code_and_a_reason() -> None:
-    """One for programs, one for people."""
+    """The code is for programs, the reason for people."""
     error = RejectedError("space", "not enough space")
     assert (error.code, str(error)) == ("space", "not enough space")
 

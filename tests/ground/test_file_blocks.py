@@ -28,7 +28,7 @@ def test_the_blocks_of_a_file_cover_it_once(size: int, block_size: int) -> None:
 @quicker
 @given(st.integers(1, MAX_FILE_SIZE), st.integers(1, MAX_FILE_SIZE))
 def test_the_last_block_of_any_file_ends_where_the_file_ends(size: int, block_size: int) -> None:
-    """Also with sizes that no fraction could count exactly."""
+    """Also for sizes that a float cannot hold exactly."""
     blocks = Blocks(size, block_size)
     last = blocks.count - 1
     assert blocks.offset(last) + blocks.length(last) == size

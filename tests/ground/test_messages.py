@@ -165,7 +165,7 @@ def test_messages_of_other_kinds_or_values_are_not_equal() -> None:
 
 
 def test_values_are_given_by_position_or_by_name() -> None:
-    """The rest has its defaults."""
+    """The values that are not given have their defaults."""
     named = TransferComplete(digest="0" * 32, transfer=7)
     assert named == TransferComplete(7, "0" * 32) == TransferComplete(7, "0" * 32, delivered=True)
     assert repr(named) == f"TransferComplete(transfer=7, digest='{'0' * 32}', delivered=True)"
@@ -283,7 +283,7 @@ def test_a_text_keeps_within_its_length(
 def test_a_text_with_half_a_character_is_refused(
     kind: type[Message], field: str, low: int, high: int
 ) -> None:
-    """FAULTS 9: a lone surrogate has no UTF-8 and would break whoever writes it."""
+    """FAULTS 9: a lone surrogate has no UTF-8, so it could not be written anywhere."""
     for half in ("\ud800", "\udfff"):
         with pytest.raises(ValueError, match=f"{field} must be text"):
             EXAMPLES[kind].replace(**{field: half * max(low, 1)})

@@ -55,7 +55,7 @@ NOT_SIZES += ["\u0663K", "\uff15", "2\u212a", "\u00b2"]  # other digits, the Kel
     ],
 )
 def test_a_size_in_words_is_understood(text: str, size: int) -> None:
-    """K, M and G are powers of 1024, in either case, with or without a fraction."""
+    """K, M and G, in either case, are powers of 1024; a size may have a fraction."""
     assert parse_size(text) == size
 
 
@@ -84,7 +84,7 @@ def test_every_whole_number_of_bytes_is_a_size(size: int) -> None:
 @given(any_text)
 @example("9" * 400 + "G")
 def test_no_text_makes_the_size_parser_raise_anything_but_value_error(text: str) -> None:
-    """What comes back is a size of at least one byte, or a ValueError."""
+    """The result is a size of at least one byte, or a ValueError."""
     try:
         size = parse_size(text)
     except ValueError:
@@ -114,7 +114,7 @@ def test_a_size_is_given_as_people_read_it(size: float, words: str) -> None:
 @quick
 @given(st.integers(KB, 10**15 - 1))
 def test_a_size_given_in_words_is_understood_again(size: int) -> None:
-    """What format_size says, parse_size takes, exact to the shown digit."""
+    """parse_size takes what format_size writes, exact to the digit that is shown."""
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.06)
 
 
@@ -129,7 +129,7 @@ def test_a_number_within_its_limits_is_taken() -> None:
 
 @pytest.mark.parametrize("text", ["0", "65", "-1", "", "many", "1.5", "9" * 5000], ids=shorter)
 def test_a_number_outside_its_limits_is_refused_with_what_is_wanted(text: str) -> None:
-    """The error says what is wanted and what was given."""
+    """The error tells what is expected and what was given."""
     with pytest.raises(argparse.ArgumentTypeError, match=r"^from 1 to 64, not '") as caught:
         argument(int, 1, 64, "from 1 to 64")(text)
     assert str(caught.value).endswith(f"{text!r}")
@@ -150,7 +150,7 @@ def test_a_refused_argument_is_quoted_safely() -> None:
 
 @pytest.mark.parametrize("text", ["0", "4455", "65535"])
 def test_a_port_is_taken(text: str) -> None:
-    """Zero is a port too: it means any free one."""
+    """Zero is a port, too: any free one."""
     assert port_argument()(text) == int(text)
 
 
@@ -162,7 +162,7 @@ def test_what_is_not_a_port_is_refused(text: str) -> None:
 
 
 def test_who_connects_cannot_ask_for_any_free_port() -> None:
-    """Nobody listens on port zero: to try it for half a minute would be in vain."""
+    """No server listens on port zero: to try it for half a minute would be in vain."""
     assert port_argument(1)("1") == 1
     with pytest.raises(argparse.ArgumentTypeError, match="from 1 to 65535, not '0'"):
         port_argument(1)("0")
@@ -246,7 +246,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, seconds: int) -> None:
     "text", ["", "5", "d", "0s", "-1d", "1.5h", "1w", "1d2h", "9999999d", "٣d"]
 )
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    """With an example of what would be one."""
+    """The error gives an example of a duration."""
     with pytest.raises(ValueError, match="try 30d"):
         parse_duration(text)
 
@@ -256,7 +256,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("columns", [60, 80, 150])
 def test_the_help_fills_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    """And no more of it, as argparse itself would have it."""
+    """And no wider, as argparse itself would have it."""
     monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
     parser = argparse.ArgumentParser(formatter_class=help_formatter, description="word " * 100)
     longest = max(map(len, parser.format_help().splitlines()))
@@ -264,7 +264,7 @@ def test_the_help_fills_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: i
 
 
 def test_without_a_terminal_the_help_has_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a pipe, say."""
+    """In a pipe, for example."""
 
     def get_terminal_size() -> os.terminal_size:
         raise OSError

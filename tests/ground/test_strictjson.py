@@ -40,7 +40,7 @@ def test_what_is_not_strict_json_is_refused_without_being_quoted(data: bytes) ->
 
 
 def test_fractions_are_read_when_asked_for() -> None:
-    """All else stays as strict."""
+    """The rest stays as strict."""
     assert parse_json(b"[1.5]", fractions=True) == [1.5]
     with pytest.raises(ValueError, match="not the JSON"):
         parse_json(b"NaN", fractions=True)
@@ -54,7 +54,7 @@ def test_what_is_no_object_is_refused(data: bytes) -> None:
 
 
 def test_a_key_that_stands_twice_is_named() -> None:
-    """Which of the two values counts, nobody could say; what the objects below hold is separate."""
+    """It is unclear which value counts. An object is checked apart from the objects inside it."""
     parsed: Any = parse_json(b'{"a":{"b":1,"b":1},"c":2}')
     assert as_object(parsed)["c"] == 2
     with pytest.raises(ValueError, match="'b' stands there twice"):

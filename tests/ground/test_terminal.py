@@ -90,7 +90,7 @@ def line(
 
 
 def test_a_line_has_time_level_component_sign_and_message() -> None:
-    """The columns stand where the eye finds them."""
+    """The columns stand below each other."""
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d INFO    coordinator 🔷 alice logged in",
         line("%s logged in", "alice", name="coordinator"),
@@ -140,7 +140,7 @@ def test_each_kind_of_news_has_its_colour(
 
 
 def test_plain_news_have_no_colour_even_on_a_terminal() -> None:
-    """A line without a sign of its own stays as the terminal's owner likes it."""
+    """A line without a sign of its own has the terminal's own colour."""
     assert "\x1b" not in line("news", colour=True)
 
 
@@ -204,7 +204,7 @@ def root_logger() -> Iterator[logging.Logger]:
 
 
 def test_a_terminal_gets_colour(terminal: TextIO) -> None:
-    """Colour is for people who look."""
+    """Colour is for people."""
     assert wants_colour(terminal)
 
 
@@ -227,7 +227,7 @@ def test_an_empty_no_color_says_nothing(terminal: TextIO, monkeypatch: pytest.Mo
 
 
 def test_a_dumb_terminal_gets_no_colour(terminal: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal that says it can do nothing is believed."""
+    """A terminal that cannot show colours says so in TERM."""
     monkeypatch.setenv("TERM", "dumb")
     assert not wants_colour(terminal)
 
@@ -278,7 +278,7 @@ def test_a_line_that_cannot_be_written_is_no_traceback(capsys: pytest.CaptureFix
 
 
 def test_a_line_that_cannot_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """A bug of ours does not hide behind that."""
+    """A bug of ours is not hidden like a full disk."""
     BarSafeHandler(io.StringIO()).handle(logging.makeLogRecord({"msg": "%d", "args": ("x",)}))
     assert "TypeError" in capsys.readouterr().err
 
@@ -325,7 +325,7 @@ def test_a_name_that_the_terminal_cannot_show_is_written_as_escapes(
 def test_a_line_that_standard_output_does_not_take_is_told_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Python tries again when it ends, and must not fail then."""
+    """When Python ends it writes what is left once more, and must not fail then."""
     with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stdout", full)
         with pytest.raises(UsageError, match="cannot write to standard output: No space left"):
@@ -334,7 +334,7 @@ def test_a_line_that_standard_output_does_not_take_is_told_once(
 
 
 def test_streams_that_cannot_be_changed_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output that somebody has replaced with something simpler still works."""
+    """A standard output that was replaced by a simpler stream still works."""
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
     make_output_safe()
