@@ -43,14 +43,14 @@ examples:
   python auth.py token alice --credentials users.json > alice.token
   python server.py --credentials users.json
 
-python auth.py add --help explains the options of add, and so with each command."""
+For the options of a command: python auth.py COMMAND --help"""
 
 _COMMANDS = {  # what each one does in short and in full, and an example
     "add": (
         "add a user, or change one",
         (
-            "Add a user, or change one: its password, and what the options name. The rest stays as "
-            "it is. An empty value takes a limit away (--quota '')."
+            "Add a user, or change one. A change also sets a new password, unless --keep-password "
+            "is given. Limits that are not named stay; to remove one, give it no value: --quota ''"
         ),
         (
             "add alice --credentials users.json --directory alice --max-file-size 2G. The password "
@@ -71,8 +71,8 @@ _COMMANDS = {  # what each one does in short and in full, and an example
     "token": (
         "make a token, with which a program logs in without a password",
         (
-            "Print a token. Keep it in a file that only its user can read: client.py --token-file "
-            "logs in with it."
+            "Print a token. Keep it in a file that only you can read: client.py --token-file logs "
+            "in with it."
         ),
         "token alice --credentials users.json --expires 90d > alice.token",
     ),
@@ -84,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Manage the accounts of server.py: the users that may send files, and their\n"
-        "limits. They stand in a credential file, which holds no passwords. A running\n"
-        "server takes each change at once.",
+        "limits. They are kept in a credential file, which holds no passwords. A running\n"
+        "server notices each change; it need not be started again.",
         epilog=_EXAMPLES,
     )
     add_version(parser)
@@ -124,21 +124,22 @@ def _add_user_options(parser: argparse.ArgumentParser) -> None:
     limit("--priority", type=int, metavar="N",
           help="files of a user with a higher number go first, from -100 to 100 (0)")
     limit("--directory", type=_folder, metavar="DIR",
-          help="put the user's files into this directory below the server's output (output itself)")
+          help="put the user's files into this directory below the server's output directory (that "
+          "itself)")
     limit("--max-file-size", type=_or_none(parse_size), metavar="SIZE",
           help="take no larger file, such as 500M or 2G (no limit)")
     limit("--quota", type=_or_none(parse_size), metavar="SIZE",
-          help="take no more than this in all, counted over the user's directory (no limit)")
+          help="the most bytes in the user's directory, unfinished files included (no limit)")
     limit("--limit", type=_or_none(rate_argument(config.LEAST_LIMIT)), metavar="RATE",
-          help="take so many bytes a second at most, such as 5M (no limit)")
+          help="the most bytes a second, all sessions of the user together, such as 5M (no limit)")
     limit("--allow-ext", type=_or_none(parse_extensions, ()), metavar=".a,.b",
           help="take only files with these extensions (all)")
     limit("--expires", type=_or_none(_expiry), metavar="TIME",
-          help="close the account after this time, such as 30d, 12h or 90m (never)")
+          help="close the account so long from now, such as 30d, 12h or 90m (never)")
     state = parser.add_mutually_exclusive_group()
     either = partial(state.add_argument, dest="disabled", default=argparse.SUPPRESS)
     either("--disabled", action="store_true", help="close the account")
-    either("--enabled", action="store_false", help="open it again")
+    either("--enabled", action="store_false", help="open a disabled account again")
     # fmt: on
 
 

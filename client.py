@@ -404,7 +404,7 @@ def _parser() -> argparse.ArgumentParser:
     streams = or_auto(argument(int, 1, most, f"1 to {most} streams, or auto"))
     parser = argparse.ArgumentParser(
         allow_abbrev=False, formatter_class=help_formatter,
-        description="Send files and have it proven that they arrived.",
+        description="Send files and prove that they arrived.",
     )  # fmt: skip
     add = parser.add_argument
     # fmt: off
@@ -414,32 +414,39 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=port_argument(1), default=config.DEFAULT_PORT, help="its port (4455)")
     add("--user", default="user1", metavar="NAME", help="the account to log in to (user1)")
     add("--password-file", type=Path, metavar="FILE",
-        help=f"a file with the password; otherwise {PASSWORD_VARIABLE} has it, or a prompt asks")
+        help=f"a file with the password; otherwise the environment variable {PASSWORD_VARIABLE} "
+        "has it, or a prompt asks")
     add("--token-file", type=Path, metavar="FILE",
-        help="a file with a token from auth.py token, in place of user and password")
+        help="a file with a token made by 'auth.py token'; replaces user and password")
     add("--tls", action="store_true", help="encrypt, and check the server's certificate")
     add("--ca", type=Path, metavar="FILE",
-        help="trust these certificates instead of the system's; implies --tls")
+        help="trust these certificates instead of the system's, such as a self-signed one; "
+        "implies --tls")
     add("--streams", type=streams, default=config.STREAMS, metavar="N|auto",
-        help="the number of data connections, or as many as pay (4)")
+        help="the number of data connections; auto: as many as make it faster (4)")
     add("--block-size", type=blocks, default=config.BLOCK_SIZE, metavar="SIZE|auto",
-        help="bytes that are sent, checked and repaired together (200K)")
+        help="bytes of a block, the unit that is checked and sent again; auto: larger for "
+        "very large files (200K)")
     add("--congestion", default=config.CONGESTION, metavar="NAME",
-        help="TCP congestion control on far links, where the system allows it (bbr)")
+        help="TCP congestion control on links with a long round trip, where the system "
+        "allows it (bbr)")
     add("--chunk-size", type=chunks, default=config.CHUNK_SIZE, metavar="SIZE",
-        help="bytes of one send call (50K)")
-    add("--digest", choices=list(DIGEST_SIZES), default="md5", help="the digest of the file (md5)")
+        help="bytes passed to one send call; rarely needs a change (50K)")
+    add("--digest", choices=list(DIGEST_SIZES), default="md5",
+        help="what proves the file; sha256 also resists forgery (md5)")
     add("--no-resume", dest="resume", action="store_false",
-        help="start over, even where an interrupted attempt got somewhere")
+        help="send all of it, also what an interrupted attempt has delivered already")
     add("--compress", action="store_true",
-        help="compress blocks where that pays: on links slower than this machine compresses")
+        help="compress blocks when the link is slower than compression")
     add("--limit", type=rate_argument(1024), metavar="RATE",
         help="bytes a second, all streams together, such as 500K or 10M (no limit)")
     add("--timeout", type=seconds_argument(2), default=config.TIMEOUT, metavar="SECONDS",
-        help="longest time without progress, at least 2 (30)")
+        help="seconds without progress before an attempt counts as dead, at least 2; a lost "
+        "connection is retried for ten times as long (30)")
     add("--quiet", action="store_true", help="no bar, and only warnings and errors in the log")
     add("--json", action="store_true", help="one JSON object for each file on standard output")
-    add("--demo", action="store_true", help="start a server, send a sample, compare, stop it")
+    add("--demo", action="store_true",
+        help="start a server, send it a sample file, compare both files, stop the server")
     # fmt: on
     add_log_level(parser)
     add_version(parser)

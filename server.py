@@ -51,6 +51,7 @@ from lft.options import (
     add_version,
     argument,
     checked,
+    help_formatter,
     parse_size,
     port_argument,
     rate_argument,
@@ -457,7 +458,9 @@ def _parser() -> argparse.ArgumentParser:
     size = argument(parse_size, 1, MAX_FILE_SIZE, "a size such as 200K, 1.5M, 2G")
     extensions = checked(parse_extensions)
     parser = argparse.ArgumentParser(
-        allow_abbrev=False, description="Receive files and prove that they arrived."
+        allow_abbrev=False,
+        formatter_class=help_formatter,
+        description="Receive files and prove that they arrived.",
     )
     add = parser.add_argument
     # fmt: off
@@ -467,19 +470,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path("output"), metavar="DIR",
         help="where files go (output/)")
     add("--workers", type=workers, default=config.WORKERS, metavar="N",
-        help="threads that do the work (10)")
+        help="worker threads, which serve all clients (10)")
     add("--credentials", type=Path, metavar="FILE",
-        help="users, made with auth.py; without it there are demo accounts, on loopback only")
-    add("--tls-cert", type=Path, metavar="FILE", help="certificate (and chain) for TLS, PEM; "
-        "read again on SIGHUP")
-    add("--tls-key", type=Path, metavar="FILE", help="its key")
+        help="the users, made with auth.py; without it there are the demo accounts user1 and "
+        "admin, for clients on this machine only")
+    add("--tls-cert", type=Path, metavar="FILE", help="certificate (and chain) for TLS, in PEM "
+        "form; SIGHUP has it and its key read again")
+    add("--tls-key", type=Path, metavar="FILE", help="the private key of --tls-cert, in PEM form")
     add("--max-file-size", type=size, metavar="SIZE", help="take no larger files (no limit)")
     add("--allow-ext", type=extensions, default=(), metavar=".a,.b",
-        help="take only files with such names, whose content is what they say (all)")
+        help="take only files with these extensions; of common kinds the content is checked, "
+        "too (all)")
     add("--limit", type=rate_argument(config.LEAST_LIMIT), metavar="RATE",
         help="bytes a second, of all clients together, such as 10M (no limit)")
     add("--grace", type=seconds_argument(0), default=config.GRACE, metavar="SECONDS",
-        help="how long running transfers may go on at shutdown (10)")
+        help="seconds that transfers under way may still take at shutdown (10)")
     # fmt: on
     add_log_level(parser)
     add_version(parser)

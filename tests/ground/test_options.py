@@ -257,6 +257,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 @pytest.mark.parametrize("columns", [60, 80, 150])
 def test_the_help_fills_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     """And no wider, as argparse itself would have it."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
     parser = argparse.ArgumentParser(formatter_class=help_formatter, description="word " * 100)
     longest = max(map(len, parser.format_help().splitlines()))
@@ -269,5 +270,16 @@ def test_without_a_terminal_the_help_has_80_columns(monkeypatch: pytest.MonkeyPa
     def get_terminal_size() -> os.terminal_size:
         raise OSError
 
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr(os, "get_terminal_size", get_terminal_size)
     assert help_formatter("x")._width == 78
+
+
+@pytest.mark.parametrize(("columns", "width"), [("100", 98), ("1", 38), ("wide", 78), ("", 78)])
+def test_a_width_in_the_environment_counts(
+    monkeypatch: pytest.MonkeyPatch, columns: str, width: int
+) -> None:
+    """COLUMNS is how a script, or a page of documentation, has the help in its own width."""
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((80, 24)))
+    assert help_formatter("x")._width == width
