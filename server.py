@@ -492,7 +492,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _accounts(settings: ServerSettings) -> AccountSource:
-    """Load the accounts; the demo ones only where nobody else can reach them."""
+    """Load the accounts; the demo ones only where no other machine can reach them."""
     if settings.credentials is not None:
         return CredentialStore(settings.credentials, lambda text: log.warning("%s", text)).current
     _check_loopback(settings.host)  # before anything is opened

@@ -77,7 +77,7 @@ def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
 
 
 def _show_token(connection: Connection, settings: ClientSettings) -> tuple[Hello, AuthOk]:
-    """Log in with a token, which whoever reads it can use: only over TLS or on loopback.
+    """Log in with a token: only over TLS or on loopback, since its reader could use it.
 
     The server's HELLO comes first: another program at this port must not be shown the token.
     """

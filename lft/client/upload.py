@@ -83,7 +83,7 @@ class Upload:
         self.free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()  # buffers, see Reader
         # main's own; over is read by any thread
         self.repairs = Repairs(self.blocks)
-        self.over = False  # whoever still works for it stops
+        self.over = False  # a thread that still works for it stops
         # under the lock; the numbers of bytes are read without it
         self._lock = threading.Lock()
         self._held = self._flags(ready.have)  # 1 for a block that the server claims to have

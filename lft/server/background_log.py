@@ -17,8 +17,8 @@ log = logging.getLogger("server")
 class DroppingHandler(logging.handlers.QueueHandler):
     """Puts log lines into a bounded queue, drops those that do not fit and counts them (any).
 
-    A terminal that Ctrl-S has stopped, a pipe that no program reads, a full disk: whoever writes
-    the lines may wait for ever. The workers must not.
+    A terminal that Ctrl-S has stopped, a pipe that no program reads, a full disk: the thread that
+    writes the lines may wait for ever. The workers must not.
     """
 
     queue: queue.Queue[logging.LogRecord | None]

@@ -12,8 +12,8 @@ import config
 class Buffer:
     """The memory of one block, from ``BufferPool.take`` to ``release``.
 
-    It has one owner at a time, who releases it or hands it on: the connection that receives into
-    it, the transfer that writes it, the hash. After ``release`` nobody may use ``view``.
+    It has one owner at a time, which releases it or hands it on: the connection that receives into
+    it, the transfer that writes it, the hash. After ``release`` ``view`` must not be used.
     """
 
     __slots__ = ("_memory", "_pool", "_waits", "view")

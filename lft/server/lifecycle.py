@@ -177,7 +177,7 @@ class Lifecycle:
         with transfer.life.publishing():
             self._output.check_in_place()
             name = self._publish_counted(part)
-            self._output.check_in_place()  # else it has its name where no user sees it
+            self._output.check_in_place()  # otherwise its name is where no user sees it
         self._unconfirmed[transfer.session] = transfer  # before the client can confirm it
         self._conclude(transfer, transfer.receipt(name))
         return name

@@ -8,15 +8,15 @@ import config
 
 
 class RightOfWay:
-    """Who gives way to whom: while a higher priority brings bytes, lower ones are held back.
+    """Holds lower priorities back while a higher one brings bytes.
 
     Each byte holds back for as long as it would take at ``HOLD_RATE``, all together for ``HOLD``
-    seconds at most: so what comes fast has the machine for itself, what trickles takes its part,
-    and what has ended holds nobody. The highest priority that moves has the right of way.
+    seconds at most. So a fast transfer has the machine for itself, a slow one takes its part, and
+    one that has ended holds no other. The highest priority that moves has the right of way.
 
-    It is one attribute, read once and replaced as a whole, so there is no lock: of two that move at
-    once one may be forgotten, until its next block, and who reads an old answer brings one block
-    too many or rests for ``HOLD`` seconds too long.
+    It is one attribute, read once and replaced as a whole, so there is no lock. Of two priorities
+    that move at once, one may be forgotten until its next block; a reader of an old answer brings
+    one block too many, or rests for ``HOLD`` seconds too long.
     """
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ TOO_SLOW = "too slow, or silent for too long"  # what a peer is told that misses
 
 
 class Place(enum.Enum):
-    """Who has a connection. Only main changes it, in ``Connections``."""
+    """Which thread has a connection. Only main changes it, in ``Connections``."""
 
     WATCHED = "watched"  # by the selector: a worker gets it when something comes
     RESTING = "resting"  # until a timer hands it to a worker
@@ -77,7 +77,7 @@ class Peer:
         self.acks = bytearray()  # not sent yet
         self.acks_due = 0.0  # the instant at which they are sent at the latest
         self.paused_until = 0.0  # nothing is to be received before
-        self.held_until = 0.0  # it brings a block then at the latest, whoever has right of way
+        self.held_until = 0.0  # it brings a block then at the latest, even without the right of way
 
     def __repr__(self) -> str:
         return f"<Peer {self.connection!r}, {self.place.value}>"
