@@ -324,10 +324,10 @@ class ClientSession:
         state = Told.DELIVERED if delivered else Told.READ
         if state <= told or not upload.all_hashed:
             return told
-        upload.source.check_unchanged()
+        digest = upload.digests.hexdigest()
+        upload.source.check_unchanged(self._settings.digest, digest)
         if delivered:
             self._progress.phase("verifying")
-        digest = upload.digests.hexdigest()
         self._coordinator.send(TransferComplete(upload.number, digest, delivered))
         return state
 
@@ -363,7 +363,8 @@ class ClientSession:
         """Turn a verdict into a receipt; other messages only show that the server lives."""
         raise_rejected(upload.source.name, message)
         if isinstance(message, IntegrityFailed):
-            upload.source.check_unchanged()  # then that was the reason
+            # if it has changed, that was the reason
+            upload.source.check_unchanged(self._settings.digest, upload.digests.hexdigest())
             log.error("%s: %s", upload.source.name, printable(message.reason))
             return self._receipt(upload, None)
         if not isinstance(message, IntegrityOk):
@@ -371,6 +372,9 @@ class ClientSession:
         if (message.digest, message.size) != (upload.digests.hexdigest(), upload.source.size):
             raise RemoteProtocolError("the server's verdict is about another file")
         upload.repairs.tell_success()
+        if upload.source.grew:
+            log.warning("%s grew while it was sent: its first %s arrived",
+                        upload.source.name, format_size(upload.source.size))  # fmt: skip
         return self._receipt(upload, message)
 
     def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:

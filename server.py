@@ -16,9 +16,10 @@ work queue (its units are taken out first), and block by block (``RightOfWay``: 
 bytes, connections of lower priority rest with the main thread, unread, so that TCP quiets their
 clients). Waiting raises urgency in each, so no client starves.
 
-Locks: ``Registry``, ``Admission``, ``Lifecycle``, ``BufferPool``, ``WorkQueue`` and ``PartStore``
-have one each, and each transfer has two (``Lifetime``, ``Transfer``). None is taken while another
-is held, and nothing is received, sent, written, hashed or logged under one.
+Locks: each of ``Registry``, ``Admission``, ``Opener``, ``PartStore``, ``Usage``, ``WorkQueue``,
+``BufferPool``, ``Shares``, ``TokenBucket``, ``LoginDelay`` and ``CredentialStore`` has one, each
+transfer two (``Transfer``, ``Lifetime``). None is taken while another is held, and nothing is
+received, sent, written, hashed or logged under one.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import stat
 from pathlib import Path
 
+import config
 from lft.files import read_full
 from protocol import SourceError
 
@@ -26,6 +26,7 @@ class Source:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise SourceError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         self._facts = os.fstat(self._fd)
+        self.grew = False  # whether more was added while it was sent
         self.size = self._facts.st_size
         try:
             if not self.size and self._has_more():
@@ -60,14 +61,38 @@ class Source:
         self.read(view, 0)
         return hashlib.new(algorithm, view).hexdigest()
 
-    def check_unchanged(self) -> None:
-        """Raise ``SourceError`` if the file was changed or replaced since it was opened."""
+    def check_unchanged(self, algorithm: str, digest: str) -> None:
+        """Raise ``SourceError`` if the file no longer has the bytes that were sent.
+
+        ``digest`` is that of these bytes, in hexadecimal. A file that was only added to, such as a
+        log, is read once more to prove that: then ``grew`` says so, and the rest is as it was.
+        """
         now = os.fstat(self._fd)
         same = (now.st_size, now.st_mtime_ns) == (self._facts.st_size, self._facts.st_mtime_ns)
-        with contextlib.suppress(OSError):  # deleted: the file that is open was sent
-            same = same and os.path.samestat(os.stat(self._path), now)
-        if not same:
+        if self._is_replaced(now) or not (same or self._has_only_grown(now, algorithm, digest)):
             raise SourceError(f"{self._path}: changed while it was sent; send it again")
+
+    def _is_replaced(self, now: os.stat_result) -> bool:
+        """Return whether another file has the name; of a deleted one the open file was sent."""
+        try:
+            return not os.path.samestat(os.stat(self._path), now)
+        except OSError:
+            return False
+
+    def _has_only_grown(self, now: os.stat_result, algorithm: str, digest: str) -> bool:
+        """Return whether the file still begins with the bytes that were sent."""
+        if not self.grew and now.st_size > self.size:
+            self.grew = self._digest(algorithm) == digest
+        return self.grew and now.st_size >= self.size
+
+    def _digest(self, algorithm: str) -> str:
+        """Return the digest of the first ``size`` bytes, read anew."""
+        found, view = hashlib.new(algorithm), memoryview(bytearray(config.MB))
+        for start in range(0, self.size, len(view)):
+            part = view[: self.size - start]
+            self.read(part, start)
+            found.update(part)
+        return found.hexdigest()
 
     def close(self) -> None:
         """Close the file."""

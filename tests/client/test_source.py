@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import socket
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from lft.client.source import Source
 from protocol import SourceError
-from tests.support.files import open_descriptors, random_file
+from tests.support.files import md5, open_descriptors, random_file
 
 
 def _fifo(path: Path) -> None:
@@ -87,7 +88,7 @@ def _replace(path: Path) -> None:
     "change",
     [
         lambda path: os.truncate(path, 5),
-        lambda path: os.truncate(path, 15),
+        lambda path: path.write_bytes(bytes(15)),
         lambda path: os.utime(path, ns=(1, 1)),
         _replace,
     ],
@@ -95,11 +96,37 @@ def _replace(path: Path) -> None:
 def test_a_source_that_changed_is_noticed(tmp_path: Path, change: Callable[[Path], None]) -> None:
     """FAULTS 20: shorter, longer, touched or another file: said as such."""
     path = random_file(tmp_path / "x", 10)
-    source = Source(path)
-    source.check_unchanged()
+    source, digest = Source(path), md5(path)
+    source.check_unchanged("md5", digest)
     change(path)
     with pytest.raises(SourceError, match="changed"):
-        source.check_unchanged()
+        source.check_unchanged("md5", digest)
+    source.close()
+
+
+def test_a_source_to_which_bytes_were_added_has_only_grown(tmp_path: Path) -> None:
+    """FAULTS 20: a log can be sent: what was there at the start is proven once more."""
+    path = random_file(tmp_path / "x", 10)
+    source, digest = Source(path), md5(path)
+    for _ in range(2):
+        with open(path, "ab") as log:
+            log.write(b"one more line")
+        source.check_unchanged("md5", digest)
+    assert source.grew
+    os.truncate(path, 5)
+    with pytest.raises(SourceError, match="changed"):
+        source.check_unchanged("md5", digest)
+    source.close()
+
+
+def test_a_source_that_grew_and_changed_is_noticed(tmp_path: Path) -> None:
+    """FAULTS 20: of a file that was rewritten, and is longer, nothing is vouched for."""
+    path = random_file(tmp_path / "x", 10)
+    source, digest = Source(path), md5(path)
+    with open(path, "r+b") as file:
+        file.write(bytes(15))
+    with pytest.raises(SourceError, match="changed"):
+        source.check_unchanged("md5", digest)
     source.close()
 
 
@@ -111,7 +138,7 @@ def test_a_source_that_was_deleted_is_still_sent(tmp_path: Path) -> None:
     path.unlink()
     view = bytearray(10)
     source.read(memoryview(view), 0)
-    source.check_unchanged()
+    source.check_unchanged("md5", hashlib.md5(content).hexdigest())
     source.close()
     assert view == content
 

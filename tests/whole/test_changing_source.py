@@ -15,7 +15,7 @@ from tests.support.local import ServerThread
 from tests.support.relays import StartProxy, once
 
 
-@pytest.mark.parametrize("change", ["truncate", "grow", "rewrite"])
+@pytest.mark.parametrize("change", ["truncate", "rewrite and grow", "rewrite"])
 def test_a_source_changed_while_it_is_sent_is_said_as_such(
     local: ServerThread, tmp_path: Path, start_proxy: StartProxy, change: str
 ) -> None:
@@ -27,8 +27,9 @@ def test_a_source_changed_while_it_is_sent_is_said_as_such(
         if change == "truncate":
             os.truncate(source, 10_000)
         with open(source, "r+b") as file:
-            file.seek(0, os.SEEK_END if change == "grow" else os.SEEK_SET)
             file.write(b"changed")
+            file.seek(0, os.SEEK_END)
+            file.write(b"and more" if change == "rewrite and grow" else b"")
         return data
 
     proxy = start_proxy(local.port, once(alter))
@@ -42,6 +43,25 @@ def test_a_source_changed_while_it_is_sent_is_said_as_such(
     assert outcomes == ["SourceError", "Receipt"]
     (saved,) = received(local.output)
     assert saved.name.endswith("_good")
+
+
+def test_a_log_that_grows_while_it_is_sent_arrives_as_it_was(
+    local: ServerThread, tmp_path: Path, start_proxy: StartProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """20: the bytes that were there at the start, with a verdict for them, and it is said."""
+    source = random_file(tmp_path / "x", 30_000_000)
+    before = md5(source)
+
+    def add(data: bytes) -> bytes:
+        with open(source, "ab") as log:
+            log.write(b"one more line")
+        return data
+
+    proxy = start_proxy(local.port, once(add))
+    (receipt,) = send_files([source], local.client(port=proxy.port))
+    assert (receipt.bytes, receipt.digest) == (30_000_000, before)
+    assert md5(local.output / receipt.saved_as) == before
+    assert "x grew while it was sent: its first 28.6 MB arrived" in caplog.text
 
 
 def test_sources_that_fail_do_not_use_up_the_buffers(local: ServerThread, tmp_path: Path) -> None:

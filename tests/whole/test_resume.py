@@ -200,10 +200,10 @@ def test_a_connection_lost_while_a_file_is_given_up_costs_the_next_file_nothing(
             raise ConnectionLostError("gone")
         return answer(connection, timeout)
 
-    def notice(source: Source) -> None:
+    def notice(source: Source, algorithm: str, digest: str) -> None:
         if source.name == changed.name:
             raise SourceError("changed")
-        check(source)
+        check(source, algorithm, digest)
 
     monkeypatch.setattr(Connection, "answer", lose)
     monkeypatch.setattr(Source, "check_unchanged", notice)
