@@ -26,6 +26,7 @@ import dataclasses
 import enum
 import logging
 import os
+import re
 import sys
 from collections import deque
 from pathlib import Path
@@ -63,6 +64,7 @@ from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
 from protocol import (
     DIGEST_SIZES,
+    OTHER_BLOCKS,
     Cancel,
     ConnectionLostError,
     FileReady,
@@ -245,12 +247,20 @@ class ClientSession:
         return receipt
 
     def _announce(self, source: Source) -> Upload:
-        """Announce a file and wait until the server is ready for it."""
-        settings = self._settings
+        """Announce a file and wait until the server is ready for it.
+
+        An earlier attempt may have cut the file in other blocks: then it goes on in those.
+        """
         if self._coordinator.state is not State.READY:
             raise ConnectionLostError("the server did not say that the last file is given up")
         self._progress.phase("waiting")
-        size, algorithm = block_size_for(source.size, settings), settings.digest
+        try:
+            return self._announce_in_blocks(source, block_size_for(source.size, self._settings))
+        except OtherBlocksError as other:
+            return self._announce_in_blocks(source, other.block_size)
+
+    def _announce_in_blocks(self, source: Source, size: int) -> Upload:
+        settings, algorithm = self._settings, self._settings.digest
         resume = settings.resume or self._patience.achieved  # at least what we sent ourselves
         head = source.head(size, algorithm)
         self._coordinator.send(FileStart(source.name, source.size, size, algorithm, head, resume))
@@ -390,8 +400,23 @@ class ClientSession:
                 self._coordinator.answer(deadline.left())
 
 
+class OtherBlocksError(RejectedError):
+    """The server has an earlier attempt at the file, in blocks of ``block_size`` bytes."""
+
+    def __init__(self, reason: str) -> None:
+        """Raise ``RemoteProtocolError`` for a reason that is no block size."""
+        super().__init__(
+            OTHER_BLOCKS, f"an earlier attempt has blocks of {printable(reason)} bytes"
+        )
+        self.block_size = int(reason) if re.fullmatch("[0-9]{4,8}", reason) else 0
+        if not config.MIN_BLOCK_SIZE <= self.block_size <= config.MAX_BLOCK_SIZE:
+            raise RemoteProtocolError("the server names a block size that there cannot be")
+
+
 def raise_rejected(name: str, message: Message) -> None:
     """Raise what a REJECTED says of the file ``name``; any other message passes."""
+    if isinstance(message, Rejected) and message.code == OTHER_BLOCKS:
+        raise OtherBlocksError(message.reason)
     if isinstance(message, Rejected) and message.code in PASSING:
         raise ConnectionLostError(f"{name}: {printable(message.reason)}")
     if isinstance(message, Rejected):

@@ -104,6 +104,7 @@ MAX_MILLISECONDS = 2**53
 MAX_SPANS = 2000  # in one MISSING or FILE_READY: so many fit into a frame
 DIGEST_SIZES = {"md5": 16, "sha256": 32}  # the names for --digest, and the bytes of each
 SCRAM = "SCRAM-SHA-256"
+OTHER_BLOCKS = "other-blocks"  # a feature, and the code of a REJECTED whose reason is a block size
 TOKEN = "TOKEN"  # noqa: S105  (the mechanism of a login that shows a token)
 Spans = Tuple[Tuple[int, int], ...]  # half-open ranges of block indexes, ascending, not touching
 CODEC_RAW, CODEC_HELD, CODEC_ZLIB, CODEC_ZSTD = range(4)  # of a block's payload

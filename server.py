@@ -214,6 +214,7 @@ class Answers:
         if message.version != VERSION:
             reason = f"this server speaks version {VERSION}, the client {message.version}"
             raise RemoteProtocolError(reason, "version")
+        peer.features = message.features
         bound = () if peer.binding is None else (SCRAM_PLUS,)
         peer.connection.send(Hello(VERSION, FEATURES + bound))
 

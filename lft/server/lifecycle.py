@@ -24,6 +24,7 @@ from lft.store.partstore import PartStore
 from lft.store.paths import NO_SPACE, longest_name, output_name, safe_name, unique
 from protocol import (
     DIGEST_SIZES,
+    OTHER_BLOCKS,
     Blocks,
     FileStart,
     IntegrityFailed,
@@ -200,7 +201,9 @@ class Lifecycle:
         """Say how ``transfer`` ended, and admit the next (the thread that ended it)."""
         if self._current.get(transfer.session) is transfer:
             del self._current[transfer.session]
-        if isinstance(answer, (Rejected, IntegrityFailed)):
+        if isinstance(answer, Rejected) and answer.code == OTHER_BLOCKS:
+            log.info("%s: an earlier attempt has blocks of %s bytes", transfer.name, answer.reason)
+        elif isinstance(answer, (Rejected, IntegrityFailed)):
             log.error("%s: %s", transfer.name, answer.reason)
         if answer:  # before the admission lets go of it: a stopping server waits for that
             self._post(transfer.session.coordinator, answer)

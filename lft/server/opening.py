@@ -20,7 +20,7 @@ from lft.store.ownership import OutputDirectory
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
 from lft.store.paths import NO_SPACE, explain, make_directory
-from protocol import FileReady, Ping, RejectedError
+from protocol import OTHER_BLOCKS, FileReady, Ping, RejectedError
 
 log = logging.getLogger("coordinator")
 
@@ -190,7 +190,19 @@ class Opener:
         if part and claims:
             opening.part, opening.claims = part, claims
             return True
+        self._offer_other_blocks(transfer)
         return not self._ask_rivals(opening, rivals)
+
+    def _offer_other_blocks(self, transfer: Transfer) -> None:
+        """Have the client announce the file again in the blocks that are here, if it can.
+
+        Other options of the same command, such as ``--limit``, cut a file in other blocks: what is
+        here would be of no use, and keep its space. Raises ``RejectedError`` with the block size.
+        """
+        if OTHER_BLOCKS in transfer.session.coordinator.features:
+            size = self._parts.other_block_size(transfer.facts)
+            if config.MIN_BLOCK_SIZE <= size <= config.MAX_BLOCK_SIZE:
+                raise RejectedError(OTHER_BLOCKS, str(size))
 
     def _use(self, transfer: Transfer, part: PartFile) -> Claims | None:
         """Use a reopened part file; ``None`` if it turns out to be unfit."""

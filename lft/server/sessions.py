@@ -67,6 +67,7 @@ class Peer:
         self.deadline = time.monotonic() + login_timeout
         self.mailbox: deque[Message] = deque()
         self.session: Session | None = None
+        self.features: tuple[str, ...] = ()  # of its HELLO
         # until the login is over
         self.binding: bytes | None = None  # of our certificate, where there is TLS
         self.login: ScramServer | None = None

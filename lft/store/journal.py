@@ -45,6 +45,11 @@ class Facts(NamedTuple):
         """What two attempts at the same file have in common; the size may have grown."""
         return self.user, self.name, self.block_size, self.digest, self.head
 
+    def alike(self, other: Facts) -> bool:
+        """Return whether ``other`` may be the same file, cut into blocks of another size."""
+        mine = self.user, self.name, self.digest
+        return mine == (other.user, other.name, other.digest) and self.size <= other.size
+
     @property
     def blocks(self) -> Blocks:
         """How the file falls into blocks."""

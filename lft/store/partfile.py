@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import secrets
@@ -171,6 +172,8 @@ class PartFile:
         Where a file system cannot reserve, the C library writes a byte to each of its blocks: so a
         slice at a time, or a large file would hold a worker for minutes. Raises ``OSError``.
         """
+        if self.published:
+            return False  # it has its space, and is not written to any more
         size, until = os.fstat(self._fd).st_size, time.monotonic() + seconds
         while self._reserved < size:
             length = min(config.RESERVE_SLICE, size - self._reserved)
@@ -203,6 +206,16 @@ class PartFile:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 os.close(os.open(trial, flags, 0o600, dir_fd=folder))
             os.unlink(trial, dir_fd=folder)
+
+    def begins_with(self, facts: Facts) -> bool:
+        """Return whether the part file, which rests, has the first block of ``facts`` in it."""
+        length = min(facts.block_size, facts.size)
+        try:
+            with open(self._path, "rb", opener=open_regular) as file:
+                return hashlib.new(facts.digest, file.read(length)).hexdigest() == facts.head
+        except OSError as error:  # it may be taken just now
+            log.debug("%s: %s", self.stem, error)
+            return False
 
     # -- bytes
 

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Iterator
 
 import config
 from lft.store.journal import NO_FACTS, Claims, Facts, Journal
@@ -169,6 +169,20 @@ class PartStore:
             else:
                 return part
 
+    def other_block_size(self, facts: Facts) -> int:
+        """Return the block size in which an earlier attempt at this file was cut; 0 for none.
+
+        The newest part file of this user and name counts that begins as ``facts.head`` says.
+        """
+        return next((part.facts.block_size for part in self._cut_otherwise(facts)), 0)
+
+    def _cut_otherwise(self, facts: Facts) -> Iterator[PartFile]:
+        """Give what rests of this file in blocks of another size, the newest first."""
+        with self._lock:
+            own = list(reversed(self._resting.get(facts.user, ())))
+        alike = (p for p in own if p.facts.alike(facts) and not p.published)
+        return (part for part in alike if part.begins_with(facts))
+
     def go_on(self, part: PartFile, facts: Facts) -> Claims | None:
         """Use a reopened part file; return its claims, ``None`` if it turns out to be unfit."""
         try:
@@ -219,9 +233,11 @@ class PartStore:
             part.remove()
 
     def forget(self, facts: Facts) -> None:
-        """Remove what rests of a file that is to be sent anew."""
+        """Remove what rests of a file that is to be sent anew, in whatever blocks."""
         for part in iter(lambda: self._take(facts), None):
             self.drop(part)
+        for other in self._cut_otherwise(facts):
+            self._remove_if_resting(other)
 
     # -- age
 
@@ -248,13 +264,17 @@ class PartStore:
         return rested >= limit or found_old
 
     def _remove_expired(self, part: PartFile) -> None:
+        if self._remove_if_resting(part) and not part.published:
+            log.warning("removed %s of %s: left for too long", part.facts.name, part.facts.user)
+
+    def _remove_if_resting(self, part: PartFile) -> bool:
+        """Remove a part file, unless a client goes on with it; return whether it is gone."""
         with self._lock:
             if part not in self._resting.get(part.facts.user, ()):
-                return  # a client goes on with it
+                return False
             self._remove_resting(part)
-        if not part.published:
-            log.warning("removing %s of %s: left for too long", part.facts.name, part.facts.user)
         part.remove()
+        return True
 
 
 def _unfinished(parts: Iterable[PartFile | None], directory: str) -> list[Facts]:

@@ -310,7 +310,7 @@ def test_what_nobody_came_back_for_expires(
     store.scan()
     store.expire()
     assert [path.stem for path in part_files(output)] == [young.stem]
-    assert "removing old of u" in caplog.text
+    assert "removed old of u" in caplog.text
     assert resumed(store, transfer_of(DATA, name="old").facts) is None
     assert resumed(store, transfer_of(DATA, name="young").facts) is not None
 

@@ -62,6 +62,7 @@ def test_a_published_file_is_recognised_and_keeps_its_name(
     """FAULTS 37: publishing it again gives the same answer and no second file."""
     part = leave_published(output, monkeypatch, how)
     assert claimed(open_again(part, facts_of(39, unique="other"))) == list(range(10))
+    assert not part.reserve_some(1.0)
     assert part.published
     assert part.publish() == "server_received_taken_x"
     part.remove()

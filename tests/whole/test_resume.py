@@ -16,7 +16,7 @@ from client import send_files
 from config import BLOCK_SIZE, KB, MB, STREAMS
 from lft.client.source import Source
 from lft.wire.connection import Connection
-from protocol import ConnectionLostError, Message, SourceError, State
+from protocol import ConnectionLostError, IntegrityOk, Message, SourceError, State
 from tests.support.files import journal_bytes, md5, part_files, random_file, received
 from tests.support.local import ServerThread
 from tests.support.network import SLOW, StartClient, check_one, send_file
@@ -27,7 +27,7 @@ from tests.support.processes import (
     environment,
     run_client,
 )
-from tests.support.rawpeer import HEADER
+from tests.support.rawpeer import HEADER, RawClient, two_blocks_left
 from tests.support.waiting import PATIENCE, eventually
 from tests.tools.proxy import BUFFER, FaultProxy, Plan, Way
 
@@ -211,3 +211,54 @@ def test_a_connection_lost_while_a_file_is_given_up_costs_the_next_file_nothing(
         send_files([changed, good], local.client())
     assert len(cancelled) == 1
     check_one(local.output, good)
+
+
+def test_a_verdict_that_was_lost_is_given_again(local: ServerThread, tmp_path: Path) -> None:
+    """FAULTS 37: published, and the client never heard of it: the same answer, and one file."""
+    source = random_file(tmp_path / "x", 500_000)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start(source.name, source.read_bytes(), resume=True)
+        upload.send(client.attach(), *range(len(upload.blocks)))
+        verdict = upload.complete()
+        assert isinstance(verdict, IntegrityOk)
+    eventually(lambda: local.server.parts.in_use == 0, "the part file to rest")
+    (receipt,) = send_files([source], local.client())
+    assert (receipt.saved_as, receipt.resumed_bytes) == (verdict.saved_as, 500_000)
+    check_one(local.output, source)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"limit": 100_000, "block_size": None}, {"block_size": 64 * KB}, {"streams": 32}]
+)
+def test_other_options_go_on_with_what_is_there(
+    local: ServerThread, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """DESIGN 7: a limit or other blocks on the second attempt cost nothing of the first."""
+    source = random_file(tmp_path / "x", 900_000)
+    two_blocks_left(local, source)
+    (receipt,) = send_files([source], local.client(**changes))
+    assert receipt.resumed_bytes == 2 * 200 * KB
+    check_one(local.output, source)
+    eventually(lambda: part_files(local.output) == [], "the second name to go")
+
+
+def test_a_file_that_begins_otherwise_does_not_go_on_in_other_blocks(
+    local: ServerThread, tmp_path: Path
+) -> None:
+    """FAULTS 20: the same name is not the same file; what is there waits for its own client."""
+    source, other = random_file(tmp_path / "x", 900_000), random_file(tmp_path / "y", 900_000, 1)
+    two_blocks_left(local, source)
+    other.rename(source)
+    (receipt,) = send_files([source], local.client(block_size=64 * KB))
+    assert receipt.resumed_bytes == 0
+    eventually(lambda: len(part_files(local.output)) == 1, "the second name to go")
+
+
+def test_a_file_that_is_begun_anew_frees_what_it_replaces(
+    local: ServerThread, tmp_path: Path
+) -> None:
+    """DESIGN 8: in whatever blocks that was cut; otherwise it would keep its space for a week."""
+    source = random_file(tmp_path / "x", 900_000)
+    two_blocks_left(local, source)
+    send_files([source], local.client(block_size=64 * KB, resume=False))
+    eventually(lambda: part_files(local.output) == [], "the second name to go")
