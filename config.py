@@ -242,6 +242,7 @@ MAX_FLUSHES = 2  # at once, of all transfers: each takes a worker, and there is 
 RESERVE_SLICE = 16 * MB
 RESERVE_FOR = 0.05  # ... and seconds of such calls in one unit of work
 MAX_RESERVING = 2  # transfers that reserve space at once: they may keep the disk busy
+SCAN_AGAIN = 5.0  # seconds until that look is tried again where the disk did not let us
 SCAN_STRETCH = 100  # part files looked at in one unit of work at the start: 10 ms
 HASH_STRETCH = 16  # blocks hashed before a worker looks for more urgent work
 HASH_BATCH = 8  # blocks that must be there to be worth a unit of work for the hash

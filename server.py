@@ -348,8 +348,13 @@ class Server:
             return
 
         def scan_some() -> None:
-            self.parts.scan_some()
-            self._scan()
+            try:
+                self.parts.scan_some()
+            except OSError as error:  # no transfer begins before: it has to be tried again
+                log.error("cannot look at unfinished files: %s", error.strerror)
+                self._loop.later(time.monotonic() + config.SCAN_AGAIN, self._scan)
+            else:
+                self._scan()
 
         self.work.put(scan_some, priority=0)
 

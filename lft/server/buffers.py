@@ -26,8 +26,8 @@ class Buffer:
 
     def keep_for_hashing(self) -> bool:
         """Ask to stay in memory until the block is hashed; return whether there is room."""
-        if self._pool.lend(len(self.view)):
-            self._waits = len(self.view)
+        if self._pool.lend(len(self._memory)):  # all that it keeps, however little is used
+            self._waits = len(self._memory)
         return self._waits > 0
 
     def release(self) -> None:
@@ -56,7 +56,7 @@ class BufferPool:
             with self._lock, contextlib.suppress(IndexError):
                 spare = self._spare.pop()
                 self._room += len(spare)
-        if spare is None or len(spare) < size:
+        if spare is None or not size <= len(spare) <= 2 * size:  # large ones are not for small ones
             spare = bytearray(size)
         return Buffer(self, spare, size)
 

@@ -151,8 +151,13 @@ class Connections:
         events = selectors.EVENT_READ
         if peer.connection.unsent:
             events |= selectors.EVENT_WRITE
-        self._loop.watch(peer.connection, events, partial(self._on_ready, peer))
-        peer.place = place
+        try:
+            self._loop.watch(peer.connection, events, partial(self._on_ready, peer))
+        except OSError as error:  # the system watches no more descriptors
+            log.error("%s: %s", peer.name, error.strerror)
+            self._forget(peer)
+        else:
+            peer.place = place
 
     def _on_ready(self, peer: Peer) -> None:
         """Go on with a peer; an earlier event of the same round may have moved it elsewhere."""

@@ -86,7 +86,8 @@ class Lifecycle:
         self._current[session] = transfer
         try:
             position = self._admission.enter(transfer)
-            self._quota.check(transfer, anew=not transfer.resumes)
+            if self._parts.scanned:  # otherwise it is checked when that is done
+                self._quota.check(transfer, anew=not transfer.resumes)
         except (RejectedError, OSError) as error:
             log.warning("rejected %s: %s", start.name, error)
             self.finish(transfer, None)
@@ -194,7 +195,7 @@ class Lifecycle:
         except BaseException:
             usage.take_back(facts.directory, facts.size)
             raise
-        usage.note_published(facts.directory)
+        usage.note_published(facts.directory, facts.size)
         return name
 
     def _conclude(self, transfer: Transfer, answer: Message | None) -> None:
@@ -244,6 +245,7 @@ class Lifecycle:
         for transfer in self._opener.owners():
             transfer.life.end()
             transfer.life.settle(confirmed=False)
+        self._opener.close()
 
 
 def rejection(error: RejectedError | OSError) -> Rejected:

@@ -48,8 +48,8 @@ class Opener:
     """Opens part files. All methods run on workers, unless a docstring says otherwise.
 
     ``start`` has a step done for a transfer by a worker; what that raises ends the transfer.
-    ``take_over`` ends a transfer whose client is dead. The lock protects ``_owners``: the transfers
-    whose part file has not been let go.
+    ``take_over`` ends a transfer whose client is dead. The lock protects ``_openings``, and
+    ``_owners``: the transfers whose part file has not been let go.
     """
 
     def __init__(
@@ -73,10 +73,14 @@ class Opener:
         self._reserving = threading.BoundedSemaphore(config.MAX_RESERVING)
         self._lock = threading.Lock()
         self._owners: set[Transfer] = set()
+        self._openings: set[Opening] = set()
 
     def open(self, transfer: Transfer) -> None:
         """Find or make the part file of an admitted transfer; then its client may send (any)."""
-        self._go_on(Opening(transfer))
+        opening = Opening(transfer)
+        with self._lock:
+            self._openings.add(opening)
+        self._go_on(opening)
 
     def try_again(self) -> None:
         """Have every transfer try again that waits for a part file or a disk (main)."""
@@ -89,49 +93,48 @@ class Opener:
     def _open(self, opening: Opening, transfer: Transfer) -> None:
         """Find or make the part file of an admitted transfer and let the client send.
 
-        A transfer that has to wait is put aside, for main to start again.
+        A transfer that has to wait is put aside, for main to start again. Whichever way it goes on,
+        that comes last: another thread may have the opening by then.
         """
         try:
-            done = not transfer.life.ended and self._prepare(opening)
+            hand_on = self._release if transfer.life.ended else self._prepare(opening)
         except BaseException:
             self._release(opening)
             raise
-        if transfer.life.ended:
-            self._release(opening)
-        elif done:
-            self._let_send(opening)
+        hand_on(opening)
 
-    def _prepare(self, opening: Opening) -> bool:
-        """Find or make the part file and reserve its space; return whether all is done."""
+    def _prepare(self, opening: Opening) -> Callable[[Opening], None]:
+        """Find or make the part file and reserve its space; return how to go on."""
         if not self._parts.scanned or not (opening.part or self._find(opening)):
-            self._waiting.append(opening)
-            return False
+            return self._waiting.append
         assert opening.part is not None  # found
-        return self._reserve(opening, opening.part)
+        return self._reserve(opening.part)
 
-    def _reserve(self, opening: Opening, part: PartFile) -> bool:
-        """Reserve some of the space, unless enough transfers do; return whether all is there.
+    def _reserve(self, part: PartFile) -> Callable[[Opening], None]:
+        """Reserve some of the space, unless enough transfers do; return how to go on.
 
         A file of one slice does not wait for the large ones.
         """
-        if part.facts.size <= config.RESERVE_SLICE:
-            return not part.reserve_some(config.RESERVE_FOR)
-        if not self._reserving.acquire(blocking=False):
-            self._waiting.append(opening)
-            return False
+        small = part.facts.size <= config.RESERVE_SLICE
+        if not small and not self._reserving.acquire(blocking=False):
+            return self._waiting.append
         try:
             more = part.reserve_some(config.RESERVE_FOR)
         finally:
-            self._reserving.release()
-        if more:
-            self._go_on(opening)
-        return not more
+            if not small:
+                self._reserving.release()
+        return self._go_on if more else self._let_send
 
     def _release(self, opening: Opening) -> None:
         """Let the part file of a transfer rest that has ended on the way to it."""
+        self._forget(opening)
         part, opening.part = opening.part, None
         if part:
             self.let_go(opening.transfer, part)
+
+    def _forget(self, opening: Opening) -> None:
+        with self._lock:
+            self._openings.discard(opening)
 
     def _let_send(self, opening: Opening) -> None:
         """Tell the client that it may send, and what is here already."""
@@ -140,9 +143,15 @@ class Opener:
         if not transfer.open(opening.part, claims):
             self._release(opening)
             return
+        self._forget(opening)
         self._log_opened(transfer, claims)
         have = claims.spans if claims else ()
         self._post(transfer.session.coordinator, FileReady(transfer.number, have))
+
+    def close(self) -> None:
+        """Let go the part files of transfers on their way to them (main, after the workers)."""
+        for opening in list(self._openings):
+            self._release(opening)
 
     def _find(self, opening: Opening) -> bool:
         """Find the part file to go on with, or make a new one; ``False`` while an owner is asked.
@@ -159,6 +168,8 @@ class Opener:
         if opening.part is None:
             self._quota.check(transfer, anew=True)
             opening.part = self._parts.create(transfer.facts)
+        # what it is called until it is published: a quota counts each name once
+        transfer.facts = transfer.facts._replace(saved_as=opening.part.facts.saved_as)
         self._own(transfer)
         self._try_name(opening.part)
         return True
@@ -185,10 +196,8 @@ class Opener:
         """Look for what an earlier attempt left; return whether the search is over."""
         transfer = opening.transfer
         rivals = self._rivals(transfer)  # before the search: what rests then is found
-        part = self._parts.reopen(transfer.facts)
-        claims = self._use(transfer, part) if part else None
-        if part and claims:
-            opening.part, opening.claims = part, claims
+        opening.part = self._parts.reopen(transfer.facts)  # from here on it is let go with it
+        if opening.part and self._use(opening, opening.part):
             return True
         self._offer_other_blocks(transfer)
         return not self._ask_rivals(opening, rivals)
@@ -204,15 +213,14 @@ class Opener:
             if config.MIN_BLOCK_SIZE <= size <= config.MAX_BLOCK_SIZE:
                 raise RejectedError(OTHER_BLOCKS, str(size))
 
-    def _use(self, transfer: Transfer, part: PartFile) -> Claims | None:
-        """Use a reopened part file; ``None`` if it turns out to be unfit."""
-        try:
-            if not part.published:  # it may have grown, and others may rest beside it
-                self._quota.check(transfer, part, anew=True)
-        except RejectedError:
-            self._parts.rest(part)
-            raise
-        return self._parts.go_on(part, transfer.facts)
+    def _use(self, opening: Opening, part: PartFile) -> bool:
+        """Use a reopened part file; ``False`` if it turns out to be unfit."""
+        if not part.published:  # it may have grown, and others may rest beside it
+            self._quota.check(opening.transfer, part, anew=True)
+        opening.claims = self._parts.go_on(part, opening.transfer.facts)
+        if opening.claims is None:  # the store has it again
+            opening.part = None
+        return opening.claims is not None
 
     @staticmethod
     def _log_opened(transfer: Transfer, claims: Claims | None) -> None:

@@ -138,7 +138,11 @@ class Receiving:
         size = header.raw_length if length else 0
         if not self._shares.take(transfer.facts.user, size):
             raise RemoteProtocolError("too many blocks of this user are on their way", "busy")
-        buffer = transfer.buffers.take(size)
+        try:
+            buffer = transfer.buffers.take(size)
+        except BaseException:  # no memory
+            self._shares.give(transfer.facts.user, size)
+            raise
         return Incoming(transfer, buffer), buffer.view[:length]
 
     def drop_half_block(self, peer: Peer) -> None:

@@ -112,8 +112,8 @@ class NoteTurn:
 class Transfer:
     """One file on its way in: its blocks, their hash, and the work that falls due.
 
-    Fixed: ``session``, ``name``, ``facts``, ``blocks``, ``resumes``, ``asked_at``, ``buffers``; the
-    admission's own: ``turn``.
+    Fixed, once the part file is found: ``session``, ``name``, ``facts``, ``blocks``, ``resumes``,
+    ``asked_at``, ``buffers``; the admission's own: ``turn``.
     The hasher's own: ``hash``. The lock protects every attribute that begins with an underscore;
     ``life`` has a lock of its own. All methods run on workers, unless a docstring says otherwise.
     """

@@ -19,7 +19,6 @@ from lft.server.sessions import Post
 from lft.server.transfer import Transfer
 from lft.server.work_queue import Unit, WorkQueue
 from lft.terminal import SUCCESS
-from lft.wire.frames import encode_ack
 from protocol import (
     Missing,
     Rejected,
@@ -29,9 +28,6 @@ from protocol import (
 
 log = logging.getLogger("server")
 block_log = logging.getLogger("block")
-
-ACKS_TOGETHER = 4 * len(encode_ack(0, 0))  # bytes: one call and one wake-up for four blocks
-ACK_PAUSE = 0.005  # seconds without another block after which acknowledgements are sent anyway
 
 
 class Verification:

@@ -192,10 +192,11 @@ class Journal:
         return claims
 
     def close(self) -> None:
-        """Close the journal."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close the journal; what the disk says then concerns claims only."""
+        descriptor, self._fd = self._fd, -1  # its number will soon belong to another file
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
 
 def _note_of_publication(facts: Facts) -> bytes:

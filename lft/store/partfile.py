@@ -370,9 +370,14 @@ class PartFile:
     def close(self) -> None:
         """Close the file; it stays on the disk."""
         self._journal.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        descriptor, self._fd = self._fd, -1  # its number will soon belong to another file
+        if descriptor < 0:
+            return
+        try:
+            os.close(descriptor)
+        except OSError as error:  # a network file system may say only now what it did not take
+            self.trusted = self.published
+            log.warning("%s: %s", self._path.name, error.strerror)
 
     def remove(self) -> None:
         """Close the file and remove its unfinished name; a published file keeps the final one."""

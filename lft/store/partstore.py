@@ -47,11 +47,11 @@ class PartStore:
         """Do a part of the scan: a unit of work, one worker at a time. Raises ``OSError``."""
         if self._unscanned is None:
             folder = self._output / PARTIAL
-            self._unscanned = sorted({p.stem for p in folder.iterdir() if p.name != "lock"})
-        some = self._unscanned[: config.SCAN_STRETCH]
-        del self._unscanned[: config.SCAN_STRETCH]
-        for stem in some:
-            self._recover(stem)
+            stems = {path.stem for path in folder.iterdir() if path.name != "lock"}
+            self._unscanned = sorted(stems, reverse=True)
+        for _ in range(min(config.SCAN_STRETCH, len(self._unscanned))):
+            self._recover(self._unscanned[-1])
+            self._unscanned.pop()
         if not self._unscanned:
             self.scanned = True
             kept = sum(map(len, self._resting.values()))

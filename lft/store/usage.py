@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import config
 from lft.store.paths import counted, native, used_bytes
 
 
-class Count(NamedTuple):
-    """What one look at a directory has found, and the files published since then."""
+class Count:
+    """What is known of one directory. ``Usage`` has the lock."""
 
-    total: int  # bytes, as a quota counts them
-    changed: int  # the directory's time of change in nanoseconds, as far as it is accounted for
-    at: float  # instant of the look, on the monotonic clock
-    took: float  # seconds
+    def __init__(self) -> None:
+        self.total = 0  # bytes, as a quota counts them: of the last look, and published since
+        self.pending = 0  # of files that are being published
+        self.published = 0  # how often that was begun or ended: a look may overlap it
+        self.changed = -1  # the directory's time of change in nanoseconds; -1 if that is not sure
+        self.looked_at = -math.inf  # instant of the last look
+        self.took = 0.0  # seconds that it took
 
     def holds(self, changed: int, seldom: float) -> bool:
         """Return whether the count need not be made anew: nothing changed, or it was just made."""
-        age = time.monotonic() - self.at
+        age = time.monotonic() - self.looked_at
         return age < (config.COUNT_AGAIN if changed == self.changed else seldom * self.took)
 
 
@@ -42,44 +45,47 @@ class Usage:
     def total(self, directory: str, *, surely: bool = False) -> int:
         """Return the bytes in ``directory``; ``surely`` if a file is to be refused for them."""
         path = self._output / native(directory)
+        changed = _changed(path)
         with self._lock:
-            known = self._counts.get(directory)
-        if known and known.holds(_changed(path), 1 if surely else config.COUNT_SELDOM):
-            return known.total
-        return self._look(directory, path, known)
+            count = self._counts.setdefault(directory, Count())
+            if count.holds(changed, 1 if surely else config.COUNT_SELDOM):
+                return count.total + count.pending
+            overlaps, before = count.pending > 0, count.published
+        return self._look(path, count, changed, overlaps, before)
 
-    def _look(self, directory: str, path: Path, before: Count | None) -> int:
-        """Count the files; those that were added meanwhile may count twice, until the next look."""
-        began, changed = time.monotonic(), _changed(path)
+    def _look(self, path: Path, count: Count, changed: int, overlaps: bool, before: int) -> int:
+        """Count the files. One that is published meanwhile may count twice, until the next look."""
+        began = time.monotonic()
         found = used_bytes(path)
         with self._lock:
-            now = self._counts.get(directory)
-            added = now.total - before.total if now and before and now.at == before.at else 0
-            total = found + max(0, added)
-            self._counts[directory] = Count(total, changed, began, time.monotonic() - began)
-        return total
+            count.looked_at, count.took = began, time.monotonic() - began
+            count.total = found
+            count.changed = -1 if overlaps or count.published != before else changed
+            return found + count.pending
 
     def add(self, directory: str, size: int) -> None:
         """Count a file of ``size`` bytes that is about to be published."""
-        self._change(directory, counted(size))
+        with self._lock:
+            count = self._counts.setdefault(directory, Count())
+            count.pending += counted(size)
+            count.published += 1
 
     def take_back(self, directory: str, size: int) -> None:
         """Do not count a file of ``size`` bytes after all: it could not be published."""
-        self._change(directory, -counted(size))
-
-    def _change(self, directory: str, change: int) -> None:
         with self._lock:
-            known = self._counts.get(directory)
-            if known:
-                self._counts[directory] = known._replace(total=known.total + change)
+            count = self._counts[directory]
+            count.pending -= counted(size)
+            count.published += 1
 
-    def note_published(self, directory: str) -> None:
-        """Take the directory's last change for the file that was added."""
+    def note_published(self, directory: str, size: int) -> None:
+        """Count a file that has its name; the directory's last change was for it."""
         changed = _changed(self._output / native(directory))
         with self._lock:
-            known = self._counts.get(directory)
-            if known:
-                self._counts[directory] = known._replace(changed=changed)
+            count = self._counts[directory]
+            count.pending -= counted(size)
+            count.total += counted(size)
+            count.published += 1
+            count.changed = -1 if count.changed < 0 else changed
 
 
 def _changed(path: Path) -> int:

@@ -41,7 +41,7 @@ def test_files_that_the_server_publishes_are_added(output: Path, looks: list[Pat
     for number in range(3):
         usage.add("", 10)
         (output / f"x{number}").write_bytes(bytes(10))
-        usage.note_published("")
+        usage.note_published("", 10)
     assert usage.total("") == 3 * LEAST
     assert len(looks) == 1
 
