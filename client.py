@@ -335,7 +335,9 @@ class ClientSession:
         if state <= told or not upload.all_hashed:
             return told
         digest = upload.digests.hexdigest()
-        upload.source.check_unchanged(self._settings.digest, digest)
+        if not upload.source.prove_unchanged(self._settings.digest, digest):
+            self._waker.ring()  # go on with that, after a look at what the server says
+            return told
         if delivered:
             self._progress.phase("verifying")
         self._coordinator.send(TransferComplete(upload.number, digest, delivered))
@@ -374,7 +376,10 @@ class ClientSession:
         raise_rejected(upload.source.name, message)
         if isinstance(message, IntegrityFailed):
             # if it has changed, that was the reason
-            upload.source.check_unchanged(self._settings.digest, upload.digests.hexdigest())
+            while not upload.source.prove_unchanged(
+                self._settings.digest, upload.digests.hexdigest()
+            ):
+                pass
             log.error("%s: %s", upload.source.name, printable(message.reason))
             return self._receipt(upload, None)
         if not isinstance(message, IntegrityOk):

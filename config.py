@@ -89,6 +89,7 @@ MOSTLY = 0.5  # of the time of a file: whatever takes more is called its bottlen
 NAMEABLE = 0.3  # seconds that a file must take for its bottleneck to be named
 READ_AHEAD = 12  # blocks in memory beyond one for each stream, to keep the senders busy ...
 READ_AHEAD_BYTES = 48 * MB  # ... and no more than this, whatever the size of a block
+PROVE_STRETCH = 8 * MB  # of a file that grew, read again between two looks at the server: 30 ms
 
 # Blocks in flight on one connection: 200 MB, more than a link of 10 Gbit/s and 100 ms holds. It
 # bounds what we remember when a server never answers.
@@ -242,8 +243,9 @@ MAX_FLUSHES = 2  # at once, of all transfers: each takes a worker, and there is 
 RESERVE_SLICE = 16 * MB
 RESERVE_FOR = 0.05  # ... and seconds of such calls in one unit of work
 MAX_RESERVING = 2  # transfers that reserve space at once: they may keep the disk busy
-SCAN_AGAIN = 5.0  # seconds until that look is tried again where the disk did not let us
 SCAN_STRETCH = 100  # part files looked at in one unit of work at the start: 10 ms
+SCAN_AGAIN = 5.0  # seconds until that look is tried again where the disk did not let us
+REREAD_RATE = 10 * MB  # bytes a second at which a client may have to read a file again that grew
 HASH_STRETCH = 16  # blocks hashed before a worker looks for more urgent work
 HASH_BATCH = 8  # blocks that must be there to be worth a unit of work for the hash
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 from typing import Any, Callable
@@ -101,16 +102,15 @@ def help_formatter(prog: str) -> argparse.HelpFormatter:
 
     By itself argparse makes one for each option, and loads ``shutil`` for the width: 4 ms.
     """
-    columns = os.environ.get("COLUMNS", "")
-    width = int(columns) if columns.isdecimal() else _terminal_width()
-    return argparse.HelpFormatter(prog, width=max(width, 40) - 2)
+    return argparse.HelpFormatter(prog, width=max(_terminal_width(), 40) - 2)
 
 
 def _terminal_width() -> int:
-    try:
-        return os.get_terminal_size().columns
-    except OSError:  # no terminal
-        return 80
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() and len(columns) < 5 else 0
+    with contextlib.suppress(OSError):  # no terminal
+        width = width or os.get_terminal_size().columns
+    return width or 80  # a new terminal may say 0
 
 
 def add_log_level(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -26,7 +27,7 @@ from tests.support.files import open_descriptors, strays
 from tests.support.local import DEMO, ServerThread, StartLocal
 from tests.support.processes import ServerProcess, StartServer
 from tests.support.scram import USERS
-from tests.support.waiting import eventually
+from tests.support.waiting import SleepClock, eventually
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -170,3 +171,12 @@ def users_file(tmp_path: Path) -> Path:
     path = tmp_path / "users.json"
     save_credentials(path, Accounts({"alice": VERIFIER}))
     return path
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SleepClock:
+    """A clock that moves when a test says so, or sleeps."""
+    one = SleepClock()
+    monkeypatch.setattr(time, "monotonic", one.monotonic)
+    monkeypatch.setattr(time, "sleep", one.sleep)
+    return one

@@ -123,7 +123,7 @@ def _trouble(data: bytes) -> str:
         return f"{error.msg}, in line {error.lineno}"
     except (ValueError, RecursionError):
         pass
-    return "something in it is too large"
+    return "something in it is too large, or is no number"
 
 
 _REQUIRED = {name for name, item in Credential.FIELDS.items() if item.required}

@@ -62,9 +62,10 @@ class Acknowledgements:
         return True
 
     def note_sent(self, block: int) -> None:
-        """Note that ``block`` goes out now."""
+        """Note that ``block`` goes out now; one that has been acknowledged lags no more."""
         self._sent_at.pop(block, None)  # so that the oldest stay in front
-        self._sent_at[block] = time.monotonic()
+        if block in self._owed:
+            self._sent_at[block] = time.monotonic()
 
     def resend_late(self, most: int, *, hasty: bool) -> list[int]:
         """Pick up to ``most`` blocks that lag, the oldest first; note that they go out again now.

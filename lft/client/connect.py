@@ -85,8 +85,12 @@ def _show_token(connection: Connection, settings: ClientSettings) -> tuple[Hello
     assert settings.token is not None
     if not connection.secure and not is_loopback(str(connection.address[1][0])):
         raise UsageError("a token is shown to the server only over TLS: add --tls")
+    try:
+        start = AuthStart(TOKEN, settings.token)
+    except ValueError as error:
+        raise UsageError(f"the token cannot be one: {error}") from None
     hello = _hear_hello(connection, settings)
-    welcome = connection.call(AuthStart(TOKEN, settings.token), settings.timeout)
+    welcome = connection.call(start, settings.timeout)
     if not isinstance(welcome, AuthOk):
         raise AuthenticationError("the server does not take tokens")
     return hello, welcome

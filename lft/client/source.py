@@ -26,7 +26,9 @@ class Source:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise SourceError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         self._facts = os.fstat(self._fd)
-        self.grew = False  # whether more was added while it was sent
+        self.grew = False  # whether more was added while it was sent, and nothing else happened
+        self._proof: hashlib._Hash | None = None  # of the part that was read anew to show that
+        self._proven = 0  # bytes of it
         self.size = self._facts.st_size
         try:
             if not self.size and self._has_more():
@@ -61,16 +63,22 @@ class Source:
         self.read(view, 0)
         return hashlib.new(algorithm, view).hexdigest()
 
-    def check_unchanged(self, algorithm: str, digest: str) -> None:
-        """Raise ``SourceError`` if the file no longer has the bytes that were sent.
+    def prove_unchanged(self, algorithm: str, digest: str) -> bool:
+        """Prove that the file still has the bytes that were sent; return whether that is done.
 
         ``digest`` is that of these bytes, in hexadecimal. A file that was only added to, such as a
-        log, is read once more to prove that: then ``grew`` says so, and the rest is as it was.
+        log, is read once more, a part with each call: in the end ``grew`` says so. Raises
+        ``SourceError`` if the bytes are others.
         """
         now = os.fstat(self._fd)
         same = (now.st_size, now.st_mtime_ns) == (self._facts.st_size, self._facts.st_mtime_ns)
-        if self._is_replaced(now) or not (same or self._has_only_grown(now, algorithm, digest)):
-            raise SourceError(f"{self._path}: changed while it was sent; send it again")
+        grows = now.st_size >= self.size if self.grew else now.st_size > self.size
+        if self._is_replaced(now) or not (same or grows):
+            raise self._changed()
+        return same or self.grew or self._prove_some(algorithm, digest)
+
+    def _changed(self) -> SourceError:
+        return SourceError(f"{self._path}: changed while it was sent; send it again")
 
     def _is_replaced(self, now: os.stat_result) -> bool:
         """Return whether another file has the name; of a deleted one the open file was sent."""
@@ -79,20 +87,19 @@ class Source:
         except OSError:
             return False
 
-    def _has_only_grown(self, now: os.stat_result, algorithm: str, digest: str) -> bool:
-        """Return whether the file still begins with the bytes that were sent."""
-        if not self.grew and now.st_size > self.size:
-            self.grew = self._digest(algorithm) == digest
-        return self.grew and now.st_size >= self.size
-
-    def _digest(self, algorithm: str) -> str:
-        """Return the digest of the first ``size`` bytes, read anew."""
-        found, view = hashlib.new(algorithm), memoryview(bytearray(config.MB))
-        for start in range(0, self.size, len(view)):
-            part = view[: self.size - start]
-            self.read(part, start)
-            found.update(part)
-        return found.hexdigest()
+    def _prove_some(self, algorithm: str, digest: str) -> bool:
+        """Read on in the bytes that were sent; return whether the file still begins with them."""
+        proof = self._proof = self._proof or hashlib.new(algorithm)
+        view = memoryview(bytearray(min(config.PROVE_STRETCH, self.size - self._proven)))
+        self.read(view, self._proven)
+        proof.update(view)
+        self._proven += len(view)
+        if self._proven < self.size:
+            return False
+        if proof.hexdigest() != digest:
+            raise self._changed()
+        self.grew = True
+        return True
 
     def close(self) -> None:
         """Close the file."""

@@ -193,10 +193,16 @@ class Transfer:
         return self.session.heard_at >= asked_at or self._moved_at >= drained
 
     def stalled_for(self) -> float:
-        """Return the seconds since a block came, 0 unless it is the client's turn (main)."""
+        """Return the seconds since a block came, 0 unless it is the client's turn (main).
+
+        A client that has sent all may first have to read the file once more, which has grown.
+        """
         with self._lock:
-            waits = self.life.receiving and not (self._map.complete and self._map.all_here)
-            return time.monotonic() - self._moved_at if waits else 0.0
+            all_here = self._map.all_here
+            if not self.life.receiving or (self._map.complete and all_here):
+                return 0.0
+            rereads = self.facts.size / config.REREAD_RATE if all_here else 0.0
+            return max(0.0, time.monotonic() - self._moved_at - rereads)
 
     # -- blocks
 

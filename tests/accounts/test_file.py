@@ -258,6 +258,7 @@ SAID = {
     f"{DAMAGED}: it is not UTF-8 text": document_with().decode().encode("utf-16"),
     f"{DAMAGED}: Expecting value, in line 3": b'{\n"users":\n// ours\n{}}',
     f"{DAMAGED}: something in it is too large": b"[" * 100_000,
+    f"{DAMAGED}: something in it is too large, or is no number": b'{"version": NaN}',
 }
 
 

@@ -218,6 +218,15 @@ def test_a_client_shows_no_token_to_a_distant_server_without_tls(
     assert heard == []
 
 
+@pytest.mark.parametrize("token", ["x" * 2000, "\ud800"], ids=["too long", "no text"])
+def test_a_token_that_cannot_be_one_is_an_error_of_ours(
+    local: ServerThread, tmp_path: Path, token: str
+) -> None:
+    """A caller of ``send_files`` has to handle nothing but ``TransferError``."""
+    with pytest.raises(UsageError, match="the token cannot be one"):
+        send_files([random_file(tmp_path / "x", 10)], local.client(token=token))
+
+
 def test_a_server_believes_no_token_from_afar_without_tls(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,7 @@
-"""A clock, an upload and a link for the client's parts."""
+"""An upload and a link for the client's parts."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Iterator
 
@@ -15,7 +14,6 @@ from lft.client.upload import Upload
 from protocol import FileReady
 from tests.support.client import link_of
 from tests.support.files import random_file
-from tests.support.waiting import SleepClock
 
 
 @pytest.fixture
@@ -31,13 +29,4 @@ def link() -> Link:
     """What a sender shares with others, with a timeout of 30 s; one may send."""
     one = link_of(ClientSettings(timeout=30, streams=1))
     one.streams = 1
-    return one
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SleepClock:
-    """A clock that moves when a test says so, or sleeps."""
-    one = SleepClock()
-    monkeypatch.setattr(time, "monotonic", one.monotonic)
-    monkeypatch.setattr(time, "sleep", one.sleep)
     return one

@@ -45,6 +45,20 @@ def test_on_a_slow_link_a_stream_is_stuck_later(acks: Acknowledgements, clock: S
     assert acks.stuck == config.STUCK_TIMES * 20
 
 
+def test_a_block_that_was_acknowledged_before_it_went_again_lags_no_more(
+    acks: Acknowledgements, clock: SleepClock
+) -> None:
+    """Otherwise it would go out once more every time that one is stuck, until the verdict."""
+    acks.expect(0)
+    acks.note_sent(0)
+    clock.now += 100
+    assert acks.resend_late(1, hasty=False) == [0]
+    assert acks.take(0)
+    acks.note_sent(0)
+    clock.now += 100
+    assert acks.resend_late(1, hasty=False) == []
+
+
 def test_rounds_count_only_when_all_of_them_are_recent(
     acks: Acknowledgements, clock: SleepClock
 ) -> None:

@@ -26,7 +26,7 @@ from lft.options import (
     port_argument,
     seconds_argument,
 )
-from tests.support.generated import acts, any_text, quick, shorter
+from tests.support.generated import acts, any_text, quick, short, shorter
 
 NOT_SIZES = ["", " ", "K", "0", "0K", "0.1", "-1", "+1", "1T", "1KK", "1e3", "0x10", "1_000"]
 NOT_SIZES += ["1,5K", "1.K", ".5K", "1.2345K", "nan", "inf", "9" * 16, "9" * 5000, "1 0", "1\n2"]
@@ -264,6 +264,13 @@ def test_the_help_fills_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: i
     assert columns - 8 < longest <= columns - 2
 
 
+def test_a_new_terminal_that_has_no_width_yet_counts_as_80(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says 0 columns."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((0, 0)))
+    assert help_formatter("x")._width == 78
+
+
 def test_without_a_terminal_the_help_has_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a pipe, for example."""
 
@@ -275,7 +282,10 @@ def test_without_a_terminal_the_help_has_80_columns(monkeypatch: pytest.MonkeyPa
     assert help_formatter("x")._width == 78
 
 
-@pytest.mark.parametrize(("columns", "width"), [("100", 98), ("1", 38), ("wide", 78), ("", 78)])
+WIDTHS = {"100": 98, "1": 38, "wide": 78, "": 78, "0": 78, "9" * 5000: 78}
+
+
+@pytest.mark.parametrize(("columns", "width"), WIDTHS.items(), ids=list(map(short, WIDTHS)))
 def test_a_width_in_the_environment_counts(
     monkeypatch: pytest.MonkeyPatch, columns: str, width: int
 ) -> None:

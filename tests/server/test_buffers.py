@@ -26,6 +26,23 @@ def test_buffers_are_kept_up_to_a_limit_and_used_again() -> None:
     assert pool.take(6).view.obj is not buffers[1].view.obj
 
 
+def test_a_waiting_block_counts_all_the_memory_that_it_keeps() -> None:
+    """A short block in the memory of a longer one keeps all of that."""
+    pool = BufferPool(100, lend=100)
+    pool.take(60).release()
+    assert pool.take(40).keep_for_hashing()
+    assert not pool.lend(41)
+    assert pool.lend(40)
+
+
+def test_a_small_block_does_not_keep_the_memory_of_a_large_one() -> None:
+    """At most twice what it needs."""
+    pool = BufferPool(100)
+    large = pool.take(60)
+    large.release()
+    assert pool.take(6).view.obj is not large.view.obj
+
+
 def test_what_waits_to_be_hashed_may_take_a_bounded_share_of_memory(output: Path) -> None:
     """The pool lends so much to all transfers together; an ended one gives its share back."""
     sample = Sample(output, 10 * BLOCK, lend=3 * BLOCK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from typing import Callable
@@ -86,3 +87,35 @@ def test_clients_log_in_while_earlier_part_files_are_looked_at(
         assert not local.server.parts.scanned
         slow_scan()
         assert isinstance(client.answer(), FileReady)
+
+
+def test_a_look_at_part_files_that_the_disk_refused_is_tried_again(
+    start_local: StartLocal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 36: otherwise no file could begin until the server is started anew."""
+    monkeypatch.setattr(config, "SCAN_AGAIN", 0.01)
+    scan_some = PartStore.scan_some
+    errors = [OSError(errno.EIO, "Input/output error"), OSError(errno.EMFILE, "Too many files")]
+
+    def fail_first(store: PartStore) -> None:
+        if errors:
+            raise errors.pop()
+        scan_some(store)
+
+    monkeypatch.setattr(PartStore, "scan_some", fail_first)
+    with RawClient(start_local().port).log_in() as client:
+        _announce(client, "x", 10)
+        assert isinstance(client.answer(), FileReady)
+
+
+def test_a_part_file_on_its_way_is_let_go_when_the_server_ends(
+    start_local: StartLocal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for its turn at the disk, and no client can go on with it here."""
+    monkeypatch.setattr(config, "MAX_RESERVING", 0)
+    local = start_local()
+    with RawClient(local.port).log_in() as client:
+        _announce(client, "x", 2 * config.RESERVE_SLICE)
+        eventually(lambda: local.server.parts.in_use == 1, "the part file to be made")
+        local.stop()
+    assert local.server.parts.in_use == 0

@@ -114,6 +114,16 @@ def test_a_resumed_file_does_not_count_against_itself(serve: Serve) -> None:
     assert answer.have == ((0, 1),)
 
 
+def test_a_resumed_file_counts_once(serve: Serve) -> None:
+    """13: it keeps the name that it was to get at first, and has no second one beside it."""
+    local = serve({"alice": account(quota=500 * KB)})
+    data = os.urandom(400 * KB)
+    interrupted(local, "x", data)
+    with Peer(local.port).log_in() as first, Peer(local.port).log_in() as second:
+        first.start("x", data, resume=True)
+        assert isinstance(second.ask("y", 60 * KB), FileReady)
+
+
 def test_a_verdict_that_was_lost_can_be_asked_for_again_within_the_quota(serve: Serve) -> None:
     """13 and 37: the published file is not counted against itself."""
     local = serve({"alice": account(quota=300 * KB)})

@@ -13,6 +13,7 @@ import config
 from lft.server.lifetime import TransferEndedError
 from lft.store.paths import PARTIAL
 from tests.support.transfers import BLOCK, Sample
+from tests.support.waiting import SleepClock
 
 
 def test_blocks_in_any_order_are_verified_in_file_order(sample: Sample) -> None:
@@ -214,3 +215,19 @@ def test_any_order_damage_and_repetition_ends_with_the_right_file(
     name = sample.part.publish()
     sample.transfer.life.end()
     assert (output / name).read_bytes() == sample.data
+
+
+def test_who_has_sent_all_has_time_to_read_a_large_file_again(
+    sample: Sample, clock: SleepClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 20: of a log that grew the client proves first that the rest is as it was."""
+    monkeypatch.setattr(config, "REREAD_RATE", 1)
+    sample.store(0)
+    clock.now += 30
+    assert sample.transfer.stalled_for() == 30
+    for index in range(1, 10):
+        sample.store(index)
+    clock.now += 30
+    assert sample.transfer.stalled_for() == 0
+    clock.now += 30
+    assert sample.transfer.stalled_for() == 60 - sample.transfer.facts.size

@@ -93,3 +93,32 @@ def test_each_directory_has_its_own_count(output: Path) -> None:
     (output / "alice" / "x").write_bytes(bytes(10_000))
     usage = Usage(output)
     assert (usage.total(""), usage.total("alice")) == (0, 10_000)
+
+
+def test_a_file_published_during_a_look_is_not_lost(
+    output: Path, looks: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may count twice, until the next look: that comes as soon as it matters."""
+    monkeypatch.setattr(config, "COUNT_SELDOM", 0)
+    usage = Usage(output)
+
+    def publish_meanwhile(directory: Path) -> int:
+        found = used_bytes(directory)
+        looks.append(directory)
+        if len(looks) == 1:
+            usage.add("", 10_000)
+            (output / "x").write_bytes(bytes(10_000))
+            usage.note_published("", 10_000)
+        return found
+
+    monkeypatch.setattr("lft.store.usage.used_bytes", publish_meanwhile)
+    usage.total("")
+    assert usage.total("") == 10_000
+    assert len(looks) == 2
+
+
+def test_a_file_that_is_being_published_counts(output: Path) -> None:
+    """Also in a look that is made before it has its name."""
+    usage = Usage(output)
+    usage.add("", 10_000)
+    assert usage.total("") == 10_000

@@ -192,7 +192,7 @@ def test_a_connection_lost_while_a_file_is_given_up_costs_the_next_file_nothing(
     """The first file changed and is cancelled; the answer never comes: another session goes on."""
     changed, good = random_file(tmp_path / "a", 1000), random_file(tmp_path / "b", 1000)
     cancelled = []
-    answer, check = Connection.answer, Source.check_unchanged
+    answer, check = Connection.answer, Source.prove_unchanged
 
     def lose(connection: Connection, timeout: float) -> Message:
         if connection.state is State.CANCELLING:
@@ -200,13 +200,13 @@ def test_a_connection_lost_while_a_file_is_given_up_costs_the_next_file_nothing(
             raise ConnectionLostError("gone")
         return answer(connection, timeout)
 
-    def notice(source: Source, algorithm: str, digest: str) -> None:
+    def notice(source: Source, algorithm: str, digest: str) -> bool:
         if source.name == changed.name:
             raise SourceError("changed")
-        check(source, algorithm, digest)
+        return check(source, algorithm, digest)
 
     monkeypatch.setattr(Connection, "answer", lose)
-    monkeypatch.setattr(Source, "check_unchanged", notice)
+    monkeypatch.setattr(Source, "prove_unchanged", notice)
     with pytest.raises(SourceError, match="changed"):
         send_files([changed, good], local.client())
     assert len(cancelled) == 1
