@@ -64,7 +64,7 @@ from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
 from protocol import (
     DIGEST_SIZES,
-    OTHER_BLOCKS,
+    EARLIER,
     Cancel,
     ConnectionLostError,
     FileReady,
@@ -249,39 +249,47 @@ class ClientSession:
     def _announce(self, source: Source) -> Upload:
         """Announce a file and wait until the server is ready for it.
 
-        An earlier attempt may have cut the file in other blocks: then it goes on in those.
+        An earlier attempt may have other blocks or a stronger digest: then it goes on with those.
         """
         if self._coordinator.state is not State.READY:
             raise ConnectionLostError("the server did not say that the last file is given up")
         self._progress.phase("waiting")
+        size, digest = block_size_for(source.size, self._settings), self._settings.digest
+        resume = self._settings.resume or self._patience.achieved  # at least what we sent ourselves
         try:
-            return self._announce_in_blocks(source, block_size_for(source.size, self._settings))
-        except OtherBlocksError as other:
-            return self._announce_in_blocks(source, other.block_size)
+            return self._announce_as(source, size, digest, resume=resume)
+        except EarlierAttemptError as earlier:
+            if earlier.is_weaker(digest):
+                coordinator_log.warning("%s begins anew: what the server has of it was to be "
+                                        "proven by %s", source.name, earlier.digest)  # fmt: skip
+                return self._announce_as(source, size, digest, resume=False)
+            if earlier.digest != digest:
+                coordinator_log.info("%s is proven by %s: an earlier attempt began so",
+                                     source.name, earlier.digest)  # fmt: skip
+            return self._announce_as(source, earlier.block_size, earlier.digest, resume=True)
 
-    def _announce_in_blocks(self, source: Source, size: int) -> Upload:
-        settings, algorithm = self._settings, self._settings.digest
-        resume = settings.resume or self._patience.achieved  # at least what we sent ourselves
-        head = source.head(size, algorithm)
-        self._coordinator.send(FileStart(source.name, source.size, size, algorithm, head, resume))
+    def _announce_as(self, source: Source, size: int, digest: str, *, resume: bool) -> Upload:
+        settings, head = self._settings, source.head(size, digest)
+        self._coordinator.send(FileStart(source.name, source.size, size, digest, head, resume))
         position = 0
         while True:
             message = self._coordinator.answer(settings.timeout)
             if isinstance(message, FileReady):
-                return self._begin_upload(source, size, message)
+                upload = Upload(source, digest, size, message, self._waker.ring)
+                self._tell_resumed(upload)
+                return upload
             self._patience.note_progress()
             if isinstance(message, Queued) and message.position != position:
                 position = message.position
                 coordinator_log.info("waiting for our turn: position %d", position)
             raise_rejected(source.name, message)
 
-    def _begin_upload(self, source: Source, block_size: int, ready: FileReady) -> Upload:
-        upload = Upload(source, self._settings.digest, block_size, ready, self._waker.ring)
+    @staticmethod
+    def _tell_resumed(upload: Upload) -> None:
         if upload.resumed_bytes:
-            had, size = format_size(upload.resumed_bytes), format_size(source.size)
+            had, size = format_size(upload.resumed_bytes), format_size(upload.source.size)
             coordinator_log.info("going on with %s: the server has %s of %s",
-                                 source.name, had, size)  # fmt: skip
-        return upload
+                                 upload.source.name, had, size)  # fmt: skip
 
     def _send_upload(self, upload: Upload) -> Receipt:
         """Have a file read, sent and judged; in any case no thread works for it afterwards."""
@@ -335,7 +343,7 @@ class ClientSession:
         if state <= told or not upload.all_hashed:
             return told
         digest = upload.digests.hexdigest()
-        if not upload.source.prove_unchanged(self._settings.digest, digest):
+        if not upload.source.prove_unchanged(upload.digests.algorithm, digest):
             self._waker.ring()  # go on with that, after a look at what the server says
             return told
         if delivered:
@@ -376,9 +384,8 @@ class ClientSession:
         raise_rejected(upload.source.name, message)
         if isinstance(message, IntegrityFailed):
             # if it has changed, that was the reason
-            while not upload.source.prove_unchanged(
-                self._settings.digest, upload.digests.hexdigest()
-            ):
+            digests = upload.digests
+            while not upload.source.prove_unchanged(digests.algorithm, digests.hexdigest()):
                 pass
             log.error("%s: %s", upload.source.name, printable(message.reason))
             return self._receipt(upload, None)
@@ -405,23 +412,27 @@ class ClientSession:
                 self._coordinator.answer(deadline.left())
 
 
-class OtherBlocksError(RejectedError):
-    """The server has an earlier attempt at the file, in blocks of ``block_size`` bytes."""
+class EarlierAttemptError(RejectedError):
+    """The server has an earlier attempt: blocks of ``block_size`` bytes, proven by ``digest``."""
 
     def __init__(self, reason: str) -> None:
-        """Raise ``RemoteProtocolError`` for a reason that is no block size."""
-        super().__init__(
-            OTHER_BLOCKS, f"an earlier attempt has blocks of {printable(reason)} bytes"
-        )
-        self.block_size = int(reason) if re.fullmatch("[0-9]{4,8}", reason) else 0
-        if not config.MIN_BLOCK_SIZE <= self.block_size <= config.MAX_BLOCK_SIZE:
-            raise RemoteProtocolError("the server names a block size that there cannot be")
+        """Raise ``RemoteProtocolError`` for a reason that does not say these two."""
+        super().__init__(EARLIER, f"there is an earlier attempt ({printable(reason)})")
+        said = re.fullmatch("([0-9]{4,8}) (md5|sha256)", reason)
+        size, self.digest = (int(said[1]), said[2]) if said else (0, "")
+        if not config.MIN_BLOCK_SIZE <= size <= config.MAX_BLOCK_SIZE:
+            raise RemoteProtocolError("the server names an earlier attempt that there cannot be")
+        self.block_size = size
+
+    def is_weaker(self, digest: str) -> bool:
+        """Return whether ``digest`` proves more than the earlier attempt would."""
+        return DIGEST_SIZES[self.digest] < DIGEST_SIZES[digest]
 
 
 def raise_rejected(name: str, message: Message) -> None:
     """Raise what a REJECTED says of the file ``name``; any other message passes."""
-    if isinstance(message, Rejected) and message.code == OTHER_BLOCKS:
-        raise OtherBlocksError(message.reason)
+    if isinstance(message, Rejected) and message.code == EARLIER:
+        raise EarlierAttemptError(message.reason)
     if isinstance(message, Rejected) and message.code in PASSING:
         raise ConnectionLostError(f"{name}: {printable(message.reason)}")
     if isinstance(message, Rejected):

@@ -15,7 +15,7 @@ from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
 from lft.wire.sockets import lost, open_socket, wait
 from protocol import (
-    OTHER_BLOCKS,
+    EARLIER,
     TOKEN,
     VERSION,
     AuthChallenge,
@@ -63,7 +63,7 @@ def log_in(
 ) -> tuple[Hello, AuthOk]:
     """Log in on a new connection, within ``timeout`` for its TLS; return what the server said."""
     connection.secure_channel(timeout)
-    connection.send(Hello(VERSION, (*FEATURES, OTHER_BLOCKS)))
+    connection.send(Hello(VERSION, (*FEATURES, EARLIER)))
     return (_prove_password if settings.token is None else _show_token)(connection, settings)
 
 

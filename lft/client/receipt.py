@@ -57,7 +57,7 @@ class Receipt(NamedTuple):
             saved_as=verdict.saved_as if verdict else "",
             bytes=upload.source.size,
             digest=upload.digests.hexdigest(),
-            algorithm=link.settings.digest,
+            algorithm=upload.digests.algorithm,
             seconds=seconds,
             blocks=upload.blocks.count,
             resent_blocks=verdict.resent_blocks if verdict else 0,

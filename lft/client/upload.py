@@ -44,6 +44,7 @@ class RunningDigests:
     """
 
     def __init__(self, algorithm: str) -> None:
+        self.algorithm = algorithm
         self._hash = hashlib.new(algorithm)
         self._digests = bytearray()  # one behind the other
 

@@ -24,7 +24,7 @@ from lft.store.partstore import PartStore
 from lft.store.paths import NO_SPACE, longest_name, output_name, safe_name, unique
 from protocol import (
     DIGEST_SIZES,
-    OTHER_BLOCKS,
+    EARLIER,
     Blocks,
     FileStart,
     IntegrityFailed,
@@ -202,8 +202,8 @@ class Lifecycle:
         """Say how ``transfer`` ended, and admit the next (the thread that ended it)."""
         if self._current.get(transfer.session) is transfer:
             del self._current[transfer.session]
-        if isinstance(answer, Rejected) and answer.code == OTHER_BLOCKS:
-            log.info("%s: an earlier attempt has blocks of %s bytes", transfer.name, answer.reason)
+        if isinstance(answer, Rejected) and answer.code == EARLIER:
+            log.info("%s: there is an earlier attempt (%s)", transfer.name, answer.reason)
         elif isinstance(answer, (Rejected, IntegrityFailed)):
             log.error("%s: %s", transfer.name, answer.reason)
         if answer:  # before the admission lets go of it: a stopping server waits for that

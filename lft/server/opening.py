@@ -20,7 +20,7 @@ from lft.store.ownership import OutputDirectory
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
 from lft.store.paths import NO_SPACE, explain, make_directory
-from protocol import OTHER_BLOCKS, FileReady, Ping, RejectedError
+from protocol import EARLIER, FileReady, Ping, RejectedError
 
 log = logging.getLogger("coordinator")
 
@@ -199,19 +199,20 @@ class Opener:
         opening.part = self._parts.reopen(transfer.facts)  # from here on it is let go with it
         if opening.part and self._use(opening, opening.part):
             return True
-        self._offer_other_blocks(transfer)
+        self._offer_earlier(transfer)
         return not self._ask_rivals(opening, rivals)
 
-    def _offer_other_blocks(self, transfer: Transfer) -> None:
-        """Have the client announce the file again in the blocks that are here, if it can.
+    def _offer_earlier(self, transfer: Transfer) -> None:
+        """Have the client announce the file again as an earlier attempt did, if it can.
 
         Other options of the same command, such as ``--limit``, cut a file in other blocks: what is
-        here would be of no use, and keep its space. Raises ``RejectedError`` with the block size.
+        here would be of no use, and keep its space. Raises ``RejectedError`` with block size and
+        digest.
         """
-        if OTHER_BLOCKS in transfer.session.coordinator.features:
-            size = self._parts.other_block_size(transfer.facts)
-            if config.MIN_BLOCK_SIZE <= size <= config.MAX_BLOCK_SIZE:
-                raise RejectedError(OTHER_BLOCKS, str(size))
+        if EARLIER in transfer.session.coordinator.features:
+            facts = self._parts.earlier(transfer.facts)
+            if facts and config.MIN_BLOCK_SIZE <= facts.block_size <= config.MAX_BLOCK_SIZE:
+                raise RejectedError(EARLIER, f"{facts.block_size} {facts.digest}")
 
     def _use(self, opening: Opening, part: PartFile) -> bool:
         """Use a reopened part file; ``False`` if it turns out to be unfit."""

@@ -169,15 +169,15 @@ class PartStore:
             else:
                 return part
 
-    def other_block_size(self, facts: Facts) -> int:
-        """Return the block size in which an earlier attempt at this file was cut; 0 for none.
+    def earlier(self, facts: Facts) -> Facts | None:
+        """Return the facts of an earlier attempt, in other blocks or by another digest.
 
         The newest part file of this user and name counts that begins as ``facts.head`` says.
         """
-        return next((part.facts.block_size for part in self._cut_otherwise(facts)), 0)
+        return next((part.facts for part in self._earlier(facts)), None)
 
-    def _cut_otherwise(self, facts: Facts) -> Iterator[PartFile]:
-        """Give what rests of this file in blocks of another size, the newest first."""
+    def _earlier(self, facts: Facts) -> Iterator[PartFile]:
+        """Give what rests of this file, in whatever blocks and by whatever digest, newest first."""
         with self._lock:
             own = list(reversed(self._resting.get(facts.user, ())))
         alike = (p for p in own if p.facts.alike(facts) and not p.published)
@@ -233,10 +233,10 @@ class PartStore:
             part.remove()
 
     def forget(self, facts: Facts) -> None:
-        """Remove what rests of a file that is to be sent anew, in whatever blocks."""
+        """Remove what rests of a file that is to be sent anew."""
         for part in iter(lambda: self._take(facts), None):
             self.drop(part)
-        for other in self._cut_otherwise(facts):
+        for other in self._earlier(facts):
             self._remove_if_resting(other)
 
     # -- age

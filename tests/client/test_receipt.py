@@ -7,7 +7,7 @@ import pytest
 from client import raise_rejected
 from config import MB, ClientSettings
 from lft.client.receipt import Receipt, arrival_line, receipt_line
-from protocol import OTHER_BLOCKS, Rejected, RemoteProtocolError
+from protocol import EARLIER, Rejected, RemoteProtocolError
 
 RECEIPT = Receipt(
     verdict="INTEGRITY_OK", name="x\x1b", saved_as="server_received_1_x", bytes=4 * MB,
@@ -35,10 +35,12 @@ def test_the_log_says_how_fast_a_file_came_and_what_held_it_up() -> None:
     assert "; held up by the network" in arrival_line(resumed, compressed)
 
 
-@pytest.mark.parametrize(
-    "reason", ["", "0", "-1", "4095", "99999999", "1e6", "\u0661\u0662\u0663\u0664"]
-)
-def test_a_block_size_that_there_cannot_be_is_the_servers_fault(reason: str) -> None:
-    """FAULTS 26: a hostile server names the block size of an attempt that never was."""
-    with pytest.raises(RemoteProtocolError, match="block size"):
-        raise_rejected("x", Rejected(OTHER_BLOCKS, reason))
+IMPOSSIBLE = ["", "0 md5", "-1 md5", "4095 md5", "99999999 md5", "1e6 md5", "4096", "4096 sha1"]
+IMPOSSIBLE += ["\u0661\u0662\u0663\u0664 md5", "4096  md5", "4096 md5 "]
+
+
+@pytest.mark.parametrize("reason", IMPOSSIBLE)
+def test_an_earlier_attempt_that_there_cannot_be_is_the_servers_fault(reason: str) -> None:
+    """FAULTS 26: a hostile server names one that never was."""
+    with pytest.raises(RemoteProtocolError, match="cannot be"):
+        raise_rejected("x", Rejected(EARLIER, reason))

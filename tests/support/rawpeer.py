@@ -89,14 +89,20 @@ class RawClient:
         return connection
 
     def start(
-        self, name: str, data: bytes, block_size: int = 200 * 1024, *, resume: bool = False
+        self,
+        name: str,
+        data: bytes,
+        block_size: int = 200 * 1024,
+        *,
+        resume: bool = False,
+        digest: str = "md5",
     ) -> RawUpload:
         """Announce a file; the server must be ready for it."""
-        head = hashlib.md5(data[:block_size]).hexdigest()
-        self.control.send(FileStart(name, len(data), block_size, "md5", head, resume))
+        head = hashlib.new(digest, data[:block_size]).hexdigest()
+        self.control.send(FileStart(name, len(data), block_size, digest, head, resume))
         ready = self.answer()
         assert isinstance(ready, FileReady), ready
-        return RawUpload(self, ready.transfer, data, block_size)
+        return RawUpload(self, ready.transfer, data, block_size, digest)
 
     def answer(self) -> Message:
         """Wait for a message of the coordinator that is not a progress report."""
@@ -109,12 +115,14 @@ class RawClient:
 class RawUpload:
     """A file sent by hand, block by block."""
 
-    def __init__(self, client: RawClient, number: int, data: bytes, block_size: int) -> None:
+    def __init__(
+        self, client: RawClient, number: int, data: bytes, block_size: int, digest: str = "md5"
+    ) -> None:
         self.client = client
         self.number = number
         self.blocks = [data[i : i + block_size] for i in range(0, len(data), block_size)]
         self.digests: list[bytes] = []
-        running = hashlib.md5()
+        running = hashlib.new(digest)
         for block in self.blocks:
             running.update(block)
             self.digests.append(running.digest())
@@ -179,10 +187,10 @@ HELLO = encode(Hello(VERSION, FEATURES))
 ANY_MD5 = "0" * 32
 
 
-def two_blocks_left(local: ServerThread, source: Path) -> None:
+def two_blocks_left(local: ServerThread, source: Path, digest: str = "md5") -> None:
     """Leave a part file of ``source`` with its first two blocks."""
     with RawClient(local.port).log_in() as client:
-        upload = client.start(source.name, source.read_bytes(), resume=True)
+        upload = client.start(source.name, source.read_bytes(), resume=True, digest=digest)
         upload.send(client.attach(), 0, 1)
     eventually(lambda: local.server.parts.in_use == 0)
 

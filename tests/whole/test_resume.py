@@ -228,7 +228,12 @@ def test_a_verdict_that_was_lost_is_given_again(local: ServerThread, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "changes", [{"limit": 100_000, "block_size": None}, {"block_size": 64 * KB}, {"streams": 32}]
+    "changes",
+    [
+        {"limit": 100_000, "block_size": None},
+        {"block_size": 64 * KB},
+        {"streams": 32},
+    ],
 )
 def test_other_options_go_on_with_what_is_there(
     local: ServerThread, tmp_path: Path, changes: dict[str, object]
@@ -239,6 +244,29 @@ def test_other_options_go_on_with_what_is_there(
     (receipt,) = send_files([source], local.client(**changes))
     assert receipt.resumed_bytes == 2 * 200 * KB
     check_one(local.output, source)
+    eventually(lambda: part_files(local.output) == [], "the second name to go")
+
+
+def test_what_began_by_a_stronger_digest_goes_on_by_that(
+    local: ServerThread, tmp_path: Path
+) -> None:
+    """DESIGN 7: a forgotten option of the first attempt costs nothing, and weakens no proof."""
+    source = random_file(tmp_path / "x", 900_000)
+    two_blocks_left(local, source, digest="sha256")
+    (receipt,) = send_files([source], local.client())
+    assert (receipt.resumed_bytes, receipt.algorithm) == (2 * 200 * KB, "sha256")
+    check_one(local.output, source)
+
+
+def test_who_asks_for_a_stronger_digest_begins_anew_and_is_told(
+    local: ServerThread, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """DESIGN 7: what is thrown away, and why; it does not keep its space."""
+    source = random_file(tmp_path / "x", 900_000)
+    two_blocks_left(local, source)
+    (receipt,) = send_files([source], local.client(digest="sha256"))
+    assert (receipt.resumed_bytes, receipt.algorithm) == (0, "sha256")
+    assert "x begins anew: what the server has of it was to be proven by md5" in caplog.text
     eventually(lambda: part_files(local.output) == [], "the second name to go")
 
 
