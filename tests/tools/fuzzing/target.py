@@ -81,7 +81,7 @@ class Target:
         self._known = {content.digest for content in CONTENTS}
         self._checked: set[Path] = set()
         self._transfer(0)
-        self._files = self._open_files()
+        self._files, self._threads = self._open_files(), self._count_threads()
 
     def _make_accounts(self, path: Path) -> str:
         users = {
@@ -97,11 +97,14 @@ class Target:
     def _open_files(self) -> int:
         return len(os.listdir(f"/proc/{self._process.pid}/fd"))
 
+    def _count_threads(self) -> int:
+        return status(self._process.pid, "Threads")
+
     def check(self, number: int) -> None:
         """See that the server is as it was. Raises ``ViolationError``."""
         self._await(lambda: self._process.poll() is None, "alive")
         self._await(lambda: self._open_files() <= self._files, "back to its open files")
-        self._await(lambda: status(self._process.pid, "Threads") <= WORKERS + 1, "at its threads")
+        self._await(lambda: self._count_threads() <= self._threads, "back to its threads")
         self._await(lambda: not strays(self.output), "without strays")
         self._await(self._rests, "at rest")
         self._check_log()
