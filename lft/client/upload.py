@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import mmap
 import queue
 import threading
 import time
@@ -81,7 +82,7 @@ class Upload:
         # with rules of their own
         self.digests = RunningDigests(algorithm)
         self.spent = Spent()
-        self.free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()  # buffers, see Reader
+        self.free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()  # see Reader
         # main's own; over is read by any thread
         self.repairs = Repairs(self.blocks)
         self.over = False  # a thread that still works for it stops
@@ -252,8 +253,8 @@ class Block:
     def free_buffer(self) -> None:
         """Give the buffer back to the reader (a sender)."""
         if self.view is not None:
-            buffer, self.view = self.view.obj, None
-            self.upload.free.put(buffer)  # type: ignore[arg-type]  # the reader made it
+            memory, self.view = memoryview(self.view.obj), None
+            self.upload.free.put(memory)
 
 
 class BlockQueue:
@@ -311,7 +312,7 @@ class Reader(threading.Thread):
         self._upload = upload
         self._blocks = blocks
         for _ in range(buffers):
-            upload.free.put(bytearray())  # it grows when it is used: a small file needs few
+            upload.free.put(memoryview(b""))  # it grows when it is used: a small file needs few
 
     def run(self) -> None:
         """Read the file to its end, or until the upload is over."""
@@ -326,13 +327,13 @@ class Reader(threading.Thread):
             self._upload.fail(TransferError(f"internal error: {error!r}"))
 
     def _read_block(self, index: int) -> bool:
-        buffer = self._upload.free.get()
-        if buffer is None or self._upload.over:
+        memory = self._upload.free.get()
+        if memory is None or self._upload.over:
             return False
         spent, began = self._upload.spent, time.monotonic()
         blocks = self._upload.blocks
         length = blocks.length(index)
-        view = memoryview(buffer if len(buffer) >= length else bytearray(length))[:length]
+        view = (memory if len(memory) >= length else _pages(length))[:length]
         self._upload.source.read(view, blocks.offset(index))
         read = time.monotonic()
         held = self._upload.hash_block(index, view)
@@ -340,3 +341,12 @@ class Reader(threading.Thread):
         spent.hashing += time.monotonic() - read
         self._blocks.put(Block(self._upload, index, view, held=held))
         return True
+
+
+def _pages(size: int) -> memoryview:
+    """Return ``size`` bytes of memory that begin with a page.
+
+    The system reads a file into such memory in half the time that it takes for a ``bytearray``,
+    which begins a few bytes after the start of a page: then each copy waits for the one before.
+    """
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
