@@ -418,11 +418,11 @@ class EarlierAttemptError(RejectedError):
     def __init__(self, reason: str) -> None:
         """Raise ``RemoteProtocolError`` for a reason that does not say these two."""
         super().__init__(EARLIER, f"there is an earlier attempt ({printable(reason)})")
-        said = re.fullmatch("([0-9]{4,8}) (md5|sha256)", reason)
-        size, self.digest = (int(said[1]), said[2]) if said else (0, "")
-        if not config.MIN_BLOCK_SIZE <= size <= config.MAX_BLOCK_SIZE:
+        said = re.fullmatch("([0-9]{4,8}) ([a-z0-9]+)", reason)
+        self.block_size, self.digest = (int(said[1]), said[2]) if said else (0, "")
+        fits = config.MIN_BLOCK_SIZE <= self.block_size <= config.MAX_BLOCK_SIZE
+        if not fits or self.digest not in DIGEST_SIZES:
             raise RemoteProtocolError("the server names an earlier attempt that there cannot be")
-        self.block_size = size
 
     def is_weaker(self, digest: str) -> bool:
         """Return whether ``digest`` proves more than the earlier attempt would."""

@@ -52,9 +52,7 @@ AUTO_STREAMS = 48
 
 FAR = 0.005  # seconds of a round trip from which on a link is far: a local network is below it
 FAR_STREAMS = 24  # streams to begin with on a far link: one alone needs 4 round trips to carry that
-STREAM_PERIOD = (
-    0.3  # seconds, at least, for which goodput is measured before the number changes ...
-)
+STREAM_PERIOD = 0.3  # seconds, at least, of measuring goodput before the number changes ...
 STREAM_TRIPS = 4  # ... and so many round trips, at least; new streams get as long to speed up
 STREAM_GAIN = 1.1  # times the goodput that more streams must bring to stay; noise is less than that
 STREAM_DROP = 0.8  # of the goodput before the last trial: below it, the search begins anew

@@ -47,9 +47,7 @@ class Sender:
         self._extra: deque[Block] = deque()  # for this sender alone; main puts them there
         self._settings = link.settings
         self._waker = Waker()
-        self._connection: Connection | None = (
-            None  # the latest; main cuts it, and reads its figures
-        )
+        self._connection: Connection | None = None  # the latest; main cuts it, reads its figures
         self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
         self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._bad_frames = 0  # since the last acknowledgement
