@@ -133,9 +133,7 @@ COMPRESS_BURST = 1.0  # seconds of that share that may be used at once, while th
 # Times its length: a block that does not become shorter goes raw, since unpacking costs time, too.
 COMPRESS_WORTH = 0.95
 COMPRESS_SAMPLE = 4 * KB  # of a block that are tried first, if the last one did not shrink: 50 us
-COMPRESS_PAUSE = (
-    4  # blocks at most between two samples: 800 KB are soon sent when text begins again
-)
+COMPRESS_PAUSE = 4  # blocks at most between two samples: 800 KB, soon sent when text begins again
 
 # --- the server: limits -------------------------------------------------------------------------
 

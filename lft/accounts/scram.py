@@ -139,9 +139,7 @@ class ScramServer:
         binding: bytes | None = None,
     ) -> None:
         self._accounts = accounts
-        self._secret = (
-            secret  # makes the salts of unknown users where the accounts have no key for them
-        )
+        self._secret = secret  # makes the salts of unknown users where the accounts have no key
         self._binding = binding
         self.mechanism = SCRAM if binding is None else SCRAM_PLUS  # no other will do
         self._extension = nonce or _nonce()

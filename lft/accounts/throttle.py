@@ -42,9 +42,7 @@ class _Failures:
         delay = self._delay(before)
         busy_until = max(now, min(self._busy_until[at] for at in places)) + delay / self._at_once
         if busy_until > now + self._longest:
-            delay = (
-                math.inf
-            )  # and takes no place, or a persistent guesser would keep the user out for ever
+            delay = math.inf  # and takes no place: else a guesser keeps the user out for ever
         for at in places:
             self._counts[at] = max(self._counts[at], before + 1)
             if delay < math.inf:
