@@ -22,7 +22,6 @@ if __name__ == "__main__":  # while Python still imports, Ctrl-C ends it without
 
 import argparse
 import contextlib
-import dataclasses
 import enum
 import logging
 import os
@@ -119,7 +118,7 @@ def send_files(
     if files and settings.token is None and settings.password is None:
         # asked for here, while no server waits for it
         password = read_password(settings.user, None, settings.server)
-        settings = dataclasses.replace(settings, password=password)
+        settings = settings.replace(password=password)
     outcomes: list[Receipt | TransferError] = []
     patience = Patience(settings)
     while files:
@@ -501,7 +500,7 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(arguments: argparse.Namespace) -> ClientSettings:
     """Make the settings of a command line, without password and token."""
     given = vars(arguments)
-    names = {item.name for item in dataclasses.fields(ClientSettings)} - {"password", "token"}
+    names = ClientSettings.FIELDS.keys() - {"password", "token"}
     return ClientSettings(**{name: given[name] for name in names})
 
 
@@ -510,13 +509,13 @@ def _with_proof(settings: ClientSettings, arguments: argparse.Namespace) -> Clie
     if arguments.token_file:
         from lft.accounts.tokens import read_token  # noqa: PLC0415  (few runs need it)
 
-        return dataclasses.replace(settings, token=read_token(arguments.token_file))
+        return settings.replace(token=read_token(arguments.token_file))
     try:
         password = read_password(arguments.user, arguments.password_file, arguments.server)
     except UsageError:
         resolve(arguments.server, arguments.port)  # an unknown host is the better reason
         raise
-    return dataclasses.replace(settings, password=password)
+    return settings.replace(password=password)
 
 
 def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:

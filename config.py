@@ -5,8 +5,9 @@ A peer may have other numbers than we do. What two machines must agree on stands
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from lft.records import Record, unchecked
 
 RELEASE = "1.1.0"  # of the three programs; the newest entry of .github/CHANGELOG.md is the same
 
@@ -283,8 +284,7 @@ FAILURES_HALVE_AFTER = 60.0  # seconds after which half of the failures are forg
 FAILURE_COUNTERS = 2**15
 
 
-@dataclass(frozen=True)
-class ClientSettings:
+class ClientSettings(Record):
     """How to send: ``python client.py --help`` tells the meaning of each field.
 
     Without a ``password`` a demo account has its own, and other users are asked for theirs. A
@@ -294,14 +294,14 @@ class ClientSettings:
     server: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     user: str = "user1"
-    password: str | None = field(default=None, repr=False)
+    password: str | None = unchecked(default=None, shown=False)
     streams: int | None = STREAMS  # None: as many as bring more
     block_size: int | None = BLOCK_SIZE  # None: by the size of the file
     chunk_size: int = CHUNK_SIZE
     digest: str = "md5"
     timeout: float = TIMEOUT
     resume: bool = True
-    token: str | None = field(default=None, repr=False)
+    token: str | None = unchecked(default=None, shown=False)
     tls: bool = False
     ca: Path | None = None
     limit: int | None = None  # bytes a second
@@ -309,8 +309,7 @@ class ClientSettings:
     compress: bool = False
 
 
-@dataclass(frozen=True)
-class ServerSettings:
+class ServerSettings(Record):
     """How to serve: ``python server.py --help`` tells the meaning of each field."""
 
     host: str = DEFAULT_HOST

@@ -85,15 +85,9 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import TYPE_CHECKING, Any, Callable, ClassVar, NamedTuple, Tuple, TypeVar
+from typing import Any, ClassVar, Tuple
 
-if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
-else:  # it means something to type checkers only
-
-    def dataclass_transform(**_: object) -> Callable[[type], type]:
-        return lambda cls: cls
-
+from lft.records import Record, dataclass_transform, field, flag, whole
 
 VERSION = 3
 MAX_CONTROL_FRAME = 64 * 1024
@@ -178,38 +172,7 @@ class RemoteProtocolError(ProtocolError):
     """The peer broke the rules."""
 
 
-# --- records ------------------------------------------------------------------------------------
-
-_REQUIRED = object()
-Check = Callable[[Any], bool]
-_Record = TypeVar("_Record", bound="Record")
-
-
-class Field(NamedTuple):
-    """What one value of a record must be, in code and in words, and its default, if any."""
-
-    accepts: Check
-    wants: str
-    default: object
-    shown: bool  # by repr(); secrets are not
-
-    @property
-    def required(self) -> bool:
-        """Whether the value must be given."""
-        return self.default is _REQUIRED
-
-
-def field(accepts: Check, wants: str, default: Any = _REQUIRED, *, shown: bool = True) -> Any:
-    """Declare a field; ``wants`` ends the sentence "the value must be"."""
-    return Field(accepts, wants, default, shown)
-
-
-def whole(low: int, high: int, default: Any = _REQUIRED) -> Any:
-    return field(lambda v: is_whole(v, low, high), f"a number from {low} to {high}", default)
-
-
-def flag(default: Any = _REQUIRED) -> Any:
-    return field(lambda v: isinstance(v, bool), "true or false", default)
+# --- the fields of messages -----------------------------------------------------------------------
 
 
 def _text(low: int = 0, high: int = MAX_TEXT) -> Any:
@@ -234,11 +197,6 @@ def _spans() -> Any:
     return field(_are_spans, f"up to {MAX_SPANS} ascending [first, end] pairs")
 
 
-def is_whole(value: object, low: int, high: int) -> bool:
-    # type() and not isinstance(): a bool is an int to Python, not on the wire or in a file
-    return type(value) is int and low <= value <= high
-
-
 def _is_text(value: object, low: int, high: int) -> bool:
     if not isinstance(value, str) or not low <= len(value) <= high:
         return False
@@ -258,63 +216,19 @@ def _are_spans(value: object) -> bool:
     return True
 
 
-@dataclass_transform(
-    frozen_default=True, field_specifiers=(field, whole, flag, _text, _digest, _words, _spans)
-)
-class Record:
-    """Named values that are checked when the record is made, and never change after it.
-
-    Type checkers take it for a frozen dataclass. A real one is compiled at each start of a program:
-    for all messages together that took 12 ms.
-    """
-
-    FIELDS: ClassVar[dict[str, Field]] = {}
-
-    def __init_subclass__(cls) -> None:
-        cls.FIELDS = {name: item for name, item in vars(cls).items() if isinstance(item, Field)}
-
-    def __init__(self, *values: Any, **named: Any) -> None:
-        """Take the values by position or by name. ``ValueError`` says which one is wrong."""
-        given = {**dict(zip(self.FIELDS, values)), **named}
-        twice = len(given) < len(values) + len(named)  # or there are more values than fields
-        missing = {key for key, item in self.FIELDS.items() if item.required} - given.keys()
-        if twice or missing or given.keys() - self.FIELDS.keys():
-            raise TypeError(f"{type(self).__name__} takes {', '.join(self.FIELDS) or 'nothing'}")
-        for name, item in self.FIELDS.items():
-            value = given.get(name, item.default)
-            if not item.accepts(value):
-                raise ValueError(f"{name} must be {item.wants}")
-            vars(self)[name] = value
-
-    def __setattr__(self, name: str, _: object) -> None:
-        raise AttributeError(f"cannot assign to field {name!r}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"cannot delete field {name!r}")
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).values()))
-
-    def __repr__(self) -> str:
-        shown = [name for name, item in self.FIELDS.items() if item.shown]
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
-        return f"{type(self).__name__}({values})"
-
-    def replace(self: _Record, **changes: Any) -> _Record:
-        """Return a checked copy with some values changed."""
-        return type(self)(**{**vars(self), **changes})
-
-
 # --- messages -----------------------------------------------------------------------------------
 
 MESSAGES: dict[str, type[Message]] = {}
 
 
+@dataclass_transform(
+    frozen_default=True, field_specifiers=(field, whole, flag, _text, _digest, _words, _spans)
+)
 class Message(Record):
-    """A control message. Its fields are checked when it is made, on both sides alike."""
+    """A control message. Its fields are checked when it is made, on both sides alike.
+
+    To add a field, declare it in its message with one of the functions above, which checks it.
+    """
 
     VERB: ClassVar[str]
 

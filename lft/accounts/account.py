@@ -10,8 +10,9 @@ from typing import Any, Callable, Iterator, Mapping
 
 import config
 from lft.accounts.keys import hmac_sha256, salt_password, saslprep
+from lft.records import Record, field, flag, is_whole, whole
 from lft.terminal import printable
-from protocol import MAX_FILE_SIZE, MAX_TEXT, Record, UsageError, field, flag, is_whole, whole
+from protocol import MAX_FILE_SIZE, MAX_TEXT, UsageError
 
 MIN_ITERATIONS = 4096  # the least RFC 7677 allows; less would be an attack on the password
 MAX_ITERATIONS = 10_000_000  # a server that asks for more wants to keep our processor busy

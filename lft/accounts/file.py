@@ -20,9 +20,10 @@ import config
 from lft.accounts.account import Accounts, Credential, is_user_name
 from lft.accounts.keys import from_base64, to_base64
 from lft.files import flush_directory
+from lft.records import is_whole
 from lft.strictjson import as_object, parse_json, with_keys
 from lft.terminal import printable
-from protocol import UsageError, is_whole
+from protocol import UsageError
 
 MAX_CREDENTIALS_FILE = 16 * 1024 * 1024  # bytes: some fifty thousand users
 

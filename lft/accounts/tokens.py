@@ -21,9 +21,10 @@ from lft.accounts.account import (
 )
 from lft.accounts.keys import from_base64url, hmac_sha256, to_base64url
 from lft.accounts.passwords import first_line
+from lft.records import is_whole
 from lft.strictjson import parse_json, with_keys
 from lft.terminal import printable
-from protocol import MAX_TEXT, AuthenticationError, UsageError, is_whole
+from protocol import MAX_TEXT, AuthenticationError, UsageError
 
 MAX_TOKEN = MAX_TEXT  # characters: a token must fit a message
 _BAD_TOKEN = "the token is not valid"  # noqa: S105  (a message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import os
@@ -41,7 +40,7 @@ def run_demo(
         _make_sample(path)
     password, _priority = DEMO_ACCOUNTS[USER]
     with _demo_server(log_level) as port:
-        receipt = send(dataclasses.replace(settings, server="localhost", port=port, user=USER,
+        receipt = send(settings.replace(server="localhost", port=port, user=USER,
                                            password=password, tls=False, ca=None))  # fmt: skip
     saved = Path("output") / receipt.saved_as
     sums = {name: _md5_of(name) for name in (path, saved)}
