@@ -11,10 +11,10 @@ from lft.addresses import is_loopback, resolve
 from lft.clock import Deadline
 from lft.terminal import printable
 from lft.wire.channel_binding import server_end_point
-from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
 from lft.wire.sockets import lost, open_socket, wait
 from protocol import (
+    DIGEST_SIZES,
     EARLIER,
     TOKEN,
     VERSION,
@@ -63,7 +63,8 @@ def log_in(
 ) -> tuple[Hello, AuthOk]:
     """Log in on a new connection, within ``timeout`` for its TLS; return what the server said."""
     connection.secure_channel(timeout)
-    connection.send(Hello(VERSION, (*FEATURES, EARLIER)))
+    # no codecs among the features: they are those that a peer can unpack, and we only pack
+    connection.send(Hello(VERSION, (*DIGEST_SIZES, EARLIER)))
     return (_prove_password if settings.token is None else _show_token)(connection, settings)
 
 

@@ -11,10 +11,9 @@ import config
 from config import ClientSettings
 from lft.client.upload import BlockQueue
 from lft.clock import TokenBucket
-from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
 from lft.wire.sockets import Socket, lost, open_socket
-from protocol import VERSION, Attach, Hello, Side
+from protocol import DIGEST_SIZES, VERSION, Attach, Hello, Side
 
 if TYPE_CHECKING:
     from lft.client.compression import Compression
@@ -84,7 +83,7 @@ class Link:
         connection.secure_channel(self.settings.timeout)
         if self.far:
             connection.tcp.keep_unsent(config.UNSENT)
-        connection.send(Hello(VERSION, FEATURES))
+        connection.send(Hello(VERSION, tuple(DIGEST_SIZES)))
         connection.send(Attach(self._access.token))
 
     def tell_lost(self, error: Exception, pause: float) -> None:
