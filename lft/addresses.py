@@ -12,7 +12,7 @@ from protocol import ConnectionLostError
 def is_loopback(host: str) -> bool:
     """Whether every address of ``host`` is a loopback address."""
     try:
-        found = _look_up(host or "0.0.0.0", 0)  # noqa: S104
+        found = look_up(host or "0.0.0.0", 0)  # noqa: S104
     except (OSError, UnicodeError):
         return False
     return all(_loops_back(str(entry[4][0])) for entry in found)
@@ -40,10 +40,13 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((found, 64), strict=False).network_address)
 
 
-def _look_up(host: str, port: int) -> list[Any]:
-    """Ask the system; for an ASCII name in bytes Python need not load Unicode's tables: 3 ms."""
+def look_up(host: str, port: int, flags: int = 0) -> list[Any]:
+    """Ask the system for addresses. Raises ``OSError`` and ``UnicodeError``.
+
+    A name in ASCII is handed on as bytes: for text Python loads Unicode's tables first, 3 ms.
+    """
     name = host.encode() if host.isascii() else host
-    return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
 
 
 class UnknownHostError(ConnectionLostError):
@@ -53,7 +56,7 @@ class UnknownHostError(ConnectionLostError):
 def resolve(host: str, port: int) -> list[Any]:
     """Return the addresses of ``host``. Raises ``ConnectionLostError`` if there are none."""
     try:
-        return _look_up(host, port)
+        return look_up(host, port)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "not a host name"
         later = getattr(error, "errno", None) == socket.EAI_AGAIN  # the name service is away
