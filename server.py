@@ -16,9 +16,9 @@ work queue (its units are taken out first), and block by block (``RightOfWay``: 
 bytes, connections of lower priority rest with the main thread, unread, so that TCP quiets their
 clients). Waiting raises urgency in each, so no client starves.
 
-Locks: each of ``Registry``, ``Admission``, ``Opener``, ``PartStore``, ``Usage``, ``WorkQueue``,
-``BufferPool``, ``Shares``, ``TokenBucket``, ``LoginDelay`` and ``CredentialStore`` has one, each
-transfer two (``Transfer``, ``Lifetime``). None is taken while another is held, and nothing is
+Locks: each of ``Registry``, ``Admission``, ``Opener``, ``PartStore``, ``Leftovers``, ``Usage``,
+``WorkQueue``, ``BufferPool``, ``Shares``, ``TokenBucket``, ``LoginDelay`` and ``CredentialStore``
+has one, each transfer two (``Transfer``, ``Lifetime``). None is taken while another is held, and nothing is
 received, sent, written, hashed or logged under one.
 """
 
@@ -346,17 +346,20 @@ class Server:
             self._close()
 
     def _scan(self) -> None:
-        """Have workers look at what an earlier run left; transfers wait for that (any)."""
+        """Have workers look at what an earlier run left (any)."""
         if self.parts.scanned:
             return
 
         def scan_some() -> None:
+            listed = self.parts.listed
             try:
                 self.parts.scan_some()
             except OSError as error:  # no transfer begins before: it has to be tried again
                 log.error("cannot look at unfinished files: %s", error.strerror)
                 self._loop.later(time.monotonic() + config.SCAN_AGAIN, self._scan)
             else:
+                if self.parts.listed != listed:  # transfers wait for that
+                    self._loop.call(self.lifecycle.try_again)
                 self._scan()
 
         self.work.put(scan_some, priority=0)
