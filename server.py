@@ -18,8 +18,8 @@ clients). Waiting raises urgency in each, so no client starves.
 
 Locks: each of ``Registry``, ``Admission``, ``Opener``, ``PartStore``, ``Leftovers``, ``Usage``,
 ``WorkQueue``, ``BufferPool``, ``Shares``, ``TokenBucket``, ``LoginDelay`` and ``CredentialStore``
-has one, each transfer two (``Transfer``, ``Lifetime``). None is taken while another is held, and nothing is
-received, sent, written, hashed or logged under one.
+has one, each transfer two (``Transfer``, ``Lifetime``). None is taken while another is held, and
+nothing is received, sent, written, hashed or logged under one.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from typing import Callable
 
 import config
 from lft.accounts.permissions import LONGEST_BEGINNING, looks_like
-from lft.options import format_size
 from lft.server.blockmap import Stretch
 from lft.server.lifecycle import Lifecycle
 from lft.server.lifetime import TransferEndedError
@@ -18,7 +17,6 @@ from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Post
 from lft.server.transfer import Transfer
 from lft.server.work_queue import Unit, WorkQueue
-from lft.terminal import SUCCESS
 from protocol import (
     Missing,
     Rejected,
@@ -26,7 +24,6 @@ from protocol import (
     Why,
 )
 
-log = logging.getLogger("server")
 block_log = logging.getLogger("block")
 
 
@@ -143,8 +140,6 @@ class Verification:
             return  # flush_part calls us again
         with transfer.life.use() as part:
             transfer.flush_last(part)
-            name = self._lifecycle.publish(transfer, part)
+            self._lifecycle.publish(transfer, part)
         if transfer.session.closed:  # while we published
             self._lifecycle.settle(transfer.session, confirmed=False)
-        facts = f"{format_size(transfer.blocks.size)}, {transfer.facts.digest} {transfer.digest}"
-        log.info("saved %s (%s)", name, facts, extra=SUCCESS)
