@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 from lft.accounts.passwords import PASSWORD_VARIABLE
 from tests.support.files import random_file
 from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVER = (sys.executable, str(ROOT / "server.py"))
 
 
 def environment() -> dict[str, str]:
@@ -42,15 +43,23 @@ def peak_memory(process: int) -> int:
 class ServerProcess:
     """A real ``server.py`` on a free port, with its standard error in a file."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        program: Sequence[str] = SERVER,
+        errors: int | None = None,
+    ) -> None:
+        """Start ``program``; ``errors`` is its standard error in place of the file."""
         self.output = folder / "output"
         self.log_file = folder / "server.log"
-        command = [sys.executable, str(ROOT / "server.py"), "--port", "0", *options]
+        command = [*program, "--port", "0", *options]
         command += ["--output", str(self.output)]
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment()
-            )
+                command, stdout=subprocess.PIPE, stderr=log if errors is None else errors,
+                text=True, env=environment(),
+            )  # fmt: skip
         assert self.process.stdout is not None
         first = self.process.stdout.readline()
         assert first.startswith("Listening on "), self.log

@@ -30,6 +30,7 @@ from typing import Callable, Iterator, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from config import KB, MAX_STREAMS, MB
+from lft.accounts.keys import from_base64url
 from lft.wire.blocks import BlockHeader, encode_header
 from lft.wire.connection import Connection
 from lft.wire.frames import encode
@@ -43,10 +44,11 @@ from protocol import (
 )
 from tests.support.key_updates import key_update, tls_stream
 from tests.support.rawpeer import ANY_MD5, HELLO, Peer, push
+from tests.support.waiting import PATIENCE
 
 UPDATES = 2000  # KeyUpdates in one piece: 54 KB
 BLOCK = 2 * MB  # of the blocks of which only headers come
-TOKEN_LIFE = 2  # seconds for which the token of an ``expired`` session holds
+TOKEN_LIFE = 5  # seconds for which the token of an ``expired`` session holds
 AGAIN = 0.05  # seconds until a connection that was ended comes again
 
 
@@ -81,6 +83,7 @@ class Enemies:
         self.seen: Counter[str] = Counter()
         self.stopping = threading.Event()
         self.open = contextlib.ExitStack()  # what is closed at the end
+        self.doomed = 0  # how many connections the server has to end at least
 
     def act(self, count: int, each: Callable[[int], Iterator[object]]) -> None:
         """Let ``count`` of them act, each in a thread; return when each has begun."""
@@ -113,7 +116,10 @@ class Enemies:
         return self.open.enter_context(peer)
 
     def stop(self) -> None:
-        """End all of them."""
+        """End all of them, once the server has ended those that it has to."""
+        until = time.monotonic() + PATIENCE
+        while self.seen["ended"] < self.doomed and time.monotonic() < until:
+            time.sleep(0.05)
         self.stopping.set()
         self.open.close()
 
@@ -134,6 +140,7 @@ def updates(enemies: Enemies, count: int) -> None:
         with enemies.target.connect() as peer:
             yield from send_updates(enemies, peer.control)
 
+    enemies.doomed = 1
     enemies.act(count, flood)
 
 
@@ -154,6 +161,7 @@ def insiders(enemies: Enemies, count: int) -> None:
         with enemies.target.log_in() as peer:
             yield from send_updates(enemies, peer.attach() if number % 2 else peer.control)
 
+    enemies.doomed = 1
     enemies.act(count, flood)
 
 
@@ -176,6 +184,7 @@ def halves(enemies: Enemies, count: int) -> None:
             peer = enemies.keep(enemies.target.connect())
             at(enemies.target, peer, number)
             enemies.seen["halves"] += 1
+            enemies.doomed += 1
             connection = peer._connections[-1]
             waiting = threading.Thread(target=await_end, args=(enemies, connection))
             waiting.start()
@@ -187,7 +196,8 @@ def expired(enemies: Enemies, count: int) -> None:
     peers = [enemies.keep(enemies.target.connect()) for _ in range(count)]
     for peer in peers:
         assert isinstance(peer.show(enemies.target.password), AuthOk)
-    time.sleep(TOKEN_LIFE + 1)
+    claims = from_base64url(enemies.target.password.split(".")[1])
+    time.sleep(max(0.0, json.loads(claims)["exp"] + 1 - time.time()))
     for number, peer in enumerate(peers):
         try:
             peer.control.send(start(f"late {number}.bin"))
