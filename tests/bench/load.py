@@ -19,10 +19,10 @@ process of its own; what the server closes, as it does with strangers after 20 s
 Its accounts have the fewest iterations that are allowed: its logins are not what is measured.
 
 Then a second server runs with 128 descriptors and gets twice as many strangers: what it takes of a
-processor meanwhile, and how long after their end a transfer arrives. At last come enemies, each kind
-at a server of its own (``siege.py``): strangers at 1,024 descriptors, KeyUpdates without end, block
-headers without blocks, half messages, tokens that have expired, a log that nobody reads. Their table
-shows what a login of another user takes meanwhile.
+processor meanwhile, and how long after their end a transfer arrives. At last come enemies, each
+kind at a server of its own (``siege.py``): strangers at 1,024 descriptors, KeyUpdates without end,
+block headers without blocks, half messages, tokens that have expired, a log that nobody reads.
+Their table shows what a login of another user takes meanwhile.
 
 What is asserted: every transfer's ``INTEGRITY_OK``; and beside enemies also that no login takes
 10 s, that the server's memory stays bounded, that it does with them what it should, and that its

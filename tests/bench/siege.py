@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import resource
 import signal
@@ -53,7 +52,7 @@ from tests.bench.target import (  # noqa: E402
 from tests.support.certificates import Pki, tls_options  # noqa: E402
 from tests.support.processes import SERVER, peak_memory  # noqa: E402
 from tests.support.rawpeer import Peer  # noqa: E402
-from tests.tools.enemies import TOKEN_LIFE  # noqa: E402
+from tests.tools.enemies import TOKEN_LIFE, Target, enemies_at  # noqa: E402
 
 LOGIN_MOST = 10.0  # seconds for a login, on a busy machine; KeyUpdates once made it 15.7
 MEMORY = 64 * MB  # that a server may take more than before, whoever comes
@@ -118,28 +117,11 @@ ROWS = {
 }  # fmt: skip
 
 
-@contextlib.contextmanager
-def enemies_at(server: Server, row: Row, count: int, ca: Path | None) -> Iterator[Counter[str]]:
-    """Have enemies for a while; what became of them is known afterwards."""
-    password = PASSWORD
-    if row.kind == "expired":
-        password = make_token(server.accounts, CROWD_USER, TOKEN_LIFE)
-    command = [sys.executable, str(ROOT / "tests" / "tools" / "enemies.py"), row.kind]
-    command += [str(server.port), str(count), CROWD_USER, password, *([str(ca)] if ca else [])]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    seen: Counter[str] = Counter()
-    try:
-        assert process.stdout is not None
-        if process.stdout.readline() != "ready\n":
-            raise ToolError(f"the enemies do not stand: {row.kind}")
-        yield seen
-        said, _ = process.communicate(timeout=PATIENCE)
-        seen.update(json.loads(said))
-    finally:
-        process.kill()
-        process.communicate()
+def target_of(server: Server, row: Row, ca: Path | None) -> Target:
+    """Return where the enemies of a row go, and as whom."""
+    expires = row.kind == "expired"
+    token = make_token(server.accounts, CROWD_USER, TOKEN_LIFE) if expires else ""
+    return Target(server.port, CROWD_USER, token or PASSWORD, ca)
 
 
 def logins(server: Server, ca: Path | None, seconds: float) -> list[float]:
@@ -185,7 +167,10 @@ def besiege(place: Path, name: str, source: Path, *, short: bool) -> Cost:
         calm = logins(server, ca, 0.2)
         files, threads, memory = server.files, server.threads, server.memory
         count = row.few if short else row.many
-        with running(server, source, trust), enemies_at(server, row, count, ca) as seen:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(running(server, source, trust))
+            target = target_of(server, row, ca)
+            seen = stack.enter_context(enemies_at(row.kind, count, target, wait=True))
             times = logins(server, ca, 1.0 if short else 10.0)
             server.transfer(source, *trust)
         server.settle(files)

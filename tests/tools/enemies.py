@@ -3,7 +3,8 @@
     python tests/tools/enemies.py KIND PORT COUNT USER PASSWORD-OR-TOKEN [CA]
 
 One process with one kind of enemy. It says "ready" when all of them act, and goes on until its
-standard input ends; then it says, as JSON, what became of them. ``fuzz.py`` sees whether the server
+standard input ends, or longer where that has a word in it: until the server has ended those that it
+has to. Then it says, as JSON, what became of them. ``fuzz.py`` sees whether the server
 is as it was afterwards, ``load.py`` what they cost others meanwhile.
 
     silent    connect and say nothing (and come again when they are seen off)
@@ -20,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -115,9 +117,9 @@ class Enemies:
         """Have a peer closed at the end."""
         return self.open.enter_context(peer)
 
-    def stop(self) -> None:
-        """End all of them, once the server has ended those that it has to."""
-        until = time.monotonic() + PATIENCE
+    def stop(self, patience: float = 0.0) -> None:
+        """End all of them; wait so long for the server to end those that it has to."""
+        until = time.monotonic() + patience
         while self.seen["ended"] < self.doomed and time.monotonic() < until:
             time.sleep(0.05)
         self.stopping.set()
@@ -275,16 +277,44 @@ def await_end(enemies: Enemies, connection: Connection) -> None:
             return
 
 
+@contextlib.contextmanager
+def enemies_at(
+    kind: str, count: int, target: Target, *, wait: bool = False
+) -> Iterator[Counter[str]]:
+    """Have enemies in a process of their own; what became of them is known afterwards.
+
+    With ``wait`` that is after the server has ended those that it has to. Raises ``OSError`` where
+    they cannot begin.
+    """
+    command = [sys.executable, str(Path(__file__).resolve()), kind, str(target.port), str(count)]
+    command += [target.user, target.password, *([str(target.ca)] if target.ca else [])]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    seen: Counter[str] = Counter()
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise OSError(f"the enemies do not stand: {kind}")
+        yield seen
+        said, _ = process.communicate("wait" if wait else "", timeout=2 * PATIENCE)
+        seen.update(json.loads(said))
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def main(argv: list[str]) -> int:
     """Be some enemies until standard input ends; return the exit code."""
     kind, port, count, user, password, *ca = argv
     enemies = Enemies(Target(int(port), user, password, Path(ca[0]) if ca else None))
+    patience = 0.0
     try:
         KINDS[kind](enemies, int(count))
         print("ready", flush=True)
-        sys.stdin.read()
+        patience = PATIENCE if sys.stdin.read() else 0.0
     finally:
-        enemies.stop()
+        enemies.stop(patience)
     print(json.dumps(enemies.seen), flush=True)
     return 0
 
