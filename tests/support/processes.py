@@ -20,7 +20,7 @@ SERVER = (sys.executable, str(ROOT / "server.py"))
 
 def environment() -> dict[str, str]:
     """Return an environment in which nothing of the machine's own changes what the tests see."""
-    own = dict(os.environ, PYTHONUNBUFFERED="1")
+    own = dict(os.environ, PYTHONUNBUFFERED="1", LC_ALL="C.UTF-8")
     for name in (PASSWORD_VARIABLE, "NO_COLOR", "COLUMNS"):
         own.pop(name, None)
     return own
