@@ -6,8 +6,9 @@ A peer may have other numbers than we do. What two machines must agree on stands
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from lft.records import Record, unchecked
+from lft.records import Record, field, flag, is_whole, whole
 
 RELEASE = "1.1.0"  # of the three programs; the newest entry of .github/CHANGELOG.md is the same
 
@@ -44,6 +45,7 @@ LEAST_LIMIT = 64 * KB
 
 # --- the client: streams ------------------------------------------------------------------------
 
+DIGESTS = ("md5", "sha256")  # what can prove a file; protocol.py has the bytes of each
 STREAMS = 4  # data connections, with a sender thread each
 MAX_STREAMS = 64  # of one session, on both sides: more threads cost more than they bring
 
@@ -95,6 +97,7 @@ PROVE_STRETCH = 8 * MB  # of a file that grew, read again between two looks at t
 MAX_UNACKNOWLEDGED = 1024
 
 TIMEOUT = 30.0  # seconds without progress before an attempt counts as dead
+LEAST_TIMEOUT = 0.1  # ... at least: for programs and tests; the command line asks for 2
 PATIENCE = 10  # times TIMEOUT: how long we try to replace a lost connection without progress
 RETRY_FIRST = 0.5  # seconds before the second attempt, doubled each time ...
 RETRY_LONGEST = 30.0  # ... up to this
@@ -284,29 +287,57 @@ FAILURES_HALVE_AFTER = 60.0  # seconds after which half of the failures are forg
 FAILURE_COUNTERS = 2**15
 
 
-class ClientSettings(Record):
-    """How to send: ``python client.py --help`` tells the meaning of each field.
+def _or_none(item: Any) -> Any:
+    """Let a field also be ``None``."""
+    accepts = item.accepts
+    return item._replace(accepts=lambda v: v is None or accepts(v), wants=f"{item.wants}, or None")
 
-    Without a ``password`` a demo account has its own, and other users are asked for theirs. A
-    ``token`` takes its place. A ``ca`` implies ``tls``.
+
+def _text(wants: str, default: str | None, *, shown: bool = True) -> Any:
+    """Declare a field that is text, and not empty."""
+    return field(lambda v: isinstance(v, str) and v != "", wants, default, shown=shown)
+
+
+def _seconds(least: float, default: float) -> Any:
+    """Declare a field that is a number of seconds."""
+    wants = f"a number of seconds, at least {least}"
+    return field(lambda v: type(v) in (int, float) and least <= v < 2**31, wants, default)
+
+
+class ClientSettings(Record):
+    """How to send; ``python client.py --help`` has an option for each field but ``password``.
+
+    Raises ``ValueError`` with the name of a field that is not as it must be.
     """
 
-    server: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT
-    user: str = "user1"
-    password: str | None = unchecked(default=None, shown=False)
-    streams: int | None = STREAMS  # None: as many as bring more
-    block_size: int | None = BLOCK_SIZE  # None: by the size of the file
-    chunk_size: int = CHUNK_SIZE
-    digest: str = "md5"
-    timeout: float = TIMEOUT
-    resume: bool = True
-    token: str | None = unchecked(default=None, shown=False)
-    tls: bool = False
-    ca: Path | None = None
-    limit: int | None = None  # bytes a second
-    congestion: str = CONGESTION  # "" leaves it to the system
-    compress: bool = False
+    server: str = _text("a host name or an address", DEFAULT_HOST)
+    port: int = whole(1, 65535, DEFAULT_PORT)  # of TCP
+    user: str = _text("the name of an account", "user1")
+    # Of the account. None: the demo accounts have their own; for others the environment variable
+    # LFT_PASSWORD has it, or a prompt asks for it.
+    password: str | None = _or_none(
+        field(lambda v: isinstance(v, str), "text", default=None, shown=False)
+    )
+    streams: int | None = _or_none(whole(1, MAX_STREAMS, STREAMS))  # None: as many as bring more
+    # Bytes of a block; None: by the size of the file.
+    block_size: int | None = _or_none(whole(MIN_BLOCK_SIZE, MAX_BLOCK_SIZE, BLOCK_SIZE))
+    chunk_size: int = whole(1, MAX_BLOCK_SIZE, CHUNK_SIZE)  # bytes of one send call
+    # What proves the file.
+    digest: str = field(lambda v: v in DIGESTS, f"one of {', '.join(DIGESTS)}", "md5")
+    timeout: float = _seconds(LEAST_TIMEOUT, TIMEOUT)  # without progress, until an attempt is dead
+    resume: bool = flag(True)  # False: send all of it, also what an earlier attempt has delivered
+    # Made by auth.py; takes the place of user and password.
+    token: str | None = _or_none(_text("text", None, shown=False))
+    tls: bool = flag(False)  # encrypt, and check the server's certificate
+    # A file with certificates to trust; implies tls.
+    ca: Path | None = _or_none(field(lambda v: isinstance(v, Path), "a pathlib.Path", None))
+    # Bytes a second, of all streams together; None: no limit.
+    limit: int | None = _or_none(
+        field(lambda v: is_whole(v, 1, 2**62), "bytes a second, at least 1", None)
+    )
+    # TCP's, on links with a long round trip; "" leaves it to the system.
+    congestion: str = field(lambda v: isinstance(v, str), "text", CONGESTION)
+    compress: bool = flag(False)  # compress blocks where the link is slower than that
 
 
 class ServerSettings(Record):
