@@ -107,6 +107,7 @@ RETRY_MOST = 6  # sessions in a row that logged in and brought the file no furth
 # that flipped where no digest covers it; it does not mend a wrong server.
 BAD_FRAMES = 3
 
+FAILED_TOLD = 10  # files that did not arrive, in the last line; it gives the number of the rest
 REPAIRS_TOLD = 5  # repaired blocks of one file that the log names; it gives the number of the rest
 ACK_EVERY = 8  # blocks that a busy sender sends in a row before it looks for acknowledgements
 BAR_INTERVAL = 0.1  # seconds between two updates of the progress bar

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Collection
 
 import config
 from config import ClientSettings
@@ -24,8 +25,11 @@ _ADVICE = {
 }
 
 
-def advice(bottleneck: str, settings: ClientSettings) -> str:
-    """Say what the time went into, and which option might help."""
+def advice(bottleneck: str, settings: ClientSettings, given: Collection[str] = ()) -> str:
+    """Say what the time went into, and which option might help.
+
+    ``given`` has the options of the command line: what the user chose is not advised against.
+    """
     options = []
     if bottleneck in (HASHING, SERVER_HASHING) and settings.digest == "md5":
         options.append("--digest sha256")
@@ -33,6 +37,7 @@ def advice(bottleneck: str, settings: ClientSettings) -> str:
         options.append("--streams auto")
     if bottleneck in (NETWORK, SERVER_LIMIT, LIMIT) and not settings.compress:
         options.append("--compress")
+    options = [option for option in options if option.split()[0] not in given]
     hint = f" ({' or '.join(options)} may be faster)" if options else ""
     return f"; held up by {_ADVICE[bottleneck]}{hint}" if bottleneck else ""
 

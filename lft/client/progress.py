@@ -1,19 +1,12 @@
-"""What the user sees of a transfer: the bar, and the lines on standard output."""
+"""What the user sees of a transfer that is under way: the bar."""
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 import config
-from lft.client.receipt import Receipt, receipt_line
-from lft.terminal import BarSafeHandler, printable, say
-from protocol import TransferError
-
-log = logging.getLogger("client")
+from lft.terminal import BarSafeHandler, printable
 
 
 class Progress:
@@ -25,7 +18,7 @@ class Progress:
     def phase(self, phase: str) -> None:
         """Note what happens now: connecting, waiting, sending, verifying."""
 
-    def move(self, acknowledged: int) -> None:
+    def move(self, acknowledged: int, sent: int, verified: int = 0) -> None:
         """Note how many bytes of the file the server has."""
 
     def end(self) -> None:
@@ -59,32 +52,10 @@ class Bar(Progress):
             self._bar = self._tqdm(bar_format="{desc}", leave=False)
         self._bar.set_description(f"{phase} {self._name}".strip())
 
-    def move(self, acknowledged: int) -> None:
+    def move(self, acknowledged: int, sent: int, verified: int = 0) -> None:
         self._bar.update(acknowledged - self._bar.n)
 
     def end(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-class Reporter:
-    """Tells what became of each file: the verdict on standard output, an error in the log."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-        self.told: list[TransferError] = []
-
-    def report(self, _path: Path, outcome: Receipt | TransferError) -> None:
-        """Tell what became of one file. Raises ``UsageError`` if standard output takes nothing."""
-        receipt = getattr(outcome, "receipt", outcome)  # FailedIntegrityError has one
-        if isinstance(receipt, Receipt):
-            say(json.dumps(receipt._asdict()) if self._as_json else receipt_line(receipt))
-        if isinstance(outcome, TransferError):
-            log.error("%s", outcome)
-            self.told.append(outcome)
-
-    def say(self, line: str) -> None:
-        """Print a line that is not about one file, unless a program reads standard output."""
-        if not self._as_json:
-            say(line)

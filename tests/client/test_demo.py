@@ -48,7 +48,8 @@ def test_the_demo_does_not_take_the_verdict_for_the_proof(
     def send(settings: ClientSettings) -> Receipt:
         assert (settings.server, settings.port, settings.tls) == ("localhost", 1234, False)
         return Receipt("INTEGRITY_OK", "sent", "received", 1000, md5(sent), "md5", 1.0, 1, 0, 0, 4,
-                       durable=True, congestion="", bottleneck="", wire_bytes=1000)  # fmt: skip
+                       durable=True, congestion="", bottleneck="", wire_bytes=1000,
+                       sent_bytes=1000)  # fmt: skip
 
     with pytest.raises(IntegrityError, match="differ"):
         run_demo(sent, ClientSettings(tls=True), "INFO", send, told.append)

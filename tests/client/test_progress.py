@@ -35,10 +35,10 @@ def test_a_bar_goes_on_in_the_next_session(bar: Bar) -> None:
     """The same file is not begun anew; a second bar would stay torn on the terminal."""
     bar.begin("x", 100)
     first = bar._bar
-    bar.move(60)
+    bar.move(60, 0)
     bar.phase("connecting")
     bar.begin("x", 100)
-    bar.move(40)  # what the next server has to begin with
+    bar.move(40, 0)  # what the next server has to begin with
     assert bar._bar is first
     assert bar._bar.n == 40
     assert bar._bar.desc == "connecting x: "
