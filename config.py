@@ -6,9 +6,9 @@ A peer may have other numbers than we do. What two machines must agree on stands
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Tuple
 
-from lft.records import Record, field, flag, is_whole, whole
+from lft.records import Check, Record, field, flag, is_whole
 
 RELEASE = "1.1.0"  # of the three programs; the newest entry of .github/CHANGELOG.md is the same
 
@@ -288,57 +288,67 @@ FAILURES_HALVE_AFTER = 60.0  # seconds after which half of the failures are forg
 FAILURE_COUNTERS = 2**15
 
 
-def _or_none(item: Any) -> Any:
-    """Let a field also be ``None``."""
-    accepts = item.accepts
-    return item._replace(accepts=lambda v: v is None or accepts(v), wants=f"{item.wants}, or None")
+# What a setting may be: in code, and in words.
+Rule = Tuple[Check, str]
 
 
-def _text(wants: str, default: str | None, *, shown: bool = True) -> Any:
-    """Declare a field that is text, and not empty."""
-    return field(lambda v: isinstance(v, str) and v != "", wants, default, shown=shown)
+def _or_none(rule: Rule) -> Rule:
+    accepts, wants = rule
+    return lambda v: v is None or accepts(v), f"{wants}, or None"
 
 
-def _seconds(least: float, default: float) -> Any:
-    """Declare a field that is a number of seconds."""
-    wants = f"a number of seconds, at least {least}"
-    return field(lambda v: type(v) in (int, float) and least <= v < 2**31, wants, default)
+def _number(low: int, high: int) -> Rule:
+    return lambda v: is_whole(v, low, high), f"a number from {low} to {high}"
+
+
+def _seconds(least: float) -> Rule:
+    most = 86400 * 365
+    accepts: Check = lambda v: type(v) in (int, float) and least <= v <= most  # noqa: E731
+    return accepts, f"a number of seconds, at least {least}"
+
+
+def _text(wants: str, least: int = 1) -> Rule:
+    return lambda v: isinstance(v, str) and len(v) >= least, wants
+
+
+_DIGEST: Rule = (lambda v: v in DIGESTS), f"one of {', '.join(DIGESTS)}"
+_PATH: Rule = (lambda v: isinstance(v, Path)), "a pathlib.Path"
+_RATE: Rule = (lambda v: is_whole(v, 1, 2**62)), "a number of bytes a second, at least 1"
 
 
 class ClientSettings(Record):
-    """How to send; ``python client.py --help`` has an option for each field but ``password``.
+    """How to send; ``python client.py --help`` has an option for each field except ``password``.
 
     Raises ``ValueError`` with the name of a field that is not as it must be.
     """
 
-    server: str = _text("a host name or an address", DEFAULT_HOST)
-    port: int = whole(1, 65535, DEFAULT_PORT)  # of TCP
-    user: str = _text("the name of an account", "user1")
+    server: str = field(*_text("a host name or an address"), default=DEFAULT_HOST)
+    port: int = field(*_number(1, 65535), default=DEFAULT_PORT)  # of TCP
+    user: str = field(*_text("the name of an account"), default="user1")
     # Of the account. None: the demo accounts have their own; for others the environment variable
     # LFT_PASSWORD has it, or a prompt asks for it.
-    password: str | None = _or_none(
-        field(lambda v: isinstance(v, str), "text", default=None, shown=False)
-    )
-    streams: int | None = _or_none(whole(1, MAX_STREAMS, STREAMS))  # None: as many as bring more
+    password: str | None = field(*_or_none(_text("text", 0)), default=None, shown=False)
+    # Data connections; None: as many as bring more.
+    streams: int | None = field(*_or_none(_number(1, MAX_STREAMS)), default=STREAMS)
     # Bytes of a block; None: by the size of the file.
-    block_size: int | None = _or_none(whole(MIN_BLOCK_SIZE, MAX_BLOCK_SIZE, BLOCK_SIZE))
-    chunk_size: int = whole(1, MAX_BLOCK_SIZE, CHUNK_SIZE)  # bytes of one send call
-    # What proves the file.
-    digest: str = field(lambda v: v in DIGESTS, f"one of {', '.join(DIGESTS)}", "md5")
-    timeout: float = _seconds(LEAST_TIMEOUT, TIMEOUT)  # without progress, until an attempt is dead
-    resume: bool = flag(True)  # False: send all of it, also what an earlier attempt has delivered
-    # Made by auth.py; takes the place of user and password.
-    token: str | None = _or_none(_text("text", None, shown=False))
-    tls: bool = flag(False)  # encrypt, and check the server's certificate
-    # A file with certificates to trust; implies tls.
-    ca: Path | None = _or_none(field(lambda v: isinstance(v, Path), "a pathlib.Path", None))
-    # Bytes a second, of all streams together; None: no limit.
-    limit: int | None = _or_none(
-        field(lambda v: is_whole(v, 1, 2**62), "bytes a second, at least 1", None)
+    block_size: int | None = field(
+        *_or_none(_number(MIN_BLOCK_SIZE, MAX_BLOCK_SIZE)), default=BLOCK_SIZE
     )
-    # TCP's, on links with a long round trip; "" leaves it to the system.
-    congestion: str = field(lambda v: isinstance(v, str), "text", CONGESTION)
-    compress: bool = flag(False)  # compress blocks where the link is slower than that
+    chunk_size: int = field(*_number(1, MAX_BLOCK_SIZE), default=CHUNK_SIZE)  # of one send call
+    digest: str = field(*_DIGEST, default="md5")  # what proves the file
+    # Seconds without progress, until an attempt counts as dead.
+    timeout: float = field(*_seconds(LEAST_TIMEOUT), default=TIMEOUT)
+    resume: bool = flag(default=True)  # False: send all, also what an earlier attempt delivered
+    # Made by auth.py; takes the place of user and password.
+    token: str | None = field(*_or_none(_text("text")), default=None, shown=False)
+    tls: bool = flag(default=False)  # encrypt, and check the server's certificate
+    ca: Path | None = field(*_or_none(_PATH), default=None)  # certificates to trust; implies tls
+    limit: int | None = field(
+        *_or_none(_RATE), default=None
+    )  # all streams together; None: no limit
+    # TCP's congestion control, on links with a long round trip; "" leaves it to the system.
+    congestion: str = field(*_text("text", 0), default=CONGESTION)
+    compress: bool = flag(default=False)  # compress blocks where the link is slower than that
 
 
 class ServerSettings(Record):
