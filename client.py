@@ -36,12 +36,13 @@ import config
 from config import ClientSettings
 from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
 from lft.addresses import resolve
+from lft.client.bar import CHECKING, READING, SENDING, Bar, Lines
 from lft.client.connect import connect, log_in, tls_context
 from lft.client.interrupt import CancelledError, Interrupt, ignore_signals, raise_on_signals
 from lft.client.link import Access, Link
 from lft.client.outcomes import GO_ON, Outcome, Outcomes, Report, Reporter
 from lft.client.patience import Patience, Watch
-from lft.client.progress import Bar, Progress
+from lft.client.progress import Progress
 from lft.client.receipt import FailedIntegrityError, Receipt, Run
 from lft.client.rejected import EarlierAttemptError, raise_rejected
 from lft.client.source import Source
@@ -252,7 +253,6 @@ class ClientSession:
             self._progress.begin(source.name, source.size)
             upload = self._announce(source)
             receipt = self._send_upload(upload)
-            self._progress.move(source.size, 0)
         except ConnectionLostError:
             raise  # the bar stays: the next session goes on with it
         except BaseException:
@@ -313,7 +313,6 @@ class ClientSession:
 
     def _send_upload(self, upload: Upload) -> Receipt:
         """Have a file read, sent and judged; in any case no thread works for it afterwards."""
-        self._progress.phase("sending")
         size = upload.blocks.block_size
         buffers = min(self._streams.most + config.READ_AHEAD, config.READ_AHEAD_BYTES // size)
         reader = Reader(upload, self._link.queue, buffers)
@@ -353,10 +352,19 @@ class ClientSession:
             self._streams.adapt(upload)
             verified = message.verified if isinstance(message, Verifying) else 0
             if watch.note(upload.acknowledged, verified):
-                self._progress.move(watch.acknowledged, 0)
                 self._patience.note_progress(watch.acknowledged, watch.verified)
+            self._show(upload, watch, told)
             if watch.stalled:
                 raise ConnectionLostError(f"{self._coordinator.peer}: no progress for too long")
+
+    def _show(self, upload: Upload, watch: Watch, told: Told) -> None:
+        """Move the bar."""
+        upload.spent.note_turn()
+        phase = CHECKING if upload.checking else SENDING
+        phase = READING if upload.spent.read_hangs else phase
+        self._progress.phase("verifying" if told is Told.DELIVERED else phase)
+        sent = self._patience.sent_bytes + upload.carried
+        self._progress.move(watch.acknowledged, sent, watch.verified)
 
     def _tell_complete(self, upload: Upload, told: Told) -> Told:
         """Say that all is read, or delivered, once: the sooner, the sooner there is a verdict."""
@@ -368,8 +376,6 @@ class ClientSession:
         if not upload.source.prove_unchanged(upload.digests.algorithm, digest):
             self._waker.ring()  # go on with that, after a look at what the server says
             return told
-        if delivered:
-            self._progress.phase("verifying")
         self._coordinator.send(TransferComplete(upload.number, digest, delivered))
         return state
 
@@ -392,7 +398,6 @@ class ClientSession:
         return message
 
     def _send_again(self, upload: Upload, message: Missing) -> None:
-        self._progress.phase("sending")
         for first, end in message.blocks:
             if end > upload.blocks.count:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
@@ -544,14 +549,16 @@ def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
 
 
 def _progress(arguments: argparse.Namespace, handler: BarSafeHandler) -> Progress:
-    """Return the bar, where there is a terminal to show it and tqdm to draw it."""
-    if arguments.quiet or not sys.stderr.isatty():
+    """Return the bar, where there is a terminal to show it and tqdm to draw it; otherwise lines."""
+    if arguments.quiet:
         return Progress()
+    if not sys.stderr.isatty():
+        return Lines()
     try:
         return Bar(handler)
     except ImportError:
         log.warning("no progress bar without tqdm; to get it: python -m pip install tqdm")
-        return Progress()
+        return Lines()
 
 
 def _run(arguments: argparse.Namespace, handler: BarSafeHandler, given: Collection[str]) -> int:

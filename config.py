@@ -87,7 +87,7 @@ LATE_LEAST = 0.2  # seconds at least: a shorter wait costs less than to send a b
 # --- the client: files and retries --------------------------------------------------------------
 
 MOSTLY = 0.5  # of the time of a file: whatever takes more is called its bottleneck
-NAMEABLE = 0.3  # seconds that a file must take for its bottleneck to be named
+NAMEABLE = 5.0  # seconds that a file must take for its bottleneck to be named: less is no bother
 READ_AHEAD = 12  # blocks in memory beyond one for each stream, to keep the senders busy ...
 READ_AHEAD_BYTES = 48 * MB  # ... and no more than this, whatever the size of a block
 PROVE_STRETCH = 8 * MB  # of a file that grew, read again between two looks at the server: 30 ms
@@ -111,6 +111,13 @@ FAILED_TOLD = 10  # files that did not arrive, in the last line; it gives the nu
 REPAIRS_TOLD = 5  # repaired blocks of one file that the log names; it gives the number of the rest
 ACK_EVERY = 8  # blocks that a busy sender sends in a row before it looks for acknowledgements
 BAR_INTERVAL = 0.1  # seconds between two updates of the progress bar
+LINE_INTERVAL = 60.0  # seconds, at least, between two lines of progress, where there is no bar ...
+LINE_PART = 0.1  # ... and the part of the file, at least: ten lines for a file of any size
+RATE_EVERY = 0.5  # seconds between two looks at the rate: a person reads no faster
+RATE_MEMORY = 4.0  # seconds for which the rate in the bar is smoothed ...
+LEFT_MEMORY = 20.0  # ... and that from which the time left follows, which should be steady
+STILL = 5.0  # seconds without progress before the bar says so: a slow link needs 3 s for a block
+SUSPENDED = 2.0  # seconds without a turn of the main loop, which has ten a second: it was stopped
 DEMO_FILE_SIZE = 64 * MB  # of the sample that --demo makes
 
 # --- the client: compression --------------------------------------------------------------------

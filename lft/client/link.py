@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import config
 from config import ClientSettings
+from lft.addresses import is_loopback
 from lft.client.upload import BlockQueue
 from lft.clock import TokenBucket
 from lft.wire.connection import Connection
@@ -53,6 +54,7 @@ class Link:
         self.settings = settings
         self.round_trip = round_trip  # seconds
         self.far = round_trip >= config.FAR
+        self.loopback = is_loopback(str(access.address[0]))  # no network between us and the server
         self.compression = compression
         self._access = access
         # with locks of their own

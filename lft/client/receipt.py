@@ -74,7 +74,9 @@ class Receipt(NamedTuple):
             streams=link.streams,
             durable=verdict.durable if verdict else False,
             congestion=link.congestion,
-            bottleneck=upload.spent.bottleneck(verdict, waits) if verdict else "",
+            bottleneck=upload.spent.bottleneck(verdict, waits, loopback=link.loopback)
+            if verdict
+            else "",
             wire_bytes=run.wire_bytes,
             sent_bytes=min(run.sent_bytes, upload.source.size),
         )
