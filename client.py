@@ -36,7 +36,7 @@ import config
 from config import ClientSettings
 from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
 from lft.addresses import resolve
-from lft.client.bar import CHECKING, READING, SENDING, Bar, Lines
+from lft.client.bar import CHECKING, READING, SENDING, progress_shown
 from lft.client.connect import connect, log_in, tls_context
 from lft.client.interrupt import CancelledError, Interrupt, ignore_signals, raise_on_signals
 from lft.client.link import Access, Link
@@ -288,12 +288,11 @@ class ClientSession:
             return self._announce_as(source, earlier.block_size, earlier.digest, resume=True)
 
     def _announce_as(self, source: Source, size: int, digest: str, *, resume: bool) -> Upload:
-        settings, head = self._settings, source.head(size, digest)
+        head = source.head(size, digest)
         self._coordinator.send(FileStart(source.name, source.size, size, digest, head, resume))
         position = 0
         while True:
-            self._patience.check()
-            message = self._coordinator.answer(settings.timeout)
+            message = self._answer()
             if isinstance(message, FileReady):
                 upload = Upload(source, digest, size, message, self._waker.ring)
                 self._tell_resumed(upload)
@@ -303,6 +302,18 @@ class ClientSession:
                 position = message.position
                 coordinator_log.info("waiting for our turn: position %d", position)
             raise_rejected(source.name, message)
+
+    def _answer(self) -> Message:
+        """Wait for the server's next message. Raises ``ConnectionLostError`` if none comes."""
+        deadline = Deadline(self._settings.timeout)
+        message = self._hear()
+        while message is None:
+            self._patience.check()
+            if deadline.passed:
+                silent = f"did not answer for {self._settings.timeout:g} s"
+                raise ConnectionLostError(f"{self._coordinator.peer} {silent}")
+            message = self._hear()
+        return message
 
     @staticmethod
     def _tell_resumed(upload: Upload) -> None:
@@ -548,22 +559,9 @@ def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     run_demo(path, _settings(arguments), arguments.log_level, send, reporter.say)
 
 
-def _progress(arguments: argparse.Namespace, handler: BarSafeHandler) -> Progress:
-    """Return the bar, where there is a terminal to show it and tqdm to draw it; otherwise lines."""
-    if arguments.quiet:
-        return Progress()
-    if not sys.stderr.isatty():
-        return Lines()
-    try:
-        return Bar(handler)
-    except ImportError:
-        log.warning("no progress bar without tqdm; to get it: python -m pip install tqdm")
-        return Lines()
-
-
 def _run(arguments: argparse.Namespace, handler: BarSafeHandler, given: Collection[str]) -> int:
     """Do what the command line says; say in one line what went wrong, and return the exit code."""
-    progress = _progress(arguments, handler)
+    progress = progress_shown(handler, quiet=arguments.quiet)
     reporter = Reporter(_settings(arguments), as_json=arguments.json, given=given)
     try:
         try:

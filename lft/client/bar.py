@@ -18,6 +18,7 @@ log = logging.getLogger("client")
 CHECKING = "checking what is there"
 SENDING = "sending"
 READING = "reading from the disk"  # which takes long
+AWAY = ("connecting", "waiting")  # in these phases nothing of a file moves
 
 NAME_LEAST = BAR_LEAST = 8  # columns that a name and the bar keep; the bar gets what is left over
 BAR_SHARE = 8  # of a wide line a long name leaves this part to the bar: an eighth
@@ -125,6 +126,19 @@ class Lines(Shown):
             log.info("%s %s: %d %%, %s", self._phase, journey.name, 100 * journey.part, details)
 
 
+def progress_shown(handler: BarSafeHandler, *, quiet: bool) -> Progress:
+    """Return the bar, where a terminal shows it and tqdm draws it; otherwise lines; or neither."""
+    if quiet:
+        return Progress()
+    if not sys.stderr.isatty():
+        return Lines()
+    try:
+        return Bar(handler)
+    except ImportError:
+        log.warning("no progress bar without tqdm; to get it: python -m pip install tqdm")
+        return Lines()
+
+
 def _width() -> int:
     """Return the columns to use: all but the last one, where some terminals begin a new line."""
     try:
@@ -172,7 +186,7 @@ def _choices(journey: Journey, phase: str) -> Iterator[tuple[str, str]]:
 def details_of(journey: Journey, phase: str) -> Iterator[str]:
     """Give the rest of what is known of a file under way, in ever fewer words."""
     amount, still = _amount(journey.at, journey.size), int(journey.still_for)
-    if still >= config.STILL:
+    if still >= config.STILL and phase not in AWAY:
         yield f"{amount}, no progress for {still} s"
         yield f"no progress for {still} s"
         yield f"stalled {still} s"

@@ -15,7 +15,7 @@ from config import ClientSettings
 from lft.client.interrupt import CancelledError
 from lft.client.receipt import FailedIntegrityError, Receipt, arrival_line, receipt_line
 from lft.client.source import Source
-from lft.terminal import SUCCESS, printable, say
+from lft.terminal import SUCCESS, printable, say, shorten
 from protocol import (
     AuthenticationError,
     ConnectionLostError,
@@ -38,6 +38,8 @@ GO_ON = "; the same command goes on where this one stopped"
 # The user stopped it; a proof failed, which a person must look at; files were not even tried;
 # the server does not take a file; a file cannot be read.
 WORST_FIRST = (130, 1, 3, 5, 4, 2)
+
+BRIEF = 40  # columns of a name in the log of a terminal
 
 _CODES = (
     (CancelledError, "interrupted"),
@@ -127,9 +129,10 @@ class Reporter:
         """Tell what became of one file. Raises ``UsageError`` if standard output takes nothing."""
         self._count += 1
         if isinstance(outcome, Receipt):
-            log.info("%s", arrival_line(outcome, self._settings, self._given), extra=SUCCESS)
+            brief = outcome._replace(name=self._brief(outcome.name))
+            log.info("%s", arrival_line(brief, self._settings, self._given), extra=SUCCESS)
         else:
-            self._failed.append(name_of(path))
+            self._failed.append(self._brief(name_of(path)))
             self._log(path, outcome)
         say((_json if self._as_json else _line)(path, outcome))
 
@@ -140,8 +143,12 @@ class Reporter:
         self.told.append(error)
         if isinstance(error, CancelledError):
             return  # the user knows
-        what = f"{path} did not arrive" if self._both_seen else str(error)
+        what = f"{self._brief(str(path))} did not arrive" if self._both_seen else str(error)
         log.error("%s%s", what, GO_ON if isinstance(error, ConnectionLostError) else "")
+
+    def _brief(self, name: str) -> str:
+        """Return a name for the log: where the line below has all of it, some of it will do."""
+        return shorten(printable(name), BRIEF) if self._both_seen else name
 
     def sum_up(self) -> None:
         """Log how many of several files arrived, and which did not."""

@@ -103,6 +103,20 @@ def test_on_a_terminal_the_log_leaves_the_reason_to_the_line(
     assert (first, second) == ("x did not arrive", "gone")
 
 
+def test_on_a_terminal_the_log_leaves_a_long_name_to_the_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A log in a file has all of it: programs look for it there."""
+    caplog.set_level(logging.INFO)
+    long = RECEIPT._replace(name="n" * 180)
+    Reporter(ClientSettings(), as_json=False).report(Path(long.name), long)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}.isatty", lambda: True)
+    Reporter(ClientSettings(), as_json=False).report(Path(long.name), long)
+    whole, brief = (record.message.partition(" ")[0] for record in caplog.records)
+    assert (len(whole), len(brief)) == (180, 40)
+
+
 @pytest.mark.parametrize(
     ("failed", "line", "level"),
     [

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ import pytest
 
 import config
 from client import send_files
-from config import MB, ClientSettings
+from config import KB, MB, ClientSettings
 from lft.client.connect import log_in
 from lft.client.interrupt import CancelledError
 from lft.client.progress import Progress
 from lft.client.receipt import Receipt
+from lft.client.source import Source
 from protocol import AuthenticationError, ConnectionLostError, SourceError, TransferError
 from tests.support.files import md5, random_file, received
-from tests.support.local import ServerThread
+from tests.support.local import ServerThread, StartLocal
 from tests.support.processes import ROOT, environment
 from tests.support.waiting import PATIENCE
 from tests.tools.proxy import reserve_port
@@ -124,6 +126,56 @@ def test_a_program_can_cancel_and_go_on_later(local: ServerThread, tmp_path: Pat
     first, _ = send_files(files, local.client(), cancel=threading.Event())
     assert first.resumed_bytes > MB
     assert first.sent_bytes == 2 * MB - first.resumed_bytes
+
+
+def test_a_client_that_waits_for_its_turn_can_be_cancelled(
+    start_local: StartLocal, tmp_path: Path
+) -> None:
+    """The server answers once a second at least, but need not have to."""
+    local, ends = start_local(max_active=1), threading.Event()
+    first, second = (random_file(tmp_path / name, 2 * MB) for name in "ab")
+    began, waits = threading.Event(), threading.Event()
+
+    class Told(Progress):
+        def __init__(self, phase: str, event: threading.Event) -> None:
+            self._phase, self._event = phase, event
+
+        def phase(self, phase: str) -> None:
+            if phase == self._phase:
+                self._event.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(send_files, [first], local.client(limit=64 * KB),
+                           Told("sending", began), None, ends)  # fmt: skip
+        assert began.wait(PATIENCE)
+        with pytest.raises(CancelledError):
+            send_files([second], local.client(), Told("waiting", waits), cancel=waits)
+        ends.set()
+        with pytest.raises(CancelledError):
+            slow.result(PATIENCE)
+
+
+def test_a_source_disk_that_hangs_is_told(
+    local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not look like a network that stands still."""
+    told, read = threading.Event(), Source.read
+
+    def hang(source: Source, view: memoryview, offset: int) -> None:
+        if offset:
+            assert told.wait(PATIENCE)
+        read(source, view, offset)
+
+    class Watcher(Progress):
+        def phase(self, phase: str) -> None:
+            if phase == "reading from the disk":
+                told.set()
+
+    monkeypatch.setattr(config, "SUSPENDED", 0.3)
+    monkeypatch.setattr(Source, "read", hang)
+    (receipt,) = send_files([random_file(tmp_path / "x", MB)], local.client(), Watcher())
+    assert told.is_set()
+    assert receipt.verdict == "INTEGRITY_OK"
 
 
 def test_an_unreachable_server_is_cancelled_at_once(tmp_path: Path) -> None:
