@@ -95,18 +95,18 @@ def arrival_line(receipt: Receipt, settings: ClientSettings, given: Collection[s
 
     ``given`` has the options of the command line.
     """
-    rate = format_size(receipt.sent_bytes / max(receipt.seconds, 1e-9))
-    facts = f"arrived at {rate}/s"
-    if not receipt.sent_bytes and receipt.bytes:
-        facts = "arrived: all of it was there"
-    elif receipt.sent_bytes < receipt.bytes:
-        facts = f"arrived: the missing {format_size(receipt.sent_bytes)} at {rate}/s"
+    facts = "was there already"
+    if receipt.sent_bytes or not receipt.bytes:
+        facts = f"arrived at {format_size(receipt.sent_bytes / max(receipt.seconds, 1e-9))}/s"
     if settings.compress and receipt.sent_bytes:
         facts += f", compressed to {100 * receipt.wire_bytes / receipt.sent_bytes:.0f} %"
     return f"{receipt.name} {facts}{advice(receipt.bottleneck, settings, given)}"
 
 
 def receipt_line(receipt: Receipt) -> str:
+    """Return the verdict of a file: the line on standard output."""
+    size, sent = format_size(receipt.bytes), format_size(receipt.sent_bytes)
+    size += f", {sent} of it sent now," if receipt.sent_bytes < receipt.bytes else ""
     saved = f"saved as {receipt.saved_as}, " if receipt.saved_as else "nothing saved, "
-    facts = f"{format_size(receipt.bytes)} in {receipt.seconds:.2f} s, {saved}{receipt.algorithm}"
+    facts = f"{size} in {receipt.seconds:.2f} s, {saved}{receipt.algorithm}"
     return printable(f"{receipt.verdict} {facts} {receipt.digest}  {receipt.name}")

@@ -37,14 +37,14 @@ def test_compression_is_told_only_where_it_was_asked_for() -> None:
     compressed = ClientSettings(compress=True)
     assert arrival_line(RECEIPT, compressed).endswith("2.0 MB/s, compressed to 25 %")
     there = RECEIPT._replace(sent_bytes=0)
-    assert arrival_line(there, compressed).endswith("arrived: all of it was there")
+    assert arrival_line(there, compressed).endswith(" was there already")
 
 
-def test_the_rate_counts_only_what_this_run_sent() -> None:
-    """A resume is not faster than its limit."""
+def test_only_what_this_run_sent_counts() -> None:
+    """A resume is not faster than its limit: neither in the log nor by the verdict."""
     resumed = RECEIPT._replace(sent_bytes=MB, seconds=1.0)
-    line = arrival_line(resumed, ClientSettings())
-    assert line.endswith("arrived: the missing 1.0 MB at 1.0 MB/s")
+    assert arrival_line(resumed, ClientSettings()).endswith(" arrived at 1.0 MB/s")
+    assert receipt_line(resumed).startswith("INTEGRITY_OK 4.0 MB, 1.0 MB of it sent now, in 1.00 s")
 
 
 IMPOSSIBLE = ["", "0 md5", "-1 md5", "4095 md5", "99999999 md5", "1e6 md5", "4096", "4096 sha1"]
