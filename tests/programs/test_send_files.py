@@ -128,6 +128,23 @@ def test_a_program_can_cancel_and_go_on_later(local: ServerThread, tmp_path: Pat
     assert first.sent_bytes == 2 * MB - first.resumed_bytes
 
 
+def test_a_receipt_counts_what_all_sessions_sent(local: ServerThread, tmp_path: Path) -> None:
+    """What an earlier session of the same run has sent was not there before."""
+    told: list[int] = []
+
+    class Breaker(Progress):
+        def move(self, acknowledged: int, sent: int, verified: int = 0) -> None:
+            told.append(sent)
+            if sent > MB and max(told[:-1], default=0) <= MB:
+                raise ConnectionLostError("lost")
+
+    settings = local.client(limit=4 * MB)
+    (receipt,) = send_files([random_file(tmp_path / "a", 3 * MB)], settings, Breaker())
+    assert receipt.resumed_bytes > 0
+    assert receipt.bytes - receipt.resumed_bytes + MB < receipt.sent_bytes <= receipt.bytes
+    assert told == sorted(told)
+
+
 def test_a_client_that_waits_for_its_turn_can_be_cancelled(
     start_local: StartLocal, tmp_path: Path
 ) -> None:
