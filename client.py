@@ -295,6 +295,7 @@ class ClientSession:
             message = self._answer()
             if isinstance(message, FileReady):
                 upload = Upload(source, digest, size, message, self._waker.ring)
+                self._patience.note_there(upload.resumed_bytes)
                 self._tell_resumed(upload)
                 return upload
             self._patience.note_progress()
@@ -438,9 +439,10 @@ class ClientSession:
         return self._receipt(upload, message)
 
     def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:
-        patience = self._patience
-        sent, wire = patience.sent_bytes + upload.carried, patience.wire_bytes + upload.wire_bytes
-        run = Run(patience.seconds, sent, wire)
+        patience, size = self._patience, upload.source.size
+        # what a lost session had sent but not heard of is missing in the one, and not in the other
+        sent = max(patience.sent_bytes + upload.carried, size - (patience.there or 0))
+        run = Run(patience.seconds, min(sent, size), patience.wire_bytes + upload.wire_bytes)
         return Receipt.of(upload, verdict, self._link, self._streams.waits(), run)
 
     def _cancel(self) -> None:

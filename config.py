@@ -309,9 +309,9 @@ def _number(low: int, high: int) -> Rule:
 
 
 def _seconds(least: float) -> Rule:
-    most = 86400 * 365
-    accepts: Check = lambda v: type(v) in (int, float) and least <= v <= most  # noqa: E731
-    return accepts, f"a number of seconds, at least {least}"
+    most = 365 * 86400
+    wants = f"a number of seconds, at least {least}"
+    return lambda v: type(v) in (int, float) and least <= v <= most, wants
 
 
 def _text(wants: str, least: int = 1) -> Rule:

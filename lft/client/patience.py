@@ -39,6 +39,7 @@ class Patience:
         self._began: float | None = None  # when its first attempt did
         self._acknowledged = self._verified = 0  # bytes, the most of all sessions
         self.sent_bytes = self.wire_bytes = 0  # of the sessions that have ended
+        self.there: int | None = None  # bytes that the server had before the first of them
         self._fruitless = 0  # sessions in a row that got no further
         self._deadline.put_off()
 
@@ -63,6 +64,11 @@ class Patience:
         """Note what a session that ends brought of the file, and the payload that it sent."""
         self.sent_bytes += sent_bytes
         self.wire_bytes += wire_bytes
+
+    def note_there(self, there: int) -> None:
+        """Note how many bytes the server has of the file, at the beginning of a session."""
+        if self.there is None:
+            self.there = there
 
     def check(self) -> None:
         """Raise ``CancelledError`` once the transfer is to be stopped."""

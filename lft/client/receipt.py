@@ -17,7 +17,7 @@ class Run(NamedTuple):
     """What all sessions of this run together did for one file."""
 
     seconds: float
-    sent_bytes: int  # of the file, acknowledged
+    sent_bytes: int  # of the file
     wire_bytes: int
 
 
@@ -78,7 +78,7 @@ class Receipt(NamedTuple):
             if verdict
             else "",
             wire_bytes=run.wire_bytes,
-            sent_bytes=min(run.sent_bytes, upload.source.size),
+            sent_bytes=run.sent_bytes,
         )
 
 
