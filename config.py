@@ -223,9 +223,13 @@ LINGER = 0.05
 # admitted ...
 URGENCY = 5.0
 
-# ... and as so many for a unit of work: longer than the queue of a busy server, and short enough
-# for a user who logs in beside a flood of high priority.
+# ... and as so many for a unit of work: longer than the queue of a busy server. Further steps are
+# worth less and less, all together as much as a person waits without asking why.
 LEAD = 0.1
+LONGEST_LEAD = 1.0
+
+# Workers that users leave to connections that have not logged in: all others may wait for the disk.
+LOGIN_WORKERS = 1
 
 # Seconds, at most, for which a block of higher priority holds back the others: it covers the gap
 # between two blocks on busy processors. With 0.005 an urgent file took 1.8 times as long beside

@@ -378,7 +378,7 @@ class Server:
             self.registry.detach(session, peer)
             return []
         session.closed = True
-        self.work.put(lambda: self.lifecycle.abandon(session), session.priority)
+        self.work.put(lambda: self.lifecycle.abandon(session), session.priority, session.user)
         return self.registry.remove(session)
 
     # -- clocks

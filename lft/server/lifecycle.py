@@ -148,7 +148,7 @@ class Lifecycle:
 
     def start(self, step: Step, transfer: Transfer) -> None:
         """Have ``step`` done for ``transfer`` by a worker (any)."""
-        self._work.put(partial(self.run, step, transfer), transfer.priority)
+        self._work.put(partial(self.run, step, transfer), transfer.priority, transfer.facts.user)
 
     def run(self, step: Step, transfer: Transfer) -> None:
         """Do ``step``; what it raises ends this transfer and nothing else."""
