@@ -152,7 +152,8 @@ COMPRESS_PAUSE = 4  # blocks at most between two samples: 800 KB, soon sent when
 WORKERS = 10  # threads that do all work; the main thread only watches
 
 # Transfers that receive at once: they have the buffers of 64 connections, and disks are slower with
-# more. Transfers of lower priority do not count.
+# more. Transfers of lower priority do not count, and where one user has several, each of as many
+# other users has a place all the same: no more than twice as many receive at one priority.
 MAX_ACTIVE_TRANSFERS = 16
 MAX_WAITING_TRANSFERS = 1000  # transfers that wait to be admitted
 MAX_CONNECTIONS = 4096  # of all kinds; any more are closed at once
