@@ -251,6 +251,10 @@ RECEIVE_SIZE = 200 * KB  # bytes that one receive call takes, at most: a whole b
 FLUSH_EVERY = 64 * MB  # bytes written before they are flushed in the background
 MAX_FLUSHES = 2  # at once, of all transfers: each takes a worker, and there is one disk
 
+# Files published at once: each waits for the disk with a worker, for seconds where that is busy.
+# With MAX_FLUSHES and MAX_RESERVING some workers are left for blocks.
+MAX_PUBLISHING = 4
+
 # Bytes of space reserved in one call. Where the file system cannot reserve, the system writes a
 # byte to each of its blocks, 4096 of them ...
 RESERVE_SLICE = 16 * MB

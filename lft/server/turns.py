@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict, deque
 from typing import Generic, TypeVar
 
@@ -42,3 +43,33 @@ class Turns(Generic[Item]):
             del self._lines[owner]
         self._size -= 1
         return item
+
+
+class Slots(Generic[Item]):
+    """A number of places for work that may take long; the items beyond it wait in turns.
+
+    No thread waits: what has to wait is handed to the thread that ends other work. Any thread may
+    call any method. The lock protects all attributes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._lock = threading.Lock()
+        self._free = most
+        self._waiting: Turns[Item] = Turns()
+
+    def enter(self, owner: str, item: Item) -> bool:
+        """Return whether ``item`` has a place; otherwise it waits, and ``leave`` returns it."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return True
+            self._waiting.add(owner, item)
+            return False
+
+    def leave(self) -> Item | None:
+        """Give a place back; return the item that has it now."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.take()
+            self._free += 1
+            return None
