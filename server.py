@@ -72,6 +72,7 @@ from lft.server.login import Login
 from lft.server.receiving import Receiving
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Next, Peer, Registry
+from lft.server.signals import heed_signals, ignore_signals
 from lft.server.verification import Verification
 from lft.server.watchdog import Watchdog
 from lft.server.work_queue import WorkQueue
@@ -549,11 +550,7 @@ def _load_tls(settings: ServerSettings) -> Tls | None:
 
 def _serve(settings: ServerSettings) -> None:
     server = Server(settings, _accounts(settings))  # until then a signal ends it at once
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: server.stop())
-    # without a certificate to read again, it says what it always did: the terminal has gone
-    on_hangup = server.reload if settings.tls_cert else server.stop
-    signal.signal(signal.SIGHUP, lambda *_: on_hangup())
+    heed_signals(server.stop, server.reload if settings.tls_cert else None)
     host, port = server.address
     try:
         say(f"Listening on {host}:{port}")
@@ -562,8 +559,7 @@ def _serve(settings: ServerSettings) -> None:
     try:
         server.run()
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # the end is near enough
+        ignore_signals()
     log.info("stopped")
 
 

@@ -52,9 +52,9 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     """Start real servers; at the end they must stop cleanly and leave nothing unfinished."""
     started: list[ServerProcess] = []
 
-    def start(*options: str, folder: str = "server") -> ServerProcess:
+    def start(*options: str, folder: str = "server", **how: Any) -> ServerProcess:
         (tmp_path / folder).mkdir(exist_ok=True)
-        started.append(ServerProcess(tmp_path / folder, *options))
+        started.append(ServerProcess(tmp_path / folder, *options, **how))
         return started[-1]
 
     yield start

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import operator
 import os
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -16,9 +18,11 @@ import pytest
 import client as client_module
 from config import KB
 from lft.client.progress import Progress
+from tests.support.certificates import Pki, tls_options
 from tests.support.files import part_files, random_file, received
 from tests.support.processes import (
     ROOT,
+    SERVER,
     ServerProcess,
     StartServer,
     client_command,
@@ -140,6 +144,53 @@ def test_a_stopping_server_lets_a_running_transfer_end(
 def test_a_server_ends_with_its_terminal(start_server: StartServer) -> None:
     """FAULTS 38: without a certificate to read again, SIGHUP stops it as SIGTERM does."""
     assert start_server().stop(signal.SIGHUP) == 0
+
+
+def _is_handled(server: ServerProcess, number: int) -> bool:
+    """Whether a server has a handler of its own for a signal."""
+    mask = Path(f"/proc/{server.process.pid}/status").read_text().partition("SigCgt:")[2]
+    return bool(int(mask.split()[0], 16) >> (number - 1) & 1)
+
+
+def test_a_server_started_with_nohup_outlives_its_terminal(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """The ignored SIGHUP stays ignored, and files still come in."""
+    server = start_server(program=("nohup", *SERVER))
+    server.process.send_signal(signal.SIGHUP)
+    still_serves(server.port, tmp_path)
+    assert not _is_handled(server, signal.SIGHUP)
+    assert server.process.poll() is None
+
+
+def test_nohup_leaves_the_renewal_of_a_certificate(start_server: StartServer, pki: Pki) -> None:
+    """SIGHUP has it read again, as without ``nohup``."""
+    server = start_server(*tls_options(pki.server), program=("nohup", *SERVER))
+    server.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "has been read again" in server.log, "the certificate")
+
+
+def test_a_server_with_a_certificate_ends_with_its_terminal(
+    start_server: StartServer, pki: Pki
+) -> None:
+    """38: SIGHUP reads again while the terminal is there, and stops it when it was closed."""
+    master, slave = os.openpty()
+    server = start_server(
+        *tls_options(pki.server), stdin=slave, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(slave)
+    server.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "has been read again" in server.log, "the certificate")
+    os.close(master)  # the system sends the signal
+    assert server.process.wait(PATIENCE) == 0
+    assert "stopped" in server.log
+
+
+def test_a_server_in_the_background_of_a_script_heeds_sigint(start_server: StartServer) -> None:
+    """38: the shell ignores it for what it starts with ``&``; ``kill -INT`` works even so."""
+    ignoring = ("env", "--ignore-signal=INT", *SERVER)
+    assert start_server(program=ignoring).stop(signal.SIGINT) == 0
 
 
 def test_a_second_signal_stops_a_busy_server_at_once(start_server: StartServer) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 from lft.accounts.passwords import PASSWORD_VARIABLE
 from tests.support.files import random_file
@@ -49,8 +49,12 @@ class ServerProcess:
         *options: str,
         program: Sequence[str] = SERVER,
         errors: int | None = None,
+        **how: Any,
     ) -> None:
-        """Start ``program``; ``errors`` is its standard error in place of the file."""
+        """Start ``program``; ``errors`` is its standard error in place of the file.
+
+        ``how`` goes to ``Popen``.
+        """
         self.output = folder / "output"
         self.log_file = folder / "server.log"
         command = [*program, "--port", "0", *options]
@@ -58,7 +62,7 @@ class ServerProcess:
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log if errors is None else errors,
-                text=True, env=environment(),
+                text=True, env=environment(), **how,
             )  # fmt: skip
         assert self.process.stdout is not None
         first = self.process.stdout.readline()
