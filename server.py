@@ -68,6 +68,7 @@ from lft.server.connections import Connections
 from lft.server.descriptors import places, raise_limit
 from lft.server.event_loop import EventLoop
 from lft.server.lifecycle import Lifecycle
+from lft.server.log_file import FATAL
 from lft.server.login import Login
 from lft.server.receiving import Receiving
 from lft.server.right_of_way import RightOfWay
@@ -501,6 +502,12 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds that transfers under way may still take at shutdown (10)")
     # fmt: on
     add_log_level(parser)
+    add(
+        "--log-file",
+        type=Path,
+        metavar="FILE",
+        help="append the log to FILE, and make it anew once it is moved away (standard error)",
+    )
     add_version(parser)
     return parser
 
@@ -568,12 +575,12 @@ def main(argv: list[str] | None = None) -> int:
     make_output_safe()
     keep_own_rights()
     arguments = vars(_parser().parse_args(argv))
-    background, code = BackgroundLog(setup_logging(arguments.pop("log_level"))), 0
+    code, background = 0, BackgroundLog(setup_logging(arguments.pop("log_level")))
     try:
-        background.start()
+        background.start(arguments.pop("log_file"))
         _serve(ServerSettings(**arguments))
     except (TransferError, OSError, RuntimeError) as error:  # no descriptors or threads left, say
-        log.error("%s", error)
+        log.error("%s", error, extra=FATAL)
         code = UsageError.exit_code
     if not background.stop():
         os._exit(code)  # its thread holds standard error, for which Python would wait for ever

@@ -78,11 +78,12 @@ def _first(text: str, columns: int) -> str:
 class LogFormatter(logging.Formatter):
     """Formats a log line: time, level, component, sign and message, coloured by its sign.
 
-    With ``words`` there are words in place of signs.
+    With ``words`` there are words in place of signs. On a terminal the time is enough; elsewhere a
+    line may be read days later, so it is ``dated``.
     """
 
-    def __init__(self, colour: bool, words: bool = False) -> None:
-        super().__init__(datefmt="%H:%M:%S")
+    def __init__(self, *, colour: bool, words: bool = False, dated: bool = False) -> None:
+        super().__init__(datefmt="%Y-%m-%d %H:%M:%S%z" if dated else "%H:%M:%S")
         self._colour = colour
         self._words = words
 
@@ -155,7 +156,9 @@ def wants_words(stream: TextIO) -> bool:
 def setup_logging(level: str) -> BarSafeHandler:
     """Send all log lines of this process to standard error; return their handler."""
     handler = BarSafeHandler(sys.stderr)
-    handler.setFormatter(LogFormatter(wants_colour(sys.stderr), wants_words(sys.stderr)))
+    colour, words = wants_colour(sys.stderr), wants_words(sys.stderr)
+    dated = not sys.stderr.isatty()
+    handler.setFormatter(LogFormatter(colour=colour, words=words, dated=dated))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

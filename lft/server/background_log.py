@@ -8,8 +8,10 @@ import logging.handlers
 import queue
 import threading
 import time
+from pathlib import Path
 
 import config
+from lft.server.log_file import LogFile
 
 log = logging.getLogger("server")
 
@@ -44,14 +46,20 @@ class BackgroundLog:
     """The thread that writes log lines, in place of the threads that have something to say."""
 
     def __init__(self, writer: logging.Handler) -> None:
-        """Take the lines of every logger; ``writer`` writes them."""
+        """Take the lines of every logger; ``writer`` writes them, unless there is a file."""
         self._writer = writer
         self._handler = DroppingHandler(config.LOG_QUEUE)
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._told = 0  # dropped lines of which the log has told; the log thread's own
 
-    def start(self) -> None:
-        """Begin. Raises ``RuntimeError`` where the system has no thread for it."""
+    def start(self, file: Path | None = None) -> None:
+        """Begin, with the lines going to ``file`` if there is one.
+
+        Raises ``UsageError`` for a file that cannot be written, ``RuntimeError`` where the system
+        has no thread.
+        """
+        if file is not None:
+            self._writer = LogFile(file, stderr=self._writer)
         self._thread.start()
         logging.getLogger().handlers[:] = [self._handler]
 

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Iterator, TextIO
 
@@ -116,7 +117,7 @@ def line(
     """Format one record as the log does."""
     record = logging.LogRecord(name, level, "file.py", 1, message, arguments, None)
     record.__dict__.update(extra)
-    return LogFormatter(colour).format(record)
+    return LogFormatter(colour=colour).format(record)
 
 
 def test_a_line_has_time_level_component_sign_and_message() -> None:
@@ -183,7 +184,7 @@ def test_with_words_no_line_needs_more_than_letters(
     """A terminal without signs gets none, and no escapes in their place."""
     record = logging.LogRecord(name, level, "file.py", 1, "news", (), None)
     record.__dict__.update(extra)
-    assert LogFormatter(False, words=True).format(record).isascii()
+    assert LogFormatter(colour=False, words=True).format(record).isascii()
 
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.WARNING, logging.ERROR])
@@ -302,13 +303,18 @@ def test_a_terminal_of_letters_gets_words(
 def test_the_log_goes_to_standard_error(
     root_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Standard output is for results; lines below the level are not written."""
+    """Standard output is for results; lines below the level are not written.
+
+    Where it is no terminal a line has a date, with the zone, as it may be read on another day.
+    """
     setup_logging("INFO")
     logging.getLogger("block").debug("too small")
     logging.getLogger("block").info("block 7 written")
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"\S+ INFO    block       🔵 block 7 written\n", err)
+    assert err.endswith(" INFO    block       🔵 block 7 written\n")
+    assert err.count("\n") == 1
+    datetime.strptime(err[:24], "%Y-%m-%d %H:%M:%S%z")
 
 
 def test_setting_up_the_log_twice_writes_each_line_once(
