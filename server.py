@@ -158,7 +158,7 @@ class Answers:
             log.warning("%s: %s", peer.name, error)
             peer.refuse(error.code, str(error))
         except AuthenticationError as error:
-            log.warning("%s: login failed: %s", peer.name, error.__cause__ or error)
+            self._login.tell_refused(peer, error)
             peer.refuse("authentication", str(error))
         except Exception:
             log.exception("%s: internal error", peer.name)

@@ -40,6 +40,12 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((found, 64), strict=False).network_address)
 
 
+def plain_address(address: str) -> str:
+    """Return an address of the system's without its zone, and an IPv4 address in its own form."""
+    bare = address.partition("%")[0]
+    return bare[7:] if bare.startswith("::ffff:") and "." in bare else bare
+
+
 def look_up(host: str, port: int, flags: int = 0) -> list[Any]:
     """Ask the system for addresses. Raises ``OSError`` and ``UnicodeError``.
 

@@ -105,14 +105,11 @@ class Credential(Record):
 
 
 class RefusedLoginError(ValueError):
-    """Why a login is refused: for the operator's log, not for the client."""
+    """Why a login of ``user`` is refused: for the operator's log, not for the client."""
 
-
-class ClosedAccountError(RefusedLoginError):
-    """The account is closed or has expired."""
-
-    def __init__(self, user: str, account: Credential, now: float) -> None:
-        super().__init__(f"the account of {user} {account.closed(now)}")
+    def __init__(self, user: str, reason: str) -> None:
+        super().__init__(reason)
+        self.user = user  # as the client calls itself; "" if that cannot be read
 
 
 Credentials = Mapping[str, Credential]

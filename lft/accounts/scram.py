@@ -13,8 +13,8 @@ from lft.accounts.account import (
     MAX_USER_NAME,
     MIN_ITERATIONS,
     Accounts,
-    ClosedAccountError,
     Credential,
+    RefusedLoginError,
     check_user_name,
 )
 from lft.accounts.keys import (
@@ -147,7 +147,7 @@ class ScramServer:
         self._transcript = ""
         self._nonce = ""
         self._known = False
-        self._closed: ClosedAccountError | None = None
+        self._reason = "no such user"  # of a refusal, for the log
         self.user = ""
         self.credential: Credential  # the account, once it has been verified
 
@@ -162,8 +162,9 @@ class ScramServer:
         found, stand_in = self._accounts.get(self.user), self._stand_in()
         now = time.time()
         self._known = found is not None and found.active(now)
-        if found is not None and not self._known:
-            self._closed = ClosedAccountError(self.user, found, now)
+        if found is not None:
+            closed = found.closed(now)
+            self._reason = f"the account {closed}" if closed else "wrong password"
         self.credential = found if found is not None and self._known else stand_in
         self._nonce = nonce + self._extension
         salt = to_base64(self.credential.salt)
@@ -190,7 +191,7 @@ class ScramServer:
     def verify(self, client_final: str) -> str:
         """Check the proof; return server-final-message. Raises ``AuthenticationError``.
 
-        A ``ClosedAccountError`` as its cause says nothing about the password, which was not judged.
+        Its cause is for the log. That of a closed account says nothing about the password.
         """
         binding, nonce, proof_text = _attributes(client_final, "crp")
         try:
@@ -204,5 +205,6 @@ class ScramServer:
         if binding != to_base64(self._header.encode() + (self._binding or b"")):
             raise AuthenticationError("the login is bound to another connection")
         if not (right and self._known and nonce == self._nonce):
-            raise AuthenticationError(_BAD_LOGIN) from self._closed
+            cause = RefusedLoginError(self.user, self._reason)
+            raise AuthenticationError(_BAD_LOGIN) from cause
         return f"v={to_base64(hmac_sha256(self.credential.server_key, signed))}"

@@ -14,7 +14,6 @@ import config
 from lft.accounts.account import (
     MAX_TIME,
     Accounts,
-    ClosedAccountError,
     Credential,
     RefusedLoginError,
     is_user_name,
@@ -79,7 +78,7 @@ def verify_token(token: str, accounts: Accounts, now: float | None = None) -> Id
 
     Raises ``AuthenticationError``, always with the same words, for a token that is not valid: not
     signed by us with HS256, not written as we would, expired, from the future, or of a user that
-    does not exist or may not log in. Its cause may say more, for the log. A refusal costs the same
+    does not exist or may not log in. Its cause says more, for the log. A refusal costs the same
     work for every user.
     """
     try:
@@ -87,7 +86,8 @@ def verify_token(token: str, accounts: Accounts, now: float | None = None) -> Id
     except RefusedLoginError as error:
         raise AuthenticationError(_BAD_TOKEN) from error
     except (ValueError, RecursionError):
-        raise AuthenticationError(_BAD_TOKEN) from None
+        cause = RefusedLoginError("", "this is no token that auth.py makes")
+        raise AuthenticationError(_BAD_TOKEN) from cause
 
 
 def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
@@ -103,15 +103,16 @@ def _token_owner(token: str, accounts: Accounts, now: float) -> Identity:
         hmac_sha256(key, f"{header}.{part}".encode()), from_base64url(signature)
     )
     if credential is None:
-        raise RefusedLoginError(f"a token names the user {user}, and there is none")
+        raise RefusedLoginError(user, "the token names a user that there is not")
     if not right:
-        raise RefusedLoginError(
-            f"a token of {user} is not signed with today's key: the key was renewed or the "
-            "password changed after it was made, or it is forged"
+        reason = (
+            "the token is not signed with today's key: the key was renewed or the password changed "
+            "after it was made, or it is forged"
         )
+        raise RefusedLoginError(user, reason)
     _check_time(claims, now)
     if not credential.active(now):
-        raise ClosedAccountError(user, credential, now)
+        raise RefusedLoginError(user, f"the account {credential.closed(now)}")
     return Identity(user, credential)
 
 
@@ -139,11 +140,10 @@ def _check_time(claims: dict[str, Any], now: float) -> None:
     """Raise ``RefusedLoginError`` unless the claims hold at ``now``."""
     user, start, end = claims["sub"], max(claims["iat"], claims.get("nbf", 0)), claims["exp"]
     if end <= max(now, start):
-        raise RefusedLoginError(f"the token of {user} expired at {_as_text(end)}")
+        raise RefusedLoginError(user, f"the token expired at {_as_text(end)}")
     if start > now + config.TOKEN_LEEWAY:
-        raise RefusedLoginError(
-            f"the token of {user} holds from {_as_text(start)} on: is a clock wrong?"
-        )
+        reason = f"the token is good from {_as_text(start)} on: is a clock wrong?"
+        raise RefusedLoginError(user, reason)
 
 
 def _as_text(instant: int) -> str:

@@ -7,12 +7,17 @@ import secrets
 import time
 
 from config import ServerSettings
-from lft.accounts.account import AccountSource, Credential
+from lft.accounts.account import (
+    MAX_USER_NAME,
+    AccountSource,
+    Credential,
+    RefusedLoginError,
+)
 from lft.accounts.permissions import Rights
 from lft.accounts.scram import ScramServer
 from lft.accounts.throttle import LoginDelay
 from lft.accounts.tokens import verify_token
-from lft.addresses import is_loopback
+from lft.addresses import is_loopback, plain_address
 from lft.clock import TokenBucket
 from lft.server.sessions import Peer, Registry, Session
 from protocol import (
@@ -113,6 +118,21 @@ class Login:
     def _bucket_of(self, user: str, limit: int | None) -> TokenBucket | None:
         """Return the bucket that all sessions of a user share."""
         return self._buckets_of.setdefault((user, limit), TokenBucket(limit)) if limit else None
+
+    def tell_refused(self, peer: Peer, error: AuthenticationError) -> None:
+        """Log why a client is refused, which may be more than it is told itself.
+
+        A failed login always has this one form, for programs that look for it. The address stands
+        before all that a client chooses, so that no user name can put another one in its place.
+        """
+        why = error.__cause__ or error
+        if peer.session:
+            log.warning("%s: %s may go on no more: %s", peer.name, peer.session.user, why)
+            return
+        known = why.user if isinstance(why, RefusedLoginError) else peer.login and peer.login.user
+        user = repr(known[:MAX_USER_NAME]) if known else "unknown"
+        address = plain_address(peer.address)
+        log.warning("login failed from %s port %d, user %s: %s", address, peer.port, user, why)
 
     def check_account(self, session: Session) -> None:
         """Raise ``AuthenticationError`` if the client could not log in any more as it once did.

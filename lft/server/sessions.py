@@ -90,6 +90,12 @@ class Peer:
         return str(address[0]) if isinstance(address, tuple) else ""
 
     @property
+    def port(self) -> int:
+        """Its port on that machine."""
+        address = self.connection.address[1]
+        return int(address[1]) if isinstance(address, tuple) else 0
+
+    @property
     def name(self) -> str:
         """What the log calls it."""
         return self.connection.peer
