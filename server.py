@@ -499,7 +499,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=rate_argument(config.LEAST_LIMIT), metavar="RATE",
         help="bytes a second, of all clients together, such as 10M (no limit)")
     add("--grace", type=seconds_argument(0), default=config.GRACE, metavar="SECONDS",
-        help="seconds that transfers under way may still take at shutdown (10)")
+        help="seconds that transfers under way may still take at shutdown (5); 4 s more at most, "
+        "and the server has ended")
     # fmt: on
     add_log_level(parser)
     add(

@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
 
 import client as client_module
+import config
 from config import KB
 from lft.client.progress import Progress
 from tests.support.certificates import Pki, tls_options
@@ -27,6 +29,7 @@ from tests.support.processes import (
     StartServer,
     client_command,
     environment,
+    full_pipe,
     still_serves,
 )
 from tests.support.rawpeer import RawClient
@@ -139,6 +142,22 @@ def test_a_stopping_server_lets_a_running_transfer_end(
         assert type(upload.complete()).__name__ == "IntegrityOk"
     assert server.stop() == 0
     assert len(received(server.output)) == 1
+
+
+def test_a_busy_server_ends_before_docker_kills_it(tmp_path: Path) -> None:
+    """38: in 10 s by default, with a client that never reads and a log that is not read either."""
+    command = [sys.executable, str(ROOT / "server.py"), "--port", "0", "--output", str(tmp_path)]
+    with full_pipe() as stuck, subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=stuck, text=True, env=environment()
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        with RawClient(int(process.stdout.readline().rpartition(":")[2])).log_in() as client:
+            client.start("x.bin", b"x" * 1000)
+            begun = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+    assert time.monotonic() - begun < 10.0
+    assert config.GRACE + config.EXIT_TIMEOUT + config.LOG_PATIENCE <= 9.0  # also when workers hang
 
 
 def test_a_server_ends_with_its_terminal(start_server: StartServer) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -16,7 +14,7 @@ import pytest
 import config
 from lft.server.background_log import BackgroundLog
 from tests.support.files import random_file
-from tests.support.processes import ROOT, environment, run_client
+from tests.support.processes import ROOT, environment, full_pipe, run_client
 from tests.support.waiting import PATIENCE, eventually
 
 log = logging.getLogger("server")
@@ -96,14 +94,8 @@ def test_an_argument_that_changes_later_does_not_change_the_line(writer: Writer)
 
 def test_a_server_whose_log_is_not_read_serves_and_stops(tmp_path: Path) -> None:
     """FAULTS 28 and 38: a pipe that is full, as Ctrl-S on a terminal."""
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    with contextlib.suppress(BlockingIOError):
-        while os.write(write, b"x" * 65536):
-            pass
-    os.set_blocking(write, True)
     options = ["--port", "0", "--output", str(tmp_path / "out"), "--log-level", "DEBUG"]
-    with subprocess.Popen(
+    with full_pipe() as write, subprocess.Popen(
         [sys.executable, str(ROOT / "server.py"), *options],
         stdout=subprocess.PIPE, stderr=write, text=True, env=environment(),
     ) as process:  # fmt: skip
@@ -112,6 +104,4 @@ def test_a_server_whose_log_is_not_read_serves_and_stops(tmp_path: Path) -> None
         done = run_client(port, random_file(tmp_path / "x", 1_000_000))
         process.terminate()
         eventually(lambda: process.poll() is not None, "the server to end")
-    os.close(read)
-    os.close(write)
     assert (done.returncode, process.returncode) == (0, 0)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from lft.accounts.passwords import PASSWORD_VARIABLE
 from tests.support.files import random_file
@@ -87,6 +87,22 @@ class ServerProcess:
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
+
+
+@contextlib.contextmanager
+def full_pipe() -> Iterator[int]:
+    """Make a pipe that no program reads, and that has room for nothing more."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(write, b"x" * 65536):
+            pass
+    os.set_blocking(write, True)
+    try:
+        yield write
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 StartServer = Callable[..., ServerProcess]
