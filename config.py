@@ -215,6 +215,8 @@ KEEP_PARTIAL = 7 * 86400.0  # seconds for which an unfinished file can be resume
 KEEP_AFTER_START = 3600.0
 KEEP_ANSWER = 3600.0  # seconds for which a verdict is kept that the client has not confirmed
 EXPIRE_EVERY = 600.0  # seconds between two searches for what has been kept for too long
+CERTIFICATE_NOTICE = 14 * 86400.0  # seconds before its end from which on the log warns of it ...
+CERTIFICATE_LOOK_EVERY = 86400.0  # ... once a day
 CERTIFICATE_TRIES = 5  # times to read certificate and key, which may be replaced just then
 
 # --- the server: who goes first -----------------------------------------------------------------

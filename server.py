@@ -341,6 +341,7 @@ class Server:
         self._loop.every(config.TICK, self._tick)
         self._loop.every(config.REPORT_EVERY, self._report)
         self._loop.every(config.EXPIRE_EVERY, self._expire)
+        self._loop.every(config.CERTIFICATE_LOOK_EVERY, self._look_at_certificate)
         try:
             while not self._is_over():
                 self._loop.turn()
@@ -418,6 +419,14 @@ class Server:
             log.error("the old certificate stays in use: %s", error)
         else:
             log.info("the certificate has been read again")
+            self._look_at_certificate()
+
+    def _look_at_certificate(self) -> None:
+        """Warn of a certificate that clients do not trust, or soon will not."""
+        tls = self.connections.tls
+        trouble = tls.validity.trouble(time.time()) if tls else ""
+        if trouble:
+            log.warning("TLS certificate %s: %s", self._settings.tls_cert, trouble)
 
     # -- the end
 

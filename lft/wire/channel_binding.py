@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from lft.wire.der import SEQUENCE, element
 from protocol import AuthenticationError
 
 # The signature algorithms whose own hash RFC 5929 uses, by the bytes of their identifiers. All
@@ -26,7 +27,7 @@ _HASHES = {
     bytes.fromhex("608648016503040204"): "sha224",
 }
 _PSS = bytes.fromhex("2a864886f70d01010a")  # RSASSA-PSS (RFC 4055): the hash is a parameter
-_SEQUENCE, _IDENTIFIER, _FIRST_PARAMETER = 0x30, 0x06, 0xA0  # DER tags
+_IDENTIFIER, _FIRST_PARAMETER = 0x06, 0xA0  # DER tags
 
 
 def server_end_point(certificate: bytes) -> bytes:
@@ -43,12 +44,12 @@ def server_end_point(certificate: bytes) -> bytes:
 
 def _signature_hash(certificate: bytes) -> str:
     """Return the signature's hash. A Certificate is { to be signed, algorithm, signature }."""
-    start, end = _der(certificate, 0, len(certificate), _SEQUENCE)
+    start, end = element(certificate, 0, len(certificate), SEQUENCE)
     if end != len(certificate):
         raise ValueError("bytes behind the certificate")
-    _, signed_end = _der(certificate, start, end, _SEQUENCE)
-    start, end = _der(certificate, signed_end, end, _SEQUENCE)
-    first, last = _der(certificate, start, end, _IDENTIFIER)
+    _, signed_end = element(certificate, start, end, SEQUENCE)
+    start, end = element(certificate, signed_end, end, SEQUENCE)
+    first, last = element(certificate, start, end, _IDENTIFIER)
     if certificate[first:last] == _PSS:
         return _pss_hash(certificate, last, end)
     return _HASHES.get(certificate[first:last], "sha256")
@@ -56,27 +57,9 @@ def _signature_hash(certificate: bytes) -> str:
 
 def _pss_hash(data: bytes, start: int, end: int) -> str:
     """Return the hash of RSASSA-PSS-params { [0] { identifier, ... }, ... }."""
-    start, end = _der(data, start, end, _SEQUENCE)
+    start, end = element(data, start, end, SEQUENCE)
     if start == end or data[start] != _FIRST_PARAMETER:
         return "sha256"  # the default is SHA-1, which RFC 5929 replaces
-    for tag in (_FIRST_PARAMETER, _SEQUENCE, _IDENTIFIER):
-        start, end = _der(data, start, end, tag)
+    for tag in (_FIRST_PARAMETER, SEQUENCE, _IDENTIFIER):
+        start, end = element(data, start, end, tag)
     return _HASHES.get(data[start:end], "sha256")
-
-
-def _der(data: bytes, start: int, end: int, tag: int) -> tuple[int, int]:
-    """Return where the content of the element at ``start`` begins and ends.
-
-    Raises ``ValueError`` if its tag is not ``tag``, or if it does not end by ``end``.
-    """
-    if end - start < 2 or data[start] != tag:
-        raise ValueError("another tag, or none")
-    length, start = data[start + 1], start + 2
-    if length >= 0x80:  # the long form: the number of bytes that hold the length
-        size = length & 0x7F
-        length, start = int.from_bytes(data[start : start + size], "big"), start + size
-        if not 1 <= size <= 4:
-            raise ValueError("a length of no bytes, or of too many")
-    if length > end - start:
-        raise ValueError("longer than the element around it")
-    return start, start + length

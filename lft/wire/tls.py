@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 import secrets
 import ssl
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import config
 from config import ServerSettings
 from lft.wire.channel_binding import server_end_point
+from lft.wire.validity import Validity
 from protocol import AuthenticationError, UsageError
 
 TlsContext = ssl.SSLContext
@@ -55,11 +57,31 @@ def _tls_reason(error: OSError) -> str:
 
 def certificate_binding(cert: Path) -> bytes:
     """Return the binding (RFC 5929) of a server that shows ``cert``. Raises ``UsageError``."""
-    text = _read_pem(cert, "TLS certificate", "CERTIFICATE")
     try:
-        return server_end_point(base64.b64decode("".join(text.split()), validate=True))
-    except (ValueError, AuthenticationError):
-        raise UsageError(f"TLS certificate {cert}: damaged") from None
+        return server_end_point(_certificates(cert)[0])
+    except AuthenticationError:
+        raise _damaged(cert) from None
+
+
+def _certificates(path: Path) -> list[bytes]:
+    """Return the certificate in a file and its chain, in DER form. Raises ``UsageError``."""
+    found = _read_pem(path, "TLS certificate", "CERTIFICATE")
+    try:
+        return [base64.b64decode("".join(text.split()), validate=True) for text in found]
+    except ValueError:
+        raise _damaged(path) from None
+
+
+def _damaged(cert: Path) -> UsageError:
+    return UsageError(f"TLS certificate {cert}: damaged")
+
+
+def _validity(path: Path) -> Validity:
+    """Return when the certificate in a file and its chain are good. Raises ``UsageError``."""
+    try:
+        return Validity.of_all(Validity.of(one) for one in _certificates(path))
+    except ValueError:  # OpenSSL has taken it: only its end will come as a surprise
+        return Validity(0.0, math.inf)
 
 
 def client_tls(ca: Path | None = None) -> ssl.SSLContext:
@@ -91,17 +113,20 @@ def _hardened(context: ssl.SSLContext) -> ssl.SSLContext:
     return context
 
 
-def _read_pem(path: Path, what: str, kind: str) -> str:
-    """Return the first ``kind`` in a PEM file. Raises ``UsageError``, which calls it ``what``."""
+def _read_pem(path: Path, what: str, kind: str) -> list[str]:
+    """Return each ``kind`` in a PEM file, at least one.
+
+    Raises ``UsageError``, which calls the file ``what``.
+    """
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_PEM_FILE).decode("latin-1")  # any text may stand around it
     except OSError as error:
         raise UsageError(f"{what} {path}: {error.strerror}") from None
-    found = re.search(f"-----BEGIN [A-Z0-9 ]*{kind}-----(.*?)-----END", text, re.DOTALL)
+    found = re.findall(f"-----BEGIN [A-Z0-9 ]*{kind}-----(.*?)-----END", text, re.DOTALL)
     if not found:
         raise UsageError(f"{what} {path}: there is no {kind.lower()} in PEM form in it")
-    return found[1]
+    return found
 
 
 class Tls(NamedTuple):
@@ -109,6 +134,7 @@ class Tls(NamedTuple):
 
     context: ssl.SSLContext
     binding: bytes  # of logins to this certificate (RFC 5929)
+    validity: Validity
 
     @classmethod
     def load(cls, settings: ServerSettings) -> Tls:
@@ -119,6 +145,7 @@ class Tls(NamedTuple):
         for _ in range(config.CERTIFICATE_TRIES):
             binding = certificate_binding(cert)
             context = server_tls(cert, key)
+            validity = _validity(cert)
             if certificate_binding(cert) == binding:  # otherwise it has just been replaced
-                return cls(context, binding)
+                return cls(context, binding, validity)
         raise UsageError(f"TLS certificate {cert}: it is replaced all the time")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 import ssl
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
+import config
 from lft.wire.tls import server_tls
 from protocol import IntegrityOk
 from tests.support.accounts import VERIFIER, Serve
 from tests.support.certificates import Pair, Pki, tls, tls_options
 from tests.support.files import random_file, received
 from tests.support.local import StartLocal
+from tests.support.outputs import lines
 from tests.support.processes import ServerProcess, StartServer, run_client
 from tests.support.rawpeer import Peer
 from tests.support.waiting import eventually
@@ -120,3 +122,49 @@ def test_a_certificate_replaced_while_it_is_read_does_not_break_logins(
     local = serve({"alice": VERIFIER}, **tls(pair))
     with Peer(local.port, ca=pki.ca) as peer:
         peer.log_in()
+
+
+# --- a certificate that ends --------------------------------------------------------------------
+
+
+def ending_in(folder: Path, **distance: int) -> Pair:
+    """Issue a certificate that ends so far from now."""
+    now = datetime.now(timezone.utc)
+    return Pki(folder).issue(
+        "ending", not_before=now - timedelta(days=90), not_after=now + timedelta(**distance)
+    )
+
+
+@pytest.mark.parametrize(
+    ("distance", "words"),
+    [({"days": 13}, "it expires on 20"), ({"hours": -1}, "it expired on 20")],
+    ids=["soon", "over"],
+)
+def test_a_certificate_that_ends_is_warned_of_at_the_start(
+    start_server: StartServer, tmp_path: Path, distance: dict[str, int], words: str
+) -> None:
+    """27: the operator hears of it before the clients do."""
+    pair = ending_in(tmp_path, **distance)
+    server = start_server(*tls_options(pair))
+    eventually(lambda: f"WARNING server      ⚠️ TLS certificate {pair.cert}: {words}" in server.log)
+
+
+def test_a_certificate_that_ends_is_warned_of_when_it_is_read_again(
+    renewable: tuple[ServerProcess, Pair], tmp_path: Path
+) -> None:
+    """27: the wrong file was copied."""
+    server, pair = renewable
+    assert "expire" not in server.log
+    _exchange(pair, ending_in(tmp_path, days=2))
+    server.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "it expires on 20" in server.log, "the warning")
+
+
+def test_a_certificate_that_ends_is_warned_of_again_and_again(
+    start_local: StartLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """27: once a day, which is a short one here."""
+    monkeypatch.setattr(config, "CERTIFICATE_LOOK_EVERY", 0.02)
+    start_local(**tls(ending_in(tmp_path, days=2)))
+    eventually(lambda: len(lines(caplog, "it expires on")) > 2, "the warnings")

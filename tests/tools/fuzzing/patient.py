@@ -15,10 +15,10 @@ from typing import Callable
 import client
 import config
 import protocol
-from config import KB, ClientSettings
+from config import KB, ClientSettings, ServerSettings
 from lft.client.receipt import Receipt
 from lft.wire.connection import Connection
-from lft.wire.tls import Tls, certificate_binding, server_tls
+from lft.wire.tls import Tls
 from protocol import Message, ProtocolError, Side, TransferError
 from tests.support.certificates import Pki
 from tests.support.processes import peak_memory
@@ -64,7 +64,7 @@ class Patient:
         self._digest = hashlib.md5(self.source.read_bytes()).hexdigest()
         self._pki = Pki(folder)
         pair = self._pki.issue("sick", HOST)
-        self._tls = Tls(server_tls(pair.cert, pair.key), certificate_binding(pair.cert))
+        self._tls = Tls.load(ServerSettings(tls_cert=pair.cert, tls_key=pair.key))
         self.counts = no_counts()
         self.outcomes: collections.Counter[str] = collections.Counter()
         self._listener = Listener()
