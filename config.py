@@ -187,6 +187,7 @@ MAX_ROUNDS = 5  # repairs in a row without progress before a transfer fails
 MAX_QUEUED_BYTES = 256 * KB  # of answers that a peer may leave unread before it is cut off
 MAX_AHEAD = 100_000  # blocks behind the first gap of a file: 280 bytes of memory each
 LISTEN_BACKLOG = 512  # connections that the system may hold until they are accepted
+PORT_TRIES = 20  # to find one port that is free on all addresses, with --port 0
 LOG_QUEUE = 10_000  # log lines that may wait to be written; any more are dropped and counted
 
 # --- the server: times --------------------------------------------------------------------------
@@ -375,7 +376,7 @@ class ClientSettings(Record):
 class ServerSettings(Record):
     """How to serve: ``python server.py --help`` tells the meaning of each field."""
 
-    host: str = DEFAULT_HOST
+    hosts: tuple[str, ...] = (DEFAULT_HOST,)
     port: int = DEFAULT_PORT
     output: Path = Path("output")
     workers: int = WORKERS

@@ -5,7 +5,7 @@ The work itself is done in the rooms of ``lft/server`` and ``lft/store``.
 
 Threads
 -------
-The main thread owns the listener and every connection that no worker serves. A connection on which
+The main thread owns the listeners and every connection that no worker serves. A connection on which
 something has come goes into the work queue; the worker that takes it owns it until it gives it
 back. A unit of work is short: some messages, some blocks, a stretch of hashing, one flush. A worker
 never waits for a peer while another peer is ready, and no unit waits for another. Each docstring
@@ -81,7 +81,7 @@ from lft.store.ownership import OutputDirectory
 from lft.store.partstore import PartStore
 from lft.terminal import make_output_safe, printable, say, setup_logging
 from lft.wire.codecs import FEATURES
-from lft.wire.sockets import listen
+from lft.wire.listeners import listen
 from protocol import (
     MAX_FILE_SIZE,
     VERSION,
@@ -267,8 +267,9 @@ class Server:
         with contextlib.ExitStack() as undo:
             self._output = OutputDirectory(settings.output)
             undo.callback(self._output.release)
-            self._listener = _listen(settings)
-            undo.callback(self._listener.close)
+            self._listeners = _listen(settings)
+            for listener in self._listeners:
+                undo.callback(listener.close)
             self.work = WorkQueue(settings.workers)
             undo.callback(self.work.shutdown)
             self._watchdog = Watchdog()
@@ -298,7 +299,7 @@ class Server:
         settings, way = self._settings, RightOfWay()
         buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
         self.connections = Connections(
-            self._listener, self._loop, self.work, way, settings.login_timeout,
+            self._listeners, self._loop, self.work, way, settings.login_timeout,
             self._serve, self._end_session,
         )  # fmt: skip
         self.connections.tls = tls
@@ -317,8 +318,8 @@ class Server:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host as it was asked for, and the port in use."""
-        return self._settings.host, self._listener.getsockname()[1]
+        """First host as it was asked for, and the port in use on all."""
+        return self._settings.hosts[0], self._listeners[0].getsockname()[1]
 
     def stop(self) -> None:
         """Ask the loop to end (any, also a signal handler); the second time at once.
@@ -488,7 +489,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     # fmt: off
-    add("--host", default=config.DEFAULT_HOST, help="address to listen on (localhost)")
+    add("--host", action="append", metavar="HOST", dest="hosts", help="name or address to listen "
+        "on (localhost); may be given several times")
     add("--port", type=port_argument(), default=config.DEFAULT_PORT,
         help="port to listen on (4455); 0 takes a free one")
     add("--output", type=Path, default=Path("output"), metavar="DIR",
@@ -526,25 +528,25 @@ def _accounts(settings: ServerSettings) -> AccountSource:
     """Load the accounts; the demo ones only where no other machine can reach them."""
     if settings.credentials is not None:
         return CredentialStore(settings.credentials, lambda text: log.warning("%s", text)).current
-    _check_loopback(settings.host)  # before anything is opened
+    for host in settings.hosts:
+        _check_loopback(host)  # before anything is opened
     accounts = demo_credentials()
     return lambda: accounts
 
 
-def _listen(settings: ServerSettings) -> socket.socket:
-    """Open the listener. Raises ``UsageError``.
+def _listen(settings: ServerSettings) -> list[socket.socket]:
+    """Open the listeners. Raises ``UsageError``.
 
-    With the demo accounts the address that was bound counts: a name may stand for another one here
+    With the demo accounts each address that was bound counts: a name may stand for another one here
     than it did when it was looked at, as ``*`` does.
     """
-    listener = listen(settings.host, settings.port)
-    try:
+    with contextlib.ExitStack() as undo:
+        listeners = [undo.enter_context(one) for one in listen(settings.hosts, settings.port)]
         if settings.credentials is None:
-            _check_loopback(listener.getsockname()[0])
-    except UsageError:
-        listener.close()
-        raise
-    return listener
+            for listener in listeners:
+                _check_loopback(listener.getsockname()[0])
+        undo.pop_all()
+    return listeners
 
 
 def _check_loopback(host: str) -> None:
@@ -568,9 +570,10 @@ def _load_tls(settings: ServerSettings) -> Tls | None:
 def _serve(settings: ServerSettings) -> None:
     server = Server(settings, _accounts(settings))  # until then a signal ends it at once
     heed_signals(server.stop, server.reload if settings.tls_cert else None)
-    host, port = server.address
+    _, port = server.address
     try:
-        say(f"Listening on {host}:{port}")
+        for host in settings.hosts:
+            say(f"Listening on {host}:{port}")
     except UsageError as error:  # a full disk must not keep it from serving
         log.warning("%s", error)
     try:
@@ -585,6 +588,7 @@ def main(argv: list[str] | None = None) -> int:
     make_output_safe()
     keep_own_rights()
     arguments = vars(_parser().parse_args(argv))
+    arguments["hosts"] = tuple(arguments["hosts"] or [config.DEFAULT_HOST])
     code, background = 0, BackgroundLog(setup_logging(arguments.pop("log_level")))
     try:
         background.start(arguments.pop("log_file"))

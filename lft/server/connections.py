@@ -8,7 +8,7 @@ import selectors
 import time
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, Sequence
 
 import config
 from lft.addresses import network_of
@@ -38,7 +38,7 @@ class Connections:
 
     def __init__(
         self,
-        listener: Socket,
+        listeners: Sequence[Socket],
         loop: EventLoop,
         work: WorkQueue,
         way: RightOfWay,
@@ -49,7 +49,7 @@ class Connections:
         self.tls: Tls | None = None  # what new connections are shown
         self.most = config.MAX_CONNECTIONS  # that there are descriptors for
         self.peers: set[Peer] = set()
-        self._listener = listener
+        self._listeners = listeners
         self._refused = 0  # tries to accept without a descriptor left, of which no one was told
         self._told_at = -config.TELL_AGAIN
         self._loop = loop
@@ -65,17 +65,19 @@ class Connections:
 
     def listen(self) -> None:
         """Accept connections, unless that is so already."""
-        if not self._loop.watches(self._listener):
-            self._loop.watch(self._listener, selectors.EVENT_READ, self._accept)
+        for listener in self._listeners:
+            if not self._loop.watches(listener):
+                self._loop.watch(listener, selectors.EVENT_READ, partial(self._accept, listener))
 
     def stop_listening(self) -> None:
         """Leave new connections with the system."""
-        self._loop.unwatch(self._listener)
+        for listener in self._listeners:
+            self._loop.unwatch(listener)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: Socket) -> None:
         for _ in range(ACCEPTS_TOGETHER):
             try:
-                sock, address = self._listener.accept()
+                sock, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return
             except OSError as error:  # out of descriptors
@@ -294,9 +296,10 @@ class Connections:
         return not any(peer.place in served or peer.connection.unsent for peer in self.peers)
 
     def say_goodbye(self) -> None:
-        """Close the listener, say the last words to all peers, stop the workers' waiting."""
+        """Close the listeners, say the last words to all peers, stop the workers' waiting."""
         self.stop_listening()
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         for peer in self.peers:
             if peer.place in (Place.WATCHED, Place.LEAVING):
                 peer.refuse("shutdown", "the server is shutting down")

@@ -1,4 +1,4 @@
-"""Sockets: waking, waiting, connecting, listening, and what their errors mean."""
+"""Sockets: waking, waiting, connecting, and what their errors mean."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import select
 import socket
 from typing import Any, Callable, Union
 
-import config
-from lft.addresses import look_up
-from lft.terminal import printable
-from protocol import ConnectionLostError, UsageError
+from protocol import ConnectionLostError
 
 Socket = socket.socket  # for rooms that hand one on
 
@@ -92,27 +89,6 @@ def peer_address(sock: socket.socket) -> Any:
 
 def peer_name(address: Any) -> str:
     return "{}:{}".format(*address[:2]) if isinstance(address, tuple) else "the peer"
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open the listener, on IPv4 if the name has both. Raises ``UsageError``."""
-    try:
-        found = look_up(host, port, socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise UsageError(f"cannot listen on {printable(host)}: {error}") from None
-    family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(config.LISTEN_BACKLOG)
-    except OSError as error:
-        listener.close()
-        hint = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
-        where = f"{printable(host)}:{port}"
-        raise UsageError(f"cannot listen on {where}: {error.strerror}{hint}") from None
-    listener.setblocking(False)
-    return listener
 
 
 def open_socket(

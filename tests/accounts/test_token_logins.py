@@ -131,7 +131,7 @@ def test_a_good_token_works_on_the_loopback_of_a_server_for_both_ip_versions(
     serve: Serve,
 ) -> None:
     """24: such a server sees 127.0.0.1 as ::ffff:127.0.0.1."""
-    local = serve(ALICE_ALONE, host="::")
+    local = serve(ALICE_ALONE, hosts=("::",))
     with Peer(local.port) as peer:
         assert isinstance(peer.show(token()), AuthOk)
 

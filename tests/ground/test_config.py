@@ -17,7 +17,7 @@ def test_the_users_card_is_the_default() -> None:
     """Host, port, sizes, streams and workers are those of the specification."""
     client, server = ClientSettings(), ServerSettings()
     assert (client.server, client.port, client.user) == ("localhost", 4455, "user1")
-    assert (server.host, server.port, server.output) == ("localhost", 4455, Path("output"))
+    assert (server.hosts[0], server.port, server.output) == ("localhost", 4455, Path("output"))
     assert (client.chunk_size, client.block_size) == (1024 * 50, 1024 * 200)
     assert (client.streams, server.workers) == (4, 10)
     assert (client.digest, client.timeout) == ("md5", 30.0)

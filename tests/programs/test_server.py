@@ -14,8 +14,8 @@ from config import ServerSettings
 from lft.accounts.account import demo_credentials
 from protocol import UsageError
 from tests.support.certificates import Pki
-from tests.support.files import open_descriptors, part_files
-from tests.support.processes import StartServer
+from tests.support.files import open_descriptors, part_files, random_file
+from tests.support.processes import StartServer, run_client
 from tests.support.rawpeer import RawClient
 
 
@@ -46,10 +46,31 @@ def test_the_demo_accounts_are_for_loopback_only(
 def test_the_demo_accounts_go_by_what_was_bound(tmp_path: Path) -> None:
     """``*`` is loopback to one resolution and every address to another; and nothing stays open."""
     before = open_descriptors()
-    settings = ServerSettings(host="*", port=0, output=tmp_path / "out")
+    settings = ServerSettings(hosts=("*",), port=0, output=tmp_path / "out")
     with pytest.raises(UsageError, match="on loopback only"):
         server_module.Server(settings, demo_credentials)
     assert open_descriptors() == before
+
+
+def test_one_host_that_is_not_loopback_is_one_too_many_for_the_demo_accounts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each host counts, not the first alone."""
+    options = ["--host", "127.0.0.1", "--host", "192.0.2.1", "--port", "0"]
+    assert server_module.main([*options, "--output", str(tmp_path / "out")]) == 2
+    assert "not on 192.0.2.1: make accounts with auth.py add" in capsys.readouterr().err
+
+
+def test_a_server_says_a_line_for_each_host_and_serves_on_each(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """In the order in which they were asked for, with one port."""
+    server = start_server("--host", "127.0.0.2", "--host", "localhost")
+    assert server.process.stdout is not None
+    assert server.process.stdout.readline() == f"Listening on localhost:{server.port}\n"
+    for host in ("127.0.0.2", "127.0.0.1", "::1"):
+        done = run_client(server.port, random_file(tmp_path / "x", 10), "--server", host)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("problem", ["missing", "readable", "malformed", "symlink"])

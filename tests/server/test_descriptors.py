@@ -18,6 +18,7 @@ from lft.server.lifecycle import rejection
 from tests.support.local import ServerThread
 from tests.support.processes import ROOT, environment
 from tests.support.rawpeer import RawClient, is_open, last_words, raw_socket
+from tests.support.waiting import eventually
 
 RAISING = """
 import resource, sys
@@ -65,7 +66,7 @@ def test_a_stranger_makes_way_when_the_system_has_no_descriptor(
         assert is_open(silent)
         newcomer.log_in()
         connections = local.server.connections
-        listener = connections._listener
+        (listener,) = connections._listeners[:1]
 
         class Exhausted:
             """A listener that finds no descriptor the first time."""
@@ -79,11 +80,23 @@ def test_a_stranger_makes_way_when_the_system_has_no_descriptor(
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 return listener.accept()
 
-        monkeypatch.setattr(connections, "_listener", Exhausted())
+            def fileno(self) -> int:
+                """Return what to wait for."""
+                return listener.fileno()
+
+        def listen_with(*listeners: Any) -> None:
+            connections.stop_listening()
+            connections._listeners = listeners
+            connections.listen()
+
+        before = connections._listeners
+        local.server._loop.call(lambda: listen_with(Exhausted()))
+        eventually(lambda: connections._listeners is not before)
         with RawClient(local.port) as another:
             another.log_in()
             assert last_words(silent) == b""
-        monkeypatch.setattr(connections, "_listener", listener)
+        local.server._loop.call(lambda: listen_with(*before))
+        eventually(lambda: len(connections._listeners) == len(before))
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN])

@@ -1,0 +1,112 @@
+"""Listening on each address of several hosts, on one port."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import socket
+from typing import Any, Iterator, NamedTuple, Sequence
+
+import config
+from lft.addresses import look_up
+from lft.terminal import printable
+from protocol import UsageError
+
+log = logging.getLogger("server")
+
+_LOOPBACK = ("127.0.0.1", "::1")  # localhost (RFC 6761), whatever the file of hosts says
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # IPv6 that is switched off, for example
+
+
+class _Place(NamedTuple):
+    """An address to listen on, of a host as it was asked for."""
+
+    host: str
+    family: int
+    address: Any  # as bind takes it
+
+
+def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """Open a listener on each address of ``hosts``, all with the same port, also if it is 0.
+
+    An address that this machine does not have is left out, and logged, where its host has another
+    one that can be used. Raises ``UsageError``.
+    """
+    places = list(
+        {place.address: place for host in hosts for place in _places(host, port)}.values()
+    )
+    for left in reversed(range(config.PORT_TRIES)):
+        try:
+            return _open_all(places)
+        except _PortTakenError as error:
+            if not left or port:
+                raise UsageError(str(error)) from None
+    raise AssertionError("the last try returns or raises")
+
+
+class _PortTakenError(UsageError):
+    """A port is in use; if it was chosen by the system, another one may not be."""
+
+
+def _places(host: str, port: int) -> Iterator[_Place]:
+    """Give the addresses of ``host``. Raises ``UsageError`` if there are none."""
+    for name in _LOOPBACK if host.lower() == "localhost" else (host,):
+        try:
+            found = look_up(name, port, socket.AI_PASSIVE)
+        except (OSError, UnicodeError) as error:
+            raise UsageError(f"cannot listen on {printable(host)}: {error}") from None
+        for family, _, _, _, address in sorted(found, key=lambda entry: entry[0] != socket.AF_INET):
+            yield _Place(host, family, address)
+
+
+def _open_all(places: list[_Place]) -> list[socket.socket]:
+    """Open a listener for each place; where the first got its port from the system, on that."""
+    alone = all(place.family != socket.AF_INET for place in places)  # then :: is for IPv4 as well
+    missing: list[tuple[_Place, OSError]] = []
+    with contextlib.ExitStack() as undo:
+        opened: dict[_Place, socket.socket] = {}
+        for place in places:
+            port = next((one.getsockname()[1] for one in opened.values()), place.address[1])
+            try:
+                opened[place] = undo.enter_context(_open(place, port, six_only=not alone))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise _cannot(place, port, error) from None
+                missing.append((place, error))
+        _check_missing(missing, {place.host for place in opened})
+        undo.pop_all()
+    return list(opened.values())
+
+
+def _check_missing(missing: list[tuple[_Place, OSError]], served: set[str]) -> None:
+    """Log the addresses that are left out. Raises ``UsageError`` if a host has no other one."""
+    for place, error in missing:
+        if place.host not in served:
+            raise _cannot(place, place.address[1], error)
+        log.info("not listening on %s: %s", place.address[0], error.strerror)
+
+
+def _open(place: _Place, port: int, *, six_only: bool) -> socket.socket:
+    """Open one listener. Raises ``OSError``."""
+    listener = socket.socket(place.family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if place.family == socket.AF_INET6 and six_only:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((place.address[0], port, *place.address[2:]))
+        listener.listen(config.LISTEN_BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _cannot(place: _Place, port: int, error: OSError) -> UsageError:
+    taken = error.errno == errno.EADDRINUSE
+    hint = "; choose another with --port" if taken else ""
+    where = f"{printable(place.host)}:{port}"
+    return (_PortTakenError if taken else UsageError)(
+        f"cannot listen on {where}: {error.strerror}{hint}"
+    )
