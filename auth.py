@@ -210,7 +210,7 @@ def _with_user(
 
 
 def _remove(arguments: argparse.Namespace) -> None:
-    load_credentials(arguments.credentials)  # it must exist: only ``add`` makes one
+    load_credentials(arguments.credentials, editing=True)  # it must exist: only ``add`` makes one
     change(arguments.credentials, lambda old: _without_user(old, arguments))
 
 
@@ -222,7 +222,8 @@ def _without_user(old: Accounts, arguments: argparse.Namespace) -> Accounts:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    for name, credential in sorted(load_credentials(arguments.credentials).items()):
+    accounts = load_credentials(arguments.credentials, editing=True)
+    for name, credential in sorted(accounts.items()):
         say("\t".join([printable(name), *_facts(credential, time.time())]))
 
 
@@ -248,7 +249,7 @@ def _facts(credential: Credential, now: float) -> Iterator[str]:
 
 def _token(arguments: argparse.Namespace) -> None:
     path: Path = arguments.credentials
-    accounts = load_credentials(path)
+    accounts = load_credentials(path, editing=True)
     name = saslprep(arguments.name or "")
     if arguments.name is not None:
         holder(accounts, name, time.time())  # before a key is made in vain

@@ -14,11 +14,18 @@ import stat
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Mapping
 
 import config
 from lft.accounts.account import Accounts, Credential, is_user_name
 from lft.accounts.keys import from_base64, to_base64
+from lft.accounts.privacy import (
+    NotPrivateError,
+    check_private,
+    chown_advice,
+    copy_access,
+    follow_links,
+)
 from lft.files import flush_directory
 from lft.records import is_whole
 from lft.strictjson import as_object, parse_json, with_keys
@@ -32,52 +39,60 @@ class StaleFileError(UsageError):
     """The credential file that we see is not the one that is changed where it is mounted from."""
 
 
-def load_credentials(path: Path) -> Accounts:
-    """Read a credential file. Raises ``UsageError`` that says what is wrong in which file."""
+def load_credentials(path: Path, *, editing: bool = False) -> Accounts:
+    """Read a credential file. Raises ``UsageError`` that says what is wrong in which file.
+
+    When root is ``editing`` it, the account of the server may read it, too.
+    """
     try:
-        with _os_errors_told(path):
-            return _from_document(_read_private(path))
+        denied = {errno.EACCES: chown_advice(path)}
+        with _os_errors_told(path, denied), _open_private(path, editing=editing) as descriptor:
+            return _from_document(os.read(descriptor, MAX_CREDENTIALS_FILE))
     except ValueError as error:
         raise UsageError(f"credential file {path}: {printable(str(error))}") from None
 
 
 @contextlib.contextmanager
-def _os_errors_told(path: Path) -> Iterator[None]:
-    """Turn an error of the system into one line that names the credential file."""
+def _os_errors_told(path: Path, words: Mapping[int, str] | None = None) -> Iterator[None]:
+    """Turn an error of the system into one line that names the credential file.
+
+    ``words`` are better ones than the system's, by the number of the error.
+    """
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror)
+        reason = {**_REASONS, **(words or {})}.get(error.errno or 0, error.strerror)
         raise UsageError(f"credential file {path}: {reason}") from None
+    except NotPrivateError as error:
+        raise UsageError(f"credential file {path}: {error}") from None
 
 
 _REASONS = {
-    errno.ELOOP: "it is a symbolic link",  # how O_NOFOLLOW says it
     errno.EBUSY: "it is mounted by itself and cannot be replaced; mount its directory instead",
+    errno.EROFS: "it is mounted read-only; change it where it is mounted from",
 }
+_DENIED = {errno.EACCES: "this user may not change it; run auth.py as the owner of its directory"}
 
 
-def _read_private(path: Path) -> bytes:
-    """Read a file that only its owner may read, never through a symlink."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+@contextlib.contextmanager
+def _open_private(path: Path, *, editing: bool) -> Iterator[int]:
+    """Open a file that no other account can read or exchange.
+
+    Raises ``OSError``, ``UsageError`` or ``ValueError``.
+    """
+    place = follow_links(path)
+    descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         facts = os.fstat(descriptor)
-        _check_private(path, facts)
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError("not a regular file")
+        check_private(descriptor, path, editing=editing)
+        if facts.st_size > MAX_CREDENTIALS_FILE:
+            raise ValueError("too large")
         _check_linked(path, facts)
-        return os.read(descriptor, MAX_CREDENTIALS_FILE)
+        yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _check_private(path: Path, facts: os.stat_result) -> None:
-    if not stat.S_ISREG(facts.st_mode):
-        raise UsageError(f"credential file {path}: not a regular file")
-    if facts.st_mode & 0o077:
-        raise UsageError(f"credential file {path}: others can read it; chmod 600 {path}")
-    if facts.st_uid not in (0, os.geteuid()):  # its owner can change it at any time
-        raise UsageError(f"credential file {path}: it belongs to another user")
-    if facts.st_size > MAX_CREDENTIALS_FILE:
-        raise UsageError(f"credential file {path}: too large")
 
 
 def _check_linked(path: Path, facts: os.stat_result) -> None:
@@ -86,7 +101,7 @@ def _check_linked(path: Path, facts: os.stat_result) -> None:
     So it is with a single file that is mounted, into a container for example, once it is replaced
     where it comes from: users that were removed there still stand in this one.
     """
-    if facts.st_nlink == 0 and os.path.samestat(facts, os.lstat(path)):
+    if facts.st_nlink == 0 and os.path.samestat(facts, os.stat(path)):
         raise StaleFileError(
             f"credential file {path}: it was replaced where it is mounted from, and the new one "
             "cannot be seen from here; mount its directory instead of the file"
@@ -113,18 +128,31 @@ def _from_document(data: bytes) -> Accounts:
 
 
 def _trouble(data: bytes) -> str:
-    """Say what makes ``data`` no JSON, and in which line, without quoting it."""
+    """Say what makes ``data`` no JSON, and in which line and column, without quoting it."""
     if not data.strip():
         return "it is empty"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it is UTF-16 text; save it as UTF-8"
     try:
         json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        return "it is not UTF-8 text"
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return f"it is not UTF-8 text, in line {line}"
     except json.JSONDecodeError as error:
-        return f"{error.msg}, in line {error.lineno}"
+        return f"{_mistake(error)}, in line {error.lineno}, column {error.colno}"
     except (ValueError, RecursionError):
         pass
     return "something in it is too large, or is no number"
+
+
+def _mistake(error: json.JSONDecodeError) -> str:
+    """Put what people add to JSON by hand into words; otherwise the library has its own."""
+    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :]
+    if rest.startswith(("#", "//", "/*")):
+        return "JSON has no comments"
+    if rest[:1] in ("}", "]", ",") and before.endswith((",", "{", "[")):
+        return "a comma too many"
+    return error.msg
 
 
 _REQUIRED = {name for name, item in Credential.FIELDS.items() if item.required}
@@ -149,15 +177,16 @@ def _value(key: str, value: object) -> Any:
 
 
 def save_credentials(path: Path, accounts: Accounts) -> None:
-    """Replace the file in one step, mode 0600: a reader sees the old one or the new one.
+    """Replace the file in one step: a reader sees the old one or the new one.
 
-    Raises ``UsageError`` where the system does not let us.
+    A new one has mode 0600; otherwise those that could read the old one can read the new one, if
+    that was private. Raises ``UsageError`` where the system does not let us.
     """
     text = json.dumps(_to_document(accounts), indent=2) + "\n"
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with _os_errors_told(path):
-            _write_private(temporary, text.encode())
+        with _os_errors_told(path, _DENIED):
+            _write_private(temporary, text.encode(), path)
             os.replace(temporary, path)
             flush_directory(path.parent)  # or a removed user is back after a power cut
     finally:
@@ -165,12 +194,21 @@ def save_credentials(path: Path, accounts: Accounts) -> None:
             temporary.unlink()
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def _write_private(path: Path, data: bytes, before: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write(data)
         file.flush()
+        _keep_access(descriptor, before)
         os.fsync(descriptor)
+
+
+def _keep_access(descriptor: int, before: Path) -> None:
+    """Let the readers of the file that is replaced read the new one, where that was private."""
+    with contextlib.suppress(OSError, ValueError, UsageError), _open_private(
+        before, editing=True
+    ) as old:
+        copy_access(old, descriptor)
 
 
 def _to_document(accounts: Accounts) -> dict[str, object]:
@@ -196,8 +234,8 @@ def _locked(path: Path) -> Iterator[None]:
     /etc/passwd. It is never removed, or two processes could hold a lock of that name each.
     """
     lock = path.with_name(f".{path.name}.lock")
-    with _os_errors_told(lock):
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with _os_errors_told(path, _DENIED):
         descriptor = os.open(lock, flags, 0o600)
     try:
         with _os_errors_told(lock):
@@ -208,18 +246,26 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def change(path: Path, change: Callable[[Accounts], Accounts]) -> Accounts:
-    """Replace the file's accounts by what ``change`` makes of them. Of two at once, one waits."""
-    with _locked(path):
-        old = load_or_new(path)
+    """Replace the file's accounts by what ``change`` makes of them. Of two at once, one waits.
+
+    Where ``path`` is a link the file that it leads to is replaced, and not the link.
+    """
+    place = path
+    if os.path.lexists(path):
+        with _os_errors_told(path):
+            place = follow_links(path)
+    with _locked(place):
+        old = load_or_new(place)
         new = change(old)
         if new is not old:
-            save_credentials(path, new)
+            save_credentials(place, new)
         return new
 
 
 def load_or_new(path: Path) -> Accounts:
+    """Read a credential file that will be changed; without one there are no users."""
     if os.path.lexists(path):
-        return load_credentials(path)
+        return load_credentials(path, editing=True)
     return Accounts({})
 
 
@@ -277,7 +323,7 @@ class CredentialStore:
 def _identity(path: Path) -> tuple[int, ...] | None:
     """Return what differs when the file does; its change time also shows a chmod."""
     try:
-        facts = os.lstat(path)
+        facts = os.stat(path)  # of the file that links lead to, which they may change
     except OSError:
         return None
     return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size
