@@ -150,7 +150,10 @@ def _mistake(error: json.JSONDecodeError) -> str:
     before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :]
     if rest.startswith(("#", "//", "/*")):
         return "JSON has no comments"
-    if rest[:1] in ("}", "]", ",") and before.endswith((",", "{", "[")):
+    behind = rest[1:].lstrip()[:1]
+    if rest[:1] == "," and (before[-1:] in (",", "{", "[") or behind in ("}", "]")):
+        return "a comma too many"
+    if rest[:1] in ("}", "]") and before[-1:] == ",":
         return "a comma too many"
     return error.msg
 

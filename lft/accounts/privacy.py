@@ -81,12 +81,19 @@ def check_private(descriptor: int, path: Path, *, editing: bool = False) -> None
         owner = _user(facts.st_uid)
         raise NotPrivateError(f"it belongs to another user, {owner}; {_advice(descriptor, path)}")
     for grant in _grants(descriptor, facts):
-        found = _strangers(grant, editing=editing and os.geteuid() == 0)
-        if not found and grant.tag != _USER and grant.allows(_WRITE):
-            found = "its group"
-        if found:
-            can = "read" if grant.allows(_READ) else "change" if grant.allows(_WRITE) else "run"
-            raise NotPrivateError(f"{found} can {can} it; {_advice(descriptor, path)}")
+        trouble = _trouble(grant, editing=editing and os.geteuid() == 0)
+        if trouble:
+            raise NotPrivateError(f"{trouble} it; {_advice(descriptor, path)}")
+
+
+def _trouble(grant: _Grant, *, editing: bool) -> str:
+    """Say which account can do what to a file; "" if none can that should not."""
+    strangers = _strangers(grant, editing=editing)
+    if strangers:
+        return f"{strangers} can {'read' if grant.allows(_READ) else 'change'}"
+    if grant.allows(_WRITE) and (grant.tag != _USER or grant.id not in _own_users()):
+        return "its group can change" if grant.tag == _GROUP else f"{_user(grant.id)} can change"
+    return ""
 
 
 def _grants(file: int | Path, facts: os.stat_result) -> Iterator[_Grant]:
@@ -191,7 +198,8 @@ def _advice(descriptor: int, path: Path) -> str:
     """Say what makes a file private for us."""
     facts, we = os.fstat(descriptor), os.geteuid()
     if os.fstatvfs(descriptor).f_flag & os.ST_RDONLY:
-        return f"where it is mounted from, give it mode 0400 and the owner {we} ({_user(we)})"
+        owner = f"mode 0400 and the owner {we} ({_user(we)})"
+        return f"where it is mounted from, give it {owner}, or mode 0440 and a group of ours alone"
     if facts.st_uid == we:
         return f"chmod 600 {path}"
     if we == 0:
