@@ -84,7 +84,9 @@ def _check_missing(missing: list[tuple[_Place, OSError]], served: set[str]) -> N
     for place, error in missing:
         if place.host not in served:
             raise _cannot(place, place.address[1], error)
-        log.info("not listening on %s: %s", place.address[0], error.strerror)
+        usual = place.address[0] in _LOOPBACK  # a machine without IPv6 is no news
+        level = logging.DEBUG if usual else logging.INFO
+        log.log(level, "not listening on %s: %s", place.address[0], error.strerror)
 
 
 def _open(place: _Place, port: int, *, six_only: bool) -> socket.socket:
