@@ -73,9 +73,17 @@ def test_a_server_says_a_line_for_each_host_and_serves_on_each(
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("problem", ["missing", "readable", "malformed", "symlink"])
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        ("missing", "No such file"),
+        ("readable", "others can read it"),
+        ("malformed", "users is missing"),
+        ("symlink", "it is a symbolic link, and others can change"),
+    ],
+)
 def test_a_bad_credential_file_stops_the_start(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], problem: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], problem: str, words: str
 ) -> None:
     """FAULTS 25: the server does not start and says why."""
     path = tmp_path / "users.json"
@@ -85,10 +93,11 @@ def test_a_bad_credential_file_stops_the_start(
     if problem == "symlink":
         path.rename(tmp_path / "real")
         path.symlink_to(tmp_path / "real")
+        tmp_path.chmod(0o777)
     options = ["--port", "0", "--output", str(tmp_path / "out"), "--credentials", str(path)]
     assert server_module.main(options) == 2
     error = capsys.readouterr().err
-    assert "credential file" in error
+    assert f"credential file {path}: {words}" in error
     assert error.count("\n") == 1
 
 
