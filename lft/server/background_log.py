@@ -27,7 +27,7 @@ class DroppingHandler(logging.handlers.QueueHandler):
 
     def __init__(self, room: int) -> None:
         super().__init__(queue.Queue(room))
-        self.dropped = 0  # the number may be a little too low: it is changed without a lock
+        self.dropped = 0  # changed under the lock that logging takes for each handler
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Fix the text now: its arguments may change before the line is written."""
