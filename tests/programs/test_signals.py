@@ -102,6 +102,22 @@ def test_an_idle_server_stops_with_exit_0(start_server: StartServer, number: int
     assert "stopped" in server.log
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_ends_at_a_signal_while_it_starts(tmp_path: Path, number: int) -> None:
+    """FAULTS 38: from its first lines on; process 1 of a container would ignore the signal."""
+    command = [sys.executable, "-X", "importtime", str(ROOT / "server.py"), "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**environment(), "PYTHONDONTWRITEBYTECODE": ""},
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert any(line.endswith(" argparse\n") for line in process.stderr)  # the first import
+        process.send_signal(number)
+        process.stderr.read()
+        assert process.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_server_whose_first_line_finds_a_full_disk_serves(
     tmp_path: Path, unbuffered: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import socket
@@ -264,3 +265,22 @@ def test_a_server_out_of_descriptors_makes_room_and_recovers(
     assert server.log.count("cannot accept") <= 1
     done = run_client(server.port, random_file(tmp_path / "x", 10), "--streams", "1")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_log_tells_now_and_then_that_connections_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """29: without descriptors for hours there is a line a minute, and it says how many times."""
+    server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
+    pause = server.connections._pause_listening
+    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    for _ in range(5):
+        pause(error)
+    monkeypatch.setattr(config, "TELL_AGAIN", 0.0)
+    pause(error)
+    said = [line for line in caplog.messages if "cannot accept" in line]
+    assert said == [
+        "cannot accept connections: Too many open files",
+        "cannot accept connections: Too many open files (5 times)",
+    ]
+    server._close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import config
 from client import send_files
 from config import KB
+from lft.server.lifecycle import rejection
 from lft.server.receiving import Receiving
 from lft.server.sessions import Peer as ServedPeer
 from lft.server.verification import Verification
@@ -64,6 +66,14 @@ def test_a_client_that_vanishes_before_its_first_block_leaves_nothing(local: Ser
         client.start("x", os.urandom(500_000))
         assert len(part_files(local.output)) == 1
     eventually(lambda: part_files(local.output) == [])
+
+
+def test_a_file_that_the_file_system_cannot_hold_is_not_a_full_disk() -> None:
+    """FAULTS 12: to make room would not help."""
+    answer = rejection(OSError(errno.EFBIG, os.strerror(errno.EFBIG)))
+    assert (answer.code, answer.reason) == (
+        "size", "the file is too large for the server's file system"
+    )  # fmt: skip
 
 
 def test_the_log_names_a_saved_file_before_its_client_hears_of_it(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import config
-from lft.store.journal import Facts
+from lft.store.journal import Facts, record
 from lft.store.leftovers import Leftovers
 from lft.store.partfile import PartFile
-from tests.support.partfiles import DATA, claims_of, facts_of
+from tests.support.partfiles import DATA, facts_of, running
 from tests.support.waiting import PATIENCE
 
 
@@ -19,7 +19,7 @@ def leave(output: Path, user: str, name: str, directory: str = "") -> None:
     """Leave a part file of ``user``."""
     facts = facts_of(len(DATA), name)._replace(user=user, directory=directory)
     part = PartFile.create(output, facts)
-    part.note(claims_of(DATA, 0).records())
+    part.note(record(0, running(DATA, 0)))
     part.close()
 
 

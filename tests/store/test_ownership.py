@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
@@ -18,6 +21,19 @@ def test_a_second_server_on_the_same_directory_is_refused(tmp_path: Path) -> Non
         OutputDirectory(tmp_path)
     first.release()
     OutputDirectory(tmp_path).release()
+
+
+def test_a_file_system_without_locks_is_not_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 44: the operator would look for a server that does not run."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(UsageError, match="has no locks: No locks available"):
+        OutputDirectory(tmp_path)
 
 
 @pytest.mark.parametrize("what", ["moved", "replaced by a copy"])
