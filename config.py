@@ -90,6 +90,7 @@ MOSTLY = 0.5  # of the time of a file: whatever takes more is called its bottlen
 NAMEABLE = 5.0  # seconds that a file must take for its bottleneck to be named: less is no bother
 READ_AHEAD = 12  # blocks in memory beyond one for each stream, to keep the senders busy ...
 READ_AHEAD_BYTES = 48 * MB  # ... and no more than this, whatever the size of a block
+LOOK_AT_SOURCE = 1.0  # seconds between two looks whether the file that is sent is still the same
 PROVE_STRETCH = 8 * MB  # of a file that grew, read again between two looks at the server: 30 ms
 
 # Blocks in flight on one connection: 200 MB, more than a link of 10 Gbit/s and 100 ms holds. It

@@ -70,12 +70,19 @@ class Source:
         log, is read once more, a part with each call: in the end ``grew`` says so. Raises
         ``SourceError`` if the bytes are others.
         """
+        return self.look() or self.grew or self._prove_some(algorithm, digest)
+
+    def look(self) -> bool:
+        """Return whether the file is as it was; ``False`` if bytes may only have been added.
+
+        Raises ``SourceError`` for any other change: what is sent from then on would be worthless.
+        """
         now = os.fstat(self._fd)
         same = (now.st_size, now.st_mtime_ns) == (self._facts.st_size, self._facts.st_mtime_ns)
         grows = now.st_size >= self.size if self.grew else now.st_size > self.size
         if self._is_replaced(now) or not (same or grows):
             raise self._changed()
-        return same or self.grew or self._prove_some(algorithm, digest)
+        return same
 
     def _changed(self) -> SourceError:
         return SourceError(f"{self._path}: changed while it was sent; send it again")

@@ -317,6 +317,7 @@ class Reader(threading.Thread):
         super().__init__(name="reader", daemon=True)
         self._upload = upload
         self._blocks = blocks
+        self._look_at = time.monotonic() + config.LOOK_AT_SOURCE
         for _ in range(buffers):
             upload.free.put(memoryview(b""))  # it grows when it is used: a small file needs few
 
@@ -341,6 +342,7 @@ class Reader(threading.Thread):
         length = blocks.length(index)
         view = (memory if len(memory) >= length else _pages(length))[:length]
         spent.begin_read()
+        self._look_at_source()
         self._upload.source.read(view, blocks.offset(index))
         spent.end_read()
         began = time.monotonic()
@@ -348,6 +350,12 @@ class Reader(threading.Thread):
         spent.note_hashed(time.monotonic() - began)
         self._blocks.put(Block(self._upload, index, view, held=held))
         return True
+
+    def _look_at_source(self) -> None:
+        """See now and then whether going on has a point. Raises ``SourceError`` if not."""
+        if time.monotonic() >= self._look_at:
+            self._upload.source.look()
+            self._look_at = time.monotonic() + config.LOOK_AT_SOURCE
 
 
 def _pages(size: int) -> memoryview:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import config
 from client import send_files
+from lft.client.source import Source
 from protocol import SourceError
 from tests.support.files import md5, random_file, received
 from tests.support.local import ServerThread
@@ -43,6 +45,38 @@ def test_a_source_changed_while_it_is_sent_is_said_as_such(
     assert outcomes == ["SourceError", "Receipt"]
     (saved,) = received(local.output)
     assert saved.name.endswith("_good")
+
+
+@pytest.mark.parametrize("change", ["rewrite", "replace"])
+def test_a_change_is_said_while_the_file_is_sent(
+    local: ServerThread,
+    tmp_path: Path,
+    start_proxy: StartProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    """20: after the last byte of a large file it would cost an hour; what follows is worthless."""
+    source, reads, read = random_file(tmp_path / "x", 20_000_000), [], Source.read
+
+    def alter(data: bytes) -> bytes:
+        other = random_file(tmp_path / "other", 20_000_000)
+        if change == "replace":
+            other.replace(source)
+        else:
+            with open(source, "r+b") as file:
+                file.write(b"changed")
+        return data
+
+    def note(self: Source, view: memoryview, offset: int) -> None:
+        reads.append(offset)
+        read(self, view, offset)
+
+    monkeypatch.setattr(Source, "read", note)
+    monkeypatch.setattr(config, "LOOK_AT_SOURCE", 0.0)
+    proxy = start_proxy(local.port, once(alter))
+    with pytest.raises(SourceError, match="changed while it was sent"):
+        send_files([source], local.client(port=proxy.port, limit=2_000_000))
+    assert max(reads) < 15_000_000
 
 
 def test_a_log_that_grows_while_it_is_sent_arrives_as_it_was(
