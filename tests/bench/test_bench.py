@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections import Counter
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from config import MB
-from tests.bench import siege, wan
-from tests.bench.common import ToolError, client_knows, receipt_in, turns
+from tests.bench import siege, trips, wan
+from tests.bench.common import ToolError, client_knows, make_file, receipt_in, turns
+from tests.bench.peers import Ours
 from tests.bench.scale import at_once
 from tests.bench.target import ACCOUNTS, Server, server_at
 from tests.support.files import random_file
@@ -181,3 +183,14 @@ def test_a_siege_fails_for_what_must_not_be(
         siege.check(row, Counter(seen), worst, used, threads)
     good = Counter({"ended": 4, "halves": 4, "headers": 128, "refused": 4})
     siege.check(row, good, 0.1, 0, 0)
+
+
+def test_no_more_round_trips_are_counted_than_the_relay_makes(tmp_path: Path) -> None:
+    """At least TCP's own, two of the login, one for the file; and one more for the verdict."""
+    source = make_file(tmp_path / "random.bin", trips.SIZE)
+    with contextlib.ExitStack() as stack:
+        tool = Ours(tmp_path / "ours")
+        tool.start(stack)
+        first, last = trips.count(tool, Ours.rows[0], source, 0.1)
+    assert first >= 4
+    assert last >= 1
