@@ -6,9 +6,10 @@ import logging
 import os
 import sys
 import time
-from typing import Any, Iterator
+from typing import Iterator
 
 import config
+from lft.client.canvas import Canvas, canvas_for
 from lft.client.progress import Journey, Progress
 from lft.options import format_size
 from lft.terminal import BarSafeHandler, columns_of, printable, shorten, wants_words
@@ -50,22 +51,16 @@ class Shown(Progress):
 
 
 class Bar(Shown):
-    """tqdm's bar on standard error, over acknowledged bytes, with phase, rate and time left.
+    """A bar over acknowledged bytes, with phase, rate and time left.
 
     It goes away with its file: how that went is told by the log and the verdict.
     """
 
-    def __init__(self, handler: BarSafeHandler) -> None:
-        # loaded here: the import takes 30 ms, and most runs have no bar
-        from tqdm import tqdm  # noqa: PLC0415
-
+    def __init__(self, canvas: Canvas) -> None:
         super().__init__()
-        tqdm.monitor_interval = 0  # its extra thread is for bars that stand still
-        self._tqdm = tqdm
-        self._bar: Any = None
+        self._canvas = canvas
         self._drawn_at = 0.0
-        self._words = wants_words(sys.stderr)
-        handler.around = lambda: tqdm.external_write_mode(file=sys.stderr)
+        self._gap = "..." if wants_words(sys.stderr) else "…"
 
     def begin(self, name: str, size: int) -> None:
         super().begin(name, size)
@@ -82,26 +77,18 @@ class Bar(Shown):
             self._draw()
 
     def _draw(self) -> None:
-        """Show where things are now: the texts are ours, the bar between them is tqdm's."""
+        """Show where things are now."""
         self._drawn_at = time.monotonic()
-        width, before, after = _width(), self._phase, ""
-        journey = self._journey
+        journey, width = self._journey, _width()
         if journey:
-            gap = "..." if self._words else "…"
-            before, after = texts_of(journey, self._phase, width, gap)
-        form = f"{_literal(before)}{{bar}}{_literal(after)}" if journey else _literal(before)
-        if self._bar is None:
-            self._bar = self._tqdm(total=1, bar_format=form, ncols=width, leave=False,
-                                   ascii=self._words or None, mininterval=0)  # fmt: skip
-        self._bar.bar_format, self._bar.ncols = form, width
-        self._bar.n = journey.part if journey else 0
-        self._bar.refresh()
+            before, after = texts_of(journey, self._phase, width, self._gap)
+            self._canvas.draw(before, journey.part, after, width)
+        else:
+            self._canvas.write(self._phase)
 
     def end(self) -> None:
         super().end()
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._canvas.clear()
 
 
 class Lines(Shown):
@@ -127,16 +114,10 @@ class Lines(Shown):
 
 
 def progress_shown(handler: BarSafeHandler, *, quiet: bool) -> Progress:
-    """Return the bar, where a terminal shows it and tqdm draws it; otherwise lines; or neither."""
+    """Return the bar, where there is a terminal to show it; otherwise lines; or neither."""
     if quiet:
         return Progress()
-    if not sys.stderr.isatty():
-        return Lines()
-    try:
-        return Bar(handler)
-    except ImportError:
-        log.warning("no progress bar without tqdm; to get it: python -m pip install tqdm")
-        return Lines()
+    return Bar(canvas_for(handler)) if sys.stderr.isatty() else Lines()
 
 
 def _width() -> int:
@@ -146,11 +127,6 @@ def _width() -> int:
     except (OSError, ValueError):  # no terminal
         columns = 0
     return max(columns or 80, 20) - 1  # a new terminal may say 0
-
-
-def _literal(text: str) -> str:
-    """Return ``text`` as a part of a format that means itself."""
-    return text.replace("{", "{{").replace("}", "}}")
 
 
 def texts_of(journey: Journey, phase: str, width: int, gap: str = "…") -> tuple[str, str]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import re
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 
@@ -15,10 +13,11 @@ import client as client_module
 from client import send_files
 from config import GB, MB
 from lft.client.bar import CHECKING, SENDING, Bar, Lines, details_of, texts_of
+from lft.client.canvas import Canvas
 from lft.client.progress import Journey, Progress
 from lft.client.receipt import Receipt
 from lft.client.upload import Upload
-from lft.terminal import BarSafeHandler, columns_of
+from lft.terminal import columns_of
 from protocol import ConnectionLostError
 from tests.support.files import random_file
 from tests.support.local import StartLocal
@@ -27,20 +26,34 @@ from tests.support.waiting import SleepClock
 LOST = ConnectionLostError("lost")
 
 
+class Paper(Canvas):
+    """Keeps what is drawn."""
+
+    def __init__(self) -> None:
+        self.drawn: list[tuple[str, float]] = []
+        self.cleared = 0
+
+    def draw(self, before: str, part: float, after: str, width: int) -> None:
+        self.drawn.append((before, part))
+
+    def write(self, text: str) -> None:
+        self.drawn.append((text, 0.0))
+
+    def clear(self) -> None:
+        self.cleared += 1
+
+
 @pytest.fixture
-def bar(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bar]:
-    """A bar that draws into nothing."""
-    with open(os.devnull, "w") as nowhere:
-        monkeypatch.setattr("sys.stderr", nowhere)
-        one = Bar(BarSafeHandler(nowhere))
-        yield one
-        one.end()
+def paper() -> Paper:
+    return Paper()
 
 
-def test_a_bar_goes_on_in_the_next_session(bar: Bar) -> None:
-    """The same file is not begun anew; a second bar would stay torn on the terminal."""
+def test_a_bar_goes_on_in_the_next_session(paper: Paper) -> None:
+    """The same file is not begun anew."""
+    bar = Bar(paper)
+    bar.phase("connecting")
     bar.begin("x", 100)
-    first = bar._bar
+    cleared = paper.cleared
     bar.phase(SENDING)
     bar.move(60, 60)
     bar.phase("connecting")
@@ -48,26 +61,39 @@ def test_a_bar_goes_on_in_the_next_session(bar: Bar) -> None:
     bar.phase(CHECKING)
     bar.move(40, 60)  # what the next server has to begin with
     bar.phase("waiting")
-    assert bar._bar is first
-    assert bar._bar.n == 0.4
-    assert bar._bar.bar_format.startswith("waiting x:  40%|{bar}|")
+    assert paper.drawn[0] == ("connecting", 0.0)
+    assert paper.drawn[-1] == ("waiting x:  40%|", 0.4)
+    assert paper.cleared == cleared
 
 
 @pytest.mark.parametrize(("name", "size"), [("y", 100), ("x", 101)])
-def test_another_file_gets_a_bar_of_its_own(bar: Bar, name: str, size: int) -> None:
+def test_another_file_gets_a_bar_of_its_own(paper: Paper, name: str, size: int) -> None:
     """Also one that has grown between two sessions."""
+    bar = Bar(paper)
     bar.begin("x", 100)
-    first = bar._bar
+    bar.move(60, 60)
     bar.begin(name, size)
-    assert bar._bar is not first
-    assert first.disable
+    assert paper.drawn[-1][1] == 0.0
 
 
-def test_a_name_in_braces_means_itself(bar: Bar) -> None:
-    """tqdm takes what stands in braces for one of its own values."""
-    bar.begin("{rate} {}", 0)
-    bar.phase(SENDING)
-    assert "sending {rate} {}: 100%|" in str(bar._bar)
+def test_the_bar_goes_away_with_its_file(paper: Paper) -> None:
+    """The verdict tells what became of it."""
+    bar = Bar(paper)
+    bar.begin("x", 100)
+    before = paper.cleared
+    bar.end()
+    assert paper.cleared == before + 1
+
+
+def test_a_bar_is_not_drawn_more_often_than_it_is_seen(paper: Paper, clock: SleepClock) -> None:
+    """The main loop may turn much faster."""
+    bar = Bar(paper)
+    bar.begin("x", 100)
+    count = len(paper.drawn)
+    for _ in range(100):
+        clock.now += 0.01
+        bar.move(1, 1)
+    assert 8 <= len(paper.drawn) - count <= 12
 
 
 def test_a_lost_session_leaves_the_bar_to_the_next(

@@ -113,11 +113,12 @@ def no_tqdm(tmp_path: Path) -> dict[str, str]:
 def test_without_tqdm_one_line_says_how_to_get_the_bar(
     server: ServerProcess, tmp_path: Path, no_tqdm: dict[str, str]
 ) -> None:
-    """The file arrives all the same."""
-    source = random_file(tmp_path / "file.bin", 1000)
-    shown = _on_a_terminal(client_command(server.port, source), no_tqdm)
+    """The file arrives all the same, and a bar of letters shows how it goes."""
+    source = random_file(tmp_path / "file.bin", 20 * KB * KB)
+    shown = _on_a_terminal(client_command(server.port, source, "--limit", "10M"), no_tqdm)
     assert shown.count("tqdm; to get it: python -m pip install tqdm") == 1
-    assert "%" not in shown
+    bar = r"\rsending file\.bin: +\d+%\|#+ *\| +[\d.]+/20\.0 MB, +[\d.]+ MB/s, +0:\d\d left"
+    assert re.search(bar, shown)
     assert "INTEGRITY_OK" in shown
 
 
