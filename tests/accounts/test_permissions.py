@@ -85,7 +85,10 @@ def test_the_limits_on_the_command_line_are_exit_4(
     assert done.returncode == 4
     assert "l.txt: rejected: 2.0 KB is more than 1.0 KB, the most here" in done.stderr
     assert "o.exe: rejected: only .txt, .log may be sent here" in done.stderr
-    assert done.stdout.startswith("INTEGRITY_OK")
+    first, second, third = done.stdout.splitlines()
+    assert first == "REJECTED 2.0 KB is more than 1.0 KB, the most here  l.txt"
+    assert second == "REJECTED only .txt, .log may be sent here  o.exe"
+    assert third.startswith("INTEGRITY_OK")
 
 
 @pytest.mark.parametrize(
