@@ -172,6 +172,43 @@ def test_a_client_that_waits_for_its_turn_can_be_cancelled(
             slow.result(PATIENCE)
 
 
+def test_a_resume_is_told_to_check_before_it_sends(
+    local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its bar would stand still, or show a rate that no link has."""
+    source, cancel = random_file(tmp_path / "a", 3 * MB), threading.Event()
+
+    class Recorder(Progress):
+        def __init__(self) -> None:
+            self.sent: dict[str, int] = {}
+            self._phase = ""
+
+        def phase(self, phase: str) -> None:
+            self._phase = phase
+
+        def move(self, acknowledged: int, sent: int, verified: int = 0) -> None:
+            self.sent[self._phase] = sent
+            if sent > MB and not cancel.is_set():
+                cancel.set()
+            checked.set()
+
+    checked = threading.Event()
+    with pytest.raises(CancelledError):
+        send_files([source], local.client(limit=MB), Recorder(), cancel=cancel)
+
+    def read_slowly(one: Source, view: memoryview, offset: int) -> None:
+        checked.clear()
+        if 0 < offset < 3 * KB * 200:
+            checked.wait(PATIENCE)
+        read(one, view, offset)
+
+    read, recorder = Source.read, Recorder()
+    monkeypatch.setattr(Source, "read", read_slowly)
+    send_files([source], local.client(limit=MB), recorder)
+    assert recorder.sent["checking what is there"] == 0
+    assert recorder.sent["sending"] > MB
+
+
 def test_a_source_disk_that_hangs_is_told(
     local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
