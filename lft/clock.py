@@ -131,6 +131,12 @@ class WakingClock:
         self._read_at = now
         return now - self.slept
 
+    def note_waking(self) -> bool:
+        """Read it; return whether the process was suspended since it was read last."""
+        before = self.slept
+        self.read()
+        return self.slept > before
+
 
 class Timers:
     """Calls to make at instants of the monotonic clock. Owned by one thread."""

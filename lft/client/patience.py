@@ -10,7 +10,7 @@ import config
 from config import ClientSettings
 from lft.addresses import UnknownHostError
 from lft.client.interrupt import CancelledError
-from lft.clock import Backoff, Deadline
+from lft.clock import Backoff, Deadline, WakingClock
 from protocol import ConnectionLostError
 
 log = logging.getLogger("client")
@@ -31,6 +31,7 @@ class Patience:
         self._deadline = Deadline(settings.timeout)
         self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._stood = False
+        self._clock: WakingClock | None = None  # of the session that stands
         self._told = ""  # the reason that was logged last
         self.begin_file()
 
@@ -46,6 +47,7 @@ class Patience:
     def note_session(self) -> None:
         """Note that a session stands: the server was reached."""
         self._told = ""
+        self._clock = WakingClock()
         self._fruitless += 1
         if not self._stood:
             self._stood = True
@@ -71,7 +73,13 @@ class Patience:
             self.there = there
 
     def check(self) -> None:
-        """Raise ``CancelledError`` once the transfer is to be stopped."""
+        """Raise ``CancelledError`` once the transfer is to be stopped.
+
+        Called several times a second while a session stands: time in which this process was
+        suspended is no time without progress.
+        """
+        if self._clock and self._clock.note_waking():
+            self._deadline.put_off()
         if self._cancel and self._cancel.is_set():
             raise CancelledError("cancelled")
 
@@ -97,6 +105,7 @@ class Patience:
     def wait(self, error: ConnectionLostError) -> None:
         """Pause before the next attempt, or raise ``error`` if there should be none."""
         self.check()
+        self._clock = None  # what follows may take longer, without a look at the clock
         hopeless = isinstance(error, UnknownHostError) and not self._stood
         if hopeless or self._deadline.passed or self._fruitless > config.RETRY_MOST:
             raise error
@@ -117,6 +126,7 @@ class Watch:
     def __init__(self, timeout: float) -> None:
         self._progress = Deadline(config.PATIENCE * timeout)  # long: senders reconnect meanwhile
         self._sign = Deadline(timeout)  # of the server, while everything else waits for it
+        self._clock = WakingClock()
         self.acknowledged = 0  # bytes
         self.verified = 0  # bytes that the server has hashed
 
@@ -125,7 +135,13 @@ class Watch:
         self._sign.put_off()
 
     def note(self, acknowledged: int, verified: int) -> bool:
-        """Note how far the file is, as was said last; return whether that is news."""
+        """Note how far the file is, as was said last; return whether that is news.
+
+        After a time in which this process was suspended, all begins anew.
+        """
+        if self._clock.note_waking():
+            self._progress.put_off()
+            self._sign.put_off()
         before = self.acknowledged, self.verified
         self.acknowledged, self.verified = acknowledged, max(verified, self.verified)
         moved = before != (self.acknowledged, self.verified)

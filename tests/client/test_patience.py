@@ -164,3 +164,40 @@ def test_a_server_whose_turn_it_is_must_give_a_sign_within_the_timeout(clock: Sl
     assert not watch.stalled
     clock.now += 2
     assert watch.stalled
+
+
+def _run_for(patience: Patience, clock: SleepClock, seconds: int) -> None:
+    """Let the main loop have its turns."""
+    for _ in range(10 * seconds):
+        clock.now += 0.1
+        patience.check()
+
+
+@pytest.mark.parametrize("suspended", [True, False])
+def test_a_client_that_was_suspended_has_all_its_patience(
+    clock: SleepClock, suspended: bool
+) -> None:
+    """After Ctrl-Z and fg the server may have gone; that is no reason to give up."""
+    patience = Patience(ClientSettings(timeout=30))
+    patience.note_session()
+    _run_for(patience, clock, 1)
+    if suspended:
+        clock.now += 3600
+    else:
+        _run_for(patience, clock, 300)
+    assert (_attempts(patience, clock, LOST, 1.0) > 2) is suspended
+
+
+def test_a_watch_begins_anew_after_a_suspension(clock: SleepClock) -> None:
+    """The server had no chance to give a sign that was seen."""
+    watch = Watch(30)
+    for _ in range(100):
+        clock.now += 0.1
+        watch.note(0, 0)
+    clock.now += 3600
+    watch.note(0, 0)
+    assert not watch.stalled
+    for _ in range(310):
+        clock.now += 0.1
+        watch.note(0, 0)
+    assert watch.stalled
