@@ -36,7 +36,7 @@ import config
 from config import ClientSettings
 from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
 from lft.addresses import resolve
-from lft.client.bar import CHECKING, READING, SENDING, progress_shown
+from lft.client.bar import CHECKING, READING, SENDING, VERIFYING, progress_shown
 from lft.client.connect import connect, log_in, tls_context
 from lft.client.interrupt import CancelledError, Interrupt, ignore_signals, raise_on_signals
 from lft.client.link import Access, Link
@@ -374,7 +374,7 @@ class ClientSession:
         upload.spent.note_turn()
         phase = CHECKING if upload.checking else SENDING
         phase = READING if upload.spent.read_hangs else phase
-        self._progress.phase("verifying" if told is Told.DELIVERED else phase)
+        self._progress.phase(VERIFYING if told is Told.DELIVERED else phase)
         sent = self._patience.sent_bytes + upload.carried
         self._progress.move(watch.acknowledged, sent, watch.verified)
 

@@ -18,6 +18,7 @@ log = logging.getLogger("client")
 
 CHECKING = "checking what is there"
 SENDING = "sending"
+VERIFYING = "verifying"
 READING = "reading from the disk"  # which takes long
 AWAY = ("connecting", "waiting")  # in these phases nothing of a file moves
 
@@ -172,6 +173,8 @@ def details_of(journey: Journey, phase: str) -> Iterator[str]:
         yield f"{amount}, {rate}, {left}"
         yield f"{rate}, {left}"
         yield left
+    elif phase == VERIFYING and journey.verified:
+        yield f"{_amount(journey.verified, journey.size)} verified"
     else:
         yield amount
 

@@ -59,7 +59,7 @@ class Journey:
         self.size = size
         self.at = 0  # bytes that the server has
         self.sent = 0  # those of them that this run has sent
-        self._verified = 0
+        self.verified = 0  # bytes that the server has read back and hashed, as far as it says
         self._clock = WakingClock()
         self._moved_at = self._sampled_at = self._clock.read()
         self._sampled = 0  # bytes sent by then
@@ -68,9 +68,9 @@ class Journey:
     def move(self, at: int, sent: int, verified: int, *, sending: bool) -> None:
         """Note where it is; ``sending`` whether the rate may be judged by that."""
         now = self._clock.read()
-        if (at, verified) != (self.at, self._verified):
+        if (at, verified) != (self.at, self.verified):
             self._moved_at = now
-        self.at, self.sent, self._verified = at, max(sent, self.sent), verified
+        self.at, self.sent, self.verified = at, max(sent, self.sent), verified
         elapsed = now - self._sampled_at
         if sending and elapsed < config.RATE_EVERY:
             return

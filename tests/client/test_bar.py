@@ -178,6 +178,13 @@ def test_a_stalled_server_is_told(width: int, clock: SleepClock) -> None:
     assert "left" not in after
 
 
+def test_a_long_verification_is_seen_to_go_on(clock: SleepClock) -> None:
+    """All has been sent, and the server reads back what an earlier attempt has left."""
+    one = _on_the_way(clock)
+    one.move(30 * MB, 30 * MB, 12 * MB, sending=False)
+    assert "".join(texts_of(one, "verifying", 80)) == "verifying x: 100%|| 12.0/30.0 MB verified"
+
+
 def test_all_that_is_known_of_a_fast_file_is_no_claim_of_its_end(clock: SleepClock) -> None:
     """100 % means all of it."""
     one = Journey("x", 10_000)
