@@ -182,7 +182,7 @@ def details_of(journey: Journey, phase: str) -> Iterator[str]:
 def _amount(at: int, size: int) -> str:
     """Return how much of how much, in one unit: ``10.2/30.0 MB``."""
     number, unit = format_size(size).split()
-    part = f"{at}" if unit == "bytes" else f"{at / (size / float(number)):.1f}"
+    part = f"{at}" if unit.startswith("byte") else f"{at / (size / float(number)):.1f}"
     return f"{part:>{len(number)}}/{number} {unit}"
 
 
