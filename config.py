@@ -96,6 +96,8 @@ MAX_UNACKNOWLEDGED = 1024
 
 TIMEOUT = 30.0  # seconds without progress before an attempt counts as dead
 PATIENCE = 10  # times TIMEOUT: how long we try to replace a lost connection without progress
+NAME_PATIENCE = 3.0  # seconds for which no name service may answer at the start: a moment's gap
+ATTEMPT_DELAY = 0.25  # seconds until the next address of a name is tried beside it (RFC 8305)
 RETRY_FIRST = 0.5  # seconds before the second attempt, doubled each time ...
 RETRY_LONGEST = 30.0  # ... up to this
 RETRY_MOST = 6  # sessions in a row that logged in and brought the file no further

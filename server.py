@@ -45,7 +45,7 @@ from config import ServerSettings
 from lft.accounts.account import AccountSource, demo_credentials, parse_extensions
 from lft.accounts.file import CredentialStore
 from lft.accounts.scram import SCRAM_PLUS
-from lft.addresses import is_loopback
+from lft.addresses import is_loopback, place
 from lft.files import keep_own_rights
 from lft.options import (
     add_log_level,
@@ -54,6 +54,7 @@ from lft.options import (
     checked,
     help_formatter,
     parse_size,
+    plural,
     port_argument,
     rate_argument,
     seconds_argument,
@@ -432,7 +433,8 @@ class Server:
             self.lifecycle.start(self.lifecycle.turn_away, transfer)
         active = len(self.admission.active())
         if active:
-            log.info("stopping: %d transfers have %g s to end", active, self._settings.grace)
+            transfers, grace = plural(active, "transfer"), self._settings.grace
+            log.info("stopping: %g s for %s to end", grace, transfers)
 
     def _is_quiet(self) -> bool:
         """Return whether no transfer runs and every verdict has been sent."""
@@ -550,7 +552,7 @@ def _serve(settings: ServerSettings) -> None:
     signal.signal(signal.SIGHUP, lambda *_: on_hangup())
     host, port = server.address
     try:
-        say(f"Listening on {host}:{port}")
+        say(f"Listening on {place(host, port)}")
     except UsageError as error:  # a full disk must not keep it from serving
         log.warning("%s", error)
     try:

@@ -1,22 +1,28 @@
-"""Host names and addresses: whether they are loopback, their network, resolving them."""
+"""Host names and addresses: as they are written, whether they are loopback, resolving them."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import re
 import socket
-from typing import Any
+import threading
+from queue import Empty, SimpleQueue
+from typing import Any, Callable, List, NamedTuple
 
 from lft.terminal import printable
 from protocol import ConnectionLostError
+
+MAX_PORT = 65535
 
 
 def is_loopback(host: str) -> bool:
     """Whether every address of ``host`` is a loopback address."""
     try:
-        found = socket.getaddrinfo(host or "0.0.0.0", 0, type=socket.SOCK_STREAM)  # noqa: S104
-    except (OSError, UnicodeError):
+        found = resolve(host or "0.0.0.0", 0)  # noqa: S104
+    except ConnectionLostError:
         return False
-    return all(_parse(str(entry[4][0])).is_loopback for entry in found)
+    return all(_parse(str(entry.address[0])).is_loopback for entry in found)
 
 
 def network_of(address: str) -> str:
@@ -39,16 +45,122 @@ def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return getattr(found, "ipv4_mapped", None) or found
 
 
-class UnknownHostError(ConnectionLostError):
-    """There is no host of that name; trying again would not help."""
+def place(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, with an IPv6 address in brackets (RFC 3986), safe to show."""
+    return f"[{printable(host)}]:{port}" if ":" in host else f"{printable(host)}:{port}"
 
 
-def resolve(host: str, port: int) -> list[Any]:
-    """Return the addresses of ``host``. Raises ``ConnectionLostError`` if there are none."""
+def split_place(text: str) -> tuple[str, int | None]:
+    """Take ``HOST``, ``HOST:PORT``, ``[ADDRESS]`` or ``[ADDRESS]:PORT`` apart; port ``None``: none.
+
+    An IPv6 address may stand without brackets, too; then no port is in it. Raises ``ValueError``
+    with what is wrong, in words.
+    """
+    if "/" in text or "@" in text:
+        raise ValueError(f"a host name or an address alone, not {printable(text)!r}")
+    bracketed = re.fullmatch(r"\[([^][]+)\](?::(.*))?", text, re.DOTALL)
+    if bracketed:
+        host, port = bracketed[1], bracketed[2]
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    else:
+        host, port = text, None
+    if port is None:
+        return host, None
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > MAX_PORT:
+        raise ValueError(f"a port is a number up to {MAX_PORT}, not {printable(port)!r}")
+    return host, int(port)
+
+
+class HopelessError(ConnectionLostError):
+    """The server cannot be reached from here at all: trying again would not help."""
+
+
+class UnknownHostError(HopelessError):
+    """There is no host of that name."""
+
+
+class NoNameServiceError(ConnectionLostError):
+    """No name service could be asked: it may be away for a moment, or for good."""
+
+
+class Address(NamedTuple):
+    """Where to connect to, as ``socket.connect`` takes it."""
+
+    family: int
+    address: Any
+
+
+Lookup = Callable[..., List[Any]]
+SYSTEM_LOOKUP: Lookup = socket.getaddrinfo
+
+
+def resolve(
+    host: str, port: int, timeout: float = 30.0, lookup: Lookup = SYSTEM_LOOKUP
+) -> list[Address]:
+    """Return the addresses of ``host``, the best one first, within ``timeout`` seconds.
+
+    Raises below ``ConnectionLostError`` if there are none: ``HopelessError`` where that is final.
+    """
+    _check_scope(host)
+    with contextlib.suppress(OSError, UnicodeError):  # no address, or a name: ask
+        return _addresses(lookup(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+    answers: SimpleQueue[Any] = SimpleQueue()
+    arguments = (lookup, host, port, answers)
+    # a thread of its own: the system may ask for half a minute, deaf to Ctrl-C and the timeout
+    threading.Thread(target=_look_up, args=arguments, name="resolver", daemon=True).start()
     try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        answer = answers.get(timeout=timeout)
+    except Empty:
+        raise NoNameServiceError(
+            f"{printable(host)}: no name service answers; is there a network?"
+        ) from None
+    if isinstance(answer, Exception):
+        raise _unresolved(host, answer)
+    return _addresses(answer)
+
+
+def _addresses(found: list[Any]) -> list[Address]:
+    return [Address(family, address) for family, _, _, _, address in found]
+
+
+def _look_up(lookup: Lookup, host: str, port: int, answers: SimpleQueue[Any]) -> None:
+    """Put the addresses of ``host``, or why there are none, into ``answers`` (the resolver)."""
+    try:
+        answers.put(lookup(host, port, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a host name"
-        later = getattr(error, "errno", None) == socket.EAI_AGAIN  # the name service is away
-        kind = ConnectionLostError if later else UnknownHostError
-        raise kind(f"{printable(host)}: {reason}") from None
+        answers.put(error)
+
+
+def _unresolved(host: str, error: Exception) -> ConnectionLostError:
+    """Put the resolver's error into words."""
+    name, code = printable(host), getattr(error, "errno", None)
+    if code == socket.EAI_AGAIN:
+        return NoNameServiceError(f"{name}: no name service answers; is there a network?")
+    if code == socket.EAI_NONAME and "%" in host:
+        return HopelessError(f"{name}: no such network interface here")
+    if code in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)):
+        return UnknownHostError(f"{name}: there is no host of that name; check --server")
+    reason = getattr(error, "strerror", None) or "not a host name"
+    return UnknownHostError(f"{name}: {reason}")
+
+
+def _check_scope(host: str) -> None:
+    """Raise ``HopelessError`` for a link-local address that does not name its link (RFC 4007)."""
+    try:
+        scopeless = "%" not in host and ipaddress.IPv6Address(host).is_link_local
+    except ValueError:
+        return
+    if scopeless:
+        raise HopelessError(
+            f"{host}: an address of this link needs the network interface, such as {host}%eth0"
+        )
+
+
+def is_address(host: str) -> bool:
+    """Whether ``host`` is an address and not a name."""
+    try:
+        _parse(host)
+    except ValueError:
+        return False
+    return True

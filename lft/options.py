@@ -28,11 +28,38 @@ def parse_size(text: str) -> int:
 
 def format_size(size: float) -> str:
     """Return a number of bytes in words: ``1.5 GB``, with 1 KB = 1024 bytes."""
+    if round(size) == 1:
+        return "1 byte"
     for unit in ("bytes", "KB", "MB", "GB"):
         if size < 1024 or unit == "GB":
             break
         size /= 1024
     return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def parse_rate(text: str) -> int:
+    """Turn ``500K``, ``5MB/s`` or ``1.5 MiB/s`` into bytes a second; 1 K is 1024.
+
+    Raises ``ValueError`` for anything else; of bits it says what they are in bytes.
+    """
+    amount = re.sub(r"\s*(/|p(er)?\s*)s(ec(ond)?)?\s*$", "", text, flags=re.I)
+    bits = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,3})?)\s*([kmg])(b|bits?)", amount, re.I | re.A)
+    if bits and (bits[3].lower() != "b" or _MEGABITS.search(text)):
+        rate = float(bits[1]) * 1000 ** (1 + "kmg".index(bits[2].lower())) / 8
+        same = f"{rate / config.KB:.0f}K" if rate < config.MB else f"{rate / config.MB:.1f}M"
+        raise ValueError(f"a rate counts bytes, not bits: {printable(text)!r} is about {same}")
+    try:
+        return parse_size(amount)
+    except ValueError:
+        raise ValueError(f"not a rate: {printable(text)!r} (try 500K, 5MB/s, 1.5G)") from None
+
+
+_MEGABITS = re.compile("[KMG]b/s|[KMGkmg]bps")  # "MB/s" and "mb/s" are written for bytes
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 block``, ``2 blocks``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def argument(parse: Callable[[str], int], low: int, high: int, what: str) -> Callable[[str], int]:
@@ -71,9 +98,19 @@ def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def rate_argument(least: int) -> Callable[[str], int]:
-    """Make the argparse type of ``--limit``: bytes a second."""
-    what = f"a rate of at least {format_size(least)} a second, such as 500K or 10M"
-    return argument(parse_size, least, 2**62, what)
+    """Make the argparse type of ``--limit``: bytes a second, at least ``least``."""
+
+    def convert(text: str) -> int:
+        try:
+            rate = parse_rate(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        if not least <= rate <= 2**62:
+            what = f"a rate is at least {format_size(least)} a second"
+            raise argparse.ArgumentTypeError(f"{what}, such as 500K or 5MB/s, not {text!r}")
+        return rate
+
+    return convert
 
 
 def port_argument(least: int = 0) -> Callable[[str], int]:

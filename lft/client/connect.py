@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from config import ClientSettings
 from lft.accounts.scram import SCRAM_PLUS, ScramClient
-from lft.addresses import is_loopback, resolve
+from lft.addresses import SYSTEM_LOOKUP, Lookup, is_address, is_loopback, place, resolve
 from lft.clock import Deadline
-from lft.terminal import printable
 from lft.wire.channel_binding import server_end_point
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
-from lft.wire.sockets import lost, open_socket, wait
+from lft.wire.happy_eyeballs import open_first
+from lft.wire.sockets import unreached
 from protocol import (
     EARLIER,
     TOKEN,
@@ -42,20 +41,19 @@ def tls_context(settings: ClientSettings) -> TlsContext | None:
     return client_tls(settings.ca)
 
 
-def connect(settings: ClientSettings, timeout: float, tls: TlsContext | None) -> Connection:
-    """Connect to the first of the server's addresses that answers; they share the time."""
-    host, port = settings.server, settings.port
-    problem = OSError(0, "no address")
-    addresses, deadline = resolve(host, port), Deadline(timeout)
-    for number, (family, _, _, _, address) in enumerate(addresses):
-        share = deadline.left() / (len(addresses) - number)
-        try:
-            sock = open_socket(family, address, partial(wait, timeout=share, write=True))
-        except OSError as error:
-            problem = error
-        else:
-            return Connection(sock, Side.CLIENT, tls, host)
-    raise lost(f"{printable(host)}:{port}", problem)
+def connect(
+    settings: ClientSettings,
+    timeout: float,
+    tls: TlsContext | None,
+    lookup: Lookup = SYSTEM_LOOKUP,
+) -> Connection:
+    """Connect to the first of the server's addresses that answers, within ``timeout`` seconds."""
+    host, port, deadline = settings.server, settings.port, Deadline(timeout)
+    try:
+        sock = open_first(resolve(host, port, timeout, lookup), deadline.left())
+    except OSError as error:
+        raise unreached(place(host, port), error, by_name=not is_address(host)) from error
+    return Connection(sock, Side.CLIENT, tls, host)
 
 
 def log_in(

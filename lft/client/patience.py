@@ -7,7 +7,7 @@ import time
 
 import config
 from config import ClientSettings
-from lft.addresses import UnknownHostError
+from lft.addresses import HopelessError, NoNameServiceError
 from lft.clock import Backoff, Deadline
 from protocol import ConnectionLostError
 
@@ -25,6 +25,7 @@ class Patience:
     def __init__(self, settings: ClientSettings) -> None:
         self._timeout = settings.timeout
         self._deadline = Deadline(settings.timeout)
+        self._names = Deadline(min(config.NAME_PATIENCE, settings.timeout))
         self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._stood = False
         self._told = ""  # the reason that was logged last
@@ -75,13 +76,16 @@ class Patience:
 
     def wait(self, error: ConnectionLostError) -> None:
         """Pause before the next attempt, or raise ``error`` if there should be none."""
-        hopeless = isinstance(error, UnknownHostError) and not self._stood
-        if hopeless or self._deadline.passed or self._fruitless > config.RETRY_MOST:
+        deadline = self._deadline
+        if isinstance(error, NoNameServiceError) and not self._stood:
+            deadline = self._names
+        hopeless = isinstance(error, HopelessError) and not self._stood
+        if hopeless or deadline.passed or self._fruitless > config.RETRY_MOST:
             raise error
-        pause = min(self._backoff.next_pause(), self._deadline.left())
+        pause = min(self._backoff.next_pause(), deadline.left())
         if str(error) != self._told:
             self._told = str(error)
-            log.warning("%s: trying again, for %.0f s", error, self._deadline.left())
+            log.warning("%s: trying again, for %.0f s", error, deadline.left())
         time.sleep(pause)
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 
 import config
+from lft.options import plural
 
 log = logging.getLogger("server")
 
@@ -65,8 +66,9 @@ class BackgroundLog:
         dropped = self._handler.dropped - self._told
         if dropped and self._handler.queue.empty():
             self._told += dropped
-            words = "%d log lines were dropped: the log was not read fast enough"
-            record = log.makeRecord(log.name, logging.WARNING, "", 0, words, (dropped,), None)
+            words = "%s dropped: the log was not read fast enough"
+            lines = (plural(dropped, "log line"),)
+            record = log.makeRecord(log.name, logging.WARNING, "", 0, words, lines, None)
             self._writer.handle(record)
 
     def stop(self) -> bool:

@@ -22,8 +22,11 @@ from lft.options import (
     format_size,
     help_formatter,
     parse_duration,
+    parse_rate,
     parse_size,
+    plural,
     port_argument,
+    rate_argument,
     seconds_argument,
 )
 from tests.support.generated import acts, any_text, quick, short, shorter
@@ -96,7 +99,7 @@ def test_no_text_makes_the_size_parser_raise_anything_but_value_error(text: str)
     ("size", "words"),
     [
         (0, "0 bytes"),
-        (1, "1 bytes"),
+        (1, "1 byte"),
         (1023, "1023 bytes"),
         (KB, "1.0 KB"),
         (200 * KB, "200.0 KB"),
@@ -116,6 +119,55 @@ def test_a_size_is_given_as_people_read_it(size: float, words: str) -> None:
 def test_a_size_given_in_words_is_understood_again(size: int) -> None:
     """parse_size takes what format_size writes, exact to the digit that is shown."""
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.06)
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 blocks"), (1, "1 block"), (2, "2 blocks")])
+def test_one_thing_is_not_many(number: int, words: str) -> None:
+    """ "1 blocks" reads like a mistake."""
+    assert plural(number, "block") == words
+
+
+# --- rates --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["5M", "5m", "5MB", "5MiB", "5MB/s", "5 MiB/s", "5mb/s", "5MBps", "5M/sec", " 5M per s "],
+)
+def test_a_rate_is_understood_as_people_write_it(text: str) -> None:
+    """All of them are 5 * 1024 * 1024 bytes a second."""
+    assert rate_argument(1024)(text) == 5 * MB
+
+
+@pytest.mark.parametrize("text", ["1.5G", "1.5GB/s"])
+def test_a_rate_may_have_a_fraction(text: str) -> None:
+    """As a size may."""
+    assert parse_rate(text) == 3 * GB // 2
+
+
+@pytest.mark.parametrize("text", ["fast", "", "5M/h", "5MB/s/s", "-5M", "5 parsecs", "0"])
+def test_nonsense_is_no_rate_and_gets_an_example(text: str) -> None:
+    """The error shows what was typed, and three rates."""
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        rate_argument(1024)(text)
+    assert str(caught.value) == f"not a rate: {text!r} (try 500K, 5MB/s, 1.5G)"
+
+
+def test_a_rate_below_the_least_is_refused_with_the_least() -> None:
+    """A transfer of a byte a second would never end."""
+    with pytest.raises(argparse.ArgumentTypeError, match=r"at least 1\.0 KB a second, such as"):
+        rate_argument(1024)("1000")
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"), [("5Mbit/s", "610K"), ("100 Mbit", "11.9M"), ("100Mbps", "11.9M"),
+                         ("1 gbit/s", "119.2M"), ("8kbps", "1K"), ("5Mb/s", "610K")]
+)  # fmt: skip
+def test_bits_are_refused_with_what_they_are_in_bytes(text: str, bytes_: str) -> None:
+    """A network is sold in bits: eight times too fast would fill it."""
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        rate_argument(1024)(text)
+    assert str(caught.value) == f"a rate counts bytes, not bits: {text!r} is about {bytes_}"
 
 
 # --- argument types -----------------------------------------------------------------------------
