@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Iterator, Sequence
 
 import config
 from config import ClientSettings
-from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
-from lft.addresses import resolve
+from lft.accounts.passwords import read_password
+from lft.client.commandline import DEFAULT_FILE, parse, settings_of
 from lft.client.connect import connect, log_in, tls_context
 from lft.client.interrupt import Interrupt, ignore_signals, raise_on_signals
 from lft.client.link import Access, Link
@@ -46,18 +46,7 @@ from lft.client.streams import Streams
 from lft.client.upload import Block, Reader, Upload, block_size_for
 from lft.clock import Deadline
 from lft.files import keep_own_rights
-from lft.options import (
-    add_log_level,
-    add_version,
-    argument,
-    format_size,
-    help_formatter,
-    or_auto,
-    parse_size,
-    port_argument,
-    rate_argument,
-    seconds_argument,
-)
+from lft.options import format_size
 from lft.terminal import SUCCESS, BarSafeHandler, make_output_safe, printable, setup_logging
 from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
@@ -94,7 +83,6 @@ if TYPE_CHECKING:
 coordinator_log = logging.getLogger("coordinator")
 log = logging.getLogger("client")
 
-DEFAULT_FILE = Path("input") / "big_file.txt"
 PASSING = ("shutdown", "timeout", "taken", "stale", "busy")  # rejections that do not last
 GO_ON = "; the same command goes on where this one stopped"
 
@@ -441,80 +429,13 @@ def raise_rejected(name: str, message: Message) -> None:
 # --- the command line ---------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    low, high, most = config.MIN_BLOCK_SIZE, config.MAX_BLOCK_SIZE, config.MAX_STREAMS
-    blocks = or_auto(argument(parse_size, low, high, "a block has 4K to 4M"))
-    chunks = argument(parse_size, 1024, high, "a chunk has 1K to 4M")
-    streams = or_auto(argument(int, 1, most, f"1 to {most} streams, or auto"))
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, formatter_class=help_formatter,
-        description="Send files and prove that they arrived.",
-    )  # fmt: skip
-    add = parser.add_argument
-    # fmt: off
-    add("files", nargs="*", type=Path, metavar="FILE", help=f"a file to send ({DEFAULT_FILE})")
-    add("--server", default=config.DEFAULT_HOST, metavar="HOST",
-        help="the host that server.py runs on (localhost)")
-    add("--port", type=port_argument(1), default=config.DEFAULT_PORT, help="its port (4455)")
-    add("--user", default="user1", metavar="NAME", help="the account to log in to (user1)")
-    add("--password-file", type=Path, metavar="FILE",
-        help=f"a file with the password; otherwise the environment variable {PASSWORD_VARIABLE} "
-        "has it, or a prompt asks")
-    add("--token-file", type=Path, metavar="FILE",
-        help="a file with a token made by 'auth.py token'; replaces user and password")
-    add("--tls", action="store_true", help="encrypt, and check the server's certificate")
-    add("--ca", type=Path, metavar="FILE",
-        help="trust these certificates instead of the system's, such as a self-signed one; "
-        "implies --tls")
-    add("--streams", type=streams, default=config.STREAMS, metavar="N|auto",
-        help="the number of data connections; auto: as many as make it faster (4)")
-    add("--block-size", type=blocks, default=config.BLOCK_SIZE, metavar="SIZE|auto",
-        help="bytes of a block, the unit that is checked and sent again; auto: larger for "
-        "very large files (200K)")
-    add("--congestion", default=config.CONGESTION, metavar="NAME",
-        help="TCP congestion control on links with a long round trip, where the system "
-        "allows it (bbr)")
-    add("--chunk-size", type=chunks, default=config.CHUNK_SIZE, metavar="SIZE",
-        help="bytes passed to one send call; rarely needs a change (50K)")
-    add("--digest", choices=list(DIGEST_SIZES), default="md5",
-        help="what proves the file; sha256 also resists forgery (md5)")
-    add("--no-resume", dest="resume", action="store_false",
-        help="send all of it, also what an interrupted attempt has delivered already")
-    add("--compress", action="store_true",
-        help="compress blocks when the link is slower than compression")
-    add("--limit", type=rate_argument(1024), metavar="RATE",
-        help="bytes a second, all streams together, such as 500K or 10M (no limit)")
-    add("--timeout", type=seconds_argument(2), default=config.TIMEOUT, metavar="SECONDS",
-        help="seconds without progress before an attempt counts as dead, at least 2; a lost "
-        "connection is retried for ten times as long (30)")
-    add("--quiet", action="store_true", help="no bar, and only warnings and errors in the log")
-    add("--json", action="store_true", help="one JSON object for each file on standard output")
-    add("--demo", action="store_true",
-        help="start a server, send it a sample file, compare both files, stop the server")
-    # fmt: on
-    add_log_level(parser)
-    add_version(parser)
-    return parser
-
-
-def _settings(arguments: argparse.Namespace) -> ClientSettings:
-    """Make the settings of a command line, without password and token."""
-    given = vars(arguments)
-    names = ClientSettings.FIELDS.keys() - {"password", "token"}
-    return ClientSettings(**{name: given[name] for name in names})
-
-
 def _with_proof(settings: ClientSettings, arguments: argparse.Namespace) -> ClientSettings:
     """Add the token or the password. Raises below ``TransferError`` where there is none."""
     if arguments.token_file:
         from lft.accounts.tokens import read_token  # noqa: PLC0415  (few runs need it)
 
         return settings.replace(token=read_token(arguments.token_file))
-    try:
-        password = read_password(arguments.user, arguments.password_file, arguments.server)
-    except UsageError:
-        resolve(arguments.server, arguments.port)  # an unknown host is the better reason
-        raise
+    password = read_password(arguments.user, arguments.password_file, arguments.server)
     return settings.replace(password=password)
 
 
@@ -522,7 +443,7 @@ def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     files = arguments.files or [DEFAULT_FILE]
     if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
         raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
-    settings = _with_proof(_settings(arguments), arguments)
+    settings = _with_proof(settings_of(arguments), arguments)
     send_files(files, settings, progress, reporter.report)
 
 
@@ -537,7 +458,7 @@ def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
         (receipt,) = send_files([path], settings, progress, reporter.report)
         return receipt
 
-    run_demo(path, _settings(arguments), arguments.log_level, send, reporter.say)
+    run_demo(path, settings_of(arguments), arguments.log_level, send, reporter.say)
 
 
 def _progress(arguments: argparse.Namespace, handler: BarSafeHandler) -> Progress:
@@ -574,9 +495,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``python client.py``; return its exit code."""
     make_output_safe()
     keep_own_rights()
-    arguments = _parser().parse_args(argv)
-    if arguments.quiet:
-        arguments.log_level = "WARNING"
+    arguments = parse(argv)
     handler = setup_logging(arguments.log_level)
     try:
         raise_on_signals()

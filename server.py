@@ -31,37 +31,25 @@ if __name__ == "__main__":  # until it serves: as process 1 of a container it wo
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
 
-import argparse
 import contextlib
 import logging
 import socket
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import config
 from config import ServerSettings
-from lft.accounts.account import AccountSource, demo_credentials, parse_extensions
+from lft.accounts.account import AccountSource, demo_credentials
 from lft.accounts.file import CredentialStore
 from lft.accounts.scram import SCRAM_PLUS
 from lft.addresses import is_loopback, place
 from lft.files import keep_own_rights
-from lft.options import (
-    add_log_level,
-    add_version,
-    argument,
-    checked,
-    help_formatter,
-    parse_size,
-    plural,
-    port_argument,
-    rate_argument,
-    seconds_argument,
-)
+from lft.options import plural
 from lft.server.admission import Admission
 from lft.server.background_log import BackgroundLog
 from lft.server.buffers import BufferPool
+from lft.server.commandline import parse
 from lft.server.connections import Connections
 from lft.server.descriptors import places, raise_limit
 from lft.server.event_loop import EventLoop
@@ -79,7 +67,6 @@ from lft.terminal import make_output_safe, printable, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.sockets import listen
 from protocol import (
-    MAX_FILE_SIZE,
     VERSION,
     Attach,
     AuthenticationError,
@@ -462,44 +449,6 @@ class Server:
 # --- the command line ---------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    workers = argument(int, 1, 256, "a number of workers from 1 to 256")
-    size = argument(parse_size, 1, MAX_FILE_SIZE, "a size such as 200K, 1.5M, 2G")
-    extensions = checked(parse_extensions)
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        formatter_class=help_formatter,
-        description="Receive files and prove that they arrived.",
-    )
-    add = parser.add_argument
-    # fmt: off
-    add("--host", default=config.DEFAULT_HOST, help="address to listen on (localhost)")
-    add("--port", type=port_argument(), default=config.DEFAULT_PORT,
-        help="port to listen on (4455); 0 takes a free one")
-    add("--output", type=Path, default=Path("output"), metavar="DIR",
-        help="where files go (output/)")
-    add("--workers", type=workers, default=config.WORKERS, metavar="N",
-        help="worker threads, which serve all clients (10)")
-    add("--credentials", type=Path, metavar="FILE",
-        help="the users, made with auth.py; without it there are the demo accounts user1 and "
-        "admin, for clients on this machine only")
-    add("--tls-cert", type=Path, metavar="FILE", help="certificate (and chain) for TLS, in PEM "
-        "form; SIGHUP has it and its key read again")
-    add("--tls-key", type=Path, metavar="FILE", help="the private key of --tls-cert, in PEM form")
-    add("--max-file-size", type=size, metavar="SIZE", help="take no larger files (no limit)")
-    add("--allow-ext", type=extensions, default=(), metavar=".a,.b",
-        help="take only files with these extensions; of common kinds the content is checked, "
-        "too (all)")
-    add("--limit", type=rate_argument(config.LEAST_LIMIT), metavar="RATE",
-        help="bytes a second, of all clients together, such as 10M (no limit)")
-    add("--grace", type=seconds_argument(0), default=config.GRACE, metavar="SECONDS",
-        help="seconds that transfers under way may still take at shutdown (10)")
-    # fmt: on
-    add_log_level(parser)
-    add_version(parser)
-    return parser
-
-
 def _accounts(settings: ServerSettings) -> AccountSource:
     """Load the accounts; the demo ones only where no other machine can reach them."""
     if settings.credentials is not None:
@@ -567,7 +516,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``python server.py``; return its exit code."""
     make_output_safe()
     keep_own_rights()
-    arguments = vars(_parser().parse_args(argv))
+    arguments = vars(parse(argv))
     background, code = BackgroundLog(setup_logging(arguments.pop("log_level"))), 0
     try:
         background.start()

@@ -164,3 +164,10 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def one_port(host: str, own: int | None, given: int | None, usual: int) -> int:
+    """Return the port of ``HOST:PORT`` or of ``--port``. Raises ``ValueError`` if they differ."""
+    if own is not None and given is not None and own != given:
+        raise ValueError(f"{place(host, own)} and --port {given} are two ports; give one of them")
+    return next(port for port in (own, given, usual) if port is not None)

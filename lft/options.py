@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import re
 from typing import Any, Callable
 
@@ -134,23 +132,7 @@ def seconds_argument(low: float) -> Callable[[str], float]:
     return convert
 
 
-def help_formatter(prog: str) -> argparse.HelpFormatter:
-    """Make a formatter of the help as wide as the terminal, or as ``COLUMNS`` says.
-
-    By itself argparse makes one for each option, and loads ``shutil`` for the width: 4 ms.
-    """
-    return argparse.HelpFormatter(prog, width=max(_terminal_width(), 40) - 2)
-
-
-def _terminal_width() -> int:
-    columns = os.environ.get("COLUMNS", "")
-    width = int(columns) if columns.isdecimal() and len(columns) < 5 else 0
-    with contextlib.suppress(OSError):  # no terminal
-        width = width or os.get_terminal_size().columns
-    return width or 80  # a new terminal may say 0
-
-
-def add_log_level(parser: argparse.ArgumentParser) -> None:
+def add_log_level(parser: argparse._ActionsContainer) -> None:
     """Add ``--log-level``, the same on every command line."""
     levels = ["DEBUG", "INFO", "WARNING", "ERROR"]
     parser.add_argument(
@@ -159,13 +141,14 @@ def add_log_level(parser: argparse.ArgumentParser) -> None:
         choices=levels,
         type=str.upper,
         metavar="LEVEL",
-        help="DEBUG (a line for each block), INFO, WARNING or ERROR (INFO)",
+        help="how much to log: DEBUG (each block), INFO, WARNING or ERROR (INFO)",
     )
 
 
-def add_version(parser: argparse.ArgumentParser) -> None:
+def add_version(parser: argparse._ActionsContainer) -> None:
     """Add ``--version``, the same on every command line."""
-    parser.add_argument("--version", action="version", version=f"%(prog)s {config.RELEASE}")
+    version = f"%(prog)s {config.RELEASE}"
+    parser.add_argument("--version", action="version", version=version, help="show the version")
 
 
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from pathlib import Path
 from typing import Callable
@@ -20,7 +19,6 @@ from lft.options import (
     add_log_level,
     argument,
     format_size,
-    help_formatter,
     parse_duration,
     parse_rate,
     parse_size,
@@ -29,7 +27,7 @@ from lft.options import (
     rate_argument,
     seconds_argument,
 )
-from tests.support.generated import acts, any_text, quick, short, shorter
+from tests.support.generated import acts, any_text, quick, shorter
 
 NOT_SIZES = ["", " ", "K", "0", "0K", "0.1", "-1", "+1", "1T", "1KK", "1e3", "0x10", "1_000"]
 NOT_SIZES += ["1,5K", "1.K", ".5K", "1.2345K", "nan", "inf", "9" * 16, "9" * 5000, "1 0", "1\n2"]
@@ -301,47 +299,3 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     """The error gives an example of a duration."""
     with pytest.raises(ValueError, match="try 30d"):
         parse_duration(text)
-
-
-# --- the help -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("columns", [60, 80, 150])
-def test_the_help_fills_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    """And no wider, as argparse itself would have it."""
-    monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
-    parser = argparse.ArgumentParser(formatter_class=help_formatter, description="word " * 100)
-    longest = max(map(len, parser.format_help().splitlines()))
-    assert columns - 8 < longest <= columns - 2
-
-
-def test_a_new_terminal_that_has_no_width_yet_counts_as_80(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says 0 columns."""
-    monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((0, 0)))
-    assert help_formatter("x")._width == 78
-
-
-def test_without_a_terminal_the_help_has_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a pipe, for example."""
-
-    def get_terminal_size() -> os.terminal_size:
-        raise OSError
-
-    monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr(os, "get_terminal_size", get_terminal_size)
-    assert help_formatter("x")._width == 78
-
-
-WIDTHS = {"100": 98, "1": 38, "wide": 78, "": 78, "0": 78, "9" * 5000: 78}
-
-
-@pytest.mark.parametrize(("columns", "width"), WIDTHS.items(), ids=list(map(short, WIDTHS)))
-def test_a_width_in_the_environment_counts(
-    monkeypatch: pytest.MonkeyPatch, columns: str, width: int
-) -> None:
-    """COLUMNS is how a script, or a page of documentation, has the help in its own width."""
-    monkeypatch.setenv("COLUMNS", columns)
-    monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((80, 24)))
-    assert help_formatter("x")._width == width
