@@ -38,7 +38,7 @@ from lft.client.commandline import DEFAULT_FILE, parse, settings_of
 from lft.client.connect import connect, log_in, tls_context
 from lft.client.interrupt import Interrupt, ignore_signals, raise_on_signals
 from lft.client.link import Access, Link
-from lft.client.patience import Patience, Watch
+from lft.client.patience import Patience, Watch, way_on
 from lft.client.progress import Bar, Progress, Reporter
 from lft.client.receipt import FailedIntegrityError, Receipt, Report, arrival_line
 from lft.client.source import Source
@@ -84,7 +84,6 @@ coordinator_log = logging.getLogger("coordinator")
 log = logging.getLogger("client")
 
 PASSING = ("shutdown", "timeout", "taken", "stale", "busy")  # rejections that do not last
-GO_ON = "; the same command goes on where this one stopped"
 
 
 def send_files(
@@ -121,6 +120,9 @@ def send_files(
                     patience.begin_file()
         except ConnectionLostError as error:
             patience.wait(error)
+        except Interrupt as interrupt:
+            interrupt.unfinished = patience.unfinished
+            raise
     for outcome in outcomes:
         if isinstance(outcome, TransferError):
             raise outcome
@@ -263,6 +265,7 @@ class ClientSession:
             message = self._coordinator.answer(settings.timeout)
             if isinstance(message, FileReady):
                 upload = Upload(source, digest, size, message, self._waker.ring)
+                self._patience.note_ready(source.name)
                 self._tell_resumed(upload)
                 return upload
             self._patience.note_progress()
@@ -472,6 +475,13 @@ def _progress(arguments: argparse.Namespace, handler: BarSafeHandler) -> Progres
         return Progress()
 
 
+def _way_on(arguments: argparse.Namespace, unfinished: str) -> str:
+    """Say how a file can go on that was not finished; the server of a demo is gone."""
+    if arguments.demo:
+        return ""
+    return way_on(unfinished, settings_of(arguments), len(arguments.files))
+
+
 def _run(arguments: argparse.Namespace, handler: BarSafeHandler) -> int:
     """Do what the command line says; say in one line what went wrong, and return the exit code."""
     progress = _progress(arguments, handler)
@@ -483,7 +493,8 @@ def _run(arguments: argparse.Namespace, handler: BarSafeHandler) -> int:
             progress.end()
     except TransferError as error:
         if error not in reporter.told:
-            log.error("%s%s", error, GO_ON if isinstance(error, ConnectionLostError) else "")
+            unfinished = getattr(error, "unfinished", "")
+            log.error("%s%s", error, _way_on(arguments, unfinished))
         return error.exit_code
     except OSError as error:  # out of descriptors, say
         log.error("%s", error)
@@ -501,8 +512,8 @@ def main(argv: list[str] | None = None) -> int:
         raise_on_signals()
         code = _run(arguments, handler)
         ignore_signals()
-    except Interrupt:
-        log.error("interrupted%s", GO_ON)
+    except Interrupt as interrupt:
+        log.error("interrupted%s", _way_on(arguments, interrupt.unfinished))
         return Interrupt.exit_code
     return code
 

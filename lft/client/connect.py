@@ -11,8 +11,10 @@ from lft.clock import Deadline
 from lft.wire.channel_binding import server_end_point
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
+from lft.wire.frames import ForeignProtocolError
 from lft.wire.happy_eyeballs import open_first
 from lft.wire.sockets import unreached
+from lft.wire.stream import PLAIN
 from protocol import (
     EARLIER,
     TOKEN,
@@ -60,14 +62,33 @@ def log_in(
     connection: Connection, settings: ClientSettings, timeout: float
 ) -> tuple[Hello, AuthOk]:
     """Log in on a new connection, within ``timeout`` for its TLS; return what the server said."""
-    connection.secure_channel(timeout)
+    _secure(connection, timeout)
     connection.send(Hello(VERSION, (*FEATURES, EARLIER)))
     return (_prove_password if settings.token is None else _show_token)(connection, settings)
 
 
+def _secure(connection: Connection, timeout: float) -> None:
+    """Shake hands, where TLS is spoken. Raises ``UsageError`` where the server speaks another."""
+    try:
+        connection.secure_channel(timeout)
+    except RemoteProtocolError as error:
+        hints = {
+            PLAIN: "the server does not speak TLS: leave out --tls and --ca, or have it started "
+            "with --tls-cert and --tls-key",
+            "version": f"{error}; update the older of the two machines",
+        }
+        if error.code not in hints:
+            raise
+        raise UsageError(f"{connection.peer}: {hints[error.code]}") from error
+
+
 def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
     """Wait for the server's HELLO. Raises ``RemoteProtocolError`` if it lacks what we need."""
-    hello = connection.answer(settings.timeout)
+    try:
+        hello = connection.answer(settings.timeout)
+    except ForeignProtocolError as error:
+        hint = "is that the port of a server.py?"
+        raise RemoteProtocolError(f"{connection.peer}: {error}; {hint}") from error
     if not isinstance(hello, Hello) or hello.version != VERSION:
         raise RemoteProtocolError(f"the server does not speak version {VERSION}")
     if settings.digest not in hello.features:

@@ -36,6 +36,7 @@ class Patience:
         self._began: float | None = None  # when its first attempt did
         self._acknowledged = self._verified = 0  # bytes, the most of all sessions
         self._fruitless = 0  # sessions in a row that got no further
+        self.unfinished = ""  # the file's name, once the server has begun to keep it
         self._deadline.put_off()
 
     def note_session(self) -> None:
@@ -54,6 +55,10 @@ class Patience:
             self._verified = max(verified, self._verified)
             self._fruitless = -1  # this one got further
             self._backoff.reset()
+
+    def note_ready(self, name: str) -> None:
+        """Note that the server takes the file: from now on it keeps what it has got of it."""
+        self.unfinished = name
 
     def begin_attempt(self) -> None:
         """Note that an attempt to send the file begins, the first one or another."""
@@ -81,12 +86,26 @@ class Patience:
             deadline = self._names
         hopeless = isinstance(error, HopelessError) and not self._stood
         if hopeless or deadline.passed or self._fruitless > config.RETRY_MOST:
+            error.unfinished = self.unfinished
             raise error
         pause = min(self._backoff.next_pause(), deadline.left())
         if str(error) != self._told:
             self._told = str(error)
             log.warning("%s: trying again, for %.0f s", error, deadline.left())
         time.sleep(pause)
+
+
+def way_on(unfinished: str, settings: ClientSettings, files: int) -> str:
+    """Say how the file ``unfinished``, one of ``files`` given, can go on; "" where nothing began.
+
+    With several files it is not the same command: those that have arrived would be sent again.
+    """
+    if not unfinished:
+        return ""
+    without = "" if settings.resume else " without --no-resume"
+    if files > 1:
+        return f"; {unfinished} goes on where it stopped when it is sent again{without}"
+    return f"; the same command{without} goes on where this one stopped"
 
 
 class Watch:

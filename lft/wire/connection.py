@@ -9,7 +9,7 @@ from lft.clock import Deadline
 from lft.terminal import printable
 from lft.wire.frames import Ack, FrameReader, encode
 from lft.wire.sockets import Buffer, Waker, peer_address, peer_name, wait
-from lft.wire.stream import Stream
+from lft.wire.stream import PLAIN, Stream
 from lft.wire.tcp import Tcp
 from protocol import (
     AuthenticationError,
@@ -22,6 +22,7 @@ from protocol import (
     Side,
     State,
     TransferError,
+    UsageError,
 )
 
 if TYPE_CHECKING:  # slow to load, and most runs do without
@@ -237,6 +238,7 @@ def _stream(
 
 _ERRORS: dict[str, type[TransferError]] = {
     "authentication": AuthenticationError,
+    PLAIN: UsageError,
     "session": SessionLostError,
     "transfer": ConnectionLostError,
     "shutdown": ConnectionLostError,

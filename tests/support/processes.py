@@ -52,9 +52,9 @@ class ServerProcess:
                 command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment()
             )
         assert self.process.stdout is not None
-        first = self.process.stdout.readline()
-        assert first.startswith("Listening on "), self.log
-        self.port = int(first.rpartition(":")[2])
+        self.first_line = self.process.stdout.readline()
+        assert self.first_line.startswith("Listening on "), self.log
+        self.port = int(self.first_line.rpartition(":")[2])
 
     @property
     def log(self) -> str:
