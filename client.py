@@ -260,18 +260,20 @@ class ClientSession:
     def _announce_as(self, source: Source, size: int, digest: str, *, resume: bool) -> Upload:
         settings, head = self._settings, source.head(size, digest)
         self._coordinator.send(FileStart(source.name, source.size, size, digest, head, resume))
+        self._patience.note_begun(source.name)
         position = 0
         while True:
             message = self._coordinator.answer(settings.timeout)
             if isinstance(message, FileReady):
                 upload = Upload(source, digest, size, message, self._waker.ring)
-                self._patience.note_ready(source.name)
+                self._patience.note_begun(source.name)
                 self._tell_resumed(upload)
                 return upload
             self._patience.note_progress()
             if isinstance(message, Queued) and message.position != position:
                 position = message.position
                 coordinator_log.info("waiting for our turn: position %d", position)
+                self._patience.note_begun(source.name if position == 1 else "")  # 1: or begins
             raise_rejected(source.name, message)
 
     @staticmethod

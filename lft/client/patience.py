@@ -36,7 +36,7 @@ class Patience:
         self._began: float | None = None  # when its first attempt did
         self._acknowledged = self._verified = 0  # bytes, the most of all sessions
         self._fruitless = 0  # sessions in a row that got no further
-        self.unfinished = ""  # the file's name, once the server has begun to keep it
+        self.unfinished = ""  # the file's name, once the server may keep a part of it
         self._deadline.put_off()
 
     def note_session(self) -> None:
@@ -56,8 +56,8 @@ class Patience:
             self._fruitless = -1  # this one got further
             self._backoff.reset()
 
-    def note_ready(self, name: str) -> None:
-        """Note that the server takes the file: from now on it keeps what it has got of it."""
+    def note_begun(self, name: str) -> None:
+        """Note that the server may keep the file ``name`` from now on; "" for none."""
         self.unfinished = name
 
     def begin_attempt(self) -> None:
