@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from client import send_files
 from config import KB, ClientSettings
 from lft.client.patience import way_on
-from tests.support.files import part_files, random_file, received
+from protocol import ConnectionLostError
+from tests.support.files import random_file, received
 from tests.support.processes import (
     ROOT,
     ServerProcess,
@@ -21,6 +23,7 @@ from tests.support.processes import (
     environment,
     run_client,
 )
+from tests.support.sockets import Helper
 from tests.support.waiting import PATIENCE, eventually
 from tests.tools.proxy import reserve_port
 
@@ -98,17 +101,15 @@ def test_of_several_files_the_one_that_can_go_on_is_named(
 def test_a_server_that_goes_away_for_good_leaves_a_way_on(
     start_server: StartServer, large: Path
 ) -> None:
-    """The connection was lost beyond the retries: exit 5, and what to do."""
+    """The connection was lost beyond the retries: the error knows the file that can go on."""
     server = start_server()
-    with subprocess.Popen(
-        client_command(server.port, large, "--limit", "100K", "--timeout", "2"),
-        stderr=subprocess.PIPE, env=environment(), text=True,
-    ) as client:  # fmt: skip
-        eventually(lambda: part_files(server.output), "the transfer to begin")
-        server.stop(signal.SIGKILL)
-        _, error = client.communicate(timeout=PATIENCE * 3)
-    assert client.returncode == 5
-    assert error.splitlines()[-1].endswith(f"nothing listens there; {GOES_ON}")
+    settings = ClientSettings(port=server.port, limit=100 * KB, timeout=0.3)
+    sending = Helper(lambda: send_files([large], settings))
+    eventually(lambda: "receiving large.bin" in server.log, "the file to begin")
+    server.stop(signal.SIGKILL)
+    error = sending.result()
+    assert isinstance(error, ConnectionLostError)
+    assert error.unfinished == "large.bin"
 
 
 def test_the_way_on_is_said_of_what_the_server_keeps() -> None:
