@@ -30,14 +30,17 @@ from tests.tools.proxy import reserve_port
 GOES_ON = "the same command goes on where this one stopped"
 
 
-def interrupted(server: ServerProcess, *arguments: str | Path) -> str:
-    """Run a client, stop it once the server has a part of a file; return its last line."""
-    before = server.log.count("ing large.bin (")  # receiving or resuming
+BEGUN = "ing large.bin ("  # receiving or resuming it
+
+
+def interrupted(server: ServerProcess, *arguments: str | Path, at: str = BEGUN) -> str:
+    """Run a client, stop it once the server's log says ``at`` again; return its last line."""
+    before = server.log.count(at)
     with subprocess.Popen(
-        client_command(server.port, *arguments, "--limit", "100K"),
+        client_command(server.port, *arguments, "--limit", "1M"),
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment(), text=True,
     ) as client:  # fmt: skip
-        eventually(lambda: server.log.count("ing large.bin (") > before, "the file to begin")
+        eventually(lambda: server.log.count(at) > before, "the file to begin")
         client.send_signal(signal.SIGINT)
         _, error = client.communicate(timeout=PATIENCE)
     assert client.returncode == 130
@@ -80,9 +83,10 @@ def test_what_has_begun_goes_on_with_the_same_command(server: ServerProcess, lar
     assert interrupted(server, large).endswith(f"interrupted; {GOES_ON}")
 
 
-def test_without_resuming_the_option_is_in_the_way(server: ServerProcess, large: Path) -> None:
+def test_without_resuming_the_option_is_in_the_way(start_server: StartServer, large: Path) -> None:
     """The same command, with --no-resume, would begin anew; without it the file goes on."""
-    said = interrupted(server, large, "--no-resume")
+    server = start_server("--log-level", "DEBUG")
+    said = interrupted(server, large, "--no-resume", at="block 1 written")
     assert said.endswith("the same command without --no-resume goes on where this one stopped")
     assert interrupted(server, large).endswith(GOES_ON)
     assert "resuming large.bin" in server.log
