@@ -248,8 +248,8 @@ class Server:
         self._settings = settings
         tls = _load_tls(settings)
         with contextlib.ExitStack() as undo:
-            self._output = OutputDirectory(settings.output)
-            undo.callback(self._output.release)
+            self.output = OutputDirectory(settings.output)
+            undo.callback(self.output.release)
             self._listener = _listen(settings)
             undo.callback(self._listener.close)
             self.work = WorkQueue(settings.workers)
@@ -288,7 +288,7 @@ class Server:
         self.connections.most = places(raise_limit())
         post = self.connections.post
         self.lifecycle = Lifecycle(
-            settings, self._output, self.admission, self.parts, self.work, buffers, post
+            settings, self.output, self.admission, self.parts, self.work, buffers, post
         )
         self.verification = Verification(self.lifecycle, self.work, way, post, self._loop.later)
         self.receiving = Receiving(
@@ -443,7 +443,7 @@ class Server:
         self._watchdog.dismiss()
         self.connections.close()
         self._loop.close()
-        self._output.release()
+        self.output.release()
 
 
 # --- the command line ---------------------------------------------------------------------------
@@ -504,6 +504,8 @@ def _serve(settings: ServerSettings) -> None:
         say(f"Listening on {place(host, port)}")
     except UsageError as error:  # a full disk must not keep it from serving
         log.warning("%s", error)
+    if server.output.made:
+        log.info("made the output directory %s", settings.output.resolve())
     try:
         server.run()
     finally:

@@ -113,15 +113,15 @@ def _from_document(data: bytes) -> Accounts:
 
 
 def _trouble(data: bytes) -> str:
-    """Say what makes ``data`` no JSON, and in which line, without quoting it."""
+    """Say what makes ``data`` no JSON, and in which line and column, without quoting it."""
     if not data.strip():
         return "it is empty"
     try:
         json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        return "it is not UTF-8 text"
+    except UnicodeDecodeError as error:
+        return f"it is not UTF-8 text, in line {data.count(10, 0, error.start) + 1}"
     except json.JSONDecodeError as error:
-        return f"{error.msg}, in line {error.lineno}"
+        return f"{error.msg}, in line {error.lineno}, column {error.colno}"
     except (ValueError, RecursionError):
         pass
     return "something in it is too large, or is no number"

@@ -255,8 +255,12 @@ SAID = {
     "token_key must be base64": document_with(token_key=5),
     "a key does not have 32 bytes": document_with(salt_key="AAAA"),
     f"{DAMAGED}: it is empty": b"\n",
-    f"{DAMAGED}: it is not UTF-8 text": document_with().decode().encode("utf-16"),
-    f"{DAMAGED}: Expecting value, in line 3": b'{\n"users":\n// ours\n{}}',
+    f"{DAMAGED}: it is not UTF-8 text, in line 1": document_with().decode().encode("utf-16"),
+    f"{DAMAGED}: it is not UTF-8 text, in line 3": b'{\n"users":\n{"\xff": 1}}',
+    f"{DAMAGED}: Expecting property name enclosed in double quotes, in line 2, column 15": (
+        b'{"version": 1,\n "users": {}, }'
+    ),
+    f"{DAMAGED}: Expecting value, in line 3, column 1": b'{\n"users":\n// ours\n{}}',
     f"{DAMAGED}: something in it is too large": b"[" * 100_000,
     f"{DAMAGED}: something in it is too large, or is no number": b'{"version": NaN}',
 }
