@@ -8,6 +8,12 @@ made. Its key for tokens is another matter: any reader of the file can make a to
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # while Python still imports, Ctrl-C ends it without a traceback
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import sys
 import time
@@ -291,6 +297,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "token" and arguments.name is None and not arguments.renew_key:
         parser.error("say whose token, or --renew-key")
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         actions[arguments.command](arguments)
     except TransferError as error:
         print(f"auth.py: {printable(str(error))}", file=sys.stderr)

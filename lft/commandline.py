@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import sys
-import textwrap
 from typing import Any, Callable, Iterable, NoReturn, Sequence
 
 from lft.terminal import printable
@@ -30,25 +29,29 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _format_usage(self, *parts: Any) -> str:
         usage = super()._format_usage(*parts).strip()
-        return textwrap.fill(usage, self._width, subsequent_indent=" " * 7,
-                             break_on_hyphens=False) + "\n\n"  # fmt: skip
+        return "\n".join(_wrap(usage, self._width, " " * 7)) + "\n\n"
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:  # noqa: ARG002
         return "\n".join(_fill(line, width) for line in text.split("\n"))
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+        return _wrap(" ".join(text.split()), width)
 
 
 def _fill(line: str, width: int) -> str:
     """Wrap one line of a description or an epilog, and keep its indent."""
     if line.startswith(_COMMAND):
-        lines = textwrap.wrap(line, width - 2, subsequent_indent=_COMMAND * 2,
-                              break_long_words=False, break_on_hyphens=False)  # fmt: skip
-        return " \\\n".join(lines)  # as it can be pasted
+        return " \\\n".join(_wrap(line, width - 2, _COMMAND * 2))  # as it can be pasted
     item = re.match(r" +(\d+ +)?", line)
-    indent = " " * len(item[0]) if item else ""
-    return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join(_wrap(line, width, " " * len(item[0]) if item else ""))
+
+
+def _wrap(text: str, width: int, indent: str = "") -> list[str]:
+    """Cut ``text`` into lines, at its spaces alone; all except the first one have ``indent``."""
+    import textwrap  # noqa: PLC0415  (only a help needs it)
+
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False,
+                         break_on_hyphens=False)  # fmt: skip
 
 
 def terminal_width() -> int:

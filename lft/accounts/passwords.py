@@ -63,11 +63,11 @@ def first_line(file: Path, what: str) -> str:
 
 
 def _prompt(user: str, remark: str = "") -> str:
-    import getpass  # noqa: PLC0415  (3 ms, only where a prompt is needed)
-
     if sys.stdin.isatty():
+        from lft.accounts.prompt import ask  # noqa: PLC0415  (few runs need it)
+
         with contextlib.suppress(EOFError):  # Ctrl-D
-            return getpass.getpass(f"Password of {printable(user)} {remark}".rstrip() + ": ")
+            return ask(f"Password of {printable(user)} {remark}".rstrip() + ": ")
     raise UsageError(
         f"no password for {printable(user)}: use --password-file or {PASSWORD_VARIABLE}"
     )
