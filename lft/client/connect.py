@@ -8,9 +8,10 @@ from config import ClientSettings
 from lft.accounts.scram import SCRAM_PLUS, ScramClient
 from lft.addresses import SYSTEM_LOOKUP, Lookup, is_address, is_loopback, place, resolve
 from lft.clock import Deadline
+from lft.terminal import printable
 from lft.wire.channel_binding import server_end_point
 from lft.wire.codecs import FEATURES
-from lft.wire.connection import Connection
+from lft.wire.connection import Connection, SilenceError
 from lft.wire.frames import ForeignProtocolError
 from lft.wire.happy_eyeballs import open_first
 from lft.wire.sockets import unreached
@@ -84,11 +85,13 @@ def _secure(connection: Connection, timeout: float) -> None:
 
 def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
     """Wait for the server's HELLO. Raises ``RemoteProtocolError`` if it lacks what we need."""
+    hint = "is that the port of a server.py?"
     try:
         hello = connection.answer(settings.timeout)
     except ForeignProtocolError as error:
-        hint = "is that the port of a server.py?"
         raise RemoteProtocolError(f"{connection.peer}: {error}; {hint}") from error
+    except SilenceError as error:
+        raise SilenceError(f"{error}; {hint}") from error
     if not isinstance(hello, Hello) or hello.version != VERSION:
         raise RemoteProtocolError(f"the server does not speak version {VERSION}")
     if settings.digest not in hello.features:
@@ -129,10 +132,13 @@ def _prove_password(connection: Connection, settings: ClientSettings) -> tuple[H
     login = ScramClient(settings.user, settings.password, binding=binding, plus=plus)
     connection.send(AuthStart(login.mechanism, login.first()))
     hello = hello or _hear_hello(connection, settings)
-    challenge = connection.answer(settings.timeout)
-    if not isinstance(challenge, AuthChallenge):
-        raise AuthenticationError("the server let us in without a proof of its own")
-    welcome = connection.call(AuthResponse(login.respond(challenge.data)), settings.timeout)
+    try:
+        challenge = connection.answer(settings.timeout)
+        if not isinstance(challenge, AuthChallenge):
+            raise AuthenticationError("the server let us in without a proof of its own")
+        welcome = connection.call(AuthResponse(login.respond(challenge.data)), settings.timeout)
+    except AuthenticationError as error:  # the user may not know whose account that is
+        raise AuthenticationError(f"{error} (--user {printable(settings.user)})") from error
     assert isinstance(welcome, AuthOk)
     login.check_server(welcome.data)
     return hello, welcome

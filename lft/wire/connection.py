@@ -31,6 +31,10 @@ if TYPE_CHECKING:  # slow to load, and most runs do without
 _READ = 16 * 1024  # bytes of messages, or of acknowledgements, in one call
 
 
+class SilenceError(ConnectionLostError):
+    """The peer said nothing for as long as we would wait."""
+
+
 class Connection:
     """A dialogue with a peer over one socket: messages, acknowledgements, blocks.
 
@@ -198,7 +202,7 @@ class Connection:
     def _wait_for_peer(self, deadline: Deadline, timeout: float) -> None:
         """Wait for bytes, and send what is unsent. Raises ``ConnectionLostError``."""
         if deadline.passed:
-            raise ConnectionLostError(f"{self.peer} did not answer for {timeout:g} s")
+            raise SilenceError(f"{self.peer} did not answer for {timeout:g} s")
         self.wait(deadline.left(), write=not self.flush())
 
     # -- ending

@@ -82,6 +82,10 @@ _REASONS = {
     errno.EPERM: "this machine does not let us connect there (a firewall, perhaps)",
     errno.EINVAL: "no server can have this address",
 }
+_ADVICE = {  # for connections that were never made
+    errno.ECONNREFUSED: "; start server.py there, or check --port",
+    errno.ETIMEDOUT: "; check --server, and the firewalls on the way",
+}
 _FINAL = {errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM, errno.EINVAL}
 NO_WAY = _FINAL | {errno.ENETUNREACH, errno.EADDRNOTAVAIL}  # what says nothing about the server
 
@@ -98,7 +102,8 @@ def unreached(peer: str, error: OSError, *, by_name: bool) -> ConnectionLostErro
     have another address the next time.
     """
     final = error.errno in (_FINAL if by_name else NO_WAY)
-    return (HopelessError if final else ConnectionLostError)(_in_words(peer, error))
+    words = _in_words(peer, error) + _ADVICE.get(error.errno or 0, "")
+    return (HopelessError if final else ConnectionLostError)(words)
 
 
 def _in_words(peer: str, error: OSError) -> str:

@@ -61,7 +61,9 @@ def test_where_nothing_began_nothing_goes_on(tmp_path: Path) -> None:
         port = reserved.getsockname()[1]
         done = run_client(port, random_file(tmp_path / "a", 10), "--timeout", "2")
     assert done.returncode == 5
-    assert done.stderr.splitlines()[-1].endswith("nothing listens there")
+    assert done.stderr.splitlines()[-1].endswith(
+        "nothing listens there; start server.py there, or check --port"
+    )
 
 
 def test_an_interrupt_before_anything_began_is_just_that(tmp_path: Path) -> None:

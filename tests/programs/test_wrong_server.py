@@ -18,6 +18,7 @@ from tests.support.files import random_file
 from tests.support.local import StartLocal
 from tests.support.processes import StartServer, run_client
 from tests.support.waiting import PATIENCE, eventually
+from tests.tools.proxy import reserve_port
 
 Answer = Callable[[socket.socket], None]
 
@@ -71,6 +72,33 @@ def test_the_port_of_another_program_is_said(tmp_path: Path, words: bytes, spoke
     place = f"127.0.0.1:{port}"
     assert f"{place}: {spoken}; is that the port of a server.py?\n" in done.stderr
     assert "goes on" not in done.stderr
+
+
+def test_a_silent_service_may_be_another_program(tmp_path: Path) -> None:
+    """One that waits for the end of a line, such as a web server, which never comes."""
+    with service(says(b"")) as port:
+        done = run_client(port, random_file(tmp_path / "x", 10), "--timeout", "2")
+    assert done.returncode == 5
+    words = f"127.0.0.1:{port} did not answer for 2 s; is that the port of a server.py?\n"
+    assert done.stderr.endswith(words)
+
+
+def test_a_server_that_is_not_there_brings_what_to_do(tmp_path: Path) -> None:
+    """Start it, or look at the port."""
+    with reserve_port() as reserved:
+        port = reserved.getsockname()[1]
+        done = run_client(port, random_file(tmp_path / "x", 10), "--timeout", "2")
+    words = f"localhost:{port}: nothing listens there; start server.py there, or check --port\n"
+    assert done.stderr.endswith(words)
+
+
+def test_a_wrong_password_names_the_account(start_server: StartServer, tmp_path: Path) -> None:
+    """Whoever gave no --user may not know that there is a usual one."""
+    path, wrong = random_file(tmp_path / "x", 10), {"LFT_PASSWORD": "wrong"}
+    done = run_client(start_server().port, path, variables=wrong)
+    assert done.returncode == 3
+    assert done.stderr.endswith("unknown user or wrong password (--user user1)\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_plain_client_at_a_tls_port_is_told_what_to_add(
