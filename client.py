@@ -15,44 +15,46 @@ another.
 
 from __future__ import annotations
 
+import gc
 import signal
 
-if __name__ == "__main__":  # while Python still imports, Ctrl-C ends it without a traceback
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":
+    gc.disable()  # nothing that is made while Python imports is garbage: see the end
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main: Ctrl-C ends it without a traceback
 
 import argparse
 import contextlib
 import enum
 import logging
 import os
-import re
 import sys
-from collections import deque
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, Sequence
+from typing import TYPE_CHECKING, Collection, Iterator, Sequence
 
 import config
 from config import ClientSettings
 from lft.accounts.passwords import read_password
+from lft.client.bar import CHECKING, READING, SENDING, progress_shown
 from lft.client.commandline import DEFAULT_FILE, parse, settings_of
 from lft.client.connect import connect, log_in, tls_context
-from lft.client.interrupt import Interrupt, ignore_signals, raise_on_signals
+from lft.client.interrupt import CancelledError, Interrupt, ignore_signals, raise_on_signals
 from lft.client.link import Access, Link
+from lft.client.outcomes import Outcome, Outcomes, Report, Reporter
 from lft.client.patience import Patience, Watch, way_on
-from lft.client.progress import Bar, Progress, Reporter
-from lft.client.receipt import FailedIntegrityError, Receipt, Report, arrival_line
+from lft.client.progress import Progress
+from lft.client.receipt import FailedIntegrityError, Receipt, Run
+from lft.client.rejected import EarlierAttemptError, raise_rejected
 from lft.client.source import Source
 from lft.client.streams import Streams
 from lft.client.upload import Block, Reader, Upload, block_size_for
 from lft.clock import Deadline
 from lft.files import keep_own_rights
 from lft.options import format_size
-from lft.terminal import SUCCESS, BarSafeHandler, make_output_safe, printable, setup_logging
+from lft.terminal import BarSafeHandler, make_output_safe, printable, setup_logging
 from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
 from protocol import (
-    DIGEST_SIZES,
-    EARLIER,
     Cancel,
     ConnectionLostError,
     FileReady,
@@ -66,7 +68,6 @@ from protocol import (
     Ping,
     Pong,
     Queued,
-    Rejected,
     RejectedError,
     RemoteProtocolError,
     SourceError,
@@ -83,7 +84,9 @@ if TYPE_CHECKING:
 coordinator_log = logging.getLogger("coordinator")
 log = logging.getLogger("client")
 
-PASSING = ("shutdown", "timeout", "taken", "stale", "busy")  # rejections that do not last
+
+for _log in (coordinator_log, log, logging.getLogger("block")):
+    _log.addHandler(logging.NullHandler())  # a program that sets up no log hears nothing from us
 
 
 def send_files(
@@ -91,45 +94,64 @@ def send_files(
     settings: ClientSettings = ClientSettings(),  # noqa: B008  (frozen)
     progress: Progress | None = None,
     report: Report | None = None,
+    cancel: threading.Event | None = None,
 ) -> list[Receipt]:
     """Send files through one session, in order, and return a receipt for each.
 
     A session that is lost is replaced, and the file under way goes on where it stopped. A file that
-    is rejected, damaged or changed does not stop the others; the first such error is raised at the
-    end. ``report`` is called for each file as soon as its fate is known. Raises only exceptions
-    below ``protocol.TransferError``.
+    cannot be read, is rejected, damaged or changed does not stop the others. An error that concerns
+    them all (login, connection, ``cancel``) is the outcome of each file that is left. ``report`` is
+    called for every file, in order, with its receipt or its error, as soon as its fate is known.
+
+    Setting ``cancel``, from any thread, stops the transfer: within a second while a file is under
+    way, after ``timeout`` at most while the server is asked for something. What the server has of
+    the file stays there, and sending it again goes on with that.
+
+    Raises the worst of the errors at the end (``WORST_FIRST`` in ``lft.client.outcomes``), all of
+    them below ``protocol.TransferError``; ``TypeError`` for ``paths`` that are no paths.
     """
-    files = deque(Path(path) for path in paths)
-    for path in files:
-        Source(path).close()  # say what cannot be read before anything is sent
-    if files and settings.token is None and settings.password is None:
-        # asked for here, while no server waits for it
-        password = read_password(settings.user, None, settings.server)
-        settings = settings.replace(password=password)
-    outcomes: list[Receipt | TransferError] = []
-    patience = Patience(settings)
-    while files:
+    outcomes, progress = Outcomes(paths, report), progress or Progress()
+    try:
+        outcomes.note_unreadable()
+        if outcomes.left:
+            _send_all(outcomes, _with_password(settings), progress, Patience(settings, cancel))
+    except Interrupt:
+        progress.end()
+        outcomes.end_with(CancelledError("interrupted"))
+        raise
+    except (TransferError, OSError) as error:  # OSError: out of descriptors, say
+        progress.end()
+        outcomes.end_with(error if isinstance(error, TransferError) else UsageError(str(error)))
+    return outcomes.receipts()
+
+
+def _with_password(settings: ClientSettings) -> ClientSettings:
+    """Find the password, where it takes one, while no server waits for it."""
+    if settings.token is not None or settings.password is not None:
+        return settings
+    password = read_password(settings.user, None, settings.server)
+    return settings.replace(password=password)
+
+
+def _send_all(
+    outcomes: Outcomes, settings: ClientSettings, progress: Progress, patience: Patience
+) -> None:
+    """Send the files that are left, in as many sessions as it takes."""
+    while outcomes.left:
+        patience.check()
         try:
-            with open_session(settings, progress or Progress(), patience) as session:
-                while files:
-                    outcome = _outcome(session, files[0])
-                    outcomes.append(outcome)
-                    if report:
-                        report(files[0], outcome)
-                    files.popleft()
+            with open_session(settings, progress, patience) as session:
+                while outcomes.left:
+                    outcomes.note(_outcome(session, outcomes.next))
                     patience.begin_file()
         except ConnectionLostError as error:
             patience.wait(error)
         except Interrupt as interrupt:
             interrupt.unfinished = patience.unfinished
             raise
-    for outcome in outcomes:
-        if isinstance(outcome, TransferError):
-            raise outcome
-    return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
 
 
-def _outcome(session: ClientSession, path: Path) -> Receipt | TransferError:
+def _outcome(session: ClientSession, path: Path) -> Outcome:
     """Send one file; an error that concerns only this file is an outcome like another."""
     try:
         return session.send(path)
@@ -221,7 +243,6 @@ class ClientSession:
             self._progress.begin(source.name, source.size)
             upload = self._announce(source)
             receipt = self._send_upload(upload)
-            self._progress.move(source.size)
         except ConnectionLostError:
             raise  # the bar stays: the next session goes on with it
         except BaseException:
@@ -232,7 +253,6 @@ class ClientSession:
         self._progress.end()
         if receipt.verdict == "INTEGRITY_FAILED":
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
-        log.info("%s", arrival_line(receipt, self._settings), extra=SUCCESS)
         return receipt
 
     def _announce(self, source: Source) -> Upload:
@@ -258,15 +278,16 @@ class ClientSession:
             return self._announce_as(source, earlier.block_size, earlier.digest, resume=True)
 
     def _announce_as(self, source: Source, size: int, digest: str, *, resume: bool) -> Upload:
-        settings, head = self._settings, source.head(size, digest)
+        head = source.head(size, digest)
         self._coordinator.send(FileStart(source.name, source.size, size, digest, head, resume))
         self._patience.note_begun(source.name)
         position = 0
         while True:
-            message = self._coordinator.answer(settings.timeout)
+            message = self._answer()
             if isinstance(message, FileReady):
                 upload = Upload(source, digest, size, message, self._waker.ring)
                 self._patience.note_begun(source.name)
+                self._patience.note_there(upload.resumed_bytes)
                 self._tell_resumed(upload)
                 return upload
             self._patience.note_progress()
@@ -275,6 +296,18 @@ class ClientSession:
                 coordinator_log.info("waiting for our turn: position %d", position)
                 self._patience.note_begun(source.name if position == 1 else "")  # 1: or begins
             raise_rejected(source.name, message)
+
+    def _answer(self) -> Message:
+        """Wait for the server's next message. Raises ``ConnectionLostError`` if none comes."""
+        deadline = Deadline(self._settings.timeout)
+        message = self._hear()
+        while message is None:
+            self._patience.check()
+            if deadline.passed:
+                silent = f"did not answer for {self._settings.timeout:g} s"
+                raise ConnectionLostError(f"{self._coordinator.peer} {silent}")
+            message = self._hear()
+        return message
 
     @staticmethod
     def _tell_resumed(upload: Upload) -> None:
@@ -285,7 +318,6 @@ class ClientSession:
 
     def _send_upload(self, upload: Upload) -> Receipt:
         """Have a file read, sent and judged; in any case no thread works for it afterwards."""
-        self._progress.phase("sending")
         size = upload.blocks.block_size
         buffers = min(self._streams.most + config.READ_AHEAD, config.READ_AHEAD_BYTES // size)
         reader = Reader(upload, self._link.queue, buffers)
@@ -297,6 +329,7 @@ class ClientSession:
             raise
         finally:
             upload.end()
+            self._patience.note_sent(upload.carried, upload.wire_bytes)
             if reader.ident is not None:  # not interrupted before it began
                 reader.join()
             self._link.queue.clear()
@@ -307,6 +340,7 @@ class ClientSession:
         told = Told.NOTHING
         watch = Watch(self._settings.timeout)
         while True:
+            self._patience.check()
             self._streams.check()
             upload.check()
             told = self._tell_complete(upload, told)
@@ -323,10 +357,19 @@ class ClientSession:
             self._streams.adapt(upload)
             verified = message.verified if isinstance(message, Verifying) else 0
             if watch.note(upload.acknowledged, verified):
-                self._progress.move(watch.acknowledged)
                 self._patience.note_progress(watch.acknowledged, watch.verified)
+            self._show(upload, watch, told)
             if watch.stalled:
                 raise ConnectionLostError(f"{self._coordinator.peer}: no progress for too long")
+
+    def _show(self, upload: Upload, watch: Watch, told: Told) -> None:
+        """Move the bar."""
+        upload.spent.note_turn()
+        phase = CHECKING if upload.checking else SENDING
+        phase = READING if upload.spent.read_hangs else phase
+        self._progress.phase("verifying" if told is Told.DELIVERED else phase)
+        sent = self._patience.sent_bytes + upload.carried
+        self._progress.move(watch.acknowledged, sent, watch.verified)
 
     def _tell_complete(self, upload: Upload, told: Told) -> Told:
         """Say that all is read, or delivered, once: the sooner, the sooner there is a verdict."""
@@ -338,8 +381,6 @@ class ClientSession:
         if not upload.source.prove_unchanged(upload.digests.algorithm, digest):
             self._waker.ring()  # go on with that, after a look at what the server says
             return told
-        if delivered:
-            self._progress.phase("verifying")
         self._coordinator.send(TransferComplete(upload.number, digest, delivered))
         return state
 
@@ -362,7 +403,6 @@ class ClientSession:
         return message
 
     def _send_again(self, upload: Upload, message: Missing) -> None:
-        self._progress.phase("sending")
         for first, end in message.blocks:
             if end > upload.blocks.count:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
@@ -392,8 +432,11 @@ class ClientSession:
         return self._receipt(upload, message)
 
     def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:
-        waits, seconds = self._streams.waits(), self._patience.seconds
-        return Receipt.of(upload, verdict, self._link, waits, seconds)
+        patience, size = self._patience, upload.source.size
+        # what a lost session had sent but not heard of is missing in the one, and not in the other
+        sent = max(patience.sent_bytes + upload.carried, size - (patience.there or 0))
+        run = Run(patience.seconds, min(sent, size), patience.wire_bytes + upload.wire_bytes)
+        return Receipt.of(upload, verdict, self._link, self._streams.waits(), run)
 
     def _cancel(self) -> None:
         """Give the file up and wait until the server did: then the session can send the next."""
@@ -402,33 +445,6 @@ class ClientSession:
             self._coordinator.send(Cancel())
             while self._coordinator.state is State.CANCELLING:
                 self._coordinator.answer(deadline.left())
-
-
-class EarlierAttemptError(RejectedError):
-    """The server has an earlier attempt: blocks of ``block_size`` bytes, proven by ``digest``."""
-
-    def __init__(self, reason: str) -> None:
-        """Raise ``RemoteProtocolError`` for a reason that does not say these two."""
-        super().__init__(EARLIER, f"there is an earlier attempt ({printable(reason)})")
-        said = re.fullmatch("([0-9]{4,8}) ([a-z0-9]+)", reason)
-        self.block_size, self.digest = (int(said[1]), said[2]) if said else (0, "")
-        fits = config.MIN_BLOCK_SIZE <= self.block_size <= config.MAX_BLOCK_SIZE
-        if not fits or self.digest not in DIGEST_SIZES:
-            raise RemoteProtocolError("the server names an earlier attempt that there cannot be")
-
-    def is_weaker(self, digest: str) -> bool:
-        """Return whether ``digest`` proves more than the earlier attempt would."""
-        return DIGEST_SIZES[self.digest] < DIGEST_SIZES[digest]
-
-
-def raise_rejected(name: str, message: Message) -> None:
-    """Raise what a REJECTED says of the file ``name``; any other message passes."""
-    if isinstance(message, Rejected) and message.code == EARLIER:
-        raise EarlierAttemptError(message.reason)
-    if isinstance(message, Rejected) and message.code in PASSING:
-        raise ConnectionLostError(f"{name}: {printable(message.reason)}")
-    if isinstance(message, Rejected):
-        raise RejectedError(message.code, f"{name}: rejected: {printable(message.reason)}")
 
 
 # --- the command line ---------------------------------------------------------------------------
@@ -448,7 +464,12 @@ def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     files = arguments.files or [DEFAULT_FILE]
     if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
         raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
-    settings = _with_proof(settings_of(arguments), arguments)
+    try:
+        settings = _with_proof(settings_of(arguments), arguments)
+    except TransferError as error:
+        for path in files:
+            reporter.report(path, error)
+        raise
     send_files(files, settings, progress, reporter.report)
 
 
@@ -466,17 +487,6 @@ def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     run_demo(path, settings_of(arguments), arguments.log_level, send, reporter.say)
 
 
-def _progress(arguments: argparse.Namespace, handler: BarSafeHandler) -> Progress:
-    """Return the bar, where there is a terminal to show it and tqdm to draw it."""
-    if arguments.quiet or not sys.stderr.isatty():
-        return Progress()
-    try:
-        return Bar(handler)
-    except ImportError:
-        log.warning("no progress bar without tqdm; to get it: python -m pip install tqdm")
-        return Progress()
-
-
 def _way_on(arguments: argparse.Namespace, unfinished: str) -> str:
     """Say how a file can go on that was not finished; the server of a demo is gone."""
     if arguments.demo:
@@ -484,21 +494,22 @@ def _way_on(arguments: argparse.Namespace, unfinished: str) -> str:
     return way_on(unfinished, settings_of(arguments), len(arguments.files))
 
 
-def _run(arguments: argparse.Namespace, handler: BarSafeHandler) -> int:
+def _run(arguments: argparse.Namespace, handler: BarSafeHandler, given: Collection[str]) -> int:
     """Do what the command line says; say in one line what went wrong, and return the exit code."""
-    progress = _progress(arguments, handler)
-    reporter = Reporter(as_json=arguments.json)
+    progress = progress_shown(handler, quiet=arguments.quiet)
+    reporter = Reporter(settings_of(arguments), as_json=arguments.json, given=given)
     try:
         try:
             (_demo if arguments.demo else _send)(arguments, progress, reporter)
         finally:
             progress.end()
+            reporter.sum_up()
     except TransferError as error:
         if error not in reporter.told:
             unfinished = getattr(error, "unfinished", "")
             log.error("%s%s", error, _way_on(arguments, unfinished))
         return error.exit_code
-    except OSError as error:  # out of descriptors, say
+    except OSError as error:  # of the demo's own files, say
         log.error("%s", error)
         return UsageError.exit_code
     return 0
@@ -512,7 +523,8 @@ def main(argv: list[str] | None = None) -> int:
     handler = setup_logging(arguments.log_level)
     try:
         raise_on_signals()
-        code = _run(arguments, handler)
+        given = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
+        code = _run(arguments, handler, given)
         ignore_signals()
     except Interrupt as interrupt:
         log.error("interrupted%s", _way_on(arguments, interrupt.unfinished))
@@ -521,4 +533,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # neither now nor at the end does Python look through what it imported: 25 ms
+    gc.enable()
     sys.exit(main())

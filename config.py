@@ -6,8 +6,9 @@ A peer may have other numbers than we do. What two machines must agree on stands
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Tuple
 
-from lft.records import Record, unchecked
+from lft.records import Check, Record, field, flag, is_whole
 
 RELEASE = "1.1.0"  # of the three programs; the newest entry of .github/CHANGELOG.md is the same
 
@@ -44,6 +45,7 @@ LEAST_LIMIT = 64 * KB
 
 # --- the client: streams ------------------------------------------------------------------------
 
+DIGESTS = ("md5", "sha256")  # what can prove a file; protocol.py has the bytes of each
 STREAMS = 4  # data connections, with a sender thread each
 MAX_STREAMS = 64  # of one session, on both sides: more threads cost more than they bring
 
@@ -85,7 +87,7 @@ LATE_LEAST = 0.2  # seconds at least: a shorter wait costs less than to send a b
 # --- the client: files and retries --------------------------------------------------------------
 
 MOSTLY = 0.5  # of the time of a file: whatever takes more is called its bottleneck
-NAMEABLE = 0.3  # seconds that a file must take for its bottleneck to be named
+NAMEABLE = 5.0  # seconds that a file must take for its bottleneck to be named: less is no bother
 READ_AHEAD = 12  # blocks in memory beyond one for each stream, to keep the senders busy ...
 READ_AHEAD_BYTES = 48 * MB  # ... and no more than this, whatever the size of a block
 PROVE_STRETCH = 8 * MB  # of a file that grew, read again between two looks at the server: 30 ms
@@ -95,6 +97,7 @@ PROVE_STRETCH = 8 * MB  # of a file that grew, read again between two looks at t
 MAX_UNACKNOWLEDGED = 1024
 
 TIMEOUT = 30.0  # seconds without progress before an attempt counts as dead
+LEAST_TIMEOUT = 0.1  # ... at least: for programs and tests; the command line asks for 2
 PATIENCE = 10  # times TIMEOUT: how long we try to replace a lost connection without progress
 NAME_PATIENCE = 3.0  # seconds for which no name service may answer at the start: a moment's gap
 ATTEMPT_DELAY = 0.25  # seconds until the next address of a name is tried beside it (RFC 8305)
@@ -106,9 +109,17 @@ RETRY_MOST = 6  # sessions in a row that logged in and brought the file no furth
 # that flipped where no digest covers it; it does not mend a wrong server.
 BAD_FRAMES = 3
 
+FAILED_TOLD = 10  # files that did not arrive, in the last line; it gives the number of the rest
 REPAIRS_TOLD = 5  # repaired blocks of one file that the log names; it gives the number of the rest
 ACK_EVERY = 8  # blocks that a busy sender sends in a row before it looks for acknowledgements
 BAR_INTERVAL = 0.1  # seconds between two updates of the progress bar
+LINE_INTERVAL = 60.0  # seconds, at least, between two lines of progress, where there is no bar ...
+LINE_PART = 0.1  # ... and the part of the file, at least: ten lines for a file of any size
+RATE_EVERY = 0.5  # seconds between two looks at the rate: a person reads no faster
+RATE_MEMORY = 4.0  # seconds for which the rate in the bar is smoothed ...
+LEFT_MEMORY = 20.0  # ... and that from which the time left follows, which should be steady
+STILL = 5.0  # seconds without progress before the bar says so: a slow link needs 3 s for a block
+SUSPENDED = 2.0  # seconds without a turn of the main loop, which has ten a second: it was stopped
 DEMO_FILE_SIZE = 64 * MB  # of the sample that --demo makes
 
 # --- the client: compression --------------------------------------------------------------------
@@ -143,7 +154,8 @@ COMPRESS_PAUSE = 4  # blocks at most between two samples: 800 KB, soon sent when
 WORKERS = 10  # threads that do all work; the main thread only watches
 
 # Transfers that receive at once: they have the buffers of 64 connections, and disks are slower with
-# more. Transfers of lower priority do not count.
+# more. Transfers of lower priority do not count, and where one user has several, each of as many
+# other users has a place all the same: no more than twice as many receive at one priority.
 MAX_ACTIVE_TRANSFERS = 16
 MAX_WAITING_TRANSFERS = 1000  # transfers that wait to be admitted
 MAX_CONNECTIONS = 4096  # of all kinds; any more are closed at once
@@ -214,9 +226,13 @@ LINGER = 0.05
 # admitted ...
 URGENCY = 5.0
 
-# ... and as so many for a unit of work: longer than the queue of a busy server, and short enough
-# for a user who logs in beside a flood of high priority.
+# ... and as so many for a unit of work: longer than the queue of a busy server. Further steps are
+# worth less and less, all together as much as a person waits without asking why.
 LEAD = 0.1
+LONGEST_LEAD = 1.0
+
+# Workers that users leave to connections that have not logged in: all others may wait for the disk.
+LOGIN_WORKERS = 1
 
 # Seconds, at most, for which a block of higher priority holds back the others: it covers the gap
 # between two blocks on busy processors. With 0.005 an urgent file took 1.8 times as long beside
@@ -236,6 +252,10 @@ LONGEST_HOLD = 1.0
 RECEIVE_SIZE = 200 * KB  # bytes that one receive call takes, at most: a whole block
 FLUSH_EVERY = 64 * MB  # bytes written before they are flushed in the background
 MAX_FLUSHES = 2  # at once, of all transfers: each takes a worker, and there is one disk
+
+# Files published at once: each waits for the disk with a worker, for seconds where that is busy.
+# With MAX_FLUSHES and MAX_RESERVING some workers are left for blocks.
+MAX_PUBLISHING = 4
 
 # Bytes of space reserved in one call. Where the file system cannot reserve, the system writes a
 # byte to each of its blocks, 4096 of them ...
@@ -286,29 +306,67 @@ FAILURES_HALVE_AFTER = 60.0  # seconds after which half of the failures are forg
 FAILURE_COUNTERS = 2**15
 
 
-class ClientSettings(Record):
-    """How to send: ``python client.py --help`` tells the meaning of each field.
+# What a setting may be: in code, and in words.
+Rule = Tuple[Check, str]
 
-    Without a ``password`` a demo account has its own, and other users are asked for theirs. A
-    ``token`` takes its place. A ``ca`` implies ``tls``.
+
+def _or_none(rule: Rule) -> Rule:
+    accepts, wants = rule
+    return lambda v: v is None or accepts(v), f"{wants}, or None"
+
+
+def _number(low: int, high: int) -> Rule:
+    return lambda v: is_whole(v, low, high), f"a number from {low} to {high}"
+
+
+def _seconds(least: float) -> Rule:
+    most = 365 * 86400
+    wants = f"a number of seconds, at least {least}"
+    return lambda v: type(v) in (int, float) and least <= v <= most, wants
+
+
+def _text(wants: str, least: int = 1) -> Rule:
+    return lambda v: isinstance(v, str) and len(v) >= least, wants
+
+
+_DIGEST: Rule = (lambda v: v in DIGESTS), f"one of {', '.join(DIGESTS)}"
+_PATH: Rule = (lambda v: isinstance(v, Path)), "a pathlib.Path"
+_RATE: Rule = (lambda v: is_whole(v, 1, 2**62)), "a number of bytes a second, at least 1"
+
+
+class ClientSettings(Record):
+    """How to send; ``python client.py --help`` has an option for each field except ``password``.
+
+    Raises ``ValueError`` with the name of a field that is not as it must be.
     """
 
-    server: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT
-    user: str = "user1"
-    password: str | None = unchecked(default=None, shown=False)
-    streams: int | None = STREAMS  # None: as many as bring more
-    block_size: int | None = BLOCK_SIZE  # None: by the size of the file
-    chunk_size: int = CHUNK_SIZE
-    digest: str = "md5"
-    timeout: float = TIMEOUT
-    resume: bool = True
-    token: str | None = unchecked(default=None, shown=False)
-    tls: bool = False
-    ca: Path | None = None
-    limit: int | None = None  # bytes a second
-    congestion: str = CONGESTION  # "" leaves it to the system
-    compress: bool = False
+    server: str = field(*_text("a host name or an address"), default=DEFAULT_HOST)
+    port: int = field(*_number(1, 65535), default=DEFAULT_PORT)  # of TCP
+    user: str = field(*_text("the name of an account"), default="user1")
+    # Of the account. None: the demo accounts have their own; for others the environment variable
+    # LFT_PASSWORD has it, or a prompt asks for it.
+    password: str | None = field(*_or_none(_text("text", 0)), default=None, shown=False)
+    # Data connections; None: as many as bring more.
+    streams: int | None = field(*_or_none(_number(1, MAX_STREAMS)), default=STREAMS)
+    # Bytes of a block; None: by the size of the file.
+    block_size: int | None = field(
+        *_or_none(_number(MIN_BLOCK_SIZE, MAX_BLOCK_SIZE)), default=BLOCK_SIZE
+    )
+    chunk_size: int = field(*_number(1, MAX_BLOCK_SIZE), default=CHUNK_SIZE)  # of one send call
+    digest: str = field(*_DIGEST, default="md5")  # what proves the file
+    # Seconds without progress, until an attempt counts as dead.
+    timeout: float = field(*_seconds(LEAST_TIMEOUT), default=TIMEOUT)
+    resume: bool = flag(default=True)  # False: send all, also what an earlier attempt delivered
+    # Made by auth.py; takes the place of user and password.
+    token: str | None = field(*_or_none(_text("text")), default=None, shown=False)
+    tls: bool = flag(default=False)  # encrypt, and check the server's certificate
+    ca: Path | None = field(*_or_none(_PATH), default=None)  # certificates to trust; implies tls
+    limit: int | None = field(
+        *_or_none(_RATE), default=None
+    )  # all streams together; None: no limit
+    # TCP's congestion control, on links with a long round trip; "" leaves it to the system.
+    congestion: str = field(*_text("text", 0), default=CONGESTION)
+    compress: bool = flag(default=False)  # compress blocks where the link is slower than that
 
 
 class ServerSettings(Record):

@@ -201,7 +201,8 @@ def _spans() -> Any:
 def _is_text(value: object, low: int, high: int) -> bool:
     if not isinstance(value, str) or not low <= len(value) <= high:
         return False
-    return not any("\ud800" <= char <= "\udfff" for char in value)  # lone surrogates have no UTF-8
+    # lone surrogates have no UTF-8
+    return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _are_spans(value: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import re
 import socket
 import threading
@@ -22,27 +21,38 @@ def is_loopback(host: str) -> bool:
         found = resolve(host or "0.0.0.0", 0)  # noqa: S104
     except ConnectionLostError:
         return False
-    return all(_parse(str(entry.address[0])).is_loopback for entry in found)
+    return all(_loops_back(str(one.address[0])) for one in found)
+
+
+def _loops_back(address: str) -> bool:
+    """Judge an address in the form in which the system writes it. A client needs no more."""
+    return address.partition("%")[0] == "::1" or address.startswith(("127.", "::ffff:127."))
 
 
 def network_of(address: str) -> str:
-    """Return what one household has: an IPv4 address, or the first address of a /64 of IPv6."""
+    """Return what one household has: an IPv4 address, or the first address of a /64 of IPv6.
+
+    A listener for both IP versions sees IPv4 clients as ``::ffff:192.0.2.1``: they are IPv4.
+    """
+    import ipaddress  # noqa: PLC0415  (3 ms, and no client needs it)
+
     try:
-        found = _parse(address)
+        found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
+    found = getattr(found, "ipv4_mapped", None) or found
     if isinstance(found, ipaddress.IPv4Address):
         return str(found)
     return str(ipaddress.ip_network((found, 64), strict=False).network_address)
 
 
-def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Parse an address without its zone. Raises ``ValueError``.
+def look_up(host: str, port: int, flags: int = 0) -> list[Any]:
+    """Ask the system for addresses. Raises ``OSError`` and ``UnicodeError``.
 
-    A listener for both IP versions sees IPv4 clients as ``::ffff:192.0.2.1``: they are IPv4.
+    A name in ASCII is handed on as bytes: for text Python loads Unicode's tables first, 3 ms.
     """
-    found = ipaddress.ip_address(address.partition("%")[0])
-    return getattr(found, "ipv4_mapped", None) or found
+    name = host.encode() if host.isascii() else host
+    return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
 
 
 def place(host: str, port: int) -> str:
@@ -91,52 +101,66 @@ class Address(NamedTuple):
     address: Any
 
 
-Lookup = Callable[..., List[Any]]
-SYSTEM_LOOKUP: Lookup = socket.getaddrinfo
+Lookup = Callable[..., List[Any]]  # as ``look_up``
 
 
-def resolve(
-    host: str, port: int, timeout: float = 30.0, lookup: Lookup = SYSTEM_LOOKUP
-) -> list[Address]:
+def resolve(host: str, port: int, timeout: float = 30.0, lookup: Lookup = look_up) -> list[Address]:
     """Return the addresses of ``host``, the best one first, within ``timeout`` seconds.
 
     Raises below ``ConnectionLostError`` if there are none: ``HopelessError`` where that is final.
     """
-    _check_scope(host)
-    with contextlib.suppress(OSError, UnicodeError):  # no address, or a name: ask
-        return _addresses(lookup(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+    with contextlib.suppress(OSError, UnicodeError):  # it is no address but a name
+        return _with_scope(host, lookup(host, port, socket.AI_NUMERICHOST))
     answers: SimpleQueue[Any] = SimpleQueue()
     arguments = (lookup, host, port, answers)
     # a thread of its own: the system may ask for half a minute, deaf to Ctrl-C and the timeout
-    threading.Thread(target=_look_up, args=arguments, name="resolver", daemon=True).start()
+    threading.Thread(target=_ask, args=arguments, name="resolver", daemon=True).start()
     try:
         answer = answers.get(timeout=timeout)
     except Empty:
-        raise NoNameServiceError(
-            f"{printable(host)}: no name service answers; is there a network?"
-        ) from None
+        raise NoNameServiceError(_NO_NAME_SERVICE.format(printable(host))) from None
     if isinstance(answer, Exception):
         raise _unresolved(host, answer)
-    return _addresses(answer)
+    return _with_scope(host, answer)
 
 
-def _addresses(found: list[Any]) -> list[Address]:
-    return [Address(family, address) for family, _, _, _, address in found]
+_NO_NAME_SERVICE = "{}: no name service answers; is there a network?"
 
 
-def _look_up(lookup: Lookup, host: str, port: int, answers: SimpleQueue[Any]) -> None:
+def _ask(lookup: Lookup, host: str, port: int, answers: SimpleQueue[Any]) -> None:
     """Put the addresses of ``host``, or why there are none, into ``answers`` (the resolver)."""
     try:
-        answers.put(lookup(host, port, type=socket.SOCK_STREAM))
+        answers.put(lookup(host, port))
     except (OSError, UnicodeError) as error:
         answers.put(error)
+
+
+def _with_scope(host: str, found: list[Any]) -> list[Address]:
+    """Return the addresses, without those of a link (RFC 4007) that do not name it.
+
+    Raises ``HopelessError`` if there are no others.
+    """
+    addresses = [Address(entry[0], entry[4]) for entry in found]
+    whole = [one for one in addresses if not _lacks_scope(one)]
+    if not whole:
+        raise HopelessError(
+            f"{printable(host)}: an address of this link needs the network interface, such as "
+            f"{addresses[0].address[0]}%eth0"
+        )
+    return whole
+
+
+def _lacks_scope(one: Address) -> bool:
+    """Whether an address holds on one link only and does not say on which."""
+    is_local = one.family == socket.AF_INET6 and one.address[0][:3] in ("fe8", "fe9", "fea", "feb")
+    return bool(is_local and not one.address[3])
 
 
 def _unresolved(host: str, error: Exception) -> ConnectionLostError:
     """Put the resolver's error into words."""
     name, code = printable(host), getattr(error, "errno", None)
     if code == socket.EAI_AGAIN:
-        return NoNameServiceError(f"{name}: no name service answers; is there a network?")
+        return NoNameServiceError(_NO_NAME_SERVICE.format(name))
     if code == socket.EAI_NONAME and "%" in host:
         return HopelessError(f"{name}: no such network interface here")
     if code in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)):
@@ -145,25 +169,12 @@ def _unresolved(host: str, error: Exception) -> ConnectionLostError:
     return UnknownHostError(f"{name}: {reason}")
 
 
-def _check_scope(host: str) -> None:
-    """Raise ``HopelessError`` for a link-local address that does not name its link (RFC 4007)."""
-    try:
-        scopeless = "%" not in host and ipaddress.IPv6Address(host).is_link_local
-    except ValueError:
-        return
-    if scopeless:
-        raise HopelessError(
-            f"{host}: an address of this link needs the network interface, such as {host}%eth0"
-        )
-
-
 def is_address(host: str) -> bool:
     """Whether ``host`` is an address and not a name."""
     try:
-        _parse(host)
-    except ValueError:
+        return bool(look_up(host, 0, socket.AI_NUMERICHOST))
+    except (OSError, UnicodeError):
         return False
-    return True
 
 
 def one_port(host: str, own: int | None, given: int | None, usual: int) -> int:

@@ -112,6 +112,26 @@ class Pauses:
         self._until = max(self._until, now + seconds)
 
 
+class WakingClock:
+    """The time in which this process runs: while it is suspended (Ctrl-Z), the clock stands still.
+
+    Must be read several times a second, so that a pause between two readings tells. Owned by one
+    thread.
+    """
+
+    def __init__(self) -> None:
+        self.slept = 0.0  # seconds
+        self._read_at = time.monotonic()
+
+    def read(self) -> float:
+        """Return the seconds of this clock."""
+        now = time.monotonic()
+        if now - self._read_at > config.SUSPENDED:
+            self.slept += now - self._read_at
+        self._read_at = now
+        return now - self.slept
+
+
 class Timers:
     """Calls to make at instants of the monotonic clock. Owned by one thread."""
 

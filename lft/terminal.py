@@ -14,6 +14,8 @@ from protocol import UsageError
 SUCCESS = {"sign": "✅"}  # the ``extra`` of a log line with good news
 _SIGNS = {"coordinator": "🔷", "block": "🔵"}  # by component; warnings and errors have their own
 _COLOURS: dict[str, str] = {"✅": "32", "❌": "31", "🔷": "36", "🔵": "34", "⚠️": "33"}
+_IN_WORDS = {"✅": "ok:"}  # where there are only letters; the level says the rest
+_COERCED = ("", "C.UTF-8", "C.utf8", "UTF-8")  # LC_CTYPE as Python itself sets it (PEP 538)
 
 
 def is_hidden(char: str) -> bool:
@@ -37,19 +39,60 @@ def printable(text: str) -> str:
     )
 
 
-class LogFormatter(logging.Formatter):
-    """Formats a log line: time, level, component, sign and message, coloured by its sign."""
+def columns_of(text: str) -> int:
+    """Return how many columns ``text``, which is printable, takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_columns_of_char, text))
 
-    def __init__(self, colour: bool) -> None:
+
+def _columns_of_char(char: str) -> int:
+    if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def shorten(text: str, columns: int, gap: str = "…") -> str:
+    """Return ``text`` in at most ``columns`` of a terminal, with ``gap`` in place of its middle.
+
+    A name keeps its beginning and, a little shorter, its end, where the extension is.
+    """
+    if columns_of(text) <= columns:
+        return text
+    room = columns - len(gap)
+    if room < 2:
+        return _first(text, columns)
+    end = _first(text[::-1], room // 2)[::-1]
+    return _first(text, room - columns_of(end)) + gap + end.lstrip()
+
+
+def _first(text: str, columns: int) -> str:
+    """Return as much of the beginning of ``text`` as fits."""
+    for count, char in enumerate(text):
+        columns -= _columns_of_char(char)
+        if columns < 0:
+            return text[:count]
+    return text
+
+
+class LogFormatter(logging.Formatter):
+    """Formats a log line: time, level, component, sign and message, coloured by its sign.
+
+    With ``words`` there are words in place of signs.
+    """
+
+    def __init__(self, colour: bool, words: bool = False) -> None:
         super().__init__(datefmt="%H:%M:%S")
         self._colour = colour
+        self._words = words
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, all of it safe to print."""
         sign = self._sign(record)
         message = printable(record.getMessage())
         time = self.formatTime(record, self.datefmt)
-        line = f"{time} {record.levelname:<7} {record.name:<11} {sign} {message}"
+        shown = _IN_WORDS.get(sign, "-") if self._words else sign
+        line = f"{time} {record.levelname:<7} {record.name:<11} {shown} {message}"
         if self._colour and sign in _COLOURS:
             line = f"\x1b[{_COLOURS[sign]}m{line}\x1b[0m"
         if record.exc_info:  # only for a bug of ours
@@ -92,10 +135,27 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def wants_words(stream: TextIO) -> bool:
+    """Whether to write words in place of signs: for a locale or an encoding of letters alone.
+
+    With ``LANG=C`` Python writes UTF-8 (PEP 540), which the terminal may not be able to show.
+    """
+    given = os.environ.get
+    coerced = given("LC_CTYPE", "") in _COERCED
+    locale = given("LC_ALL") or ("" if coerced else given("LC_CTYPE")) or given("LANG")
+    if locale in ("C", "POSIX"):
+        return True
+    try:
+        "".join(_COLOURS).encode(stream.encoding or "ascii")
+    except UnicodeError:
+        return True
+    return False
+
+
 def setup_logging(level: str) -> BarSafeHandler:
     """Send all log lines of this process to standard error; return their handler."""
     handler = BarSafeHandler(sys.stderr)
-    handler.setFormatter(LogFormatter(wants_colour(sys.stderr)))
+    handler.setFormatter(LogFormatter(wants_colour(sys.stderr), wants_words(sys.stderr)))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from config import ClientSettings
 from lft.accounts.scram import SCRAM_PLUS, ScramClient
-from lft.addresses import SYSTEM_LOOKUP, Lookup, is_address, is_loopback, place, resolve
+from lft.addresses import Lookup, is_address, is_loopback, look_up, place, resolve
 from lft.clock import Deadline
 from lft.terminal import printable
 from lft.wire.channel_binding import server_end_point
-from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection, SilenceError
 from lft.wire.frames import ForeignProtocolError
 from lft.wire.happy_eyeballs import open_first
 from lft.wire.sockets import unreached
 from lft.wire.stream import PLAIN
 from protocol import (
+    DIGEST_SIZES,
     EARLIER,
     TOKEN,
     VERSION,
@@ -48,7 +48,7 @@ def connect(
     settings: ClientSettings,
     timeout: float,
     tls: TlsContext | None,
-    lookup: Lookup = SYSTEM_LOOKUP,
+    lookup: Lookup = look_up,
 ) -> Connection:
     """Connect to the first of the server's addresses that answers, within ``timeout`` seconds."""
     host, port, deadline = settings.server, settings.port, Deadline(timeout)
@@ -64,7 +64,8 @@ def log_in(
 ) -> tuple[Hello, AuthOk]:
     """Log in on a new connection, within ``timeout`` for its TLS; return what the server said."""
     _secure(connection, timeout)
-    connection.send(Hello(VERSION, (*FEATURES, EARLIER)))
+    # no codecs among the features: they are those that a peer can unpack, and we only pack
+    connection.send(Hello(VERSION, (*DIGEST_SIZES, EARLIER)))
     return (_prove_password if settings.token is None else _show_token)(connection, settings)
 
 

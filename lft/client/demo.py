@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
 import subprocess
@@ -22,6 +23,7 @@ from protocol import IntegrityError, UsageError
 log = logging.getLogger("client")
 
 USER = "user1"
+OUTPUT = Path("output")
 
 
 def run_demo(
@@ -33,16 +35,18 @@ def run_demo(
 ) -> None:
     """Do the whole main job once: start a server, send ``path`` to it, compare the MD5 sums.
 
-    ``send`` sends that file as the settings say, which here lead to the server just started;
+    The server has a free port and a directory of its own below ``output/``, so that another one
+    may run meanwhile. ``send`` sends the file as the settings say, which here lead to that server;
     ``say`` prints a line. A file that does not exist is made. Raises below ``TransferError``.
     """
     if not path.exists():
         _make_sample(path)
     password, _priority = DEMO_ACCOUNTS[USER]
-    with _demo_server(log_level) as port:
+    output = _new_directory()
+    with _demo_server(output, log_level) as port:
         receipt = send(settings.replace(server="localhost", port=port, user=USER,
                                            password=password, tls=False, ca=None))  # fmt: skip
-    saved = Path("output") / receipt.saved_as
+    saved = output / receipt.saved_as
     sums = {name: _md5_of(name) for name in (path, saved)}
     for name, digest in sums.items():
         say(f"md5 {digest}  {printable(str(name))}")
@@ -67,11 +71,28 @@ def _make_sample(path: Path) -> None:
     os.replace(unfinished, path)
 
 
+def _new_directory() -> Path:
+    """Make a directory that no other server has."""
+    OUTPUT.mkdir(exist_ok=True)
+    number = next(number for number in itertools.count(1) if _make(OUTPUT / f"demo-{number}"))
+    return OUTPUT / f"demo-{number}"
+
+
+def _make(path: Path) -> bool:
+    """Make a directory; return whether it is new."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
-def _demo_server(log_level: str) -> Iterator[int]:
+def _demo_server(output: Path, log_level: str) -> Iterator[int]:
     """Run a real ``server.py`` on a free port and give that port; stop it at the end."""
     script = Path(__file__).resolve().parents[2] / "server.py"
-    command = [sys.executable, str(script), "--port", "0", "--log-level", log_level]
+    command = [sys.executable, str(script), "--port", "0", "--output", str(output)]
+    command += ["--log-level", log_level]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             assert process.stdout is not None

@@ -1,10 +1,12 @@
-"""SIGINT and SIGTERM: an exception in the main thread."""
+"""Stopping early: SIGINT and SIGTERM as an exception in the main thread, or a program's wish."""
 
 from __future__ import annotations
 
 import os
 import signal
 from typing import NoReturn
+
+from protocol import TransferError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -14,6 +16,12 @@ class Interrupt(BaseException):  # no Exception: nothing on its way up may take 
 
     exit_code = 130
     unfinished = ""  # the name of the file of which the server keeps a part, to go on with
+
+
+class CancelledError(TransferError):
+    """The user, or the program that called ``send_files``, stopped it: the file can go on later."""
+
+    exit_code = Interrupt.exit_code
 
 
 def raise_on_signals() -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import config
 from config import ClientSettings
+from lft.addresses import is_loopback
 from lft.client.upload import BlockQueue
 from lft.clock import TokenBucket
-from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
 from lft.wire.sockets import Socket, lost, open_socket, peer_name
-from protocol import VERSION, Attach, Hello, Side
+from protocol import DIGEST_SIZES, VERSION, Attach, Hello, Side
 
 if TYPE_CHECKING:
     from lft.client.compression import Compression
@@ -54,6 +54,7 @@ class Link:
         self.settings = settings
         self.round_trip = round_trip  # seconds
         self.far = round_trip >= config.FAR
+        self.loopback = is_loopback(str(access.address[0]))  # no network between us and the server
         self.compression = compression
         self._access = access
         # with locks of their own
@@ -84,7 +85,7 @@ class Link:
         connection.secure_channel(self.settings.timeout)
         if self.far:
             connection.tcp.keep_unsent(config.UNSENT)
-        connection.send(Hello(VERSION, FEATURES))
+        connection.send(Hello(VERSION, tuple(DIGEST_SIZES)))
         connection.send(Attach(self._access.token))
 
     def tell_lost(self, error: Exception, pause: float) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 import config
 from config import ClientSettings
 from lft.addresses import HopelessError, NoNameServiceError
+from lft.client.interrupt import CancelledError
 from lft.clock import Backoff, Deadline
 from protocol import ConnectionLostError
 
@@ -22,8 +24,10 @@ class Patience:
     ``RETRY_MOST`` sessions that got no further than an earlier one.
     """
 
-    def __init__(self, settings: ClientSettings) -> None:
+    def __init__(self, settings: ClientSettings, cancel: threading.Event | None = None) -> None:
+        """``cancel`` ends all patience: it is set by another thread, to stop the transfer."""
         self._timeout = settings.timeout
+        self._cancel = cancel
         self._deadline = Deadline(settings.timeout)
         self._names = Deadline(min(config.NAME_PATIENCE, settings.timeout))
         self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
@@ -35,6 +39,8 @@ class Patience:
         """Begin anew for the next file."""
         self._began: float | None = None  # when its first attempt did
         self._acknowledged = self._verified = 0  # bytes, the most of all sessions
+        self.sent_bytes = self.wire_bytes = 0  # of the sessions that have ended
+        self.there: int | None = None  # bytes that the server had before the first of them
         self._fruitless = 0  # sessions in a row that got no further
         self.unfinished = ""  # the file's name, once the server may keep a part of it
         self._deadline.put_off()
@@ -60,6 +66,21 @@ class Patience:
         """Note that the server may keep the file ``name`` from now on; "" for none."""
         self.unfinished = name
 
+    def note_sent(self, sent_bytes: int, wire_bytes: int) -> None:
+        """Note what a session that ends brought of the file, and the payload that it sent."""
+        self.sent_bytes += sent_bytes
+        self.wire_bytes += wire_bytes
+
+    def note_there(self, there: int) -> None:
+        """Note how many bytes the server has of the file, at the beginning of a session."""
+        if self.there is None:
+            self.there = there
+
+    def check(self) -> None:
+        """Raise ``CancelledError`` once the transfer is to be stopped."""
+        if self._cancel and self._cancel.is_set():
+            raise CancelledError("cancelled")
+
     def begin_attempt(self) -> None:
         """Note that an attempt to send the file begins, the first one or another."""
         self._began = self._began or time.monotonic()
@@ -81,6 +102,7 @@ class Patience:
 
     def wait(self, error: ConnectionLostError) -> None:
         """Pause before the next attempt, or raise ``error`` if there should be none."""
+        self.check()
         deadline = self._deadline
         if isinstance(error, NoNameServiceError) and not self._stood:
             deadline = self._names
@@ -92,7 +114,11 @@ class Patience:
         if str(error) != self._told:
             self._told = str(error)
             log.warning("%s: trying again, for %.0f s", error, deadline.left())
-        time.sleep(pause)
+        if self._cancel:
+            self._cancel.wait(pause)
+        else:
+            time.sleep(pause)
+        self.check()
 
 
 def way_on(unfinished: str, settings: ClientSettings, files: int) -> str:

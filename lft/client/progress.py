@@ -1,90 +1,101 @@
-"""What the user sees of a transfer: the bar, and the lines on standard output."""
+"""How a transfer goes: what the main loop tells of it, and what follows from that."""
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
-from pathlib import Path
-from typing import Any
+import math
 
 import config
-from lft.client.receipt import Receipt, receipt_line
-from lft.terminal import BarSafeHandler, printable, say
-from protocol import TransferError
-
-log = logging.getLogger("client")
+from lft.clock import WakingClock
 
 
 class Progress:
-    """Is told how a transfer goes, and does nothing with it. ``Bar`` shows it."""
+    """Is told how a transfer goes, and does nothing with it. ``lft.client.bar`` shows it."""
 
     def begin(self, name: str, size: int) -> None:
-        """Take up a file of ``size`` bytes."""
+        """Take up a file of ``size`` bytes, or go on with it in another session."""
 
     def phase(self, phase: str) -> None:
-        """Note what happens now: connecting, waiting, sending, verifying."""
+        """Note what happens now: connecting, waiting, checking, sending, verifying."""
 
-    def move(self, acknowledged: int) -> None:
-        """Note how many bytes of the file the server has."""
+    def move(self, acknowledged: int, sent: int, verified: int = 0) -> None:
+        """Note how many bytes the server has, how many of them this run sent, what it verified.
+
+        While a file is under way, this is called some ten times a second, with or without news.
+        """
 
     def end(self) -> None:
         """Be done with the file."""
 
 
-class Bar(Progress):
-    """tqdm's bar on standard error, over acknowledged bytes, with rate, ETA and the phase."""
+class Pace:
+    """A smoothed rate: what came long ago counts less and less. Knows no clock."""
 
-    def __init__(self, handler: BarSafeHandler) -> None:
-        # loaded here: the import takes 30 ms, and most runs have no bar
-        from tqdm import tqdm  # noqa: PLC0415
+    def __init__(self, memory: float) -> None:
+        """Let what is older than ``memory`` seconds count a third."""
+        self._memory = memory
+        self._amount = self._seconds = 0.0
 
-        tqdm.monitor_interval = 0  # its extra thread is for bars that stand still
-        self._tqdm = tqdm
-        self._bar: Any = None
-        self._name = ""
-        handler.around = lambda: tqdm.external_write_mode(file=sys.stderr)
+    def note(self, amount: float, seconds: float) -> None:
+        """Note that ``amount`` came in the last ``seconds``."""
+        kept = math.exp(-seconds / self._memory)
+        self._amount = self._amount * kept + amount
+        self._seconds = self._seconds * kept + seconds
 
-    def begin(self, name: str, size: int) -> None:
-        """Open the bar of one file, or go on with it in another session."""
-        if self._bar is not None and (self._name, self._bar.total) == (printable(name), size):
+    @property
+    def rate(self) -> float:
+        """The amount in a second; 0 before anything is known."""
+        return self._amount / self._seconds if self._seconds else 0.0
+
+
+class Journey:
+    """One file under way: where it is, how fast it goes, when it will be there. Main's own.
+
+    Only what this run sends counts for the rate, and only the time in which it may be sent: not
+    that of a check of what is there already, nor that in which this process was suspended.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        self.at = 0  # bytes that the server has
+        self.sent = 0  # those of them that this run has sent
+        self._verified = 0
+        self._clock = WakingClock()
+        self._moved_at = self._sampled_at = self._clock.read()
+        self._sampled = 0  # bytes sent by then
+        self._fast, self._steady = Pace(config.RATE_MEMORY), Pace(config.LEFT_MEMORY)
+
+    def move(self, at: int, sent: int, verified: int, *, sending: bool) -> None:
+        """Note where it is; ``sending`` whether the rate may be judged by that."""
+        now = self._clock.read()
+        if (at, verified) != (self.at, self._verified):
+            self._moved_at = now
+        self.at, self.sent, self._verified = at, max(sent, self.sent), verified
+        elapsed = now - self._sampled_at
+        if sending and elapsed < config.RATE_EVERY:
             return
-        self.end()
-        self._name = printable(name)
-        self._bar = self._tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024,
-                               mininterval=config.BAR_INTERVAL, dynamic_ncols=True)  # fmt: skip
+        if sending:
+            self._fast.note(self.sent - self._sampled, elapsed)
+            self._steady.note(self.sent - self._sampled, elapsed)
+        self._sampled, self._sampled_at = self.sent, now
 
-    def phase(self, phase: str) -> None:
-        if self._bar is None:
-            self._bar = self._tqdm(bar_format="{desc}", leave=False)
-        self._bar.set_description(f"{phase} {self._name}".strip())
+    @property
+    def part(self) -> float:
+        """The part of the file that the server has: 0 to 1."""
+        return self.at / self.size if self.size else 1.0
 
-    def move(self, acknowledged: int) -> None:
-        self._bar.update(acknowledged - self._bar.n)
+    @property
+    def rate(self) -> float:
+        """Bytes a second, of the last seconds."""
+        return self._fast.rate
 
-    def end(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    @property
+    def seconds_left(self) -> float | None:
+        """The seconds until all of it will be there; ``None`` where that is not known."""
+        rate = self._steady.rate
+        return (self.size - self.at) / rate if rate else None
 
-
-class Reporter:
-    """Tells what became of each file: the verdict on standard output, an error in the log."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-        self.told: list[TransferError] = []
-
-    def report(self, _path: Path, outcome: Receipt | TransferError) -> None:
-        """Tell what became of one file. Raises ``UsageError`` if standard output takes nothing."""
-        receipt = getattr(outcome, "receipt", outcome)  # FailedIntegrityError has one
-        if isinstance(receipt, Receipt):
-            say(json.dumps(receipt._asdict()) if self._as_json else receipt_line(receipt))
-        if isinstance(outcome, TransferError):
-            log.error("%s", outcome)
-            self.told.append(outcome)
-
-    def say(self, line: str) -> None:
-        """Print a line that is not about one file, unless a program reads standard output."""
-        if not self._as_json:
-            say(line)
+    @property
+    def still_for(self) -> float:
+        """The seconds since anything moved."""
+        return self._clock.read() - self._moved_at

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Collection, NamedTuple
 
 from config import ClientSettings
 from lft.client.bottleneck import advice
@@ -11,15 +10,24 @@ from lft.client.link import Link
 from lft.client.upload import Upload
 from lft.options import format_size
 from lft.terminal import printable
-from protocol import IntegrityError, IntegrityOk, TransferError
+from protocol import IntegrityError, IntegrityOk
+
+
+class Run(NamedTuple):
+    """What all sessions of this run together did for one file."""
+
+    seconds: float
+    sent_bytes: int  # of the file
+    wire_bytes: int
 
 
 class Receipt(NamedTuple):
     """What became of one file; the fields of ``--json``.
 
     ``seconds`` go from its first FILE_START to the verdict. After a lost session the counts are
-    those of the last one: what an earlier one had sent is among the ``resumed_bytes``.
-    ``wire_bytes`` are the payload of all blocks that were sent, as often as they were.
+    those of the last one: what an earlier one had sent is among the ``resumed_bytes``. Only
+    ``sent_bytes`` and ``wire_bytes`` are of all sessions of this run: bytes of the file that it
+    brought to the server, and the payload of all blocks that it sent, as often as it did.
     """
 
     verdict: str
@@ -35,8 +43,9 @@ class Receipt(NamedTuple):
     streams: int
     durable: bool
     congestion: str  # what decided how fast TCP went; "" where the system does not say
-    bottleneck: str  # what most of the time went into: see ``Spent``; "" for short ones
+    bottleneck: str  # what most of the time went into: see ``Spent``; "" where it does not help
     wire_bytes: int
+    sent_bytes: int
 
     @classmethod
     def of(
@@ -45,7 +54,7 @@ class Receipt(NamedTuple):
         verdict: IntegrityOk | None,
         link: Link,
         waits: tuple[float, float],
-        seconds: float,
+        run: Run,
     ) -> Receipt:
         """Make the receipt of an upload; a ``verdict`` of ``None`` is INTEGRITY_FAILED.
 
@@ -58,15 +67,18 @@ class Receipt(NamedTuple):
             bytes=upload.source.size,
             digest=upload.digests.hexdigest(),
             algorithm=upload.digests.algorithm,
-            seconds=seconds,
+            seconds=run.seconds,
             blocks=upload.blocks.count,
             resent_blocks=verdict.resent_blocks if verdict else 0,
             resumed_bytes=upload.resumed_bytes,
             streams=link.streams,
             durable=verdict.durable if verdict else False,
             congestion=link.congestion,
-            bottleneck=upload.spent.bottleneck(verdict, waits) if verdict else "",
-            wire_bytes=upload.wire_bytes,
+            bottleneck=upload.spent.bottleneck(verdict, waits, loopback=link.loopback)
+            if verdict
+            else "",
+            wire_bytes=run.wire_bytes,
+            sent_bytes=run.sent_bytes,
         )
 
 
@@ -78,21 +90,23 @@ class FailedIntegrityError(IntegrityError):
         self.receipt = receipt
 
 
-Report = Callable[[Path, "Receipt | TransferError"], None]
+def arrival_line(receipt: Receipt, settings: ClientSettings, given: Collection[str] = ()) -> str:
+    """Say for the log what the verdict does not: how fast a file came, and what held it up.
 
-
-def arrival_line(receipt: Receipt, settings: ClientSettings) -> str:
-    """Say for the log that a file arrived, how fast, and what held it up."""
-    rate = receipt.bytes / max(receipt.seconds, 1e-9)
-    size, length = format_size(receipt.bytes), receipt.bytes - receipt.resumed_bytes
-    shrunk = ""
-    if settings.compress and length:
-        shrunk = f", compressed to {100 * receipt.wire_bytes / length:.0f} %"
-    facts = f"{size} in {receipt.seconds:.2f} s ({format_size(rate)}/s)"
-    return f"{receipt.name} arrived: {facts}{shrunk}{advice(receipt.bottleneck, settings)}"
+    ``given`` has the options of the command line.
+    """
+    facts = "was there already"
+    if receipt.sent_bytes or not receipt.bytes:
+        facts = f"arrived at {format_size(receipt.sent_bytes / max(receipt.seconds, 1e-9))}/s"
+    if settings.compress and receipt.sent_bytes:
+        facts += f", compressed to {100 * receipt.wire_bytes / receipt.sent_bytes:.0f} %"
+    return f"{receipt.name} {facts}{advice(receipt.bottleneck, settings, given)}"
 
 
 def receipt_line(receipt: Receipt) -> str:
+    """Return the verdict of a file: the line on standard output."""
+    size, sent = format_size(receipt.bytes), format_size(receipt.sent_bytes)
+    size += f", {sent} of it sent now," if receipt.sent_bytes < receipt.bytes else ""
     saved = f"saved as {receipt.saved_as}, " if receipt.saved_as else "nothing saved, "
-    facts = f"{format_size(receipt.bytes)} in {receipt.seconds:.2f} s, {saved}{receipt.algorithm}"
+    facts = f"{size} in {receipt.seconds:.2f} s, {saved}{receipt.algorithm}"
     return printable(f"{receipt.verdict} {facts} {receipt.digest}  {receipt.name}")

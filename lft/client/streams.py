@@ -99,6 +99,7 @@ class Streams:
         self._climber: Climber | None = None
         self._climbed = 0  # streams that the climber wanted last
         self._carried = 0  # bytes of the file that had been carried then
+        self._waits_before = (0.0, 0.0)  # of the files before this one
 
     def start(self) -> None:
         """Begin with as many as the settings and the link suggest."""
@@ -127,6 +128,7 @@ class Streams:
         for sender in self._senders:
             sender.wake()
         self._carried = 0
+        self._waits_before = self._waits()
         if self._climber:
             self._climber.begin(time.monotonic())
 
@@ -157,7 +159,14 @@ class Streams:
         return self._link.far and waits[len(waits) // 2] > config.FULL
 
     def waits(self) -> tuple[float, float]:
-        """Return for how many seconds data was under way, and the server had no room for more."""
+        """Return for how many seconds data was under way, and the server had no room for more.
+
+        Of this file, as far as the connections that it has now were used for it.
+        """
+        (busy, no_room), (busy_before, no_room_before) = self._waits(), self._waits_before
+        return max(0.0, busy - busy_before), max(0.0, no_room - no_room_before)
+
+    def _waits(self) -> tuple[float, float]:
         waits = [sender.waits for sender in self._senders]
         return sum(busy for busy, _ in waits), sum(no_room for _, no_room in waits)
 

@@ -79,6 +79,7 @@ class Upload:
         self.number = ready.transfer
         self.blocks = Blocks(source.size, block_size)
         self._ring = ring
+        self._first_gap = ready.have[0][1] if ready.have and not ready.have[0][0] else 0
         # with rules of their own
         self.digests = RunningDigests(algorithm)
         self.spent = Spent()
@@ -118,6 +119,11 @@ class Upload:
     def all_hashed(self) -> bool:
         """Whether the whole file has been read and hashed (any)."""
         return self._hashed == self.blocks.count
+
+    @property
+    def checking(self) -> bool:
+        """Whether all that was read so far is there already, and only its digests go out (any)."""
+        return self._hashed < self._first_gap
 
     @property
     def delivered(self) -> bool:
@@ -330,15 +336,16 @@ class Reader(threading.Thread):
         memory = self._upload.free.get()
         if memory is None or self._upload.over:
             return False
-        spent, began = self._upload.spent, time.monotonic()
+        spent = self._upload.spent
         blocks = self._upload.blocks
         length = blocks.length(index)
         view = (memory if len(memory) >= length else _pages(length))[:length]
+        spent.begin_read()
         self._upload.source.read(view, blocks.offset(index))
-        read = time.monotonic()
+        spent.end_read()
+        began = time.monotonic()
         held = self._upload.hash_block(index, view)
-        spent.reading += read - began
-        spent.hashing += time.monotonic() - read
+        spent.note_hashed(time.monotonic() - began)
         self._blocks.put(Block(self._upload, index, view, held=held))
         return True
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
+import sys
 import threading
 from collections import Counter
 from typing import Iterator
@@ -16,8 +18,13 @@ class Admission:
     """The transfers that receive, and those that wait for a place. The lock protects all of it.
 
     A transfer may begin when fewer than ``max_active`` of its own priority or higher receive: lower
-    ones leave it room. The others wait, the most urgent first: a step of priority counts as having
-    come ``URGENCY`` seconds earlier. Any thread may call any method.
+    ones leave it room. The first one of a user may also begin while fewer than ``max_active`` users
+    have one: so no user who fills all places, however slowly, keeps the others waiting.
+
+    The rest wait. At equal priority users take turns: that one is first whose user has the fewest
+    before it, receiving or waiting, and of those the one whose user got a place the longest ago.
+    Between priorities the most urgent goes first: a step counts as having come ``URGENCY`` seconds
+    earlier. Any thread may call any method.
     """
 
     def __init__(self, max_active: int) -> None:
@@ -26,6 +33,8 @@ class Admission:
         self._active: list[Transfer] = []
         self._waiting: list[Transfer] = []
         self._turns = itertools.count()
+        self._admissions = itertools.count(1)
+        self._last_of: dict[str, int] = {}  # the last admission of each user that is here
 
     def enter(self, transfer: Transfer) -> int:
         """Give ``transfer`` its turn; return 0 if it may begin, otherwise its position.
@@ -34,18 +43,14 @@ class Admission:
         """
         with self._lock:
             transfer.turn = next(self._turns)
-            own = [
-                one for one in self._active + self._waiting if one.facts.user == transfer.facts.user
-            ]
-            if len(own) >= config.MAX_TRANSFERS_OF_USER:
+            if len(self._of_user(transfer.facts.user)) >= config.MAX_TRANSFERS_OF_USER:
                 raise RejectedError("busy", "too many transfers of this user; try again later")
             if self._has_place_for(transfer):
-                self._active.append(transfer)
+                self._place(transfer)
                 return 0
             if len(self._waiting) >= config.MAX_WAITING_TRANSFERS:
                 raise RejectedError("busy", "too many transfers wait already; try again later")
             self._waiting.append(transfer)
-            self._waiting.sort(key=lambda one: one.asked_at - one.priority * config.URGENCY)
             return dict(self._positions())[transfer]
 
     def leave(self, transfer: Transfer) -> list[Transfer]:
@@ -54,23 +59,58 @@ class Admission:
             for line in (self._active, self._waiting):
                 if transfer in line:
                     line.remove(transfer)
-            return list(self._admit())
+            admitted = list(self._admit())
+            if not self._of_user(transfer.facts.user):
+                self._last_of.pop(transfer.facts.user, None)
+            return admitted
+
+    def _of_user(self, user: str) -> list[Transfer]:
+        return [one for one in self._active + self._waiting if one.facts.user == user]
+
+    def _place(self, transfer: Transfer) -> None:
+        self._active.append(transfer)
+        self._last_of[transfer.facts.user] = next(self._admissions)
 
     def _admit(self) -> Iterator[Transfer]:
-        for one in list(self._waiting):
-            if self._has_place_for(one):
-                self._waiting.remove(one)
-                self._active.append(one)
-                yield one
+        """Admit those that have a place; the caller holds the lock, as for those below."""
+        while True:
+            one = next(filter(self._has_place_for, self._line()), None)
+            if one is None:
+                return
+            self._waiting.remove(one)
+            self._place(one)
+            yield one
 
     def _has_place_for(self, transfer: Transfer) -> bool:
-        before = sum(one.priority >= transfer.priority for one in self._active)
-        return before < self._max_active
+        before = [one.facts.user for one in self._active if one.priority >= transfer.priority]
+        users = set(before)
+        first = transfer.facts.user not in users
+        return len(before) < self._max_active or (first and len(users) < self._max_active)
+
+    def _line(self) -> Iterator[Transfer]:
+        """Give those that wait, the next one first."""
+        ages = sorted(self._waiting, key=lambda one: (one.priority, one.asked_at))
+        lines = (list(of) for _, of in itertools.groupby(ages, lambda one: one.priority))
+        return heapq.merge(
+            *map(self._in_turns, lines),
+            key=lambda one: one.asked_at - one.priority * config.URGENCY,
+        )
+
+    def _in_turns(self, waiting: list[Transfer]) -> list[Transfer]:
+        """Order transfers of one priority, the oldest first, so that their users take turns."""
+        before = Counter(one.facts.user for one in self._active)
+        last, keys = dict(self._last_of), {}
+        for one in waiting:
+            user = one.facts.user
+            keys[one] = before[user], last.get(user, 0)
+            before[user] += 1
+            last[user] = sys.maxsize  # its next one comes after this one
+        return sorted(waiting, key=keys.__getitem__)
 
     def _positions(self) -> Iterator[tuple[Transfer, int]]:
         """Count, for each that waits, those of its own priority or higher up to it."""
         counts: Counter[int] = Counter()
-        for one in self._waiting:
+        for one in self._line():
             counts[one.priority] += 1
             yield one, sum(n for priority, n in counts.items() if priority >= one.priority)
 
@@ -90,9 +130,9 @@ class Admission:
             return list(self._active)
 
     def waiting(self) -> list[Transfer]:
-        """Return the transfers that wait, the most urgent first."""
+        """Return the transfers that wait, the next one first."""
         with self._lock:
-            return list(self._waiting)
+            return list(self._line())
 
     def positions(self) -> list[tuple[Transfer, int]]:
         """Return the transfers that wait, each with its position in the queue."""

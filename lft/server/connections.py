@@ -198,7 +198,9 @@ class Connections:
         if peer.place is Place.WATCHED:
             self._loop.unwatch(peer.connection)
         peer.place = Place.SERVED
-        self._work.put(partial(self._serve, peer), peer.priority)
+        serve, session = partial(self._serve, peer), peer.session
+        owner = session.user if session else peer.network
+        self._work.put(serve, peer.priority, owner, login=session is None)
 
     def _serve(self, peer: Peer) -> None:
         """Serve ``peer`` and give it back to main (a worker)."""

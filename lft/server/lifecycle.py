@@ -22,12 +22,14 @@ from lft.store.ownership import OutputDirectory
 from lft.store.partfile import PartFile, StaleError
 from lft.store.partstore import PartStore
 from lft.store.paths import NO_SPACE, NoSpaceError, longest_name, output_name, safe_name, unique
+from lft.terminal import SUCCESS
 from protocol import (
     DIGEST_SIZES,
     EARLIER,
     Blocks,
     FileStart,
     IntegrityFailed,
+    IntegrityOk,
     Message,
     Queued,
     Rejected,
@@ -35,6 +37,7 @@ from protocol import (
 )
 
 log = logging.getLogger("coordinator")
+server_log = logging.getLogger("server")
 
 # no fault of the file's or the disk's: the system has no descriptor, buffer or thread left just now
 PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN)
@@ -145,7 +148,7 @@ class Lifecycle:
 
     def start(self, step: Step, transfer: Transfer) -> None:
         """Have ``step`` done for ``transfer`` by a worker (any)."""
-        self._work.put(partial(self.run, step, transfer), transfer.priority)
+        self._work.put(partial(self.run, step, transfer), transfer.priority, transfer.facts.user)
 
     def run(self, step: Step, transfer: Transfer) -> None:
         """Do ``step``; what it raises ends this transfer and nothing else."""
@@ -174,15 +177,14 @@ class Lifecycle:
         transfer.life.spoil()
         self.finish(transfer, IntegrityFailed(transfer.digest, reason))
 
-    def publish(self, transfer: Transfer, part: PartFile) -> str:
-        """Give the flushed file its final name, then the verdict; return that name."""
+    def publish(self, transfer: Transfer, part: PartFile) -> None:
+        """Give the flushed file its final name, then the verdict."""
         with transfer.life.publishing():
             self._output.check_in_place()
             name = self._publish_counted(part)
             self._output.check_in_place()  # otherwise its name is where no user sees it
         self._unconfirmed[transfer.session] = transfer  # before the client can confirm it
         self._conclude(transfer, transfer.receipt(name))
-        return name
 
     def _publish_counted(self, part: PartFile) -> str:
         """Publish a file; it counts as published before it ends to count as on its way."""
@@ -206,6 +208,9 @@ class Lifecycle:
             log.info("%s: there is an earlier attempt (%s)", transfer.name, answer.reason)
         elif isinstance(answer, (Rejected, IntegrityFailed)):
             log.error("%s: %s", transfer.name, answer.reason)
+        elif isinstance(answer, IntegrityOk):  # before the client can hear of it
+            facts = f"{format_size(answer.size)}, {transfer.facts.digest} {answer.digest}"
+            server_log.info("saved %s (%s)", answer.saved_as, facts, extra=SUCCESS)
         if answer:  # before the admission lets go of it: a stopping server waits for that
             self._post(transfer.session.coordinator, answer)
         for admitted in self._admission.leave(transfer):

@@ -15,7 +15,7 @@ from lft.options import format_size, plural
 from lft.server.quota import Quota
 from lft.server.sessions import Post
 from lft.server.transfer import Transfer
-from lft.store.journal import Claims
+from lft.store.journal import Claims, Facts
 from lft.store.ownership import OutputDirectory
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
@@ -38,6 +38,14 @@ class Opening:
         self.part: PartFile | None = None  # once it is found or made
         self.claims: Claims | None = None  # of its journal, if an earlier attempt left it
         self._asked: dict[Transfer, float] = {}  # owners of a part file, and since when
+
+    def needs(self, facts: Facts) -> bool:
+        """Return whether the transfer has to know of a part file of an earlier run.
+
+        It may go on with one of its user; a quota counts all in the directory.
+        """
+        own, limited = self.transfer.facts, self.transfer.session.rights.quota is not None
+        return facts.user == own.user or (limited and facts.directory == own.directory)
 
     def asked_at(self, owner: Transfer) -> float:
         """Return since when ``owner`` is asked whether it lives: from now on, if not before."""
@@ -105,7 +113,9 @@ class Opener:
 
     def _prepare(self, opening: Opening) -> Callable[[Opening], None]:
         """Find or make the part file and reserve its space; return how to go on."""
-        if not self._parts.scanned or not (opening.part or self._find(opening)):
+        if not self._parts.knows(opening.needs):
+            return self._go_on if self._parts.look_first(opening.needs) else self._waiting.append
+        if not (opening.part or self._find(opening)):
             return self._waiting.append
         assert opening.part is not None  # found
         return self._reserve(opening.part)

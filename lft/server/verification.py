@@ -10,15 +10,14 @@ from typing import Callable
 
 import config
 from lft.accounts.permissions import LONGEST_BEGINNING, looks_like
-from lft.options import format_size
 from lft.server.blockmap import Stretch
 from lft.server.lifecycle import Lifecycle
 from lft.server.lifetime import TransferEndedError
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Post
 from lft.server.transfer import Transfer
+from lft.server.turns import Slots
 from lft.server.work_queue import Unit, WorkQueue
-from lft.terminal import SUCCESS
 from protocol import (
     Missing,
     Rejected,
@@ -26,7 +25,6 @@ from protocol import (
     Why,
 )
 
-log = logging.getLogger("server")
 block_log = logging.getLogger("block")
 
 
@@ -50,6 +48,7 @@ class Verification:
         self._post = post
         self._later = later
         self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
+        self._publishing: Slots[Transfer] = Slots(config.MAX_PUBLISHING)
 
     # -- hashing and repair
 
@@ -141,10 +140,21 @@ class Verification:
             return
         if not transfer.take_last_flush():
             return  # flush_part calls us again
+        if self._publishing.enter(transfer.facts.user, transfer):
+            self._publish_in_turn(transfer)
+
+    def _publish_in_turn(self, transfer: Transfer) -> None:
+        """Publish a file that has one of the places for that; then the next one has it."""
+        try:
+            self._publish(transfer)
+        finally:
+            waiting = self._publishing.leave()
+            if waiting:
+                self._lifecycle.start(self._publish_in_turn, waiting)
+
+    def _publish(self, transfer: Transfer) -> None:
         with transfer.life.use() as part:
             transfer.flush_last(part)
-            name = self._lifecycle.publish(transfer, part)
+            self._lifecycle.publish(transfer, part)
         if transfer.session.closed:  # while we published
             self._lifecycle.settle(transfer.session, confirmed=False)
-        facts = f"{format_size(transfer.blocks.size)}, {transfer.facts.digest} {transfer.digest}"
-        log.info("saved %s (%s)", name, facts, extra=SUCCESS)

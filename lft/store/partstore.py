@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 import config
-from lft.store.journal import NO_FACTS, Claims, Facts, Journal
+from lft.store.journal import Claims, Facts
+from lft.store.leftovers import Leftovers, Need
 from lft.store.partfile import PartFile
 from lft.store.paths import NO_SPACE, PARTIAL, counted, reason_of
 
@@ -33,8 +34,8 @@ class PartStore:
         self._lock = threading.Lock()
         self._resting: dict[str, list[PartFile]] = {}  # of each user, the newest last
         self._in_use: set[PartFile] = set()
-        self.scanned = False  # whether what an earlier run left is known; nothing begins before
-        self._unscanned: list[str] | None = None  # stems; the scanning worker's own
+        self._leftovers = Leftovers(output, self._put)
+        self.scanned = False  # whether all that an earlier run left has been looked at
 
     # -- what an earlier run left
 
@@ -45,33 +46,27 @@ class PartStore:
 
     def scan_some(self) -> None:
         """Do a part of the scan: a unit of work, one worker at a time. Raises ``OSError``."""
-        if self._unscanned is None:
-            folder = self._output / PARTIAL
-            stems = {path.stem for path in folder.iterdir() if path.name != "lock"}
-            self._unscanned = sorted(stems, reverse=True)
-        for _ in range(min(config.SCAN_STRETCH, len(self._unscanned))):
-            self._recover(self._unscanned[-1])
-            self._unscanned.pop()
-        if not self._unscanned:
-            self.scanned = True
-            kept = sum(map(len, self._resting.values()))
-            if kept:
-                log.info("unfinished files kept for their clients to go on: %d", kept)
-
-    def _recover(self, stem: str) -> None:
-        """Let one part file rest, or remove it."""
-        try:
-            journal = Journal(self._output / PARTIAL / f"{stem}.journal")
-            part = PartFile(self._output, stem, journal.facts())
-            part.recover()
-            age = part.age()
-        except (FileNotFoundError, ValueError) as error:
-            log.warning("removing %s: no client can go on with it (%s)", stem, reason_of(error))
-            PartFile(self._output, stem, NO_FACTS).remove()
-        except OSError as error:  # no fault of the file's: it may go at the next start
-            log.warning("leaving %s alone: %s", stem, reason_of(error))
+        leftovers = self._leftovers
+        if leftovers.listed:
+            leftovers.look_at_some()
         else:
-            self._put(part, age)
+            leftovers.read_some()
+        self.scanned = leftovers.listed and not leftovers.left()
+        if self.scanned and leftovers.kept:
+            log.info("unfinished files kept for their clients to go on: %d", leftovers.kept)
+
+    @property
+    def listed(self) -> bool:
+        """Whether it is known whose files an earlier run left; no transfer begins before (any)."""
+        return self._leftovers.listed
+
+    def knows(self, needed: Need) -> bool:
+        """Return whether the part files of an earlier run that are ``needed`` are all known."""
+        return self.scanned or (self.listed and not self._leftovers.left(needed))
+
+    def look_first(self, needed: Need) -> int:
+        """Look at some of the part files that are ``needed`` at once; return their number."""
+        return self._leftovers.look_at_some(needed) if self.listed else 0
 
     def _put(self, part: PartFile, age: float = 0.0) -> None:
         """Let ``part`` rest; of too many of one user the oldest goes.

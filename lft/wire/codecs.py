@@ -20,8 +20,8 @@ from protocol import (
 def _load_zstd() -> Any:
     """Return Python's own module (3.14), or the package with the same functions, or ``None``.
 
-    Loaded at once, though most runs compress nothing: one that is found may still not load, and
-    the peer must not be promised what this side cannot unpack.
+    Loaded at once: one that is found may still not load, and a client must not be promised what the
+    server cannot unpack. A client that does not compress never imports this file.
     """
     for name in ("compression.zstd", "backports.zstd"):
         with contextlib.suppress(ImportError):

@@ -11,7 +11,7 @@ import socket
 from typing import Any, Callable, Union
 
 import config
-from lft.addresses import HopelessError, place
+from lft.addresses import HopelessError, look_up, place
 from lft.terminal import printable
 from protocol import ConnectionLostError, UsageError
 
@@ -126,7 +126,7 @@ def peer_name(address: Any) -> str:
 def listen(host: str, port: int) -> socket.socket:
     """Open the listener, on IPv4 if the name has both. Raises ``UsageError``."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = look_up(host, port, socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise UsageError(f"cannot listen on {printable(host)}: {error}") from None
     family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)

@@ -166,13 +166,13 @@ class TlsStream(Stream):
             self._continue_handshake()
         return self._layer.ready
 
-    def _feed(self) -> bool:
-        """Hand the layer what has come; return whether that was anything."""
+    def _feed(self) -> int:
+        """Hand the layer what has come; return the bytes, 0 if nothing has."""
         room = scratch()
         size = super().receive_into(room)
         self._layer.feed(room[:size])
         self._without_data += size
-        return size > 0
+        return size
 
     def _check_data(self, came: int) -> None:
         """Raise ``RemoteProtocolError`` for records that keep us busy and bring nothing."""
@@ -203,8 +203,13 @@ class TlsStream(Stream):
     def receive_into(self, view: memoryview) -> int:
         layer = self._layer
         filled = layer.read_into(view) if layer.ready else 0
+        left = len(view) + MOST_WITHOUT_DATA  # of records that bring a byte now and then, in a call
         try:
-            while filled < len(view) and self._feed():
+            while filled < len(view) and left > 0:
+                size = self._feed()
+                if not size:
+                    break
+                left -= size
                 if not layer.ready:
                     self._continue_handshake()
                 came = layer.read_into(view[filled:]) if layer.ready else 0

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from config import ITERATIONS
 from lft.accounts.account import MAX_ITERATIONS, MIN_ITERATIONS, Credential
 from lft.accounts.keys import saslprep
+from lft.accounts.saslprep import prepare
 from protocol import UsageError
 from tests.support.generated import quick, short
 from tests.support.scram import verifier
@@ -57,6 +58,13 @@ def test_the_default_iteration_count_is_one_a_client_takes() -> None:
 def test_text_is_prepared_as_the_standard_says(text: str, prepared: str) -> None:
     """RFC 4013: mapping, then normalisation."""
     assert saslprep(text) == prepared
+
+
+def test_printable_ascii_needs_no_tables() -> None:
+    """Most names and passwords are spared them: the tables leave these characters as they are."""
+    printable = "".join(chr(code) for code in range(128) if chr(code).isprintable())
+    assert len(printable) == 95
+    assert saslprep(printable) == printable == prepare(printable)
 
 
 PROHIBITED = ["\u0007", "a\x7fb", "\n", "\x80", "\ue000", "\ufffe", "\ud800", "\ufffd", "\u2ff0"]

@@ -18,10 +18,15 @@ so. ``both`` is 1,000 strangers and 200 slow ones. A crowd is one thread with on
 process of its own; what the server closes, as it does with strangers after 20 s, is opened again.
 Its accounts have the fewest iterations that are allowed: its logins are not what is measured.
 
-At the end a second server runs with 128 descriptors and gets twice as many strangers: what it takes
-of a processor meanwhile, and how long after their end a transfer arrives. That it arrives at all is
-the only thing that is asserted, with every transfer's ``INTEGRITY_OK``; nothing is asserted about
-time.
+Then a second server runs with 128 descriptors and gets twice as many strangers: what it takes of a
+processor meanwhile, and how long after their end a transfer arrives. At last come enemies, each
+kind at a server of its own (``siege.py``): strangers at 1,024 descriptors, KeyUpdates without end,
+block headers without blocks, half messages, tokens that have expired, a log that nobody reads.
+Their table shows what a login of another user takes meanwhile.
+
+What is asserted: every transfer's ``INTEGRITY_OK``; and beside enemies also that no login takes
+10 s, that the server's memory stays bounded, that it does with them what it should, and that its
+threads and descriptors are back when they have gone. Otherwise nothing is asserted about time.
 
 What it does not say: what the crowd costs over a real network, or from many machines; client,
 crowd and server share the processors. The time of a small file is mostly the start of Python.
@@ -31,8 +36,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import filecmp
-import os
 import resource
 import selectors
 import statistics
@@ -42,7 +45,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator, Mapping, NamedTuple
+from typing import Iterator, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -51,14 +54,6 @@ from config import (  # noqa: E402
     KB,
     MAX_STREAMS,
     MB,
-)
-from lft.accounts.account import (  # noqa: E402
-    MIN_ITERATIONS,
-    Accounts,
-    Credential,
-)
-from lft.accounts.file import (  # noqa: E402
-    save_credentials,
 )
 from lft.options import (  # noqa: E402
     format_size,
@@ -85,37 +80,29 @@ from protocol import (  # noqa: E402
     TransferError,
 )
 from tests.bench.common import (  # noqa: E402
-    HOST,
     ToolError,
     directory_argument,
     handle_signals,
     note,
     print_facts,
-    receipt_in,
     rounds_argument,
     temporary_directory,
-    timed,
     turns,
-    used_by,
 )
-from tests.support.files import part_files, random_file, received, strays  # noqa: E402
-from tests.support.processes import ServerProcess, status  # noqa: E402
+from tests.bench.siege import siege  # noqa: E402
+from tests.bench.target import (  # noqa: E402
+    CROWD_USER,
+    PASSWORD,
+    PATIENCE,
+    Server,
+    server_at,
+)
+from tests.support.files import random_file  # noqa: E402
 from tests.support.rawpeer import RawClient  # noqa: E402
 
-PASSWORD = "a password"
-CROWD_USER, USER = "crowd", "sender"
-ACCOUNTS = dict.fromkeys((CROWD_USER, USER), MIN_ITERATIONS)  # no logins are measured
 BLOCK = 200 * KB
 FEW_FILES = 128  # descriptors of the server that is to run out of them
 SPARE_FILES = 200  # descriptors a process needs beside those of the crowd
-PATIENCE = 60.0  # seconds for a crowd to stand, or a server to recover
-
-
-class Sent(NamedTuple):
-    """The seconds that a transfer took."""
-
-    whole: float  # from the start of the client to its end
-    receipt: float  # as the client tells them: from the announcement of the file to the verdict
 
 
 class Crowd(NamedTuple):
@@ -297,112 +284,6 @@ def crowd_of(port: int, crowd: Crowd) -> Iterator[None]:
         process.stdout.close()
 
 
-# --- the server -----------------------------------------------------------------------------------
-
-
-class Server(ServerProcess):
-    """A real server with accounts of its own; ``accounts`` says with how many iterations each."""
-
-    def __init__(self, folder: Path, accounts: Mapping[str, int]) -> None:
-        folder.mkdir()
-        self._password = folder / "password"
-        users = {name: Credential.make(PASSWORD, 0, count) for name, count in accounts.items()}
-        save_credentials(folder / "users", Accounts(users))
-        self._password.write_text(PASSWORD)
-        self._password.chmod(0o600)
-        options = ["--grace", "0", "--credentials", str(folder / "users")]
-        try:
-            super().__init__(folder, *options, "--log-level", "WARNING")
-        except AssertionError:  # that it says where it listens
-            self.kill()
-            raise ToolError(f"the server does not start: {self.log}") from None
-        except BaseException:  # we are told to end
-            self.kill()
-            raise
-
-    @property
-    def memory(self) -> int:
-        """Bytes of memory it has now."""
-        return status(self.process.pid, "VmRSS") * KB
-
-    @property
-    def files(self) -> int:
-        """How many descriptors it has."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-    def allow_files(self, most: int) -> None:
-        """Let it have no more descriptors than that."""
-        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (most, most))
-
-    def processor(self, seconds: float) -> float:
-        """Return what part of one processor it takes in the next seconds."""
-        before, began = self.used(), time.monotonic()
-        time.sleep(seconds)
-        return (self.used() - before) / (time.monotonic() - began)
-
-    def used(self) -> float:
-        """Return the seconds of a processor that it has used so far."""
-        return used_by(self.process.pid)
-
-    def client_options(self, user: str = USER) -> list[str]:
-        """Return what a client needs beside its files."""
-        options = ["--server", HOST, "--port", str(self.port), "--user", user]
-        return [*options, "--password-file", str(self._password), "--json", "--quiet"]
-
-    def transfer(self, source: Path, *options: str) -> Sent:
-        """Send a file with a real client, see that it came, remove it. Raises ``ToolError``."""
-        command = [sys.executable, str(ROOT / "client.py"), str(source), *self.client_options()]
-        log = self.output.with_name("client")
-        run = timed([*command, *options], log, source.stat().st_size)
-        receipt = receipt_in(log.read_text(errors="replace"))
-        self.check(source, receipt)
-        return Sent(run.seconds, receipt["seconds"])
-
-    def check(self, source: Path, receipt: dict[str, Any]) -> None:
-        """Compare what came with what was sent, byte by byte; remove it. Raises ``ToolError``."""
-        saved = self.output / receipt["saved_as"]
-        if not filecmp.cmp(saved, source, shallow=False):
-            raise ToolError(f"{saved.name} is not what was sent")
-        saved.unlink()
-
-    def settle(self, files: int) -> None:
-        """Wait until a crowd is gone."""
-        deadline = time.monotonic() + PATIENCE
-        while self.files > files:
-            if time.monotonic() > deadline:
-                raise ToolError(f"{self.files} descriptors are left, {files} were there before")
-            time.sleep(0.02)
-
-    def end(self) -> None:
-        """End it. Raises ``ToolError`` if it does not end well, or leaves something behind."""
-        code = self.stop()
-        if code or "Traceback" in self.log:
-            raise ToolError(f"the server ended with {code}: {self.log[-3000:]}")
-        left = received(self.output) + strays(self.output) + part_files(self.output)
-        if left:
-            raise ToolError(f"the server leaves behind {left}")
-
-    def kill(self) -> None:
-        """End it at once, should it still run."""
-        if not hasattr(self, "process"):
-            return
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-@contextlib.contextmanager
-def server_at(folder: Path, accounts: Mapping[str, int] = ACCOUNTS) -> Iterator[Server]:
-    """Have a server for a while. Raises ``ToolError``."""
-    server = Server(folder, accounts)
-    try:
-        yield server
-        server.end()
-    finally:
-        server.kill()
-
-
 # --- measuring ------------------------------------------------------------------------------------
 
 
@@ -507,6 +388,7 @@ def run(arguments: argparse.Namespace, place: Path) -> None:
         compare(server, arguments.crowds, source, arguments.rounds)
     small = random_file(place / "small.bin", MB)
     run_out_of_files(place / "few", small, 0.5 if arguments.short else 3.0)
+    siege(place, small, short=arguments.short)
 
 
 def main(argv: list[str]) -> int:

@@ -98,7 +98,7 @@ from tests.bench.common import (  # noqa: E402
     turns,
     used_by,
 )
-from tests.bench.load import ACCOUNTS, PASSWORD, Sent, Server, server_at  # noqa: E402
+from tests.bench.target import ACCOUNTS, PASSWORD, Sent, Server, server_at  # noqa: E402
 from tests.support.processes import peak_memory  # noqa: E402
 
 TABLES = ("sizes", "streams", "blocks", "clients")

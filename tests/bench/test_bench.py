@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.bench import wan
+from config import MB
+from tests.bench import siege, wan
 from tests.bench.common import ToolError, client_knows, receipt_in, turns
-from tests.bench.load import ACCOUNTS, Server, server_at
 from tests.bench.scale import at_once
+from tests.bench.target import ACCOUNTS, Server, server_at
 from tests.support.files import random_file
 
 RECEIPT = {"verdict": "INTEGRITY_OK", "durable": True, "seconds": 0.5, "saved_as": "x"}
@@ -158,3 +160,24 @@ def test_a_client_that_is_not_ready_fails_the_run(tmp_path: Path) -> None:
     fails = [sys.executable, "-c", "import sys; sys.exit('no way')"]
     with pytest.raises(ToolError, match="no way"):
         at_once([[sys.executable, "-c", READY], fails], tmp_path / "log", 1, receipts=1)
+
+
+@pytest.mark.parametrize(
+    ("row", "seen", "worst", "used", "threads", "words"),
+    [
+        ("KeyUpdates of strangers", {"ended": 0}, 0.1, 0, 0, "this became of them"),
+        ("half messages", {"ended": 3, "halves": 4}, 0.1, 0, 0, "this became of them"),
+        ("tokens that expired", {"refused": 3, "taken": 1}, 0.1, 0, 0, "this became of them"),
+        ("strangers, soft limit 1024", {}, 11.0, 0, 0, r"a login of another user took 11\.0 s"),
+        ("sessions of headers", {"headers": 128}, 0.1, 129 * MB, 0, "the server took 129.0 MB"),
+        ("with a byte now and then", {}, 0.1, 0, 1, "1 threads more than before"),
+    ],
+)
+def test_a_siege_fails_for_what_must_not_be(
+    row: str, seen: dict[str, int], worst: float, used: int, threads: int, words: str
+) -> None:
+    """A table of figures alone would let every one of these pass."""
+    with pytest.raises(ToolError, match=words):
+        siege.check(row, Counter(seen), worst, used, threads)
+    good = Counter({"ended": 4, "halves": 4, "headers": 128, "refused": 4})
+    siege.check(row, good, 0.1, 0, 0)

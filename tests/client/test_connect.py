@@ -65,7 +65,7 @@ def beside_a_dead_address(local: ServerThread) -> Iterator[Lookup]:
     """A name whose first address never answers, while the server listens on its second."""
     with DeadAddress("127.0.0.2") as dead:
 
-        def lookup(*_: object, **__: object) -> list[Any]:
+        def lookup(*_: object) -> list[Any]:
             places = dead.address, ("127.0.0.1", local.port)
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
 
@@ -94,7 +94,7 @@ def test_silent_addresses_share_the_timeout() -> None:
         with pytest.raises(
             ConnectionLostError, match=r"two\.example:4455: no answer; check --server, and"
         ):
-            connect(ClientSettings(server="two.example"), 0.4, None, lambda *_, **__: found)
+            connect(ClientSettings(server="two.example"), 0.4, None, lambda *_: found)
     assert time.monotonic() - began < 0.4 + PATIENCE / 4
 
 

@@ -17,9 +17,9 @@ from config import ClientSettings
 from lft.client.demo import _make_sample, run_demo
 from lft.client.receipt import Receipt
 from protocol import IntegrityError
-from tests.support.files import md5, random_file
+from tests.support.files import md5, random_file, received
 from tests.support.outputs import verdict_line
-from tests.support.processes import ROOT, environment
+from tests.support.processes import ROOT, ServerProcess, environment
 from tests.support.waiting import PATIENCE
 
 
@@ -39,16 +39,16 @@ def test_the_demo_does_not_take_the_verdict_for_the_proof(
 ) -> None:
     """Its own sums of both files decide: a file that differs is an error whatever was said."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lft.client.demo._demo_server", lambda _: contextlib.nullcontext(1234))
+    monkeypatch.setattr("lft.client.demo._demo_server", lambda *_: contextlib.nullcontext(1234))
     sent = random_file(tmp_path / "sent", 1000)
-    (tmp_path / "output").mkdir()
-    random_file(tmp_path / "output" / "received", 1000, seed=2)
     told: list[str] = []
 
     def send(settings: ClientSettings) -> Receipt:
+        random_file(tmp_path / "output" / "demo-1" / "received", 1000, seed=2)
         assert (settings.server, settings.port, settings.tls) == ("localhost", 1234, False)
         return Receipt("INTEGRITY_OK", "sent", "received", 1000, md5(sent), "md5", 1.0, 1, 0, 0, 4,
-                       durable=True, congestion="", bottleneck="", wire_bytes=1000)  # fmt: skip
+                       durable=True, congestion="", bottleneck="", wire_bytes=1000,
+                       sent_bytes=1000)  # fmt: skip
 
     with pytest.raises(IntegrityError, match="differ"):
         run_demo(sent, ClientSettings(tls=True), "INFO", send, told.append)
@@ -71,9 +71,22 @@ def test_the_demo_does_the_whole_main_job(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     sums = re.findall(r"^md5 ([0-9a-f]{32})  (.*)$", done.stdout, re.M)
     assert [digest for digest, _ in sums] == [md5(tmp_path / "input" / "big_file.txt")] * 2
-    assert sums[1][1].startswith("output/server_received_")
+    assert sums[1][1].startswith("output/demo-1/server_received_")
     assert "/s)" in done.stdout
     assert "stopped" in done.stderr
+
+
+def test_the_demo_works_beside_a_running_server(tmp_path: Path) -> None:
+    """On a port and in a directory of its own, also after another demo."""
+    (tmp_path / "output" / "demo-1").mkdir(parents=True)
+    server = ServerProcess(tmp_path)  # it has output/
+    try:
+        done = _demo(tmp_path)
+    finally:
+        assert server.stop() == 0
+    assert done.returncode == 0, done.stderr
+    assert "output/demo-2/server_received_" in done.stdout
+    assert received(server.output) == []
 
 
 def test_the_demo_prints_the_verdict_like_any_transfer(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_an_address_is_told_from_a_name(host: str, *, is_one: bool) -> None:
 def failing(code: int) -> Any:
     """Return a lookup that fails for every name with ``code``."""
 
-    def lookup(*_: object, **__: object) -> list[Any]:
+    def lookup(*_: object) -> list[Any]:
         raise socket.gaierror(code, "the system's words")
 
     return lookup
@@ -144,7 +144,7 @@ def test_a_name_service_that_stays_silent_is_not_waited_for() -> None:
     """The system's own patience is half a minute, in which it would be deaf to Ctrl-C."""
     over = threading.Event()
 
-    def lookup(*_: object, flags: int = 0, **__: object) -> list[Any]:
+    def lookup(_host: str, _port: int, flags: int = 0) -> list[Any]:
         if not flags:
             over.wait()
         raise socket.gaierror(socket.EAI_NONAME, "no")
@@ -182,7 +182,7 @@ def test_every_address_of_a_name_is_found() -> None:
         (socket.AF_INET, 1, 6, "", ("192.0.2.1", 80)),
     ]
 
-    def lookup(*_: object, flags: int = 0, **__: object) -> list[Any]:
+    def lookup(_host: str, _port: int, flags: int = 0) -> list[Any]:
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "a name")
         return found

@@ -9,7 +9,7 @@ import time
 import pytest
 
 import config
-from lft.clock import Backoff, Deadline, Pauses, Timers, TokenBucket
+from lft.clock import Backoff, Deadline, Pauses, Timers, TokenBucket, WakingClock
 from tests.support.waiting import Clock
 
 
@@ -120,3 +120,17 @@ def test_a_timer_may_set_another_one(clock: Clock) -> None:
     for call in timers.due():
         call()
     assert made == ["second"]
+
+
+def test_a_clock_that_is_read_often_stands_still_while_the_process_does(
+    clock: Clock,
+) -> None:
+    """After Ctrl-Z and fg a pause of an hour is none."""
+    waking = WakingClock()
+    start = waking.read()
+    for _ in range(20):
+        clock.now += 0.1
+        waking.read()
+    clock.now += 3600
+    assert waking.read() - start == pytest.approx(2.0)
+    assert waking.slept == pytest.approx(3600)

@@ -14,16 +14,20 @@ from typing import Any, Iterator, TextIO
 
 import pytest
 from hypothesis import given
+from hypothesis.strategies import integers
 
 from lft.terminal import (
     SUCCESS,
     BarSafeHandler,
     LogFormatter,
+    columns_of,
     make_output_safe,
     printable,
     say,
     setup_logging,
+    shorten,
     wants_colour,
+    wants_words,
 )
 from protocol import UsageError
 from tests.support.generated import acts, any_text, quick, shorter
@@ -70,6 +74,32 @@ def test_what_is_printable_can_be_encoded(text: str) -> None:
 def test_making_text_printable_twice_changes_nothing_more(text: str) -> None:
     """A text that is printable already passes through."""
     assert printable(printable(text)) == printable(text)
+
+
+# --- what fits ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "shown"),
+    [
+        ("name.txt", 8, "name.txt"),
+        ("holiday-film.mkv", 12, "holida…m.mkv"),
+        ("holiday-film.mkv", 3, "h…v"),
+        ("holiday-film.mkv", 2, "ho"),
+        ("日本語の長い名前.txt", 11, "日本語….txt"),
+        ("e\u0301te\u0301-e\u0301te\u0301.txt", 7, "e\u0301te\u0301…txt"),
+    ],
+)
+def test_a_long_name_loses_its_middle(text: str, columns: int, shown: str) -> None:
+    """Beginning and extension tell files apart; a wide character takes two columns."""
+    assert shorten(text, columns) == shown
+
+
+@quick
+@given(any_text, integers(0, 30))
+def test_a_shortened_text_fits(text: str, columns: int) -> None:
+    """Whatever stands in a name, it takes no more columns than there are."""
+    assert columns_of(shorten(printable(text), columns)) <= columns
 
 
 # --- a log line ---------------------------------------------------------------------------------
@@ -142,6 +172,18 @@ def test_each_kind_of_news_has_its_colour(
 def test_plain_news_have_no_colour_even_on_a_terminal() -> None:
     """A line without a sign of its own has the terminal's own colour."""
     assert "\x1b" not in line("news", colour=True)
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR])
+@pytest.mark.parametrize("name", ["server", "block", "coordinator"])
+@pytest.mark.parametrize("extra", [{}, SUCCESS])
+def test_with_words_no_line_needs_more_than_letters(
+    name: str, level: int, extra: dict[str, str]
+) -> None:
+    """A terminal without signs gets none, and no escapes in their place."""
+    record = logging.LogRecord(name, level, "file.py", 1, "news", (), None)
+    record.__dict__.update(extra)
+    assert LogFormatter(False, words=True).format(record).isascii()
 
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.WARNING, logging.ERROR])
@@ -230,6 +272,31 @@ def test_a_dumb_terminal_gets_no_colour(terminal: TextIO, monkeypatch: pytest.Mo
     """A terminal that cannot show colours says so in TERM."""
     monkeypatch.setenv("TERM", "dumb")
     assert not wants_colour(terminal)
+
+
+@pytest.mark.parametrize(
+    ("variables", "encoding", "words"),
+    [
+        ({}, "utf-8", False),
+        ({}, "ascii", True),
+        ({}, "iso8859-1", True),
+        ({"LANG": "C"}, "utf-8", True),
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, "utf-8", True),  # what Python makes of LANG=C
+        ({"LANG": "C", "LC_ALL": "de_DE.UTF-8"}, "utf-8", False),
+        ({"LANG": "de_DE.UTF-8", "LC_ALL": "POSIX"}, "utf-8", True),
+        ({"LANG": "C.UTF-8"}, "utf-8", False),
+        ({"LANG": "C", "LC_CTYPE": "de_DE.UTF-8"}, "utf-8", False),
+    ],
+)
+def test_a_terminal_of_letters_gets_words(
+    variables: dict[str, str], encoding: str, words: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The locale says so, or the encoding that Python found."""
+    for name in ("LANG", "LC_ALL", "LC_CTYPE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert wants_words(io.TextIOWrapper(io.BytesIO(), encoding=encoding)) is words
 
 
 def test_the_log_goes_to_standard_error(

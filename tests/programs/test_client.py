@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -27,9 +28,6 @@ from tests.tools.proxy import reserve_port
         ["--timeout", "nan"],
         ["--digest", "crc32"],
         ["--no-such-option"],
-        ["no such file"],
-        ["."],
-        ["name\nwith\x1b[31mcolour"],
     ],
 )
 def test_a_wrong_command_line_is_exit_2_and_never_a_traceback(arguments: list[str]) -> None:
@@ -39,6 +37,18 @@ def test_a_wrong_command_line_is_exit_2_and_never_a_traceback(arguments: list[st
     assert done.stdout == ""
     assert "\x1b" not in done.stderr
     assert done.stderr.strip()
+
+
+@pytest.mark.parametrize("name", ["no such file", ".", "name\nwith\x1b[31mcolour"])
+def test_a_file_that_cannot_be_read_is_exit_2_and_has_a_line(name: str) -> None:
+    """No server is needed to say so; nothing raw reaches the terminal."""
+    done = run_client(1, name)
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"FAILED (No such file or directory|is a folder;.*)  [^\x1b]+\n", done.stdout
+    )
+    assert "\x1b" not in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_nothing_to_send_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

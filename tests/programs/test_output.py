@@ -52,12 +52,36 @@ def _on_a_terminal(command: list[str], variables: dict[str, str]) -> str:
 def test_a_terminal_gets_colours_signs_and_a_bar(server: ServerProcess, tmp_path: Path) -> None:
     """Green success, cyan coordinator, a bar with phase, rate and time left."""
     source = random_file(tmp_path / "file.bin", 20 * KB * KB)
-    shown = _on_a_terminal(client_command(server.port, source), {})
+    shown = _on_a_terminal(client_command(server.port, source, "--limit", "10M"), {})
     assert re.search(r"\x1b\[32m[^\n]*✅", shown)
     assert re.search(r"\x1b\[36m[^\n]*🔷", shown)
-    assert "sending file.bin" in shown
-    assert "verifying file.bin: 100%" in shown
-    assert re.search(r"20\.0M/20\.0M \[\d\d:\d\d<\d\d:\d\d, *[\d.]+[kMG]B/s\]", shown)
+    bar = r"sending file\.bin: +\d+%\|[^|]+\| +[\d.]+/20\.0 MB, +[\d.]+ MB/s, +0:\d\d left"
+    assert re.search(bar, shown)
+
+
+def test_on_a_terminal_the_verdict_is_the_last_line(server: ServerProcess, tmp_path: Path) -> None:
+    """Bar, log and verdict do not say the same: size and name on the server stand there alone."""
+    source = random_file(tmp_path / "file.bin", 3 * KB * KB)
+    shown = _on_a_terminal(client_command(server.port, source), {})
+    before, last = shown.rstrip().rsplit("\n", 1)
+    assert last.startswith("INTEGRITY_OK 3.0 MB in ")
+    assert re.search(r"file\.bin arrived at [\d.]+ .B/s", before)
+    assert "server_received" not in before
+    assert "3.0 MB in" not in before
+
+
+def test_a_terminal_of_letters_gets_neither_signs_nor_escapes_in_their_place(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    """Words, and a bar of letters."""
+    source = random_file(tmp_path / "file.bin", 20 * KB * KB)
+    shown = _on_a_terminal(
+        client_command(server.port, source, "--limit", "10M"), {"LC_ALL": "C", "NO_COLOR": "1"}
+    )
+    assert shown.isascii()
+    assert "\\" not in shown
+    assert "client      ok: file.bin arrived" in shown
+    assert re.search(r"\d%\|#+[\d ]* *\|", shown)
 
 
 def test_no_color_means_no_colour(server: ServerProcess, tmp_path: Path) -> None:

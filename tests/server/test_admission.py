@@ -14,9 +14,9 @@ from protocol import RejectedError
 from tests.support.transfers import BLOCK, idle_peer
 
 
-def _transfer(priority: int = 0) -> Transfer:
-    session = Session("u", priority, idle_peer())
-    facts = Facts("u", "x", 1, BLOCK, "md5", "server_received_1_x")
+def _transfer(priority: int = 0, user: str = "u") -> Transfer:
+    session = Session(user, priority, idle_peer())
+    facts = Facts(user, "x", 1, BLOCK, "md5", "server_received_1_x")
     return Transfer(session, facts, BufferPool(BLOCK), lambda _transfer, _part: None)
 
 
@@ -86,6 +86,52 @@ def test_a_place_goes_to_the_first_that_has_room() -> None:
     assert admission.leave(urgent) == [high]
     assert admission.leave(high) == []
     assert admission.leave(bulk) == [old]
+
+
+def test_one_user_alone_fills_all_places() -> None:
+    """Where no other user waits, nothing is kept back."""
+    admission = Admission(max_active=3)
+    assert [admission.enter(_transfer()) for _ in range(4)] == [0, 0, 0, 1]
+
+
+def test_no_user_who_fills_all_places_keeps_another_waiting() -> None:
+    """A transfer may last for ever, a block each 119 s: the first one of another user begins."""
+    admission = Admission(max_active=2)
+    for _ in range(4):
+        admission.enter(_transfer())
+    assert admission.enter(_transfer(user="v")) == 0
+    assert admission.enter(_transfer(user="v")) == 1  # before the third one of the other
+    assert admission.enter(_transfer(user="w")) == 1  # the two places have users
+
+
+def test_places_for_first_transfers_are_bounded_by_the_number_of_users() -> None:
+    """Users with one transfer each wait as they always did."""
+    admission = Admission(max_active=2)
+    users = [admission.enter(_transfer(user=name)) for name in "abc"]
+    assert users == [0, 0, 1]
+
+
+def test_waiting_users_of_one_priority_take_turns() -> None:
+    """A user who announces many files first is not served first with all of them."""
+    admission = Admission(max_active=1)
+    first = _transfer()
+    admission.enter(first)
+    many, other = [_transfer() for _ in range(3)], [_transfer(user="v") for _ in range(2)]
+    for one in (*many, *other):
+        admission.enter(one)
+    assert admission.waiting() == [other[0], many[0], other[1], many[1], many[2]]
+    left = (first, other[0], many[0], other[1])
+    assert [admission.leave(one) for one in left] == [[other[0]], [many[0]], [other[1]], [many[1]]]
+
+
+def test_waiting_transfers_are_told_places_in_which_they_come() -> None:
+    """The position that a client hears is the one at which its transfer begins."""
+    admission = Admission(max_active=1)
+    for one in (_transfer(), _transfer(), _transfer(), _transfer(user="v")):
+        admission.enter(one)
+    positions = admission.positions()
+    assert [place for _, place in positions] == [1, 2, 3]
+    assert positions[0][0].facts.user == "v"
 
 
 def test_too_many_waiting_transfers_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def test_strangers_whom_a_worker_serves_make_way_one_each(
     server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
     pairs = [socket.socketpair() for _ in range(6)]
     with monkeypatch.context() as patch:
-        patch.setattr(server.work, "put", lambda unit, priority: None)
+        patch.setattr(server.work, "put", lambda *_, **__: None)
         for ours, _ in pairs:
             server.connections.welcome(ours)
             for peer in [peer for peer in server.connections.peers if peer.place is Place.WATCHED]:
@@ -84,7 +84,7 @@ def test_a_connection_is_never_given_to_two_workers(
     server.connections.welcome(ours)
     (peer,) = server.connections.peers
     units: list[object] = []
-    monkeypatch.setattr(server.work, "put", lambda unit, priority: units.append(unit))
+    monkeypatch.setattr(server.work, "put", lambda unit, *_, **__: units.append(unit))
     server.connections._nudge(peer)
     server.connections._on_ready(peer)
     assert len(units) == 1
@@ -99,7 +99,7 @@ def test_a_connection_that_is_held_back_costs_no_worker(
     server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
     units: list[object] = []
     pause = 0.01
-    monkeypatch.setattr(server.work, "put", lambda unit, priority: units.append(unit))
+    monkeypatch.setattr(server.work, "put", lambda unit, *_, **__: units.append(unit))
     monkeypatch.setattr(RightOfWay, "pause", lambda *_: pause)
     peer = idle_peer()
     peer.place = Place.RESTING

@@ -12,8 +12,18 @@ import config
 from client import send_files
 from config import KB
 from lft.server.receiving import Receiving
+from lft.server.sessions import Peer as ServedPeer
 from lft.server.verification import Verification
-from protocol import Cancel, FileReady, FileStart, Queued, Rejected, TransferError
+from protocol import (
+    Cancel,
+    FileReady,
+    FileStart,
+    IntegrityOk,
+    Message,
+    Queued,
+    Rejected,
+    TransferError,
+)
 from tests.support.accounts import VERIFIER, Serve
 from tests.support.files import part_files, random_file
 from tests.support.local import ServerThread, StartLocal
@@ -54,6 +64,26 @@ def test_a_client_that_vanishes_before_its_first_block_leaves_nothing(local: Ser
         client.start("x", os.urandom(500_000))
         assert len(part_files(local.output)) == 1
     eventually(lambda: part_files(local.output) == [])
+
+
+def test_the_log_names_a_saved_file_before_its_client_hears_of_it(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that reads the log finds the line when the client has its verdict."""
+    logged, post = [], local.server.lifecycle._post
+
+    def note(peer: ServedPeer, message: Message) -> None:
+        if isinstance(message, IntegrityOk):
+            logged.append(f"saved {message.saved_as}" in caplog.text)
+        post(peer, message)
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(local.server.lifecycle, "_post", note)
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", b"x" * 10)
+        upload.send(client.attach(), 0)
+        assert isinstance(upload.complete(), IntegrityOk)
+    assert logged == [True]
 
 
 @pytest.mark.parametrize("method", ["_store_block", "complete", "verify_blocks"])

@@ -6,14 +6,19 @@ import contextlib
 import errno
 import os
 import threading
+from pathlib import Path
 from typing import Callable
 
 import pytest
 
 import config
-from config import MB
+from config import KB, MB
+from lft.store.journal import Facts, record
+from lft.store.leftovers import Need
+from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
-from protocol import FileReady, FileStart
+from protocol import FileReady, FileStart, Rejected
+from tests.support.accounts import PASSWORD, Serve, account
 from tests.support.local import ServerThread, StartLocal
 from tests.support.rawpeer import ANY_MD5, RawClient
 from tests.support.waiting import PATIENCE, eventually
@@ -87,6 +92,64 @@ def test_clients_log_in_while_earlier_part_files_are_looked_at(
         assert not local.server.parts.scanned
         slow_scan()
         assert isinstance(client.answer(), FileReady)
+
+
+def _leave(output: Path, user: str, directory: str = "") -> None:
+    """Leave a part file of ``user``, of one block of 90,000 bytes."""
+    name = f"server_received_{user}_x"
+    facts = Facts(user, "x", 90_000, 200 * KB, "md5", name, directory, ANY_MD5)
+    part = PartFile.create(output, facts)
+    part.note(record(0, bytes(16)))
+    part.close()
+
+
+def test_a_file_waits_for_the_part_files_of_its_own_user_alone(
+    start_local: StartLocal, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 36: beside ten thousand of others a first file took seconds; its own is found."""
+    for user in ("somebody", "user1"):
+        _leave(output, user)
+    go_on, recover = threading.Event(), PartFile.recover
+
+    def slow(part: PartFile) -> None:
+        assert part.facts.user == "user1" or go_on.wait(PATIENCE)
+        recover(part)
+
+    monkeypatch.setattr(PartFile, "recover", slow)
+    local = start_local(output=output)
+    with RawClient(local.port).log_in() as client:
+        client.control.send(FileStart("x", 90_000, 200 * KB, "md5", ANY_MD5, True))
+        ready = client.answer()
+        assert isinstance(ready, FileReady)
+        assert (ready.have, local.server.parts.scanned) == (((0, 1),), False)
+        go_on.set()
+
+
+def test_with_a_quota_a_file_waits_for_what_is_in_its_directory(
+    serve: Serve, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 13: what others have left there counts as well."""
+    _leave(output, "somebody", "shared")
+    asked, knows, recover = threading.Event(), PartStore.knows, PartFile.recover
+
+    def note_ignorance(store: PartStore, needed: Need) -> bool:
+        known = knows(store, needed)
+        if store.listed and not known:
+            asked.set()
+        return known
+
+    def slow(part: PartFile) -> None:
+        assert asked.wait(PATIENCE)
+        recover(part)
+
+    monkeypatch.setattr(PartStore, "knows", note_ignorance)
+    monkeypatch.setattr(PartFile, "recover", slow)
+    local = serve({"alice": account(directory="shared", quota=100_000)}, output=output)
+    with RawClient(local.port).log_in("alice", PASSWORD) as client:
+        _announce(client, "y", 20_000)
+        answer = client.answer()
+        assert isinstance(answer, Rejected)
+        assert answer.code == "quota"
 
 
 def test_a_look_at_part_files_that_the_disk_refused_is_tried_again(

@@ -11,7 +11,7 @@ from typing import Iterator
 import pytest
 
 import config
-from lft.server.work_queue import WorkQueue
+from lft.server.work_queue import WorkQueue, lead
 from lft.wire.connection import Connection
 from protocol import Side
 from tests.support.waiting import eventually
@@ -64,6 +64,73 @@ def test_waiting_raises_urgency(one_worker: WorkQueue, monkeypatch: pytest.Monke
     monkeypatch.undo()
     eventually(lambda: len(ran) == 2)
     assert ran == ["low", "high"]
+
+
+def _order_of(work: WorkQueue, units: list[tuple[str, int, bool]]) -> list[str]:
+    """Put units, named after their owners, while the only worker is busy; return their order."""
+    gate = threading.Event()
+    ran: list[str] = []
+    work.put(partial(_wait, gate), 0, "blocker")
+    for name, priority, login in units:
+        work.put(partial(ran.append, name), priority, name[0], login=login)
+    gate.set()
+    eventually(lambda: len(ran) == len(units))
+    return ran
+
+
+def test_users_of_one_priority_take_turns(one_worker: WorkQueue) -> None:
+    """A user with a thousand connections gets no more turns than one with a single one."""
+    units = [(f"a{number}", 0, False) for number in range(4)] + [("b0", 0, False)]
+    assert _order_of(one_worker, units) == ["a0", "b0", "a1", "a2", "a3"]
+
+
+def test_logins_take_every_second_turn(one_worker: WorkQueue) -> None:
+    """A user of any priority that floods the queue does not keep others from logging in."""
+    units = [(f"a{number}", 1000, False) for number in range(4)]
+    units += [("x0", 0, True), ("x1", 0, True), ("y0", 0, True)]
+    assert _order_of(one_worker, units) == ["x0", "a0", "y0", "a1", "x1", "a2", "a3"]
+
+
+@pytest.mark.parametrize("priority", [1, 2, 10, 1000])
+def test_no_priority_is_worth_more_than_a_second_of_waiting(priority: int) -> None:
+    """With 0.1 s for each step, a priority of 1000 would keep the others waiting for 100 s."""
+    assert lead(priority - 1) < lead(priority) < config.LONGEST_LEAD
+    assert lead(-priority) == -lead(priority)
+    assert lead(1) == pytest.approx(config.LEAD)
+
+
+def test_a_worker_is_left_for_logins() -> None:
+    """However many users wait for the disk, one that comes to log in finds a worker."""
+    work = WorkQueue(3)
+    gate, ran = threading.Event(), threading.Event()
+    begun: list[int] = []
+
+    def wait(number: int) -> None:
+        begun.append(number)
+        gate.wait()
+
+    for number in range(5):
+        work.put(partial(wait, number), 0, f"user {number}")
+    work.put(ran.set, 0, "network", login=True)
+    assert ran.wait(10)
+    eventually(lambda: begun == [0, 1], "the units that may run")
+    assert work.pressed
+    gate.set()
+    eventually(lambda: begun == [0, 1, 2, 3, 4], "the units that had to wait")
+    work.shutdown()
+
+
+def test_the_end_waits_for_units_that_had_to_wait() -> None:
+    """What was put before the end still runs."""
+    work = WorkQueue(2)
+    gate = threading.Event()
+    ran: list[int] = []
+    work.put(partial(_wait, gate), 0)
+    for number in range(3):
+        work.put(partial(ran.append, number), 0)
+    threading.Timer(0.05, gate.set).start()
+    work.shutdown()
+    assert ran == [0, 1, 2]
 
 
 def test_a_unit_that_raises_does_not_cost_a_worker(

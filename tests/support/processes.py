@@ -8,18 +8,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 from lft.accounts.passwords import PASSWORD_VARIABLE
 from tests.support.files import random_file
 from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVER = (sys.executable, str(ROOT / "server.py"))
 
 
 def environment() -> dict[str, str]:
     """Return an environment in which nothing of the machine's own changes what the tests see."""
-    own = dict(os.environ, PYTHONUNBUFFERED="1")
+    own = dict(os.environ, PYTHONUNBUFFERED="1", LC_ALL="C.UTF-8")
     for name in (PASSWORD_VARIABLE, "NO_COLOR", "COLUMNS"):
         own.pop(name, None)
     return own
@@ -42,15 +43,23 @@ def peak_memory(process: int) -> int:
 class ServerProcess:
     """A real ``server.py`` on a free port, with its standard error in a file."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        program: Sequence[str] = SERVER,
+        errors: int | None = None,
+    ) -> None:
+        """Start ``program``; ``errors`` is its standard error in place of the file."""
         self.output = folder / "output"
         self.log_file = folder / "server.log"
-        command = [sys.executable, str(ROOT / "server.py"), "--port", "0", *options]
+        command = [*program, "--port", "0", *options]
         command += ["--output", str(self.output)]
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment()
-            )
+                command, stdout=subprocess.PIPE, stderr=log if errors is None else errors,
+                text=True, env=environment(),
+            )  # fmt: skip
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline()
         assert self.first_line.startswith("Listening on "), self.log

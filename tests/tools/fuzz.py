@@ -26,6 +26,10 @@ traceback and no internal error, and nobody was told of one; what it said was we
 published is byte for byte a file that a dialogue was about; a normal transfer works (now and then
 by ``client.py``).
 
+At last enemies come (``enemies.py``), each kind beside a normal transfer: silent strangers, block
+headers without blocks, half messages, tokens that expire, KeyUpdates without end. The server has to
+be as it was afterwards. The short form has one kind for each server.
+
 The client's side: ``client.send_files`` against a server that does all that is right, with what it
 says disturbed in the same ways, half of the time over TLS. Only exceptions below ``TransferError``
 may come out, within a bounded time and memory, and no thread or open file may stay behind.
@@ -111,6 +115,17 @@ def fuzz_servers(targets: Sequence[Target], seed: str, messages: int) -> None:
             note(f"{sent} messages in {number} rounds")
 
 
+def let_enemies_in(target: Target, seed: str, *, short: bool) -> None:
+    """Have each kind of enemy at a server; the short form has one. Raises ``ViolationError``."""
+    kinds = sorted(target.kinds)
+    random.Random(seed).shuffle(kinds)
+    for number, kind in enumerate(kinds[:1] if short else kinds):
+        try:
+            target.besiege(kind, number)
+        except ViolationError as error:
+            raise ViolationError(f"beside {kind} enemies: {error}") from None
+
+
 def perform(target: Target, plan: Plan, number: int) -> None:
     """Do one round and look at the server. A violation leaves the plan in a file."""
     target.rounds += 1
@@ -173,6 +188,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
             targets.append(Target(folder / name, secure=name == "TLS"))
             stack.callback(targets[-1].kill)
         fuzz_servers(targets, arguments.seed, arguments.messages)
+        for target in targets:
+            let_enemies_in(target, f"{arguments.seed} {target.name}", short=arguments.short)
         counts = [target.stop() for target in targets]
     patient = Patient(folder)
     fuzz_client(patient, (f"{arguments.seed}-{at}" for at in range(arguments.cases)))
@@ -183,6 +200,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
         print(f"{target.name}: {target.messages} messages in {target.rounds} rounds")
         missed += show(f"{target.name}, the server", own, SERVER_STATES, HANDSHAKE * target.secure)
         show_words("it said", target.heard)
+        show_words("enemies", target.enemies)
         if not arguments.short:  # seconds do not always bring two transfers to wait for a place
             missed += [
                 f"{target.name}, answer {word}" for word in ANSWERS if not target.heard[word]

@@ -10,6 +10,7 @@ from typing import Iterator
 
 import pytest
 
+import config
 from protocol import FileReady, FileStart, TransferComplete
 from tests.support.processes import ROOT, environment
 from tests.support.rawpeer import ANY_MD5, RawClient, RawUpload, push
@@ -87,3 +88,19 @@ def test_a_disk_that_hangs_at_the_very_end_does_not_keep_the_server_from_ending(
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "Traceback" not in errors
+
+
+def test_a_disk_that_hangs_while_files_are_published_keeps_no_client_out(tmp_path: Path) -> None:
+    """Ten workers and twelve files that wait for the disk: another client logs in and sends."""
+    with contextlib.ExitStack() as stack:
+        process, port = stack.enter_context(_stuck_server(tmp_path, "PartFile.flush"))
+        for number in range(12):
+            client = stack.enter_context(RawClient(port)).log_in()
+            upload = client.start(f"x{number}", bytes(4096), 4096)
+            upload.send(client.attach(), 0)
+            client.control.send(TransferComplete(upload.number, upload.digest))
+        assert process.stdout is not None
+        stuck = [process.stdout.readline() for _ in range(config.MAX_PUBLISHING)]
+        assert stuck == ["stuck\n"] * config.MAX_PUBLISHING
+        other = stack.enter_context(RawClient(port)).log_in("admin", "admin123")
+        other.start("y", bytes(8192), 4096).send(other.attach(), 0)

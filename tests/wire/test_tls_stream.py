@@ -13,10 +13,12 @@ import pytest
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
 from lft.wire.frames import encode
+from lft.wire.stream import Stream
 from lft.wire.tls import client_tls, server_tls
-from lft.wire.tls_stream import TlsStream
+from lft.wire.tls_stream import MOST_WITHOUT_DATA, TlsStream
 from protocol import VERSION, ConnectionLostError, Error, Hello, Side
 from tests.support.certificates import Pki
+from tests.support.key_updates import key_update, tls_stream
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -62,6 +64,29 @@ def test_a_message_that_comes_in_many_tls_records_is_waited_for(pki: Pki) -> Non
             assert server.wait(PATIENCE)
             heard.append(server.receive())
     assert heard == [None] * (len(heard) - 1) + [message]
+
+
+def test_key_updates_with_a_byte_between_them_hold_no_reader(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 27: they count as data, and come for ever; a call takes a bounded part of them."""
+    with secure_pair(pki) as (client, server):
+        pieces = []
+        for _ in range(8):
+            for _ in range(2 * MOST_WITHOUT_DATA // 7 // 27):
+                key_update(client)
+            tls_stream(client)._layer.write([b"x"])
+            pieces.append(tls_stream(client)._layer.outgoing())
+
+        def from_pieces(_stream: Stream, view: memoryview) -> int:
+            piece = pieces.pop(0) if pieces else b""
+            view[: len(piece)] = piece
+            return len(piece)
+
+        monkeypatch.setattr(Stream, "receive_into", from_pieces)
+        said = tls_stream(server).receive(100)
+        assert said in (b"x" * 4, b"x" * 5)
+        assert tls_stream(server).receive(100) == b"x" * (8 - len(said))
 
 
 def _has_ended(sock: socket.socket) -> bool:

@@ -25,9 +25,12 @@ from tests.support.certificates import Pki, tls_options
 from tests.support.files import strays
 from tests.support.processes import ROOT, client_command, environment, status
 from tests.support.rawpeer import Peer
+from tests.tools.enemies import TOKEN_LIFE, enemies_at
+from tests.tools.enemies import Target as EnemyTarget
 from tests.tools.fuzzing.counting import Counts
 from tests.tools.fuzzing.words import (
     CONTENTS,
+    ENEMY,
     NORMAL,
     PASSWORD,
     SETTLE,
@@ -40,6 +43,10 @@ WORKERS = 10
 LARGEST = 2 * MB  # the server takes no larger file: a wild size must not fill the disk
 MOST_MEMORY = 400 * KB  # in KB: the buffers the server may keep, a few blocks, and Python
 MOST_ASKED = 1900 * KB  # in KB: what it may ask for, used or not; each thread's heap asks for 64 MB
+SIEGE = 0.5  # seconds of enemies beside a normal transfer, and after it
+# How many there are of each kind; KeyUpdates where TLS is spoken.
+ENEMIES = {"silent": 100, "headers": 2, "halves": 2, "expired": 3}
+SECURE_ENEMIES = {"updates": 2, "drops": 2, "insiders": 2}
 CLIENT_EVERY = 75  # rounds after which client.py does the normal transfer; odd: of both servers
 
 
@@ -56,6 +63,8 @@ class Target:
             certificate_binding(pki.server.cert),
         )
         self.heard: collections.Counter[str] = collections.Counter()
+        self.kinds = {**ENEMIES, **(SECURE_ENEMIES if secure else {})}
+        self.enemies: collections.Counter[str] = collections.Counter()
         self.rounds = self.messages = 0
         self.output, self._log, self._counts = (
             folder / "output", folder / "server.log", folder / "counts"
@@ -86,9 +95,9 @@ class Target:
     def _make_accounts(self, path: Path) -> str:
         users = {
             name: Credential.make(PASSWORD, at % 3, MIN_ITERATIONS)
-            for at, name in enumerate([*USERS, NORMAL, TOKEN_USER])
+            for at, name in enumerate([*USERS, NORMAL, TOKEN_USER, ENEMY])
         }
-        accounts = Accounts(users).with_users(users).with_token_key(renew=True)
+        self._accounts = accounts = Accounts(users).with_users(users).with_token_key(renew=True)
         save_credentials(path, accounts)
         (self._folder / "password").write_text(PASSWORD)
         (self._folder / "password").chmod(0o600)
@@ -113,6 +122,25 @@ class Target:
             if status(self._process.pid, kind) > most:
                 raise ViolationError(f"memory: {kind} {status(self._process.pid, kind)} KB")
         self._transfer(number)
+
+    def besiege(self, kind: str, number: int) -> None:
+        """Have enemies beside a normal transfer; see that the server is as it was afterwards.
+
+        Raises ``ViolationError``.
+        """
+        expires = kind == "expired"
+        password = make_token(self._accounts, ENEMY, TOKEN_LIFE) if expires else PASSWORD
+        foe = EnemyTarget(self.port, ENEMY, password, self._ca)
+        try:
+            with enemies_at(kind, self.kinds[kind], foe) as seen:
+                self._transfer(number)
+                time.sleep(SIEGE)
+        except OSError as error:
+            raise ViolationError(str(error)) from None
+        if seen["taken"]:
+            raise ViolationError("a session outlived its token")
+        self.check(number)
+        self.enemies[kind] += 1
 
     def _rests(self) -> bool:
         """Whether all its threads sleep, several times in a row: else one may turn in circles."""

@@ -43,7 +43,7 @@ from protocol import (
 HOST = "127.0.0.1"
 PASSWORD = "a password"
 USERS = [f"user{number:02d}" for number in range(40)]  # many: a wrong proof slows its user down
-NORMAL, TOKEN_USER = "normal", "tokens"
+NORMAL, TOKEN_USER, ENEMY = "normal", "tokens", "enemy"
 BLOCK = 4 * KB
 SETTLE = 20.0  # seconds for the server to be as it was
 
