@@ -113,7 +113,8 @@ class Patience:
         pause = min(self._backoff.next_pause(), deadline.left())
         if str(error) != self._told:
             self._told = str(error)
-            log.warning("%s: trying again, for %.0f s", error, deadline.left())
+            reason = self._told.partition("; ")[0]  # advice is for the end
+            log.warning("%s: trying again, for %.0f s", reason, deadline.left())
         if self._cancel:
             self._cancel.wait(pause)
         else:

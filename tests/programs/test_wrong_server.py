@@ -90,6 +90,7 @@ def test_a_server_that_is_not_there_brings_what_to_do(tmp_path: Path) -> None:
         done = run_client(port, random_file(tmp_path / "x", 10), "--timeout", "2")
     words = f"localhost:{port}: nothing listens there; start server.py there, or check --port\n"
     assert done.stderr.endswith(words)
+    assert f"localhost:{port}: nothing listens there: trying again, for 2 s\n" in done.stderr
 
 
 def test_a_wrong_password_names_the_account(start_server: StartServer, tmp_path: Path) -> None:
