@@ -66,8 +66,6 @@ def split_place(text: str) -> tuple[str, int | None]:
     An IPv6 address may stand without brackets, too; then no port is in it. Raises ``ValueError``
     with what is wrong, in words.
     """
-    if "/" in text or "@" in text:
-        raise ValueError(f"a host name or an address alone, not {printable(text)!r}")
     bracketed = re.fullmatch(r"\[([^][]+)\](?::(.*))?", text, re.DOTALL)
     if bracketed:
         host, port = bracketed[1], bracketed[2]
@@ -75,6 +73,8 @@ def split_place(text: str) -> tuple[str, int | None]:
         host, _, port = text.partition(":")
     else:
         host, port = text, None
+    if any(char in text for char in "/@") or any(char in host for char in "[]"):
+        raise ValueError(f"a host name or an address alone, not {printable(text)!r}")
     if port is None:
         return host, None
     if not re.fullmatch("[0-9]{1,5}", port) or int(port) > MAX_PORT:

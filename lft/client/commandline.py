@@ -63,6 +63,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments.server, own = arguments.server
     try:
         arguments.port = one_port(arguments.server, own, arguments.port, config.DEFAULT_PORT)
+        settings_of(arguments)  # checks what no option does by itself
     except ValueError as error:
         parser.error(str(error))
     if arguments.quiet:

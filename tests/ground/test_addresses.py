@@ -93,7 +93,9 @@ def test_what_stands_in_place_of_a_port_must_be_one(text: str) -> None:
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("text", ["http://host/", "host/path", "alice@host"])
+@pytest.mark.parametrize(
+    "text", ["http://host/", "host/path", "alice@host", "[::1", "[]", "[::1]4455"]
+)
 def test_an_address_with_more_in_it_is_refused(text: str) -> None:
     """Of a URL only the host is wanted."""
     with pytest.raises(ValueError, match="a host name or an address alone, not "):
