@@ -287,7 +287,8 @@ def test_a_wrong_password_over_tls_is_exit_3(
 ) -> None:
     """22 and 27: the words are those of a plain connection, and there is no second attempt."""
     settings = secure.client(ca=pki.ca, password="wrong")
-    with pytest.raises(AuthenticationError, match=r"^unknown user or wrong password$"):
+    words = r"^unknown user or wrong password \(--user user1\)$"
+    with pytest.raises(AuthenticationError, match=words):
         send_files([random_file(tmp_path / "x", 10)], settings)
 
 
