@@ -8,6 +8,12 @@ made. Its key for tokens is another matter: any reader of the file can make a to
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # while Python still imports, Ctrl-C ends it without a traceback
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import sys
 import time
@@ -21,6 +27,7 @@ from lft.accounts.file import OPTIONAL, change, load_credentials, load_or_new
 from lft.accounts.keys import saslprep
 from lft.accounts.passwords import new_password
 from lft.accounts.tokens import holder, make_token
+from lft.commandline import Parser, adder
 from lft.files import keep_own_rights
 from lft.options import (
     add_version,
@@ -36,70 +43,82 @@ from protocol import TransferError, UsageError
 # --- the command line ---------------------------------------------------------------------------
 
 
-_EXAMPLES = """\
-examples:
-  python auth.py add alice --credentials users.json
-  python auth.py add alice --credentials users.json --keep-password --quota 10G
-  python auth.py token alice --credentials users.json > alice.token
-  python server.py --credentials users.json
+_DESCRIPTION = """\
+Manage the accounts of server.py: the users that may send files, and their limits. They stand in \
+a credential file, which holds no passwords, only what proves them. A running server notices each \
+change at once."""
 
-For the options of a command: python auth.py COMMAND --help"""
+_EXIT_CODES = """\
+exit codes:
+  0    done
+  2    not done: the line on standard error says why
+  130  stopped by Ctrl-C"""
+
+_EPILOG = f"""\
+For the options of a command: python auth.py COMMAND --help
+
+{_EXIT_CODES}
+
+examples:
+  Make a user, or change its password:
+    python auth.py add alice --credentials users.json
+  Change only a limit:
+    python auth.py add alice --credentials users.json --keep-password --quota 10G
+  Make a token, and start a server with these users:
+    python auth.py token alice --credentials users.json > alice.token
+    python server.py --credentials users.json"""
 
 _COMMANDS = {  # what each one does in short and in full, and an example
     "add": (
         "add a user, or change one",
-        (
-            "Add a user, or change one. A change also sets a new password, unless --keep-password "
-            "is given. Limits that are not named stay; to remove one, give it no value: --quota ''"
-        ),
-        (
-            "add alice --credentials users.json --directory alice --max-file-size 2G. The password "
-            "comes from --password-file, otherwise from the environment variable LFT_PASSWORD, "
-            "otherwise a prompt asks for it."
-        ),
+        """\
+Add a user, or change one. The password comes from --password-file, otherwise from the \
+environment variable LFT_PASSWORD, otherwise a prompt asks for it, twice. A change sets a new \
+password, too, unless --keep-password is given. A limit that is not named stays as it was, or \
+is as in parentheses for a new user; to remove one, give it no value: --quota ''
+
+SIZE and RATE are bytes, and bytes a second; they may end with K, M or G: 1K is 1024 bytes.""",
+        "add alice --credentials users.json --directory alice --max-file-size 2G",
     ),
     "remove": (
         "remove a user, and end its tokens",
-        "Remove a user. Its tokens end with it; its files stay.",
+        "Remove a user, and end its tokens. Its files stay.",
         "remove alice --credentials users.json",
     ),
     "list": (
         "list the users, their priorities and limits",
-        "List the users, one a line, with their priorities and limits.",
+        """\
+List the users, one a line, with their priorities and limits. A TAB stands between two facts.""",
         "list --credentials users.json",
     ),
     "token": (
         "make a token, with which a program logs in without a password",
-        (
-            "Print a token. Keep it in a file that only you can read: client.py --token-file logs "
-            "in with it."
-        ),
+        """\
+Print a token: 'client.py --token-file FILE' logs in with it. Any reader of the token can do \
+that, so keep it in a file that only you can read.""",
         "token alice --credentials users.json --expires 90d > alice.token",
     ),
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Manage the accounts of server.py: the users that may send files, and their\n"
-        "limits. They are kept in a credential file, which holds no passwords. A running\n"
-        "server notices each change; it need not be started again.",
-        epilog=_EXAMPLES,
-    )
+def _parser() -> Parser:
+    parser = Parser(description=_DESCRIPTION, epilog=_EPILOG)
     add_version(parser)
-    commands = parser.add_subparsers(dest="command", metavar="add|remove|list|token")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="add|remove|list|token"
+    )
     for name, (short, full, example) in _COMMANDS.items():
+        epilog = f"{_EXIT_CODES}\n\nexample:\n    python auth.py {example}"
+        operand = {"list": "", "token": "[NAME] "}.get(name, "NAME ")
+        usage = f"auth.py {name} {operand}--credentials FILE [OPTION ...]"
         command = commands.add_parser(
-            name, allow_abbrev=False, help=short, description=full,
-            epilog=f"example: python auth.py {example}",
-        )  # fmt: skip
+            name, help=short, usage=usage, description=full, epilog=epilog
+        )
         _add_options(name, command)
     return parser
 
 
-def _add_options(command: str, parser: argparse.ArgumentParser) -> None:
+def _add_options(command: str, parser: Parser) -> None:
     if command in ("add", "remove"):
         parser.add_argument("name", metavar="NAME", help="the user's name")
     if command == "add":
@@ -112,50 +131,58 @@ def _add_options(command: str, parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_user_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_user_options(parser: Parser) -> None:
+    add = adder(parser, "its password")
     # fmt: off
     add("--password-file", type=Path, metavar="FILE",
-        help="take the password from the first line of this file")
+        help="take the password from the first line of FILE")
     add("--keep-password", action="store_true",
-        help="change the limits of a user that exists, and leave its password")
-    # what is not given is not there at all, and stays as it is
-    limit = partial(add, default=argparse.SUPPRESS)
-    limit("--priority", type=int, metavar="N",
-          help="files of a user with a higher number go first, from -100 to 100 (0)")
-    limit("--directory", type=_folder, metavar="DIR",
-          help="put the user's files into this directory below the server's output directory (that "
-          "itself)")
-    limit("--max-file-size", type=_or_none(parse_size), metavar="SIZE",
-          help="take no larger file, such as 500M or 2G (no limit)")
-    limit("--quota", type=_or_none(parse_size), metavar="SIZE",
-          help="the most bytes in the user's directory, unfinished files included (no limit)")
-    limit("--limit", type=_or_none(rate_argument(config.LEAST_LIMIT)), metavar="RATE",
-          help="the most bytes a second, all sessions of the user together, such as 5M (no limit)")
-    limit("--allow-ext", type=_or_none(parse_extensions, ()), metavar=".a,.b",
-          help="take only files with these extensions (all)")
-    limit("--expires", type=_or_none(_expiry), metavar="TIME",
-          help="close the account so long from now, such as 30d, 12h or 90m (never)")
-    state = parser.add_mutually_exclusive_group()
+        help="leave the password of a user that exists, and change only what is named")
+    _add_limits(parser)
+    group = parser.add_argument_group("whether the account is open")
+    group.add_argument("--expires", type=_or_none(_expiry), default=argparse.SUPPRESS,
+        metavar="TIME", help="close it so long from now, such as 30d, 12h or 90m (never)")
+    state = group.add_mutually_exclusive_group()
     either = partial(state.add_argument, dest="disabled", default=argparse.SUPPRESS)
-    either("--disabled", action="store_true", help="close the account")
-    either("--enabled", action="store_false", help="open a disabled account again")
+    either("--disabled", action="store_true", help="close it")
+    either("--enabled", action="store_false", help="open it again after --disabled")
     # fmt: on
 
 
-def _add_token_options(parser: argparse.ArgumentParser) -> None:
+def _add_limits(parser: Parser) -> None:
+    # what is not given is not there at all, and stays as it is
+    limit = partial(adder(parser, "its limits"), default=argparse.SUPPRESS)
+    # fmt: off
+    limit("--priority", type=int, metavar="N",
+          help="files of users with a higher number go first, from -100 to 100 (0)")
+    limit("--directory", type=_folder, metavar="DIR",
+          help="the directory of the user's files, below the server's output directory (the output "
+          "directory itself)")
+    limit("--max-file-size", type=_or_none(parse_size), metavar="SIZE",
+          help="take no larger file, such as 500M or 2G (no limit)")
+    limit("--quota", type=_or_none(parse_size), metavar="SIZE",
+          help="the most bytes that this directory may hold, unfinished files included (no limit)")
+    limit("--limit", type=_or_none(rate_argument(config.LEAST_LIMIT)), metavar="RATE",
+          help="the most bytes a second, of all clients of the user together, such as 5M or 5MB/s "
+          "(no limit)")
+    limit("--allow-ext", type=_or_none(parse_extensions, ()), metavar=".a,.b",
+          help="take only files whose names end so (all)")
+    # fmt: on
+
+
+def _add_token_options(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="the user that logs in with it")
     parser.add_argument(
         "--expires",
         type=checked(parse_duration),
         default=config.TOKEN_LIFETIME,
         metavar="TIME",
-        help=f"how long it is good for, such as 12h or 90d ({config.TOKEN_LIFETIME})",
+        help=f"how long the token holds, such as 12h or 90d ({config.TOKEN_LIFETIME})",
     )
     parser.add_argument(
         "--renew-key",
         action="store_true",
-        help="end all tokens made so far, of all users; works without NAME as well",
+        help="end all tokens made so far, of all users; without NAME it makes no new one",
     )
 
 
@@ -271,6 +298,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "token" and arguments.name is None and not arguments.renew_key:
         parser.error("say whose token, or --renew-key")
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         actions[arguments.command](arguments)
     except TransferError as error:
         print(f"auth.py: {printable(str(error))}", file=sys.stderr)

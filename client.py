@@ -34,14 +34,14 @@ from typing import TYPE_CHECKING, Collection, Iterator, Sequence
 
 import config
 from config import ClientSettings
-from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
-from lft.addresses import resolve
+from lft.accounts.passwords import read_password
 from lft.client.bar import CHECKING, READING, SENDING, VERIFYING, progress_shown
+from lft.client.commandline import DEFAULT_FILE, parse, settings_of
 from lft.client.connect import connect, log_in, tls_context
 from lft.client.interrupt import CancelledError, Interrupt, ignore_signals, raise_on_signals
 from lft.client.link import Access, Link
-from lft.client.outcomes import GO_ON, Outcome, Outcomes, Report, Reporter
-from lft.client.patience import Patience, Watch
+from lft.client.outcomes import Outcome, Outcomes, Report, Reporter
+from lft.client.patience import Patience, Watch, way_on
 from lft.client.progress import Progress
 from lft.client.receipt import FailedIntegrityError, Receipt, Run
 from lft.client.rejected import EarlierAttemptError, raise_rejected
@@ -50,23 +50,11 @@ from lft.client.streams import Streams
 from lft.client.upload import Block, Reader, Upload, block_size_for
 from lft.clock import Deadline
 from lft.files import keep_own_rights
-from lft.options import (
-    add_log_level,
-    add_version,
-    argument,
-    format_size,
-    help_formatter,
-    or_auto,
-    parse_size,
-    port_argument,
-    rate_argument,
-    seconds_argument,
-)
+from lft.options import format_size
 from lft.terminal import BarSafeHandler, make_output_safe, printable, setup_logging
 from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
 from protocol import (
-    DIGEST_SIZES,
     Cancel,
     ConnectionLostError,
     FileReady,
@@ -96,7 +84,6 @@ if TYPE_CHECKING:
 coordinator_log = logging.getLogger("coordinator")
 log = logging.getLogger("client")
 
-DEFAULT_FILE = Path("input") / "big_file.txt"
 
 for _log in (coordinator_log, log, logging.getLogger("block")):
     _log.addHandler(logging.NullHandler())  # a program that sets up no log hears nothing from us
@@ -159,6 +146,9 @@ def _send_all(
                     patience.begin_file()
         except ConnectionLostError as error:
             patience.wait(error)
+        except Interrupt as interrupt:
+            interrupt.unfinished = patience.unfinished
+            raise
 
 
 def _outcome(session: ClientSession, path: Path) -> Outcome:
@@ -290,11 +280,13 @@ class ClientSession:
     def _announce_as(self, source: Source, size: int, digest: str, *, resume: bool) -> Upload:
         head = source.head(size, digest)
         self._coordinator.send(FileStart(source.name, source.size, size, digest, head, resume))
+        self._patience.note_begun(source.name)
         position = 0
         while True:
             message = self._answer()
             if isinstance(message, FileReady):
                 upload = Upload(source, digest, size, message, self._waker.ring)
+                self._patience.note_begun(source.name)
                 self._patience.note_there(upload.resumed_bytes)
                 self._tell_resumed(upload)
                 return upload
@@ -302,6 +294,7 @@ class ClientSession:
             if isinstance(message, Queued) and message.position != position:
                 position = message.position
                 coordinator_log.info("waiting for our turn: position %d", position)
+                self._patience.note_begun(source.name if position == 1 else "")  # 1: or begins
             raise_rejected(source.name, message)
 
     def _answer(self) -> Message:
@@ -457,80 +450,13 @@ class ClientSession:
 # --- the command line ---------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    low, high, most = config.MIN_BLOCK_SIZE, config.MAX_BLOCK_SIZE, config.MAX_STREAMS
-    blocks = or_auto(argument(parse_size, low, high, "a block has 4K to 4M"))
-    chunks = argument(parse_size, 1024, high, "a chunk has 1K to 4M")
-    streams = or_auto(argument(int, 1, most, f"1 to {most} streams, or auto"))
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, formatter_class=help_formatter,
-        description="Send files and prove that they arrived.",
-    )  # fmt: skip
-    add = parser.add_argument
-    # fmt: off
-    add("files", nargs="*", type=Path, metavar="FILE", help=f"a file to send ({DEFAULT_FILE})")
-    add("--server", default=config.DEFAULT_HOST, metavar="HOST",
-        help="the host that server.py runs on (localhost)")
-    add("--port", type=port_argument(1), default=config.DEFAULT_PORT, help="its port (4455)")
-    add("--user", default="user1", metavar="NAME", help="the account to log in to (user1)")
-    add("--password-file", type=Path, metavar="FILE",
-        help=f"a file with the password; otherwise the environment variable {PASSWORD_VARIABLE} "
-        "has it, or a prompt asks")
-    add("--token-file", type=Path, metavar="FILE",
-        help="a file with a token made by 'auth.py token'; replaces user and password")
-    add("--tls", action="store_true", help="encrypt, and check the server's certificate")
-    add("--ca", type=Path, metavar="FILE",
-        help="trust these certificates instead of the system's, such as a self-signed one; "
-        "implies --tls")
-    add("--streams", type=streams, default=config.STREAMS, metavar="N|auto",
-        help="the number of data connections; auto: as many as make it faster (4)")
-    add("--block-size", type=blocks, default=config.BLOCK_SIZE, metavar="SIZE|auto",
-        help="bytes of a block, the unit that is checked and sent again; auto: larger for "
-        "very large files (200K)")
-    add("--congestion", default=config.CONGESTION, metavar="NAME",
-        help="TCP congestion control on links with a long round trip, where the system "
-        "allows it (bbr)")
-    add("--chunk-size", type=chunks, default=config.CHUNK_SIZE, metavar="SIZE",
-        help="bytes passed to one send call; rarely needs a change (50K)")
-    add("--digest", choices=list(DIGEST_SIZES), default="md5",
-        help="what proves the file; sha256 also resists forgery (md5)")
-    add("--no-resume", dest="resume", action="store_false",
-        help="send all of it, also what an interrupted attempt has delivered already")
-    add("--compress", action="store_true",
-        help="compress blocks when the link is slower than compression")
-    add("--limit", type=rate_argument(1024), metavar="RATE",
-        help="bytes a second, all streams together, such as 500K or 10M (no limit)")
-    add("--timeout", type=seconds_argument(2), default=config.TIMEOUT, metavar="SECONDS",
-        help="seconds without progress before an attempt counts as dead, at least 2; a lost "
-        "connection is retried for ten times as long (30)")
-    add("--quiet", action="store_true", help="no bar, and only warnings and errors in the log")
-    add("--json", action="store_true", help="one JSON object for each file on standard output")
-    add("--demo", action="store_true",
-        help="start a server, send it a sample file, compare both files, stop the server")
-    # fmt: on
-    add_log_level(parser)
-    add_version(parser)
-    return parser
-
-
-def _settings(arguments: argparse.Namespace) -> ClientSettings:
-    """Make the settings of a command line, without password and token."""
-    given = vars(arguments)
-    names = ClientSettings.FIELDS.keys() - {"password", "token"}
-    return ClientSettings(**{name: given[name] for name in names})
-
-
 def _with_proof(settings: ClientSettings, arguments: argparse.Namespace) -> ClientSettings:
     """Add the token or the password. Raises below ``TransferError`` where there is none."""
     if arguments.token_file:
         from lft.accounts.tokens import read_token  # noqa: PLC0415  (few runs need it)
 
         return settings.replace(token=read_token(arguments.token_file))
-    try:
-        password = read_password(arguments.user, arguments.password_file, arguments.server)
-    except UsageError:
-        resolve(arguments.server, arguments.port)  # an unknown host is the better reason
-        raise
+    password = read_password(arguments.user, arguments.password_file, arguments.server)
     return settings.replace(password=password)
 
 
@@ -539,7 +465,7 @@ def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
         raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
     try:
-        settings = _with_proof(_settings(arguments), arguments)
+        settings = _with_proof(settings_of(arguments), arguments)
     except TransferError as error:
         for path in files:
             reporter.report(path, error)
@@ -558,13 +484,20 @@ def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
         (receipt,) = send_files([path], settings, progress, reporter.report)
         return receipt
 
-    run_demo(path, _settings(arguments), arguments.log_level, send, reporter.say)
+    run_demo(path, settings_of(arguments), arguments.log_level, send, reporter.say)
+
+
+def _way_on(arguments: argparse.Namespace, unfinished: str) -> str:
+    """Say how a file can go on that was not finished; the server of a demo is gone."""
+    if arguments.demo:
+        return ""
+    return way_on(unfinished, settings_of(arguments), len(arguments.files))
 
 
 def _run(arguments: argparse.Namespace, handler: BarSafeHandler, given: Collection[str]) -> int:
     """Do what the command line says; say in one line what went wrong, and return the exit code."""
     progress = progress_shown(handler, quiet=arguments.quiet)
-    reporter = Reporter(_settings(arguments), as_json=arguments.json, given=given)
+    reporter = Reporter(settings_of(arguments), as_json=arguments.json, given=given)
     try:
         try:
             (_demo if arguments.demo else _send)(arguments, progress, reporter)
@@ -573,7 +506,8 @@ def _run(arguments: argparse.Namespace, handler: BarSafeHandler, given: Collecti
             reporter.sum_up()
     except TransferError as error:
         if error not in reporter.told:
-            log.error("%s%s", error, GO_ON if isinstance(error, ConnectionLostError) else "")
+            unfinished = getattr(error, "unfinished", "")
+            log.error("%s%s", error, _way_on(arguments, unfinished))
         return error.exit_code
     except OSError as error:  # of the demo's own files, say
         log.error("%s", error)
@@ -585,17 +519,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``python client.py``; return its exit code."""
     make_output_safe()
     keep_own_rights()
-    arguments = _parser().parse_args(argv)
-    if arguments.quiet:
-        arguments.log_level = "WARNING"
+    arguments = parse(argv)
     handler = setup_logging(arguments.log_level)
     try:
         raise_on_signals()
         given = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
         code = _run(arguments, handler, given)
         ignore_signals()
-    except Interrupt:
-        log.error("interrupted%s", GO_ON)
+    except Interrupt as interrupt:
+        log.error("interrupted%s", _way_on(arguments, interrupt.unfinished))
         return Interrupt.exit_code
     return code
 

@@ -148,6 +148,7 @@ class ConnectionLostError(TransferError):
     """The peer cannot be reached, has gone, or made no progress for too long."""
 
     exit_code = 5
+    unfinished = ""  # the name of the file of which the server keeps a part, to go on with
 
 
 class SessionLostError(ConnectionLostError):

@@ -34,36 +34,25 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
 
-import argparse
 import contextlib
 import logging
 import socket
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import config
 from config import ServerSettings
-from lft.accounts.account import AccountSource, demo_credentials, parse_extensions
+from lft.accounts.account import AccountSource, demo_credentials
 from lft.accounts.file import CredentialStore
 from lft.accounts.scram import SCRAM_PLUS
-from lft.addresses import is_loopback
+from lft.addresses import is_known, is_loopback, place
 from lft.files import keep_own_rights
-from lft.options import (
-    add_log_level,
-    add_version,
-    argument,
-    checked,
-    help_formatter,
-    parse_size,
-    port_argument,
-    rate_argument,
-    seconds_argument,
-)
+from lft.options import plural
 from lft.server.admission import Admission
 from lft.server.background_log import BackgroundLog
 from lft.server.buffers import BufferPool
+from lft.server.commandline import parse
 from lft.server.connections import Connections
 from lft.server.descriptors import places, raise_limit
 from lft.server.event_loop import EventLoop
@@ -83,7 +72,6 @@ from lft.terminal import make_output_safe, printable, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.listeners import listen
 from protocol import (
-    MAX_FILE_SIZE,
     VERSION,
     Attach,
     AuthenticationError,
@@ -265,8 +253,8 @@ class Server:
         self._settings = settings
         tls = _load_tls(settings)
         with contextlib.ExitStack() as undo:
-            self._output = OutputDirectory(settings.output)
-            undo.callback(self._output.release)
+            self.output = OutputDirectory(settings.output)
+            undo.callback(self.output.release)
             self._listeners = _listen(settings)
             for listener in self._listeners:
                 undo.callback(listener.close)
@@ -306,7 +294,7 @@ class Server:
         self.connections.most = places(raise_limit())
         post = self.connections.post
         self.lifecycle = Lifecycle(
-            settings, self._output, self.admission, self.parts, self.work, buffers, post
+            settings, self.output, self.admission, self.parts, self.work, buffers, post
         )
         self.verification = Verification(self.lifecycle, self.work, way, post, self._loop.later)
         self.receiving = Receiving(
@@ -450,7 +438,8 @@ class Server:
             self.lifecycle.start(self.lifecycle.turn_away, transfer)
         active = len(self.admission.active())
         if active:
-            log.info("stopping: %d transfers have %g s to end", active, self._settings.grace)
+            transfers, grace = plural(active, "transfer"), self._settings.grace
+            log.info("stopping: %g s for %s to end", grace, transfers)
 
     def _is_quiet(self) -> bool:
         """Return whether no transfer runs and every verdict has been sent."""
@@ -472,63 +461,17 @@ class Server:
         self._watchdog.dismiss()
         self.connections.close()
         self._loop.close()
-        self._output.release()
+        self.output.release()
 
 
 # --- the command line ---------------------------------------------------------------------------
-
-
-def _parser() -> argparse.ArgumentParser:
-    workers = argument(int, 1, 256, "a number of workers from 1 to 256")
-    size = argument(parse_size, 1, MAX_FILE_SIZE, "a size such as 200K, 1.5M, 2G")
-    extensions = checked(parse_extensions)
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        formatter_class=help_formatter,
-        description="Receive files and prove that they arrived.",
-    )
-    add = parser.add_argument
-    # fmt: off
-    add("--host", action="append", metavar="HOST", dest="hosts", help="name or address to listen "
-        "on (localhost); may be given several times")
-    add("--port", type=port_argument(), default=config.DEFAULT_PORT,
-        help="port to listen on (4455); 0 takes a free one")
-    add("--output", type=Path, default=Path("output"), metavar="DIR",
-        help="where files go (output/)")
-    add("--workers", type=workers, default=config.WORKERS, metavar="N",
-        help="worker threads, which serve all clients (10)")
-    add("--credentials", type=Path, metavar="FILE",
-        help="the users, made with auth.py; without it there are the demo accounts user1 and "
-        "admin, for clients on this machine only")
-    add("--tls-cert", type=Path, metavar="FILE", help="certificate (and chain) for TLS, in PEM "
-        "form; SIGHUP has it and its key read again")
-    add("--tls-key", type=Path, metavar="FILE", help="the private key of --tls-cert, in PEM form")
-    add("--max-file-size", type=size, metavar="SIZE", help="take no larger files (no limit)")
-    add("--allow-ext", type=extensions, default=(), metavar=".a,.b",
-        help="take only files with these extensions; of common kinds the content is checked, "
-        "too (all)")
-    add("--limit", type=rate_argument(config.LEAST_LIMIT), metavar="RATE",
-        help="bytes a second, of all clients together, such as 10M (no limit)")
-    add("--grace", type=seconds_argument(0), default=config.GRACE, metavar="SECONDS",
-        help="seconds that transfers under way may still take at shutdown (5); 4 s more at most, "
-        "and the server has ended")
-    # fmt: on
-    add_log_level(parser)
-    add(
-        "--log-file",
-        type=Path,
-        metavar="FILE",
-        help="append the log to FILE, and make it anew once it is moved away (standard error)",
-    )
-    add_version(parser)
-    return parser
 
 
 def _accounts(settings: ServerSettings) -> AccountSource:
     """Load the accounts; the demo ones only where no other machine can reach them."""
     if settings.credentials is not None:
         return CredentialStore(settings.credentials, lambda text: log.warning("%s", text)).current
-    for host in settings.hosts:
+    for host in filter(is_known, settings.hosts):  # listening says what is wrong with others
         _check_loopback(host)  # before anything is opened
     accounts = demo_credentials()
     return lambda: accounts
@@ -573,9 +516,11 @@ def _serve(settings: ServerSettings) -> None:
     _, port = server.address
     try:
         for host in settings.hosts:
-            say(f"Listening on {host}:{port}")
+            say(f"Listening on {place(host, port)}")
     except UsageError as error:  # a full disk must not keep it from serving
         log.warning("%s", error)
+    if server.output.made:
+        log.info("made the output directory %s", settings.output.resolve())
     try:
         server.run()
     finally:
@@ -587,8 +532,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``python server.py``; return its exit code."""
     make_output_safe()
     keep_own_rights()
-    arguments = vars(_parser().parse_args(argv))
-    arguments["hosts"] = tuple(arguments["hosts"] or [config.DEFAULT_HOST])
+    arguments = vars(parse(argv))
     code, background = 0, BackgroundLog(setup_logging(arguments.pop("log_level")))
     try:
         background.start(arguments.pop("log_file"))

@@ -1,21 +1,36 @@
-"""Host names and addresses: whether they are loopback, their network, resolving them."""
+"""Host names and addresses: as they are written, whether they are loopback, resolving them."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 import socket
-from typing import Any
+import threading
+from queue import Empty, SimpleQueue
+from typing import Any, Callable, Iterable, List, NamedTuple
 
 from lft.terminal import printable
 from protocol import ConnectionLostError
+
+MAX_PORT = 65535
+
+
+def is_known(host: str) -> bool:
+    """Whether ``host`` is an address, or a name that has one."""
+    try:
+        resolve(host, 0)
+    except ConnectionLostError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:
     """Whether every address of ``host`` is a loopback address."""
     try:
-        found = look_up(host or "0.0.0.0", 0)  # noqa: S104
-    except (OSError, UnicodeError):
+        found = resolve(host or "0.0.0.0", 0)  # noqa: S104
+    except ConnectionLostError:
         return False
-    return all(_loops_back(str(entry[4][0])) for entry in found)
+    return all(_loops_back(str(one.address[0])) for one in found)
 
 
 def _loops_back(address: str) -> bool:
@@ -55,16 +70,133 @@ def look_up(host: str, port: int, flags: int = 0) -> list[Any]:
     return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
 
 
-class UnknownHostError(ConnectionLostError):
-    """There is no host of that name; trying again would not help."""
+def place(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, with an IPv6 address in brackets (RFC 3986), safe to show."""
+    return f"[{printable(host)}]:{port}" if ":" in host else f"{printable(host)}:{port}"
 
 
-def resolve(host: str, port: int) -> list[Any]:
-    """Return the addresses of ``host``. Raises ``ConnectionLostError`` if there are none."""
+def split_place(text: str) -> tuple[str, int | None]:
+    """Take ``HOST``, ``HOST:PORT``, ``[ADDRESS]`` or ``[ADDRESS]:PORT`` apart; port ``None``: none.
+
+    An IPv6 address may stand without brackets, too; then no port is in it. Raises ``ValueError``
+    with what is wrong, in words.
+    """
+    bracketed = re.fullmatch(r"\[([^][]+)\](?::(.*))?", text, re.DOTALL)
+    if bracketed:
+        host, port = bracketed[1], bracketed[2]
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    else:
+        host, port = text, None
+    if any(char in text for char in "/@") or any(char in host for char in "[]"):
+        raise ValueError(f"a host name or an address alone, not {printable(text)!r}")
+    if port is None:
+        return host, None
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > MAX_PORT:
+        raise ValueError(f"a port is a number up to {MAX_PORT}, not {printable(port)!r}")
+    return host, int(port)
+
+
+class HopelessError(ConnectionLostError):
+    """The server cannot be reached from here at all: trying again would not help."""
+
+
+class UnknownHostError(HopelessError):
+    """There is no host of that name."""
+
+
+class NoNameServiceError(ConnectionLostError):
+    """No name service could be asked: it may be away for a moment, or for good."""
+
+
+class Address(NamedTuple):
+    """Where to connect to, as ``socket.connect`` takes it."""
+
+    family: int
+    address: Any
+
+
+Lookup = Callable[..., List[Any]]  # as ``look_up``
+
+
+def resolve(host: str, port: int, timeout: float = 30.0, lookup: Lookup = look_up) -> list[Address]:
+    """Return the addresses of ``host``, the best one first, within ``timeout`` seconds.
+
+    Raises below ``ConnectionLostError`` if there are none: ``HopelessError`` where that is final.
+    """
+    with contextlib.suppress(OSError, UnicodeError):  # it is no address but a name
+        return _with_scope(host, lookup(host, port, socket.AI_NUMERICHOST))
+    answers: SimpleQueue[Any] = SimpleQueue()
+    arguments = (lookup, host, port, answers)
+    # a thread of its own: the system may ask for half a minute, deaf to Ctrl-C and the timeout
+    threading.Thread(target=_ask, args=arguments, name="resolver", daemon=True).start()
     try:
-        return look_up(host, port)
+        answer = answers.get(timeout=timeout)
+    except Empty:
+        raise NoNameServiceError(_NO_NAME_SERVICE.format(printable(host))) from None
+    if isinstance(answer, Exception):
+        raise _unresolved(host, answer)
+    return _with_scope(host, answer)
+
+
+_NO_NAME_SERVICE = "{}: no name service answers; is there a network?"
+
+
+def _ask(lookup: Lookup, host: str, port: int, answers: SimpleQueue[Any]) -> None:
+    """Put the addresses of ``host``, or why there are none, into ``answers`` (the resolver)."""
+    try:
+        answers.put(lookup(host, port))
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a host name"
-        later = getattr(error, "errno", None) == socket.EAI_AGAIN  # the name service is away
-        kind = ConnectionLostError if later else UnknownHostError
-        raise kind(f"{printable(host)}: {reason}") from None
+        answers.put(error)
+
+
+def _with_scope(host: str, found: list[Any]) -> list[Address]:
+    """Return the addresses, without those of a link (RFC 4007) that do not name it.
+
+    Raises ``HopelessError`` if there are no others.
+    """
+    addresses = [Address(entry[0], entry[4]) for entry in found]
+    whole = [one for one in addresses if not _lacks_scope(one)]
+    if not whole:
+        raise HopelessError(
+            f"{printable(host)}: an address of this link needs the network interface, such as "
+            f"{addresses[0].address[0]}%eth0"
+        )
+    return whole
+
+
+def _lacks_scope(one: Address) -> bool:
+    """Whether an address holds on one link only and does not say on which."""
+    is_local = one.family == socket.AF_INET6 and one.address[0][:3] in ("fe8", "fe9", "fea", "feb")
+    return bool(is_local and not one.address[3])
+
+
+def _unresolved(host: str, error: Exception) -> ConnectionLostError:
+    """Put the resolver's error into words."""
+    name, code = printable(host), getattr(error, "errno", None)
+    if code == socket.EAI_AGAIN:
+        return NoNameServiceError(_NO_NAME_SERVICE.format(name))
+    if code == socket.EAI_NONAME and "%" in host:
+        return HopelessError(f"{name}: no such network interface here")
+    if code in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)):
+        return UnknownHostError(f"{name}: there is no host of that name; check --server")
+    reason = getattr(error, "strerror", None) or "not a host name"
+    return UnknownHostError(f"{name}: {reason}")
+
+
+def is_address(host: str) -> bool:
+    """Whether ``host`` is an address and not a name."""
+    try:
+        return bool(look_up(host, 0, socket.AI_NUMERICHOST))
+    except (OSError, UnicodeError):
+        return False
+
+
+def one_port(places: Iterable[tuple[str, int | None]], given: int | None, usual: int) -> int:
+    """Return the port of ``HOST:PORT`` or of ``--port``. Raises ``ValueError`` if they differ."""
+    said = {port: place(host, port) for host, port in places if port is not None}
+    if given is not None:
+        said[given] = f"--port {given}"
+    if len(said) > 1:
+        raise ValueError(f"{' and '.join(said.values())} are two ports; give one of them")
+    return next(iter(said), usual)

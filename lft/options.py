@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import re
 from typing import Any, Callable
 
@@ -28,11 +26,38 @@ def parse_size(text: str) -> int:
 
 def format_size(size: float) -> str:
     """Return a number of bytes in words: ``1.5 GB``, with 1 KB = 1024 bytes."""
+    if round(size) == 1:
+        return "1 byte"
     for unit in ("bytes", "KB", "MB", "GB"):
         if size < 1024 or unit == "GB":
             break
         size /= 1024
     return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def parse_rate(text: str) -> int:
+    """Turn ``500K``, ``5MB/s`` or ``1.5 MiB/s`` into bytes a second; 1 K is 1024.
+
+    Raises ``ValueError`` for anything else; of bits it says what they are in bytes.
+    """
+    amount = re.sub(r"\s*(/|p(er)?\s*)s(ec(ond)?)?\s*$", "", text, flags=re.I)
+    bits = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,3})?)\s*([kmg])(b|bits?)", amount, re.I | re.A)
+    if bits and (bits[3].lower() != "b" or _MEGABITS.search(text)):
+        rate = float(bits[1]) * 1000 ** (1 + "kmg".index(bits[2].lower())) / 8
+        same = f"{rate / config.KB:.0f}K" if rate < config.MB else f"{rate / config.MB:.1f}M"
+        raise ValueError(f"a rate counts bytes, not bits: {printable(text)!r} is about {same}")
+    try:
+        return parse_size(amount)
+    except ValueError:
+        raise ValueError(f"not a rate: {printable(text)!r} (try 500K, 5MB/s, 1.5G)") from None
+
+
+_MEGABITS = re.compile("[KMG]b/s|[KMGkmg]bps")  # "MB/s" and "mb/s" are written for bytes
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 block``, ``2 blocks``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def argument(parse: Callable[[str], int], low: int, high: int, what: str) -> Callable[[str], int]:
@@ -71,9 +96,19 @@ def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def rate_argument(least: int) -> Callable[[str], int]:
-    """Make the argparse type of ``--limit``: bytes a second."""
-    what = f"a rate of at least {format_size(least)} a second, such as 500K or 10M"
-    return argument(parse_size, least, 2**62, what)
+    """Make the argparse type of ``--limit``: bytes a second, at least ``least``."""
+
+    def convert(text: str) -> int:
+        try:
+            rate = parse_rate(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        if not least <= rate <= 2**62:
+            what = f"a rate is at least {format_size(least)} a second"
+            raise argparse.ArgumentTypeError(f"{what}, such as 500K or 5MB/s, not {text!r}")
+        return rate
+
+    return convert
 
 
 def port_argument(least: int = 0) -> Callable[[str], int]:
@@ -97,23 +132,7 @@ def seconds_argument(low: float) -> Callable[[str], float]:
     return convert
 
 
-def help_formatter(prog: str) -> argparse.HelpFormatter:
-    """Make a formatter of the help as wide as the terminal, or as ``COLUMNS`` says.
-
-    By itself argparse makes one for each option, and loads ``shutil`` for the width: 4 ms.
-    """
-    return argparse.HelpFormatter(prog, width=max(_terminal_width(), 40) - 2)
-
-
-def _terminal_width() -> int:
-    columns = os.environ.get("COLUMNS", "")
-    width = int(columns) if columns.isdecimal() and len(columns) < 5 else 0
-    with contextlib.suppress(OSError):  # no terminal
-        width = width or os.get_terminal_size().columns
-    return width or 80  # a new terminal may say 0
-
-
-def add_log_level(parser: argparse.ArgumentParser) -> None:
+def add_log_level(parser: argparse._ActionsContainer) -> None:
     """Add ``--log-level``, the same on every command line."""
     levels = ["DEBUG", "INFO", "WARNING", "ERROR"]
     parser.add_argument(
@@ -122,13 +141,14 @@ def add_log_level(parser: argparse.ArgumentParser) -> None:
         choices=levels,
         type=str.upper,
         metavar="LEVEL",
-        help="DEBUG (a line for each block), INFO, WARNING or ERROR (INFO)",
+        help="how much to log: DEBUG (each block), INFO, WARNING or ERROR (INFO)",
     )
 
 
-def add_version(parser: argparse.ArgumentParser) -> None:
+def add_version(parser: argparse._ActionsContainer) -> None:
     """Add ``--version``, the same on every command line."""
-    parser.add_argument("--version", action="version", version=f"%(prog)s {config.RELEASE}")
+    version = f"%(prog)s {config.RELEASE}"
+    parser.add_argument("--version", action="version", version=version, help="show the version")
 
 
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lft.accounts.account import DEMO_ACCOUNTS
 from lft.accounts.keys import saslprep
-from lft.addresses import is_loopback
+from lft.addresses import NoNameServiceError, is_loopback, resolve
 from lft.terminal import printable
 from protocol import UsageError
 
@@ -20,13 +20,16 @@ PASSWORD_VARIABLE = "LFT_PASSWORD"  # noqa: S105  (a name, not a password)
 def read_password(user: str, file: Path | None, server: str) -> str:
     """Find the password of ``user`` at ``server``: file, environment, demo account, prompt.
 
-    The demo accounts' own passwords are for loopback. Raises ``UsageError`` where none is found.
+    The demo accounts' own passwords are for loopback. Raises ``UsageError`` where none is found,
+    and ``ConnectionLostError`` where there is no such server: that is better said before a prompt.
     """
     given = _given_password(file)
     if given is not None:
         return given
     if user in DEMO_ACCOUNTS and is_loopback(server):
         return DEMO_ACCOUNTS[user][0]
+    with contextlib.suppress(NoNameServiceError):  # it may answer soon
+        resolve(server, 0)
     return _prompt(user)
 
 
@@ -60,11 +63,11 @@ def first_line(file: Path, what: str) -> str:
 
 
 def _prompt(user: str, remark: str = "") -> str:
-    import getpass  # noqa: PLC0415  (3 ms, only where a prompt is needed)
-
     if sys.stdin.isatty():
+        from lft.accounts.prompt import ask  # noqa: PLC0415  (few runs need it)
+
         with contextlib.suppress(EOFError):  # Ctrl-D
-            return getpass.getpass(f"Password of {printable(user)} {remark}".rstrip() + ": ")
+            return ask(f"Password of {printable(user)} {remark}".rstrip() + ": ")
     raise UsageError(
         f"no password for {printable(user)}: use --password-file or {PASSWORD_VARIABLE}"
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from config import ClientSettings
 from lft.accounts.scram import SCRAM_PLUS, ScramClient
-from lft.addresses import is_loopback, resolve
+from lft.addresses import Lookup, is_address, is_loopback, look_up, place, resolve
 from lft.clock import Deadline
 from lft.terminal import printable
 from lft.wire.channel_binding import server_end_point
-from lft.wire.connection import Connection
-from lft.wire.sockets import lost, open_socket, wait
+from lft.wire.connection import Connection, SilenceError
+from lft.wire.frames import ForeignProtocolError
+from lft.wire.happy_eyeballs import open_first
+from lft.wire.sockets import unreached
+from lft.wire.stream import PLAIN
 from protocol import (
     DIGEST_SIZES,
     EARLIER,
@@ -42,35 +44,55 @@ def tls_context(settings: ClientSettings) -> TlsContext | None:
     return client_tls(settings.ca)
 
 
-def connect(settings: ClientSettings, timeout: float, tls: TlsContext | None) -> Connection:
-    """Connect to the first of the server's addresses that answers; they share the time."""
-    host, port = settings.server, settings.port
-    problem = OSError(0, "no address")
-    addresses, deadline = resolve(host, port), Deadline(timeout)
-    for number, (family, _, _, _, address) in enumerate(addresses):
-        share = deadline.left() / (len(addresses) - number)
-        try:
-            sock = open_socket(family, address, partial(wait, timeout=share, write=True))
-        except OSError as error:
-            problem = error
-        else:
-            return Connection(sock, Side.CLIENT, tls, host)
-    raise lost(f"{printable(host)}:{port}", problem)
+def connect(
+    settings: ClientSettings,
+    timeout: float,
+    tls: TlsContext | None,
+    lookup: Lookup = look_up,
+) -> Connection:
+    """Connect to the first of the server's addresses that answers, within ``timeout`` seconds."""
+    host, port, deadline = settings.server, settings.port, Deadline(timeout)
+    try:
+        sock = open_first(resolve(host, port, timeout, lookup), deadline.left())
+    except OSError as error:
+        raise unreached(place(host, port), error, by_name=not is_address(host)) from error
+    return Connection(sock, Side.CLIENT, tls, host)
 
 
 def log_in(
     connection: Connection, settings: ClientSettings, timeout: float
 ) -> tuple[Hello, AuthOk]:
     """Log in on a new connection, within ``timeout`` for its TLS; return what the server said."""
-    connection.secure_channel(timeout)
+    _secure(connection, timeout)
     # no codecs among the features: they are those that a peer can unpack, and we only pack
     connection.send(Hello(VERSION, (*DIGEST_SIZES, EARLIER)))
     return (_prove_password if settings.token is None else _show_token)(connection, settings)
 
 
+def _secure(connection: Connection, timeout: float) -> None:
+    """Shake hands, where TLS is spoken. Raises ``UsageError`` where the server speaks another."""
+    try:
+        connection.secure_channel(timeout)
+    except RemoteProtocolError as error:
+        hints = {
+            PLAIN: "the server does not speak TLS: leave out --tls and --ca, or have it started "
+            "with --tls-cert and --tls-key",
+            "version": f"{error}; update the older of the two machines",
+        }
+        if error.code not in hints:
+            raise
+        raise UsageError(f"{connection.peer}: {hints[error.code]}") from error
+
+
 def _hear_hello(connection: Connection, settings: ClientSettings) -> Hello:
     """Wait for the server's HELLO. Raises ``RemoteProtocolError`` if it lacks what we need."""
-    hello = connection.answer(settings.timeout)
+    hint = "is that the port of a server.py?"
+    try:
+        hello = connection.answer(settings.timeout)
+    except ForeignProtocolError as error:
+        raise RemoteProtocolError(f"{connection.peer}: {error}; {hint}") from error
+    except SilenceError as error:
+        raise SilenceError(f"{error}; {hint}") from error
     if not isinstance(hello, Hello) or hello.version != VERSION:
         raise RemoteProtocolError(f"the server does not speak version {VERSION}")
     if settings.digest not in hello.features:
@@ -111,10 +133,13 @@ def _prove_password(connection: Connection, settings: ClientSettings) -> tuple[H
     login = ScramClient(settings.user, settings.password, binding=binding, plus=plus)
     connection.send(AuthStart(login.mechanism, login.first()))
     hello = hello or _hear_hello(connection, settings)
-    challenge = connection.answer(settings.timeout)
-    if not isinstance(challenge, AuthChallenge):
-        raise AuthenticationError("the server let us in without a proof of its own")
-    welcome = connection.call(AuthResponse(login.respond(challenge.data)), settings.timeout)
+    try:
+        challenge = connection.answer(settings.timeout)
+        if not isinstance(challenge, AuthChallenge):
+            raise AuthenticationError("the server let us in without a proof of its own")
+        welcome = connection.call(AuthResponse(login.respond(challenge.data)), settings.timeout)
+    except AuthenticationError as error:  # the user may not know whose account that is
+        raise AuthenticationError(f"{error} (--user {printable(settings.user)})") from error
     assert isinstance(welcome, AuthOk)
     login.check_server(welcome.data)
     return hello, welcome

@@ -15,6 +15,7 @@ class Interrupt(BaseException):  # no Exception: nothing on its way up may take 
     """The user stopped the program."""
 
     exit_code = 130
+    unfinished = ""  # the name of the file of which the server keeps a part, to go on with
 
 
 class CancelledError(TransferError):

@@ -13,7 +13,7 @@ from lft.addresses import is_loopback
 from lft.client.upload import BlockQueue
 from lft.clock import TokenBucket
 from lft.wire.connection import Connection
-from lft.wire.sockets import Socket, lost, open_socket
+from lft.wire.sockets import Socket, lost, open_socket, peer_name
 from protocol import DIGEST_SIZES, VERSION, Attach, Hello, Side
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Link:
         try:
             sock = open_socket(access.family, access.address, until)
         except OSError as error:
-            raise lost(f"{access.address[0]}:{access.address[1]}", error) from error
+            raise lost(peer_name(access.address), error) from error
         return Connection(sock, Side.CLIENT, access.tls, self.settings.server)
 
     def attach(self, connection: Connection) -> None:

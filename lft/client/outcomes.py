@@ -13,6 +13,7 @@ from typing import Callable, Collection, Sequence, Union
 import config
 from config import ClientSettings
 from lft.client.interrupt import CancelledError
+from lft.client.patience import way_on
 from lft.client.receipt import FailedIntegrityError, Receipt, arrival_line, receipt_line
 from lft.client.source import Source
 from lft.terminal import SUCCESS, printable, say, shorten
@@ -31,8 +32,6 @@ log = logging.getLogger("client")
 
 Outcome = Union[Receipt, TransferError]
 Report = Callable[[Path, Outcome], None]
-
-GO_ON = "; the same command goes on where this one stopped"
 
 # Of several errors the worst is raised, and gives the exit code: that of the first of these codes.
 # The user stopped it; a proof failed, which a person must look at; files were not even tried;
@@ -144,7 +143,13 @@ class Reporter:
         if isinstance(error, CancelledError):
             return  # the user knows
         what = f"{self._brief(str(path))} did not arrive" if self._both_seen else str(error)
-        log.error("%s%s", what, GO_ON if isinstance(error, ConnectionLostError) else "")
+        log.error("%s%s", what, self._way_on(error))
+
+    def _way_on(self, error: TransferError) -> str:
+        """Say how the file can go on, unless it was for the server of a demo, which is gone."""
+        if not isinstance(error, ConnectionLostError) or "--demo" in self._given:
+            return ""
+        return way_on(error.unfinished, self._settings, self._count)
 
     def _brief(self, name: str) -> str:
         """Return a name for the log: where the line below has all of it, some of it will do."""

@@ -8,7 +8,7 @@ import time
 
 import config
 from config import ClientSettings
-from lft.addresses import UnknownHostError
+from lft.addresses import HopelessError, NoNameServiceError
 from lft.client.interrupt import CancelledError
 from lft.clock import Backoff, Deadline, WakingClock
 from protocol import ConnectionLostError
@@ -29,6 +29,7 @@ class Patience:
         self._timeout = settings.timeout
         self._cancel = cancel
         self._deadline = Deadline(settings.timeout)
+        self._names = Deadline(min(config.NAME_PATIENCE, settings.timeout))
         self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._stood = False
         self._clock: WakingClock | None = None  # of the session that stands
@@ -42,6 +43,7 @@ class Patience:
         self.sent_bytes = self.wire_bytes = 0  # of the sessions that have ended
         self.there: int | None = None  # bytes that the server had before the first of them
         self._fruitless = 0  # sessions in a row that got no further
+        self.unfinished = ""  # the file's name, once the server may keep a part of it
         self._deadline.put_off()
 
     def note_session(self) -> None:
@@ -61,6 +63,10 @@ class Patience:
             self._verified = max(verified, self._verified)
             self._fruitless = -1  # this one got further
             self._backoff.reset()
+
+    def note_begun(self, name: str) -> None:
+        """Note that the server may keep the file ``name`` from now on; "" for none."""
+        self.unfinished = name
 
     def note_sent(self, sent_bytes: int, wire_bytes: int) -> None:
         """Note what a session that ends brought of the file, and the payload that it sent."""
@@ -106,18 +112,36 @@ class Patience:
         """Pause before the next attempt, or raise ``error`` if there should be none."""
         self.check()
         self._clock = None  # what follows may take longer, without a look at the clock
-        hopeless = isinstance(error, UnknownHostError) and not self._stood
-        if hopeless or self._deadline.passed or self._fruitless > config.RETRY_MOST:
+        deadline = self._deadline
+        if isinstance(error, NoNameServiceError) and not self._stood:
+            deadline = self._names
+        hopeless = isinstance(error, HopelessError) and not self._stood
+        if hopeless or deadline.passed or self._fruitless > config.RETRY_MOST:
+            error.unfinished = self.unfinished
             raise error
-        pause = min(self._backoff.next_pause(), self._deadline.left())
+        pause = min(self._backoff.next_pause(), deadline.left())
         if str(error) != self._told:
             self._told = str(error)
-            log.warning("%s: trying again, for %.0f s", error, self._deadline.left())
+            reason = self._told.partition("; ")[0]  # advice is for the end
+            log.warning("%s: trying again, for %.0f s", reason, deadline.left())
         if self._cancel:
             self._cancel.wait(pause)
         else:
             time.sleep(pause)
         self.check()
+
+
+def way_on(unfinished: str, settings: ClientSettings, files: int) -> str:
+    """Say how the file ``unfinished``, one of ``files`` given, can go on; "" where nothing began.
+
+    With several files it is not the same command: those that have arrived would be sent again.
+    """
+    if not unfinished:
+        return ""
+    without = "" if settings.resume else " without --no-resume"
+    if files > 1:
+        return f"; {unfinished} goes on where it stopped when it is sent again{without}"
+    return f"; the same command{without} goes on where this one stopped"
 
 
 class Watch:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import config
+from lft.options import plural
 from lft.server.log_file import LogFile
 
 log = logging.getLogger("server")
@@ -73,8 +74,9 @@ class BackgroundLog:
         dropped = self._handler.dropped - self._told
         if dropped and self._handler.queue.empty():
             self._told += dropped
-            words = "%d log lines were dropped: the log was not read fast enough"
-            record = log.makeRecord(log.name, logging.WARNING, "", 0, words, (dropped,), None)
+            words = "%s dropped: the log was not read fast enough"
+            lines = (plural(dropped, "log line"),)
+            record = log.makeRecord(log.name, logging.WARNING, "", 0, words, lines, None)
             self._writer.handle(record)
 
     def stop(self) -> bool:

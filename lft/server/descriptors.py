@@ -6,6 +6,7 @@ import logging
 import resource
 
 import config
+from lft.options import plural
 
 log = logging.getLogger("server")
 
@@ -36,5 +37,6 @@ def places(limit: int) -> int:
     """Return how many connections fit ``limit`` beside the files that transfers need."""
     most = max(limit - config.RESERVED_DESCRIPTORS, limit // 2)
     if most < config.MAX_CONNECTIONS:
-        log.info("%d open files: %d connections at most (ulimit -n raises that)", limit, most)
+        log.info("%s: %s at most (ulimit -n raises that)",
+                 plural(limit, "open file"), plural(most, "connection"))  # fmt: skip
     return min(most, config.MAX_CONNECTIONS)

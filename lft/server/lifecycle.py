@@ -21,7 +21,7 @@ from lft.store.journal import Facts
 from lft.store.ownership import OutputDirectory
 from lft.store.partfile import PartFile, StaleError
 from lft.store.partstore import PartStore
-from lft.store.paths import NO_SPACE, longest_name, output_name, safe_name, unique
+from lft.store.paths import NO_SPACE, NoSpaceError, longest_name, output_name, safe_name, unique
 from lft.terminal import SUCCESS
 from protocol import (
     DIGEST_SIZES,
@@ -262,5 +262,15 @@ def rejection(error: RejectedError | OSError) -> Rejected:
     if error.errno == errno.EFBIG:
         return Rejected("size", "the file is too large for the server's file system")
     if error.errno in NO_SPACE:
-        return Rejected("space", "not enough space on the server")
+        return Rejected("space", _no_space(error))
     return Rejected("disk", f"the server cannot write: {error.strerror or 'unknown error'}")
+
+
+def _no_space(error: OSError) -> str:
+    """Say what room there is, where that is known, and what the file needs."""
+    if error.errno == errno.EDQUOT:
+        return "not enough space: a disk quota on the server is used up"
+    if isinstance(error, NoSpaceError) and error.free < error.needed:
+        needed, free = format_size(error.needed), format_size(error.free)
+        return f"not enough space on the server: {needed} are needed, {free} are free"
+    return "not enough space on the server"

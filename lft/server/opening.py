@@ -11,7 +11,7 @@ from typing import Callable
 
 import config
 from config import ServerSettings
-from lft.options import format_size
+from lft.options import format_size, plural
 from lft.server.quota import Quota
 from lft.server.sessions import Post
 from lft.server.transfer import Transfer
@@ -235,10 +235,10 @@ class Opener:
 
     @staticmethod
     def _log_opened(transfer: Transfer, claims: Claims | None) -> None:
-        size, count = format_size(transfer.blocks.size), transfer.blocks.count
-        facts = f"{transfer.name} ({size} in {count} blocks) from {transfer.facts.user}"
+        size, blocks = format_size(transfer.blocks.size), plural(transfer.blocks.count, "block")
+        facts = f"{transfer.name} ({size} in {blocks}) from {transfer.facts.user}"
         if claims:
-            log.info("resuming %s: %d blocks are here", facts, sum(claims.flags))
+            log.info("resuming %s: the server has %s", facts, plural(sum(claims.flags), "block"))
         else:
             log.info("receiving %s", facts)
 

@@ -21,6 +21,7 @@ class OutputDirectory:
     def __init__(self, path: Path) -> None:
         """Take the directory (main). Raises ``UsageError`` if that cannot be."""
         self._path = path
+        self.made = not path.exists()  # by us
         self._lock = _open_lock(path)
         self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -27,6 +27,8 @@ from lft.store.paths import (
     NO_SPACE,
     PARTIAL,
     UNSUPPORTED,
+    NoSpaceError,
+    free_bytes,
     make_directory,
     names_file,
     native,
@@ -160,9 +162,9 @@ class PartFile:
 
     def _grow(self, size: int) -> None:
         """Give the file its size. Raises ``OSError`` where the disk has no room for it."""
-        facts, own = os.statvfs(self._output), os.fstat(self._fd).st_blocks * 512
-        if size - own > facts.f_bavail * facts.f_frsize:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        free, own = free_bytes(self._output), os.fstat(self._fd).st_blocks * 512
+        if size - own > free:
+            raise NoSpaceError(size - own, free)
         os.truncate(self._fd, size)
         self._reserved = 0 if size and hasattr(os, "posix_fallocate") else size
 
@@ -180,6 +182,8 @@ class PartFile:
             try:
                 os.posix_fallocate(self._fd, self._reserved, length)
             except OSError as error:
+                if error.errno == errno.ENOSPC:  # taken meanwhile
+                    raise NoSpaceError(size - self._reserved, free_bytes(self._output)) from error
                 if error.errno not in UNSUPPORTED:
                     raise
                 length = size - self._reserved

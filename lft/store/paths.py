@@ -22,6 +22,21 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # by a file system
 
 
+class NoSpaceError(OSError):
+    """The disk has no room for ``needed`` bytes: only ``free`` bytes are free."""
+
+    def __init__(self, needed: int, free: int) -> None:
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.needed = needed
+        self.free = free
+
+
+def free_bytes(directory: Path) -> int:
+    """Return the bytes that are free for us on the file system of ``directory``."""
+    facts = os.statvfs(directory)
+    return facts.f_bavail * facts.f_frsize
+
+
 def safe_name(name: str) -> str:
     """Return a client's file name without folders, hidden characters or terminal controls.
 

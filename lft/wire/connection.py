@@ -9,7 +9,7 @@ from lft.clock import Deadline
 from lft.terminal import printable
 from lft.wire.frames import Ack, FrameReader, encode
 from lft.wire.sockets import Buffer, Waker, peer_address, peer_name, wait
-from lft.wire.stream import Stream
+from lft.wire.stream import PLAIN, Stream
 from lft.wire.tcp import Tcp
 from protocol import (
     AuthenticationError,
@@ -22,12 +22,17 @@ from protocol import (
     Side,
     State,
     TransferError,
+    UsageError,
 )
 
 if TYPE_CHECKING:  # slow to load, and most runs do without
     import ssl
 
 _READ = 16 * 1024  # bytes of messages, or of acknowledgements, in one call
+
+
+class SilenceError(ConnectionLostError):
+    """The peer said nothing for as long as we would wait."""
 
 
 class Connection:
@@ -197,7 +202,7 @@ class Connection:
     def _wait_for_peer(self, deadline: Deadline, timeout: float) -> None:
         """Wait for bytes, and send what is unsent. Raises ``ConnectionLostError``."""
         if deadline.passed:
-            raise ConnectionLostError(f"{self.peer} did not answer for {timeout:g} s")
+            raise SilenceError(f"{self.peer} did not answer for {timeout:g} s")
         self.wait(deadline.left(), write=not self.flush())
 
     # -- ending
@@ -237,6 +242,7 @@ def _stream(
 
 _ERRORS: dict[str, type[TransferError]] = {
     "authentication": AuthenticationError,
+    PLAIN: UsageError,
     "session": SessionLostError,
     "transfer": ConnectionLostError,
     "shutdown": ConnectionLostError,

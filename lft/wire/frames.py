@@ -42,6 +42,10 @@ def _frozen(value: object) -> object:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
+class ForeignProtocolError(RemoteProtocolError):
+    """What came is no frame at all: another program stands at the other end."""
+
+
 class Ack(NamedTuple):
     """The server has received block ``block`` of ``transfer`` and written it."""
 
@@ -84,7 +88,7 @@ class FrameReader:
             return None
         (length,) = _LENGTH.unpack_from(self._bytes)
         if not 0 < length <= MAX_CONTROL_FRAME:
-            raise RemoteProtocolError(_bad_start(bytes(self._bytes[:4])))
+            raise ForeignProtocolError(_bad_start(bytes(self._bytes[:4])))
         end = _LENGTH.size + length
         return decode(self._take(end)[_LENGTH.size :]) if len(self._bytes) >= end else None
 
@@ -103,5 +107,6 @@ class FrameReader:
 def _bad_start(start: bytes) -> str:
     """Say what is wrong with a stream that starts with these four bytes."""
     known = {b"SSH-": "SSH", b"GET ": "HTTP", b"POST": "HTTP", b"HEAD": "HTTP", b"HTTP": "HTTP"}
-    name = "TLS" if start[:2] == b"\x16\x03" else known.get(start)
+    records = b"\x15\x03", b"\x16\x03"  # an alert, a handshake
+    name = "TLS" if start.startswith(records) else known.get(start)
     return f"the peer speaks {name}, not this protocol" if name else "a frame of impossible length"

@@ -9,7 +9,7 @@ import socket
 from typing import Any, Iterator, NamedTuple, Sequence
 
 import config
-from lft.addresses import look_up
+from lft.addresses import look_up, place
 from lft.terminal import printable
 from protocol import UsageError
 
@@ -33,9 +33,7 @@ def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
     An address that this machine does not have is left out, and logged, where its host has another
     one that can be used. Raises ``UsageError``.
     """
-    places = list(
-        {place.address: place for host in hosts for place in _places(host, port)}.values()
-    )
+    places = list({one.address: one for host in hosts for one in _places(host, port)}.values())
     for left in reversed(range(config.PORT_TRIES)):
         try:
             return _open_all(places)
@@ -55,48 +53,49 @@ def _places(host: str, port: int) -> Iterator[_Place]:
         try:
             found = look_up(name, port, socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
-            raise UsageError(f"cannot listen on {printable(host)}: {error}") from None
+            reason = getattr(error, "strerror", None) or "not a host name"
+            raise UsageError(f"cannot listen on {printable(host)}: {reason}") from None
         for family, _, _, _, address in sorted(found, key=lambda entry: entry[0] != socket.AF_INET):
             yield _Place(host, family, address)
 
 
 def _open_all(places: list[_Place]) -> list[socket.socket]:
     """Open a listener for each place; where the first got its port from the system, on that."""
-    alone = all(place.family != socket.AF_INET for place in places)  # then :: is for IPv4 as well
+    alone = all(one.family != socket.AF_INET for one in places)  # then :: is for IPv4 as well
     missing: list[tuple[_Place, OSError]] = []
     with contextlib.ExitStack() as undo:
         opened: dict[_Place, socket.socket] = {}
-        for place in places:
-            port = next((one.getsockname()[1] for one in opened.values()), place.address[1])
+        for one in places:
+            port = next((sock.getsockname()[1] for sock in opened.values()), one.address[1])
             try:
-                opened[place] = undo.enter_context(_open(place, port, six_only=not alone))
+                opened[one] = undo.enter_context(_open(one, port, six_only=not alone))
             except OSError as error:
                 if error.errno not in _NOT_HERE:
-                    raise _cannot(place, port, error) from None
-                missing.append((place, error))
-        _check_missing(missing, {place.host for place in opened})
+                    raise _cannot(one, port, error) from None
+                missing.append((one, error))
+        _check_missing(missing, {one.host for one in opened})
         undo.pop_all()
     return list(opened.values())
 
 
 def _check_missing(missing: list[tuple[_Place, OSError]], served: set[str]) -> None:
     """Log the addresses that are left out. Raises ``UsageError`` if a host has no other one."""
-    for place, error in missing:
-        if place.host not in served:
-            raise _cannot(place, place.address[1], error)
-        usual = place.address[0] in _LOOPBACK  # a machine without IPv6 is no news
+    for one, error in missing:
+        if one.host not in served:
+            raise _cannot(one, one.address[1], error)
+        usual = one.address[0] in _LOOPBACK  # a machine without IPv6 is no news
         level = logging.DEBUG if usual else logging.INFO
-        log.log(level, "not listening on %s: %s", place.address[0], error.strerror)
+        log.log(level, "not listening on %s: %s", one.address[0], error.strerror)
 
 
-def _open(place: _Place, port: int, *, six_only: bool) -> socket.socket:
+def _open(one: _Place, port: int, *, six_only: bool) -> socket.socket:
     """Open one listener. Raises ``OSError``."""
-    listener = socket.socket(place.family, socket.SOCK_STREAM)
+    listener = socket.socket(one.family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if place.family == socket.AF_INET6 and six_only:
+        if one.family == socket.AF_INET6 and six_only:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind((place.address[0], port, *place.address[2:]))
+        listener.bind((one.address[0], port, *one.address[2:]))
         listener.listen(config.LISTEN_BACKLOG)
         listener.setblocking(False)
     except BaseException:
@@ -105,10 +104,9 @@ def _open(place: _Place, port: int, *, six_only: bool) -> socket.socket:
     return listener
 
 
-def _cannot(place: _Place, port: int, error: OSError) -> UsageError:
+def _cannot(one: _Place, port: int, error: OSError) -> UsageError:
     taken = error.errno == errno.EADDRINUSE
     hint = "; choose another with --port" if taken else ""
-    where = f"{printable(place.host)}:{port}"
     return (_PortTakenError if taken else UsageError)(
-        f"cannot listen on {where}: {error.strerror}{hint}"
+        f"cannot listen on {place(one.host, port)}: {error.strerror}{hint}"
     )

@@ -10,6 +10,7 @@ import select
 import socket
 from typing import Any, Callable, Union
 
+from lft.addresses import HopelessError, place
 from protocol import ConnectionLostError
 
 Socket = socket.socket  # for rooms that hand one on
@@ -67,17 +68,46 @@ def wait(
     return any(descriptor == sock.fileno() for descriptor, _ in ready)
 
 
+_REASONS = {
+    errno.ECONNREFUSED: "nothing listens there",
+    errno.ECONNRESET: "the connection was reset",
+    errno.EPIPE: "the connection was closed",
+    errno.ETIMEDOUT: "no answer",
+    errno.ENETUNREACH: "there is no way to that network from here",
+    errno.EADDRNOTAVAIL: "this machine has no address that can reach it (is IPv6 off here?)",
+    errno.EAFNOSUPPORT: "this machine does not know such addresses (is IPv6 off here?)",
+    errno.EACCES: "this machine does not let us connect there (a firewall, perhaps)",
+    errno.EPERM: "this machine does not let us connect there (a firewall, perhaps)",
+    errno.EINVAL: "no server can have this address",
+}
+_ADVICE = {  # for connections that were never made
+    errno.ECONNREFUSED: "; start server.py there, or check --port",
+    errno.ETIMEDOUT: "; check --server, and the firewalls on the way",
+}
+_FINAL = {errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM, errno.EINVAL}
+NO_WAY = _FINAL | {errno.ENETUNREACH, errno.EADDRNOTAVAIL}  # what says nothing about the server
+
+
 def lost(peer: str, error: OSError) -> ConnectionLostError:
     """Put the system's error about a connection into plain words; no other place does."""
-    known = {
-        errno.ECONNREFUSED: "nothing listens there",
-        errno.ECONNRESET: "the connection was reset",
-        errno.EPIPE: "the connection was closed",
-        errno.ETIMEDOUT: "no answer",
-    }
+    return ConnectionLostError(_in_words(peer, error))
+
+
+def unreached(peer: str, error: OSError, *, by_name: bool) -> ConnectionLostError:
+    """Put the error of a connection that was never made into words.
+
+    It is a ``HopelessError`` where the reason lies here and stays; a host given ``by_name`` may
+    have another address the next time.
+    """
+    final = error.errno in (_FINAL if by_name else NO_WAY)
+    words = _in_words(peer, error) + _ADVICE.get(error.errno or 0, "")
+    return (HopelessError if final else ConnectionLostError)(words)
+
+
+def _in_words(peer: str, error: OSError) -> str:
     timed_out = isinstance(error, socket.timeout)
-    reason = "no answer" if timed_out else known.get(error.errno or 0, error.strerror or str(error))
-    return ConnectionLostError(f"{peer}: {reason}")
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    return f"{peer}: {'no answer' if timed_out else reason}"
 
 
 def peer_address(sock: socket.socket) -> Any:
@@ -88,7 +118,7 @@ def peer_address(sock: socket.socket) -> Any:
 
 
 def peer_name(address: Any) -> str:
-    return "{}:{}".format(*address[:2]) if isinstance(address, tuple) else "the peer"
+    return place(*address[:2]) if isinstance(address, tuple) else "the peer"
 
 
 def open_socket(
@@ -98,17 +128,34 @@ def open_socket(
 
     Raises ``OSError``.
     """
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = begin_to_connect(family, address)
     try:
-        sock.setblocking(False)
-        code = sock.connect_ex(address)
-        if code == errno.EINPROGRESS:
-            connected = until_connected(sock)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            code = code if connected else errno.ETIMEDOUT
-        if code:
-            raise OSError(code, os.strerror(code))
+        if not until_connected(sock):
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        check_connected(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def begin_to_connect(family: int, address: Any) -> socket.socket:
+    """Return a socket that can be written to once it is connected. Raises ``OSError``."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        _check(sock.connect_ex(address))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def check_connected(sock: socket.socket) -> None:
+    """Raise the ``OSError`` that an attempt to connect has ended with, if any."""
+    _check(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+
+def _check(code: int) -> None:
+    if code not in (0, errno.EINPROGRESS):
+        raise OSError(code, os.strerror(code))

@@ -11,6 +11,7 @@ from typing import Collection
 from lft.wire.sockets import Buffer, lost
 from protocol import ConnectionLostError
 
+PLAIN = "plain"  # the code of an error: no TLS where it should be
 _MOST_PARTS = 64  # handed to the system in one call, which takes 1024 at most
 _DISCARDED_TOGETHER = 16  # reads; a peer that floods us must not keep the caller
 _SCRATCH = 256 * 1024  # bytes

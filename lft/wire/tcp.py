@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 import struct
 import sys
+from pathlib import Path
 
 import config
+from lft.terminal import printable
 
 # Linux's struct tcp_info (linux/tcp.h): where a field begins, and what it is made of
 _MICROSECONDS, _TWO_OF_MICROSECONDS = struct.Struct("=I"), struct.Struct("=QQ")
 _ROUND_TRIP = 68, _MICROSECONDS  # tcpi_rtt
 _LEAST_ROUND_TRIP = 148, _MICROSECONDS  # tcpi_min_rtt
 _BUSY_AND_NO_ROOM = 168, _TWO_OF_MICROSECONDS  # tcpi_busy_time, tcpi_rwnd_limited (Linux 4.9)
+
+
+_SYSTEM = Path("/proc/sys/net/ipv4")  # Linux
+
+
+def check_congestion(name: str) -> str:
+    """Return ``name`` if the system lets us use that congestion control; "" is always right.
+
+    Raises ``ValueError`` that says which ones there are.
+    """
+    if name in ("", config.CONGESTION):  # the usual one is used where it can be
+        return name
+    if sys.platform != "linux":
+        raise ValueError("this system does not let programs choose the congestion control")
+    with contextlib.closing(socket.socket()) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+        except (OSError, ValueError) as error:  # ValueError: it has a NUL or half a character
+            raise ValueError(_no_congestion(name, getattr(error, "errno", None))) from None
+    return name
+
+
+def _no_congestion(name: str, code: int | None) -> str:
+    """Say why ``name`` cannot be used, and what can."""
+    refused = code in (errno.EPERM, errno.EACCES)
+    why = "is for the administrator only" if refused else "is not known to this system"
+    kind = "allowed" if refused or os.geteuid() else "available"
+    with contextlib.suppress(OSError):
+        there = (_SYSTEM / f"tcp_{kind}_congestion_control").read_text("ascii")
+        why += f", which has {', '.join(sorted(there.split()))}"
+    return f"{printable(name)!r} {why}"
 
 
 class Tcp:

@@ -9,7 +9,7 @@ from typing import Any, Iterable
 
 from lft.wire.frames import encode
 from lft.wire.sockets import Buffer
-from lft.wire.stream import Stream, scratch
+from lft.wire.stream import PLAIN, Stream, scratch
 from protocol import (
     AuthenticationError,
     ConnectionLostError,
@@ -21,7 +21,6 @@ from protocol import (
 
 MOST_WITHOUT_DATA = 256 * 1024  # bytes of records in a row that carry nothing: a handshake has a
 # tenth of that, and a peer that sends KeyUpdate after KeyUpdate (RFC 8446, 4.6.3) has no end
-_PLAIN = "plain"  # the code of an error: no TLS where it should be
 
 
 class TlsLayer:
@@ -104,16 +103,40 @@ class TlsLayer:
         return self._tls.getpeercert(binary_form=True)
 
 
+_SPEAK_TLS = "TLS is spoken here: add --tls, or --ca FILE where the certificate is self-signed"
+
+# By the verify code of OpenSSL (x509_vfy.h)
+_OWN_AUTHORITY = "if it is the server's own, give --ca a file with it, or with its issuer's"
+_OTHER_NAME = "give --server the name that it is for"
+_VERIFY_HINTS = {
+    **dict.fromkeys((2, 18, 19, 20, 21), _OWN_AUTHORITY),
+    **dict.fromkeys((62, 64), _OTHER_NAME),
+    9: "is the clock wrong here?",
+    10: "the server needs a new one, unless the clock is wrong here",
+}
+_NO_COMMON_VERSION = {
+    "tlsv1 alert protocol version",
+    "unsupported protocol",
+    "no protocols available",
+}
+_NOT_TLS = {"wrong version number", "http request", "unknown protocol", "https proxy request"}
+
+
 def _tls_error(error: ssl.SSLError) -> TransferError:
-    """Put an error of OpenSSL into the project's words."""
+    """Put an error of OpenSSL into the project's words, with what may help."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        why = error.verify_message.rstrip(".")
-        return AuthenticationError(f"the server's certificate is not to be trusted: {why}")
+        why, hint = error.verify_message.rstrip("."), _VERIFY_HINTS.get(error.verify_code)
+        hint = f"; {hint}" if hint else ""
+        return AuthenticationError(f"the server's certificate is not to be trusted: {why}{hint}")
     reason = (error.reason or "broken").replace("_", " ").lower()
-    strange = {"wrong version number", "http request", "unknown protocol", "https proxy request"}
-    if reason in strange or "packet length" in reason:
-        return RemoteProtocolError("the peer does not speak TLS", _PLAIN)
-    return RemoteProtocolError(f"TLS: {reason}", "tls")
+    if reason in _NOT_TLS or "packet length" in reason:
+        return RemoteProtocolError("the peer does not speak TLS", PLAIN)
+    if reason in _NO_COMMON_VERSION:
+        why = "the two sides have no version of it in common"
+        return RemoteProtocolError(f"TLS: {reason}: {why}", "version")
+    distrusted = "alert" in reason and (" ca" in reason or "certificate" in reason)
+    why = ": the client does not trust the certificate" if distrusted else ""
+    return RemoteProtocolError(f"TLS: {reason}{why}", "tls")
 
 
 class TlsStream(Stream):
@@ -162,8 +185,8 @@ class TlsStream(Stream):
         try:
             self._layer.shake_hands()
         except RemoteProtocolError as error:
-            if error.code == _PLAIN and self._side is Side.SERVER:  # the client can read this
-                super().push(encode(Error(_PLAIN, "TLS is spoken here: add --tls")))
+            if error.code == PLAIN and self._side is Side.SERVER:  # the client can read this
+                super().push(encode(Error(PLAIN, _SPEAK_TLS)))
             raise
         finally:  # an alert, too, should leave
             super().push(self._layer.outgoing())

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
 import threading
+import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Iterator
 
 import pytest
 
 from client import send_files
 from config import ClientSettings
+from lft.addresses import HopelessError, Lookup
 from lft.client.connect import connect
+from lft.client.link import Access, Link
 from lft.client.receipt import Receipt
+from lft.wire.sockets import unreached, wait
 from protocol import (
     AuthenticationError,
     ConnectionLostError,
@@ -22,8 +28,9 @@ from protocol import (
     TransferError,
 )
 from tests.support.files import random_file
-from tests.support.local import StartLocal
-from tests.support.waiting import PATIENCE, SleepClock
+from tests.support.local import ServerThread, StartLocal
+from tests.support.sockets import DeadAddress
+from tests.support.waiting import PATIENCE
 from tests.tools.proxy import reserve_port
 
 
@@ -53,23 +60,79 @@ def test_a_server_that_is_not_there_is_tried_for_the_timeout(tmp_path: Path) -> 
         send_files([path], ClientSettings(port=reserved.getsockname()[1], timeout=0.6))
 
 
-def test_all_addresses_of_a_server_are_tried_within_the_timeout(
-    clock: SleepClock, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def beside_a_dead_address(local: ServerThread) -> Iterator[Lookup]:
+    """A name whose first address never answers, while the server listens on its second."""
+    with DeadAddress("127.0.0.2") as dead:
+
+        def lookup(*_: object) -> list[Any]:
+            places = dead.address, ("127.0.0.1", local.port)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
+
+        yield lookup
+
+
+def test_a_dead_first_address_of_the_server_costs_less_than_two_seconds(
+    local: ServerThread, beside_a_dead_address: Lookup
 ) -> None:
-    """DESIGN 9: three addresses of which none answers have together what one would have."""
-    address = socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1)
-    tried = []
+    """RFC 8305; the data connections then go to the address that answered."""
+    settings = ClientSettings(server="two.example")
+    began = time.monotonic()
+    with contextlib.closing(connect(settings, 60, None, beside_a_dead_address)) as coordinator:
+        assert time.monotonic() - began < 2
+        assert coordinator.peer == f"127.0.0.1:{local.port}"
+        link = Link(settings, Access(*coordinator.address, "t" * 20))
+        with contextlib.closing(link.open(lambda sock: wait(sock, PATIENCE, write=True))) as data:
+            assert data.peer == coordinator.peer
 
-    def silent(_family: int, _address: object, until: Callable[[object], bool]) -> socket.socket:
-        tried.append(until(None))
-        raise OSError(errno.ETIMEDOUT, "no answer")
 
-    monkeypatch.setattr("lft.client.connect.resolve", lambda *_: [address] * 3)
-    monkeypatch.setattr("lft.client.connect.open_socket", silent)
-    monkeypatch.setattr("lft.client.connect.wait", lambda _sock, timeout, **_: clock.sleep(timeout))
-    with pytest.raises(ConnectionLostError, match="no answer"):
-        connect(ClientSettings(), 30.0, None)
-    assert clock.slept == pytest.approx([10, 10, 10])
+def test_silent_addresses_share_the_timeout() -> None:
+    """DESIGN 9: two addresses of which none answers have together what one would have."""
+    with DeadAddress("127.0.0.2") as dead:
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", dead.address)] * 2
+        began = time.monotonic()
+        with pytest.raises(
+            ConnectionLostError, match=r"two\.example:4455: no answer; check --server, and"
+        ):
+            connect(ClientSettings(server="two.example"), 0.4, None, lambda *_: found)
+    assert time.monotonic() - began < 0.4 + PATIENCE / 4
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ("255.255.255.255", "does not let us connect|no way to that network"),
+        ("fe80::1", "needs the network interface, such as fe80::1%eth0"),
+        ("fe80::1%nosuch", "no such network interface here"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_hopeless_at_once(
+    tmp_path: Path, server: str, words: str
+) -> None:
+    """To try it for half a minute would change nothing."""
+    path, began = random_file(tmp_path / "a", 10), time.monotonic()
+    with pytest.raises(HopelessError, match=words):
+        send_files([path], ClientSettings(server=server, password="x", timeout=60))
+    assert time.monotonic() - began < PATIENCE
+
+
+@pytest.mark.parametrize(
+    ("code", "by_name", "final"),
+    [
+        (errno.EAFNOSUPPORT, True, True),
+        (errno.EACCES, True, True),
+        (errno.EPERM, False, True),
+        (errno.ENETUNREACH, False, True),
+        (errno.ENETUNREACH, True, False),
+        (errno.EHOSTUNREACH, False, False),
+        (errno.ECONNREFUSED, False, False),
+        (errno.ETIMEDOUT, False, False),
+    ],
+)
+def test_only_what_stays_is_final(code: int, *, by_name: bool, final: bool) -> None:
+    """A name may have another address the next time, and a host or a server may still start."""
+    error = unreached("x", OSError(code, os.strerror(code)), by_name=by_name)
+    assert isinstance(error, HopelessError) is final
 
 
 def test_a_server_that_starts_late_is_reached(start_local: StartLocal, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import config
 from config import ClientSettings
-from lft.addresses import UnknownHostError
+from lft.addresses import NoNameServiceError, UnknownHostError
 from lft.client.patience import Patience, Watch
 from protocol import ConnectionLostError
 from tests.support.waiting import SleepClock
@@ -98,6 +98,16 @@ def test_an_unknown_host_is_final_at_the_start_only(clock: SleepClock) -> None:
     assert _attempts(patience, clock, unknown, 0.0) == 1
     patience.note_session()
     assert _attempts(patience, clock, unknown, 0.0) > 5
+
+
+def test_a_silent_name_service_is_tried_for_three_seconds_at_the_start(clock: SleepClock) -> None:
+    """It may miss a beat; a host that is not known after that is not known."""
+    patience, silent = Patience(ClientSettings(timeout=30)), NoNameServiceError("nobody answers")
+    assert 1 < _attempts(patience, clock, silent, 0.0) < 10
+    assert clock.now == pytest.approx(1000 + config.NAME_PATIENCE, abs=0.01)
+    patience.note_session()
+    _attempts(patience, clock, silent, 0.0)
+    assert clock.now > 1300
 
 
 def test_pauses_grow_up_to_a_limit_and_begin_anew_after_progress(clock: SleepClock) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from pathlib import Path
 from typing import Callable
@@ -20,13 +19,15 @@ from lft.options import (
     add_log_level,
     argument,
     format_size,
-    help_formatter,
     parse_duration,
+    parse_rate,
     parse_size,
+    plural,
     port_argument,
+    rate_argument,
     seconds_argument,
 )
-from tests.support.generated import acts, any_text, quick, short, shorter
+from tests.support.generated import acts, any_text, quick, shorter
 
 NOT_SIZES = ["", " ", "K", "0", "0K", "0.1", "-1", "+1", "1T", "1KK", "1e3", "0x10", "1_000"]
 NOT_SIZES += ["1,5K", "1.K", ".5K", "1.2345K", "nan", "inf", "9" * 16, "9" * 5000, "1 0", "1\n2"]
@@ -96,7 +97,7 @@ def test_no_text_makes_the_size_parser_raise_anything_but_value_error(text: str)
     ("size", "words"),
     [
         (0, "0 bytes"),
-        (1, "1 bytes"),
+        (1, "1 byte"),
         (1023, "1023 bytes"),
         (KB, "1.0 KB"),
         (200 * KB, "200.0 KB"),
@@ -116,6 +117,55 @@ def test_a_size_is_given_as_people_read_it(size: float, words: str) -> None:
 def test_a_size_given_in_words_is_understood_again(size: int) -> None:
     """parse_size takes what format_size writes, exact to the digit that is shown."""
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.06)
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 blocks"), (1, "1 block"), (2, "2 blocks")])
+def test_one_thing_is_not_many(number: int, words: str) -> None:
+    """ "1 blocks" reads like a mistake."""
+    assert plural(number, "block") == words
+
+
+# --- rates --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["5M", "5m", "5MB", "5MiB", "5MB/s", "5 MiB/s", "5mb/s", "5MBps", "5M/sec", " 5M per s "],
+)
+def test_a_rate_is_understood_as_people_write_it(text: str) -> None:
+    """All of them are 5 * 1024 * 1024 bytes a second."""
+    assert rate_argument(1024)(text) == 5 * MB
+
+
+@pytest.mark.parametrize("text", ["1.5G", "1.5GB/s"])
+def test_a_rate_may_have_a_fraction(text: str) -> None:
+    """As a size may."""
+    assert parse_rate(text) == 3 * GB // 2
+
+
+@pytest.mark.parametrize("text", ["fast", "", "5M/h", "5MB/s/s", "-5M", "5 parsecs", "0"])
+def test_nonsense_is_no_rate_and_gets_an_example(text: str) -> None:
+    """The error shows what was typed, and three rates."""
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        rate_argument(1024)(text)
+    assert str(caught.value) == f"not a rate: {text!r} (try 500K, 5MB/s, 1.5G)"
+
+
+def test_a_rate_below_the_least_is_refused_with_the_least() -> None:
+    """A transfer of a byte a second would never end."""
+    with pytest.raises(argparse.ArgumentTypeError, match=r"at least 1\.0 KB a second, such as"):
+        rate_argument(1024)("1000")
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"), [("5Mbit/s", "610K"), ("100 Mbit", "11.9M"), ("100Mbps", "11.9M"),
+                         ("1 gbit/s", "119.2M"), ("8kbps", "1K"), ("5Mb/s", "610K")]
+)  # fmt: skip
+def test_bits_are_refused_with_what_they_are_in_bytes(text: str, bytes_: str) -> None:
+    """A network is sold in bits: eight times too fast would fill it."""
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        rate_argument(1024)(text)
+    assert str(caught.value) == f"a rate counts bytes, not bits: {text!r} is about {bytes_}"
 
 
 # --- argument types -----------------------------------------------------------------------------
@@ -249,47 +299,3 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     """The error gives an example of a duration."""
     with pytest.raises(ValueError, match="try 30d"):
         parse_duration(text)
-
-
-# --- the help -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("columns", [60, 80, 150])
-def test_the_help_fills_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    """And no wider, as argparse itself would have it."""
-    monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
-    parser = argparse.ArgumentParser(formatter_class=help_formatter, description="word " * 100)
-    longest = max(map(len, parser.format_help().splitlines()))
-    assert columns - 8 < longest <= columns - 2
-
-
-def test_a_new_terminal_that_has_no_width_yet_counts_as_80(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says 0 columns."""
-    monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((0, 0)))
-    assert help_formatter("x")._width == 78
-
-
-def test_without_a_terminal_the_help_has_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a pipe, for example."""
-
-    def get_terminal_size() -> os.terminal_size:
-        raise OSError
-
-    monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr(os, "get_terminal_size", get_terminal_size)
-    assert help_formatter("x")._width == 78
-
-
-WIDTHS = {"100": 98, "1": 38, "wide": 78, "": 78, "0": 78, "9" * 5000: 78}
-
-
-@pytest.mark.parametrize(("columns", "width"), WIDTHS.items(), ids=list(map(short, WIDTHS)))
-def test_a_width_in_the_environment_counts(
-    monkeypatch: pytest.MonkeyPatch, columns: str, width: int
-) -> None:
-    """COLUMNS is how a script, or a page of documentation, has the help in its own width."""
-    monkeypatch.setenv("COLUMNS", columns)
-    monkeypatch.setattr(os, "get_terminal_size", lambda: os.terminal_size((80, 24)))
-    assert help_formatter("x")._width == width

@@ -404,7 +404,19 @@ def test_a_wrong_command_line_ends_with_exit_code_2(
     assert not credential_file.exists()
 
 
-@pytest.mark.parametrize("command", ["add", "remove", "list", "token"])
+ARGUMENTS = {
+    "add": [
+        *("NAME", "--credentials", "--password-file", "--keep-password", "--priority"),
+        *("--directory", "--max-file-size", "--quota", "--limit", "--allow-ext", "--expires"),
+        *("--disabled", "--enabled"),
+    ],
+    "remove": ["NAME", "--credentials"],
+    "list": ["--credentials"],
+    "token": ["NAME", "--expires", "--renew-key", "--credentials"],
+}
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
 def test_help_explains_each_argument_and_gives_an_example(
     capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -413,9 +425,11 @@ def test_help_explains_each_argument_and_gives_an_example(
         auth.main([command, "--help"])
     text = capsys.readouterr().out
     usage, _, rest = text.partition("\n\n")
-    for argument in re.findall(r"--[a-z-]+|NAME", usage):
+    assert f"auth.py {command} " in usage
+    assert "--credentials FILE" in usage
+    for argument in ARGUMENTS[command]:
         assert re.search(rf"^  .*{argument}\b[^\n]*(  |\n {{20,}})\w", rest, re.M), argument
-    assert f"example: python auth.py {command} " in rest
+    assert f"example:\n    python auth.py {command} " in rest
 
 
 def test_no_command_at_all_ends_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

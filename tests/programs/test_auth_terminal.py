@@ -115,7 +115,7 @@ def test_ctrl_c_at_the_prompt_ends_without_a_traceback(
     terminal.listens()
     terminal.types("\x03")
     assert terminal.leaves() == 130
-    assert "Traceback" not in terminal.seen
+    assert terminal.seen == "Password of alice: \r\n"  # the shell's prompt gets its own line
     assert not credential_file.exists()
 
 
@@ -126,6 +126,6 @@ def test_end_of_file_at_the_prompt_is_no_password(
     terminal.sees("Password of alice: ")
     terminal.types("\x04")
     assert terminal.leaves() == 2
-    assert "auth.py: no password for alice" in terminal.seen
+    assert "\r\nauth.py: no password for alice" in terminal.seen
     assert "Traceback" not in terminal.seen
     assert not credential_file.exists()

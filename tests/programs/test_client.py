@@ -67,7 +67,7 @@ def test_an_unreachable_server_is_exit_5(tmp_path: Path) -> None:
     assert done.returncode == 5
     assert done.stderr.count("\n") == 2
     assert "nothing listens there" in done.stderr
-    assert "the same command goes on" in done.stderr.splitlines()[-1]
+    assert "goes on" not in done.stderr  # nothing began
 
 
 @pytest.mark.parametrize("variables", [{"LFT_PASSWORD": "x"}, {}])

@@ -17,6 +17,7 @@ from tests.support.certificates import Pki
 from tests.support.files import open_descriptors, part_files, random_file
 from tests.support.processes import StartServer, run_client
 from tests.support.rawpeer import RawClient
+from tests.support.waiting import eventually
 
 
 def test_a_port_in_use_is_said_with_what_to_do(
@@ -108,6 +109,21 @@ def test_an_output_directory_that_cannot_be_made_stops_the_start(
     (tmp_path / "file").write_text("in the way")
     assert server_module.main(["--port", "0", "--output", str(tmp_path / "file" / "out")]) == 2
     assert "output directory" in capsys.readouterr().err
+
+
+def test_an_output_directory_that_was_made_is_said_in_one_line(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """With its full path: that shows a typing error, and where a relative one leads."""
+    server = start_server()
+    line = f"made the output directory {server.output.resolve()}\n"
+    eventually(lambda: server.log.count(line) == 1, "the line")
+    server.stop()
+    again = start_server()
+    assert again.output == server.output
+    with RawClient(again.port).log_in():
+        eventually(lambda: "logged in" in again.log, "a later line")
+    assert "made the output directory" not in again.log
 
 
 @pytest.mark.parametrize(("umask", "others"), [(0o777, 0), (0o022, 0o044), (0o277, 0)])

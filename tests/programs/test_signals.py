@@ -258,3 +258,18 @@ def test_an_interrupted_client_is_exit_130_and_says_how_to_go_on(
     assert "Traceback" not in err
     eventually(lambda: "it can go on later" in server.log, "the server to notice")
     assert received(server.output) == []
+
+
+@pytest.mark.parametrize("program", ["client.py", "server.py", "auth.py"])
+def test_ctrl_c_while_python_still_imports_is_no_traceback(tmp_path: Path, program: str) -> None:
+    """The first quarter of a second; here a module that all three import does it."""
+    (tmp_path / "argparse.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport no_such_module\n"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'trap - INT; exec "$@"', "sh", sys.executable, str(ROOT / program)],
+        env={**environment(), "PYTHONPATH": str(tmp_path)}, check=False, capture_output=True,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    assert done.returncode == (0 if program == "server.py" else -signal.SIGINT)
+    assert done.stderr == ""

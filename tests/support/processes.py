@@ -65,9 +65,9 @@ class ServerProcess:
                 text=True, env=environment(), **how,
             )  # fmt: skip
         assert self.process.stdout is not None
-        first = self.process.stdout.readline()
-        assert first.startswith("Listening on "), self.log
-        self.port = int(first.rpartition(":")[2])
+        self.first_line = self.process.stdout.readline()
+        assert self.first_line.startswith("Listening on "), self.log
+        self.port = int(self.first_line.rpartition(":")[2])
 
     @property
     def log(self) -> str:

@@ -33,3 +33,24 @@ class Helper:
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         return self._results[0]
+
+
+class DeadAddress:
+    """An address at which no connection is ever made, nor refused: its queue is full."""
+
+    def __init__(self, host: str) -> None:
+        self._listener = socket.socket()
+        self._listener.bind((host, 0))
+        self._listener.listen(0)
+        self.address = self._listener.getsockname()
+        self._fillers = [socket.socket() for _ in range(4)]
+        for filler in self._fillers:
+            filler.setblocking(False)
+            filler.connect_ex(self.address)
+
+    def __enter__(self) -> DeadAddress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in (*self._fillers, self._listener):
+            one.close()

@@ -44,7 +44,7 @@ def test_a_failed_login_is_exit_3_and_tells_nothing(
     source = random_file(tmp_path / "x", 10)
     done = run_client(server.port, source, "--user", user, variables={PASSWORD_VARIABLE: password})
     assert done.returncode == 3
-    assert done.stderr.endswith("❌ unknown user or wrong password\n")
+    assert done.stderr.endswith(f"❌ unknown user or wrong password (--user {user})\n")
     assert received(server.output) == []
 
 
