@@ -186,6 +186,7 @@ COUNT_AGAIN = 600.0
 COUNT_SELDOM = 20  # ... a changed one after so many times as counting takes: 5 % of one worker
 MAX_PARTS_OF_USER = 64  # unfinished files kept for one user; each one more replaces the oldest one
 MAX_BLOCKS = 2**26  # of one file, a byte of memory each: 13 TB in blocks of 200 KB
+MAX_ASKED = 2**16  # blocks that one MISSING looks through: 2 ms; more follow in the next one
 MAX_ROUNDS = 5  # repairs in a row without progress before a transfer fails
 MAX_QUEUED_BYTES = 256 * KB  # of answers that a peer may leave unread before it is cut off
 MAX_AHEAD = 100_000  # blocks behind the first gap of a file: 280 bytes of memory each
@@ -269,6 +270,10 @@ MAX_PUBLISHING = 4
 RESERVE_SLICE = 16 * MB
 RESERVE_FOR = 0.05  # ... and seconds of such calls in one unit of work
 MAX_RESERVING = 2  # transfers that reserve space at once: they may keep the disk busy
+
+# Blocks of a file from which on its journal is read by one worker at a time: that takes Python 1 s
+# for a million blocks, which all other threads feel.
+MANY_BLOCKS = 100_000
 SCAN_STRETCH = 100  # part files looked at in one unit of work at the start: 10 ms
 SCAN_AGAIN = 5.0  # seconds until that look is tried again where the disk did not let us
 REREAD_RATE = 10 * MB  # bytes a second at which a client may have to read a file again that grew

@@ -17,8 +17,8 @@ class BlockState(enum.IntEnum):
     """How far a block has come; a byte of the map holds it."""
 
     ABSENT = 0
-    ASKED = 1  # absent, and a MISSING has named it
-    CLAIMED = 2  # in the part file, says the journal
+    CLAIMED = 1  # in the part file, says the journal; the flags of Claims have the same 0 and 1
+    ASKED = 2  # absent, and a MISSING has named it
     ANNOUNCED = 3  # ... and the client's digest agrees with the journal's
     WRITING = 4
     WRITTEN = 5
@@ -59,10 +59,10 @@ class Stretch(NamedTuple):
     judged: bool = False  # all is verified and claimed; said once, to the worker that publishes
 
 
-_GAPS = re.compile(b"[%c%c]+" % (BlockState.ABSENT, BlockState.CLAIMED))
+_GAP_STATES = (BlockState.ABSENT, BlockState.CLAIMED)
+_GAPS = re.compile(b"[%c%c]+" % _GAP_STATES)
 _PROMISED = re.compile(b"[%c%c]+" % (BlockState.CLAIMED, BlockState.ANNOUNCED))
 _HASHABLE = (BlockState.ANNOUNCED, BlockState.WRITTEN)
-_TO_STATES = bytes([BlockState.ABSENT, BlockState.CLAIMED]) + bytes(254)  # of the flags of Claims
 
 
 class BlockMap:
@@ -74,7 +74,7 @@ class BlockMap:
     """
 
     def __init__(self, blocks: Blocks, claims: Claims | None = None) -> None:
-        """Start with what the journal ``claims``, or with nothing."""
+        """Start with what the journal ``claims``, or with nothing. The map owns the claims then."""
         self.blocks = blocks
         self.verified = 0  # blocks, from the start of the file
         self.received = 0  # bytes announced, written or verified, each block once
@@ -82,8 +82,7 @@ class BlockMap:
         self.resent = 0  # blocks that had to be asked for again
         self.complete = False  # whether the client has said that all is read
         self._claims = claims or Claims(0, 0)
-        flags = claims.flags if claims else bytearray(blocks.count)
-        self._states = flags.translate(_TO_STATES)
+        self._states = claims.flags if claims else bytearray(blocks.count)
         self._here = 0  # blocks announced, written or verified
         self._asked = 0  # blocks in state ASKED
         self._written: dict[int, Unproven] = {}
@@ -141,10 +140,21 @@ class BlockMap:
             self._asked += end - first
         return missing
 
+    def _next_spans(self, pattern: re.Pattern[bytes], first: int) -> Spans:
+        """Return the next blocks from ``first`` on in such states, as many as one message asks for.
+
+        Without a bound on their number, too, a file of millions of blocks would keep the
+        interpreter, and with it all other threads, for tenths of a second.
+        """
+        found = pattern.finditer(self._states, first, first + config.MAX_ASKED)
+        return tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
+
     def _distrust(self, block: int) -> Spans:
-        """Ask for the bytes of every block from ``block`` on that was only claimed."""
-        found = _PROMISED.finditer(self._states, block)
-        asked = tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
+        """Ask for the bytes of the next blocks from ``block`` on that were only claimed.
+
+        Those further on are asked for when the client's digests of them come.
+        """
+        asked = self._next_spans(_PROMISED, block)
         for at in itertools.chain.from_iterable(itertools.starmap(range, asked)):
             if self._states[at] == BlockState.ANNOUNCED:
                 self._withdraw(at)
@@ -158,8 +168,8 @@ class BlockMap:
         """
         if self._asked or self.all_here:
             return ()
-        found = _GAPS.finditer(self._states, self.verified)
-        missing = tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
+        gaps = (self._states.find(state, self.verified) for state in _GAP_STATES)
+        missing = self._next_spans(_GAPS, min((gap for gap in gaps if gap >= 0), default=0))
         if missing:
             self.rounds += 1
             self.resent += sum(end - first for first, end in missing)
@@ -221,6 +231,8 @@ class BlockMap:
         if right:
             self._states[item.block] = BlockState.VERIFIED
             self.verified, self.rounds = item.block + 1, 0
+        if self.all_verified:
+            self._claims = Claims(0, 0)  # up to 32 bytes for each block
         return right
 
     def take_buffers(self) -> list[Buffer]:

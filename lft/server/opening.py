@@ -79,6 +79,7 @@ class Opener:
         self._take_over = take_over
         self._waiting: deque[Opening] = deque()  # for an owner to answer, or for a disk
         self._reserving = threading.BoundedSemaphore(config.MAX_RESERVING)
+        self._finding_large = threading.BoundedSemaphore(1)
         self._lock = threading.Lock()
         self._owners: set[Transfer] = set()
         self._openings: set[Opening] = set()
@@ -115,7 +116,7 @@ class Opener:
         """Find or make the part file and reserve its space; return how to go on."""
         if not self._parts.knows(opening.needs):
             return self._go_on if self._parts.look_first(opening.needs) else self._waiting.append
-        if not (opening.part or self._find(opening)):
+        if not (opening.part or self._find_in_turn(opening)):
             return self._waiting.append
         assert opening.part is not None  # found
         return self._reserve(opening.part)
@@ -148,20 +149,31 @@ class Opener:
 
     def _let_send(self, opening: Opening) -> None:
         """Tell the client that it may send, and what is here already."""
-        transfer, claims = opening.transfer, opening.claims
+        transfer, claims, opening.claims = opening.transfer, opening.claims, None
         assert opening.part is not None  # it is prepared
+        have, count = (claims.spans, claims.count) if claims else ((), 0)
         if not transfer.open(opening.part, claims):
             self._release(opening)
             return
         self._forget(opening)
-        self._log_opened(transfer, claims)
-        have = claims.spans if claims else ()
+        self._log_opened(transfer, count)
         self._post(transfer.session.coordinator, FileReady(transfer.number, have))
 
     def close(self) -> None:
         """Let go the part files of transfers on their way to them (main, after the workers)."""
         for opening in list(self._openings):
             self._release(opening)
+
+    def _find_in_turn(self, opening: Opening) -> bool:
+        """Find the part file, unless it has so many blocks that others must be found first."""
+        if opening.transfer.blocks.count <= config.MANY_BLOCKS:
+            return self._find(opening)
+        if not self._finding_large.acquire(blocking=False):
+            return False
+        try:
+            return self._find(opening)
+        finally:
+            self._finding_large.release()
 
     def _find(self, opening: Opening) -> bool:
         """Find the part file to go on with, or make a new one; ``False`` while an owner is asked.
@@ -234,11 +246,11 @@ class Opener:
         return opening.claims is not None
 
     @staticmethod
-    def _log_opened(transfer: Transfer, claims: Claims | None) -> None:
+    def _log_opened(transfer: Transfer, claimed: int) -> None:
         size, blocks = format_size(transfer.blocks.size), plural(transfer.blocks.count, "block")
         facts = f"{transfer.name} ({size} in {blocks}) from {transfer.facts.user}"
-        if claims:
-            log.info("resuming %s: the server has %s", facts, plural(sum(claims.flags), "block"))
+        if claimed:
+            log.info("resuming %s: the server has %s", facts, plural(claimed, "block"))
         else:
             log.info("receiving %s", facts)
 

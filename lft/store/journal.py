@@ -10,7 +10,7 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import BinaryIO, Iterator, NamedTuple
 
 from lft.files import sync_data
 from lft.store.paths import open_regular
@@ -19,6 +19,7 @@ from protocol import DIGEST_SIZES, MAX_SPANS, Blocks, Spans
 MAX_FIRST_LINE = 32 * 1024  # bytes of a journal's first line: a name and a directory of 1024
 # characters, a user and a final name of 255, each up to 12 bytes in JSON
 _INDEX = struct.Struct("!I")
+_TOGETHER = 4096  # records read or written in one call: 1 ms
 _PUBLISHED = 2**32 - 1  # in place of a block index; no file has that many (config.MAX_BLOCKS)
 _OUR_NAME = re.compile(r"server_received_[^/\0]+")
 
@@ -92,16 +93,32 @@ class Claims:
         """Return what the journal says of ``block``, whether that is claimed or not."""
         return bytes(self._digests[block * self._size : (block + 1) * self._size])
 
-    def records(self) -> bytes:
-        """Return the claims as a journal has them."""
-        claimed = itertools.compress(itertools.count(), self.flags)
-        return b"".join(record(block, self.digest_of(block)) for block in claimed)
+    def records(self) -> Iterator[bytes]:
+        """Give the claims as a journal has them, some at a time."""
+        blocks = itertools.chain.from_iterable(itertools.starmap(range, self._runs()))
+        for some in iter(lambda: list(itertools.islice(blocks, _TOGETHER)), []):
+            yield b"".join(record(block, self.digest_of(block)) for block in some)
+
+    @property
+    def count(self) -> int:
+        """How many blocks are claimed."""
+        return self.flags.count(1)
 
     @property
     def spans(self) -> Spans:
         """The claimed blocks as ranges, at most as many as fit a message."""
-        found = re.finditer(rb"\x01+", self.flags)
-        return tuple(match.span() for match in itertools.islice(found, MAX_SPANS))
+        return tuple(itertools.islice(self._runs(), MAX_SPANS))
+
+    def _runs(self) -> Iterator[tuple[int, int]]:
+        """Give the claimed blocks as ranges, with searches that take no time for what is absent."""
+        end = 0
+        while True:
+            first = self.flags.find(1, end)
+            if first < 0:
+                return
+            end = self.flags.find(0, first)
+            end = end if end >= 0 else len(self.flags)
+            yield first, end
 
 
 def record(block: int, digest: bytes) -> bytes:
@@ -131,8 +148,8 @@ class Journal:
         self._open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             self.append(first.encode() + b"\n")
-            if claims:
-                self.append(claims.records())
+            for records in claims.records() if claims else ():
+                self.append(records)
             os.replace(fresh, self._path)
         except OSError:
             self.close()
@@ -189,7 +206,7 @@ class Journal:
         claims = Claims(facts.blocks.count, facts.digest_size)
         with open(self._path, "rb", opener=open_regular) as file:
             old = _parse(file.readline(MAX_FIRST_LINE)).blocks
-            for block, digest in _records(file.read(), facts.digest_size):
+            for block, digest in _records(file, facts.digest_size):
                 claims.add(block, digest)
         for block in {old.count - 1, facts.blocks.count - 1}:  # the last one may have been short
             if 0 <= block < facts.blocks.count and old.length(block) != facts.blocks.length(block):
@@ -208,10 +225,19 @@ def _note_of_publication(facts: Facts) -> bytes:
     return record(_PUBLISHED, bytes(facts.digest_size))
 
 
-def _records(data: bytes, digest_size: int) -> Iterator[tuple[int, bytes]]:
-    """Give block index and digest of each whole record."""
-    whole = len(data) - len(data) % (_INDEX.size + digest_size)
-    return struct.iter_unpack(f"!I{digest_size}s", data[:whole])
+def _records(file: BinaryIO, digest_size: int) -> Iterator[tuple[int, bytes]]:
+    """Give block index and digest of each whole record.
+
+    Read some at a time: a journal of a million blocks is not held in memory, and each read lets
+    other threads have the interpreter.
+    """
+    layout = struct.Struct(f"!I{digest_size}s")
+    while True:
+        data = file.read(_TOGETHER * layout.size)
+        whole = len(data) - len(data) % layout.size
+        yield from layout.iter_unpack(data[:whole])
+        if len(data) < _TOGETHER * layout.size:
+            return
 
 
 def _parse(line: bytes) -> Facts:

@@ -122,7 +122,7 @@ class PartFile:
         self.facts = facts
         if self.published:
             self._note_published()
-        self._claims_some = any(claims.flags)
+        self._claims_some = claims.count > 0
         return claims
 
     def _renew_journal(self, facts: Facts, claims: Claims) -> None:

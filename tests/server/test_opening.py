@@ -54,6 +54,32 @@ def test_transfers_that_reserve_space_slowly_hold_few_workers(
         assert all(isinstance(client.answer(), FileReady) for client in clients)
 
 
+def test_journals_of_huge_files_are_read_by_one_worker_at_a_time(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python reads a million records in a second, in which all other threads are slower."""
+    monkeypatch.setattr(config, "MANY_BLOCKS", 0)  # only an empty file has no more
+    go_on, create = threading.Event(), PartStore.create
+    inside: list[str] = []
+
+    def slow(store: PartStore, facts: Facts) -> PartFile:
+        inside.append(facts.name)
+        assert not facts.size or go_on.wait(PATIENCE)
+        return create(store, facts)
+
+    monkeypatch.setattr(PartStore, "create", slow)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(local.port)).log_in() for _ in range(4)]
+        for number, client in enumerate(clients[:3]):
+            _announce(client, "large", number + 1)
+        eventually(lambda: inside == ["large"], "the first one")
+        _announce(clients[3], "empty", 0)
+        assert isinstance(clients[3].answer(), FileReady)
+        assert inside == ["large", "empty"]
+        go_on.set()
+        assert all(isinstance(client.answer(), FileReady) for client in clients[:3])
+
+
 def test_space_is_reserved_a_slice_at_a_time(
     local: ServerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:

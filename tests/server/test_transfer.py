@@ -89,6 +89,37 @@ def test_gaps_at_complete_are_asked_for(sample: Sample) -> None:
     assert sample.transfer.complete(sample.digest) == ((2, 4), (5, 7), (9, 10))
 
 
+def test_one_missing_looks_through_a_bounded_number_of_blocks(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of blocks would keep the interpreter for long; the next word asks for the rest."""
+    monkeypatch.setattr(config, "MAX_ASKED", 4)
+    sample.store(0)
+    sample.store(3)
+    asked = []
+    for _ in range(3):
+        missing = sample.transfer.complete(sample.digest)
+        asked += [missing]
+        for first, end in missing:
+            for block in range(first, end):
+                sample.store(block)
+        sample.hash()
+    assert asked == [((1, 3), (4, 5)), ((5, 9),), ((9, 10),)]
+    assert sample.judged == 1
+
+
+def test_a_transfer_that_has_ended_holds_nothing_for_its_blocks(sample: Sample) -> None:
+    """Half a block on a silent connection may keep the transfer itself for minutes."""
+    sample.store(1)
+    states = sample.transfer._map._states
+    sample.transfer.life.end()
+    assert sample.transfer._map._states is not states
+    assert (sample.transfer._map.blocks.count, sample.transfer._map.unproven) == (0, 0)
+    assert sample.transfer.complete(sample.digest) == ()
+    assert not sample.transfer.take_hashing_turn()
+    assert not sample.transfer.hash_stretch().judged
+
+
 def test_before_all_is_delivered_nothing_is_asked_for(sample: Sample) -> None:
     """The blocks are on their way; when the last of them has come, the file is judged at once."""
     for index in range(9):

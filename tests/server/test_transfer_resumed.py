@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Iterator
 
 import pytest
 
+import config
 from lft.server.blockmap import Due
 from lft.server.transfer import Transfer
 from lft.store.journal import Claims, Journal, record
@@ -54,6 +56,27 @@ def test_the_client_is_told_what_the_journal_claims(resumed: Resumed) -> None:
     assert resumed.claims is not None
     assert resumed.claims.spans == ((0, 10),)
     assert resumed.transfer.verified_bytes == 0
+
+
+def test_a_changed_source_is_asked_for_some_blocks_at_a_time(
+    resumed: Resumed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies further on is asked for when the client's digests of it come."""
+    monkeypatch.setattr(config, "MAX_ASKED", 4)
+    dues = [resumed.transfer.announce(block, bytes(16)) for block in (1, 2, 6)]
+    assert [due.missing for due in dues] == [((1, 5),), (), ((6, 10),)]
+
+
+def test_claims_are_dropped_when_all_is_verified(resumed: Resumed) -> None:
+    """A client may leave its verdict unconfirmed for long; they take 16 bytes a block."""
+    assert resumed.claims is not None
+    claims = weakref.ref(resumed.claims)
+    resumed.claims = None
+    resumed.announce(*range(10))
+    assert claims() is not None
+    resumed.transfer.complete(resumed.digest)
+    resumed.hash()
+    assert claims() is None
 
 
 def test_announced_blocks_are_proven_by_the_part_file(output: Path, resumed: Resumed) -> None:
@@ -176,7 +199,7 @@ def test_announced_blocks_that_are_asked_for_after_all_count_once(output: Path) 
     """FAULTS 35: one wrong digest in a journal looks like a change; later blocks were right."""
     part = PartFile.create(output, facts_of(39))
     part.write(memoryview(DATA), 0)
-    part.note(claims_of(DATA, *range(10)).records() + record(3, bytes(16)))
+    part.note(b"".join(claims_of(DATA, *range(10)).records()) + record(3, bytes(16)))
     part.close()
     resumed = Resumed(output)
     assert resumed.announce(9, 8, 7)[-1].received == 11
@@ -190,7 +213,7 @@ def test_a_change_in_the_source_asks_for_claimed_blocks_only(output: Path) -> No
     """What was never here the client sends anyway."""
     part = PartFile.create(output, facts_of(39))
     part.write(memoryview(DATA), 0)
-    part.note(claims_of(DATA, 0, 1, 2, 5, 6, 9).records())
+    part.note(b"".join(claims_of(DATA, 0, 1, 2, 5, 6, 9).records()))
     part.close()
     resumed = Resumed(output, _changed(5))
     assert _asked(resumed.announce(0, 1, 2)) == [1, 2, 5, 6, 9]
@@ -201,7 +224,7 @@ def test_a_change_that_the_journal_hides_is_found_by_the_hash(output: Path) -> N
     """The journal lies with the client's own digest over other bytes: found as an alteration."""
     part = PartFile.create(output, facts_of(39))
     part.write(memoryview(_changed(13)), 0)
-    part.note(claims_of(DATA, *range(10)).records())
+    part.note(b"".join(claims_of(DATA, *range(10)).records()))
     part.close()
     resumed = Resumed(output)
     assert _asked(resumed.announce(*range(10))) == []

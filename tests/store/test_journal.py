@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
 
+from config import MB
 from lft.accounts.account import MAX_USER_NAME
 from lft.store.journal import Claims, Facts, Journal, record
 from lft.store.partfile import PartFile
@@ -45,7 +47,7 @@ VERSION_1_0_0 = (
 def test_a_journal_of_version_1_0_0_is_read(output: Path) -> None:
     """A file that was left unfinished before an update of the server goes on after it."""
     path = output / PARTIAL / "1.journal"
-    path.write_bytes(VERSION_1_0_0 + claims_of(DATA, 0, 2).records())
+    path.write_bytes(VERSION_1_0_0 + b"".join(claims_of(DATA, 0, 2).records()))
     assert Journal(path).facts() == facts_of(39)
     assert claimed(Journal(path).load(facts_of(39))) == [0, 2]
 
@@ -239,7 +241,7 @@ def test_a_claim_is_the_blocks_that_were_added_and_not_dropped() -> None:
     claims = claims_of(DATA, 0, 4, 9)
     claims.flags[4] = 0
     assert claimed(claims) == [0, 9]
-    assert claims.records() == record(0, running(DATA, 0)) + record(9, running(DATA, 9))
+    assert b"".join(claims.records()) == record(0, running(DATA, 0)) + record(9, running(DATA, 9))
     assert claims.digest_of(5) == bytes(16)
 
 
@@ -256,3 +258,24 @@ def test_only_as_many_ranges_are_told_as_fit_a_message() -> None:
     for block in range(0, 4 * MAX_SPANS, 2):
         claims.add(block, bytes(16))
     assert len(claims.spans) == MAX_SPANS
+
+
+def test_a_journal_of_many_blocks_is_not_held_in_memory(journal: Journal) -> None:
+    """Neither when it is written nor when it is read: only the claims are, 17 bytes a block."""
+    count = 200_000
+    facts = facts_of(4 * count)
+    claims = Claims(count, 16)
+    for block in range(0, count, 2):
+        claims.add(block, bytes(16))
+    claims.flags[: count // 2] = b"\1" * (count // 2)
+    tracemalloc.start()
+    try:
+        journal.begin(facts, claims)
+        written = tracemalloc.get_traced_memory()[1]
+        again = journal.load(facts)
+        read = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (again.flags, again.count) == (claims.flags, 3 * count // 4)
+    assert written < MB
+    assert read < 17 * count + MB

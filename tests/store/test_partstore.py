@@ -119,7 +119,7 @@ def test_a_part_file_whose_first_block_is_missing_is_resumed(
 ) -> None:
     """FAULTS 36: with four streams any block may be the last to come; the others are not lost."""
     part = PartFile.create(output, facts_of(39))
-    part.note(claims_of(DATA, *range(1, 10)).records())
+    part.note(b"".join(claims_of(DATA, *range(1, 10)).records()))
     part.close()
     store.scan()
     found = resumed(store, transfer_of(DATA).facts)
@@ -181,7 +181,7 @@ def test_on_a_full_disk_a_resume_goes_on_with_the_journal_that_is_there(
         found = resumed(store, transfer_of(DATA).facts)
     assert found is not None
     assert claimed(found[1]) == list(range(9))
-    found[0].note(claims_of(DATA, 9).records())
+    found[0].note(b"".join(claims_of(DATA, 9).records()))
     assert claimed(Journal(path).load(found[0].facts)) == list(range(10))
 
 

@@ -65,7 +65,7 @@ def leave_part(
     head = hashlib.md5(data[:4]).hexdigest()
     part = PartFile.create(output, facts_of(len(data), name, unique)._replace(head=head))
     part.write(memoryview(data), 0)
-    part.note(claims_of(data, *range(-(-len(data) // 4))).records())
+    part.note(b"".join(claims_of(data, *range(-(-len(data) // 4))).records()))
     part.close()
     return part
 
