@@ -96,8 +96,10 @@ class LogFormatter(logging.Formatter):
         line = f"{time} {record.levelname:<7} {record.name:<11} {shown} {message}"
         if self._colour and sign in _COLOURS:
             line = f"\x1b[{_COLOURS[sign]}m{line}\x1b[0m"
-        if record.exc_info:  # only for a bug of ours
-            trace = self.formatException(record.exc_info).split("\n")
+        if record.exc_info and not record.exc_text:  # only for a bug of ours
+            record.exc_text = self.formatException(record.exc_info)
+        if record.exc_text:
+            trace = record.exc_text.split("\n")
             line = "\n    ".join([line] + [printable(part) for part in trace])
         return line
 

@@ -17,6 +17,9 @@ from lft.server.log_file import LogFile
 log = logging.getLogger("server")
 
 
+_TRACEBACKS = logging.Formatter()
+
+
 class DroppingHandler(logging.handlers.QueueHandler):
     """Puts log lines into a bounded queue, drops those that do not fit and counts them (any).
 
@@ -31,8 +34,14 @@ class DroppingHandler(logging.handlers.QueueHandler):
         self.dropped = 0  # changed under the lock that logging takes for each handler
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Fix the text now: its arguments may change before the line is written."""
+        """Fix the text now: its arguments may change before the line is written.
+
+        So is a traceback: its frames would keep the blocks that they had until then.
+        """
         record.msg, record.args = record.getMessage(), None
+        if record.exc_info:
+            record.exc_text = record.exc_text or _TRACEBACKS.formatException(record.exc_info)
+            record.exc_info = None
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:

@@ -29,6 +29,10 @@ class Stage(enum.IntEnum):
     ENDED = 5  # the client may go on with the part file: it rests when its last user has left
 
 
+def _nothing(_part: PartFile) -> None:
+    """Do nothing: the part file has been let go."""
+
+
 class Lifetime:
     """The stage of one transfer, and its part file, which stays open until its last user has left.
 
@@ -82,7 +86,8 @@ class Lifetime:
             if self.stage < Stage.CONFIRMED or self._users or self._part is None:
                 return
             part, self._part = self._part, None
-        self._let_go(part)
+            let_go, self._let_go = self._let_go, _nothing  # so that we and the transfer can go
+        let_go(part)
 
     def spoil(self) -> None:
         """Let no client go on with the part file."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from typing import Callable, Generic, NamedTuple, TypeVar
+from typing import Callable, Generic, NamedTuple, NoReturn, TypeVar
 
 from lft.wire.connection import Connection
-from protocol import CODEC_HELD, CODEC_RAW, RemoteProtocolError
+from protocol import CODEC_HELD, CODEC_RAW, ConnectionLostError, RemoteProtocolError
 
 _HEADER = struct.Struct("!BBxxIIII32s")
 _BLOCK_KIND = ord("B")
@@ -53,6 +53,10 @@ def _unpacks(codec: int) -> bool:
     return codec in CODECS
 
 
+def _refuse(_header: BlockHeader) -> NoReturn:
+    raise ConnectionLostError("the connection has ended")
+
+
 Room = TypeVar("Room")
 
 
@@ -82,6 +86,7 @@ class BlockReader(Generic[Room]):
         """Give back the room of a block that will not be completed; the reader ends with that."""
         block, self._block = self._block, None
         self._view = memoryview(bytearray())
+        self._make_room = _refuse  # the owner's own would keep the two of them alive together
         return block[1] if block else None
 
     def receive(self, connection: Connection) -> tuple[BlockHeader, Room] | None:

@@ -12,7 +12,8 @@ from typing import Iterator
 import pytest
 
 import config
-from lft.server.background_log import BackgroundLog
+from lft.server.background_log import BackgroundLog, DroppingHandler
+from lft.terminal import LogFormatter
 from tests.support.files import random_file
 from tests.support.processes import ROOT, environment, full_pipe, run_client
 from tests.support.waiting import PATIENCE, eventually
@@ -105,3 +106,19 @@ def test_a_server_whose_log_is_not_read_serves_and_stops(tmp_path: Path) -> None
         process.terminate()
         eventually(lambda: process.poll() is not None, "the server to end")
     assert (done.returncode, process.returncode) == (0, 0)
+
+
+def test_a_line_that_waits_keeps_no_frame_of_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The frames would keep the blocks that they had until the line is written."""
+    handler = DroppingHandler(1)
+    try:
+        raise ValueError("a bug")
+    except ValueError:
+        log.exception("it failed")
+    handler.handle(caplog.records[0])
+    record = handler.queue.get_nowait()
+    assert record is not None
+    assert record.exc_info is None
+    assert "ValueError: a bug" in LogFormatter(colour=False).format(record)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
+import weakref
+from typing import Iterator
 
 import pytest
 
@@ -166,3 +169,36 @@ def test_a_block_that_was_under_way_when_its_session_ended_is_nobodys_fault(
     header = BlockHeader(1, 0, 10, 10, CODEC_RAW, bytes(32))
     with pytest.raises(ConnectionLostError, match="its session has ended"):
         local.server.receiving._make_room(stream, header)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Let nothing be freed that other objects still refer to, in a circle too."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_client_that_dies_in_mid_block_leaves_nothing_in_memory(
+    local: ServerThread, *, cancels: bool
+) -> None:
+    """Neither block nor connection nor transfer waits for the garbage collector."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", bytes(8192), block_size=4096)
+        push(client.attach(), upload.frame(0)[:1000])
+        streams = (peer for peer in local.server.connections.peers if peer.mid_frame)
+        eventually(lambda: any(peer.mid_frame for peer in local.server.connections.peers))
+        stream = next(streams)
+        assert stream.blocks is not None
+        assert stream.session is not None
+        transfer = local.server.lifecycle.current(stream.session)
+        owners = (stream, stream.connection, stream.blocks, stream.session, transfer)
+        left = [weakref.ref(one) for one in owners]
+        del stream, streams, transfer, owners
+        if cancels:
+            client.control.send(Cancel())
+            assert isinstance(client.answer(), Rejected)
+    eventually(lambda: not any(one() for one in left), "all of it to be freed")
