@@ -192,6 +192,13 @@ MAX_QUEUED_BYTES = 256 * KB  # of answers that a peer may leave unread before it
 MAX_AHEAD = 100_000  # blocks behind the first gap of a file: 280 bytes of memory each
 LISTEN_BACKLOG = 512  # connections that the system may hold until they are accepted
 PORT_TRIES = 20  # to find one port that is free on all addresses, with --port 0
+
+# Bytes of log that one user, or the strangers of one network, may cause in a second, and at once
+# after a pause: 30 lines a second, 2000 at once. Files that were saved are logged in any case.
+LOG_RATE = 4 * KB
+LOG_BURST = 256 * KB
+LOG_LINE = 40  # bytes of a line around its message, as counted there
+LOG_OWNERS = 1024  # users and networks for which these are remembered
 LOG_QUEUE = 10_000  # log lines that may wait to be written; any more are dropped and counted
 
 # --- the server: times --------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 import config
 from lft.options import plural
 from lft.server.log_file import LogFile
+from lft.server.log_limit import LogLimit
 
 log = logging.getLogger("server")
 
@@ -32,6 +33,8 @@ class DroppingHandler(logging.handlers.QueueHandler):
     def __init__(self, room: int) -> None:
         super().__init__(queue.Queue(room))
         self.dropped = 0  # changed under the lock that logging takes for each handler
+        self.limit = LogLimit()
+        self.addFilter(self.limit.lets)
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Fix the text now: its arguments may change before the line is written.
@@ -60,6 +63,7 @@ class BackgroundLog:
         self._writer = writer
         self._handler = DroppingHandler(config.LOG_QUEUE)
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._tell_at = time.monotonic() + config.TELL_AGAIN  # the log thread's own
         self._told = 0  # dropped lines of which the log has told; the log thread's own
 
     def start(self, file: Path | None = None) -> None:
@@ -75,18 +79,34 @@ class BackgroundLog:
 
     def _write(self) -> None:
         """Write lines as they come (the log thread)."""
-        for record in iter(self._handler.queue.get, None):
-            self._writer.handle(record)
-            self._tell_of_dropped()
+        going_on = True
+        while going_on:
+            with contextlib.suppress(queue.Empty):
+                record = self._handler.queue.get(timeout=config.TELL_AGAIN)
+                going_on = record is not None
+                if record:
+                    self._writer.handle(record)
+                    self._tell_of_dropped()
+            if not going_on or time.monotonic() >= self._tell_at:
+                self._tell_of_left_out()
 
     def _tell_of_dropped(self) -> None:
         dropped = self._handler.dropped - self._told
         if dropped and self._handler.queue.empty():
             self._told += dropped
-            words = "%s dropped: the log was not read fast enough"
-            lines = (plural(dropped, "log line"),)
-            record = log.makeRecord(log.name, logging.WARNING, "", 0, words, lines, None)
-            self._writer.handle(record)
+            lines = plural(dropped, "log line")
+            self._warn("%s dropped: the log was not read fast enough", lines)
+
+    def _tell_of_left_out(self) -> None:
+        self._tell_at = time.monotonic() + config.TELL_AGAIN
+        for owner, number in self._handler.limit.take_left_out():
+            lines = plural(number, "log line")
+            self._warn("%s of %s left out: there were too many", lines, owner)
+
+    def _warn(self, words: str, *values: object) -> None:
+        """Write a warning past the queue (the log thread)."""
+        record = log.makeRecord(log.name, logging.WARNING, "", 0, words, values, None)
+        self._writer.handle(record)
 
     def stop(self) -> bool:
         """Write what is there; return whether that was possible in ``LOG_PATIENCE`` seconds."""

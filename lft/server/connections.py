@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Callable, Sequence
 import config
 from lft.addresses import network_of
 from lft.server.event_loop import EventLoop
+from lft.server.log_limit import speaking_for
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import TOO_SLOW, Next, Peer, Place
 from lft.server.work_queue import WorkQueue
@@ -284,7 +285,8 @@ class Connections:
                 self._hand_over(peer)
 
     def _time_out(self, peer: Peer) -> None:
-        log.info("%s: closed after too long a silence", peer.name)
+        with speaking_for(peer.network):
+            log.info("%s: closed after too long a silence", peer.name)
         self._loop.unwatch(peer.connection)
         peer.refuse("timeout", TOO_SLOW)
         self._see_off(peer)

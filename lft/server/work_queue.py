@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, NamedTuple
 
 import config
+from lft.server.log_limit import speaking_for
 from lft.server.turns import Turns
 from lft.wire.connection import Connection
 from lft.wire.sockets import Waker
@@ -25,6 +26,7 @@ class _Waiting(NamedTuple):
     priority: int
     unit: Unit
     login: bool
+    owner: str  # a user, or the network of a connection that has none
 
 
 class _Order:
@@ -47,12 +49,12 @@ class _Order:
         """How many units of connections wait that have not logged in."""
         return len(self._logins)
 
-    def add(self, owner: str, waiting: _Waiting) -> None:
-        """Add a unit of ``owner``: a user, or the network of a connection that has none."""
+    def add(self, waiting: _Waiting) -> None:
+        """Add a unit."""
         if waiting.login:
-            self._logins.add(owner, waiting)
+            self._logins.add(waiting.owner, waiting)
         else:
-            self._turns.setdefault(waiting.priority, Turns()).add(owner, waiting)
+            self._turns.setdefault(waiting.priority, Turns()).add(waiting.owner, waiting)
             self.users += 1
 
     def take(self, *, users_may: bool) -> _Waiting | None:
@@ -121,7 +123,7 @@ class WorkQueue:
         with self._lock:
             if self._closed:
                 return  # the server ends, and everything that runs with it
-            self._order.add(owner, _Waiting(time.monotonic(), priority, unit, login))
+            self._order.add(_Waiting(time.monotonic(), priority, unit, login, owner))
             self._pool.submit(self._run_next)
             wanted = self._lingering > 0 and self.pressed
         if wanted:
@@ -168,10 +170,11 @@ class WorkQueue:
     @staticmethod
     def _run(waiting: _Waiting) -> None:
         """Run one unit. What it raises is a bug: logged, and the worker goes on."""
-        try:
-            waiting.unit()
-        except Exception:
-            log.exception("a unit of work failed")
+        with speaking_for(waiting.owner):
+            try:
+                waiting.unit()
+            except Exception:
+                log.exception("a unit of work failed")
 
     def linger(self, connection: Connection, seconds: float) -> bool:
         """Wait for more (a worker); ``False`` if nothing came, or another needs the worker."""
