@@ -281,7 +281,7 @@ class ClientSession:
         head = source.head(size, digest)
         self._coordinator.send(FileStart(source.name, source.size, size, digest, head, resume))
         self._patience.note_begun(source.name)
-        position = 0
+        position, told = 0, Deadline(0)
         while True:
             message = self._answer()
             if isinstance(message, FileReady):
@@ -291,10 +291,12 @@ class ClientSession:
                 self._tell_resumed(upload)
                 return upload
             self._patience.note_progress()
-            if isinstance(message, Queued) and message.position != position:
-                position = message.position
-                coordinator_log.info("waiting for our turn: position %d", position)
-                self._patience.note_begun(source.name if position == 1 else "")  # 1: or begins
+            if isinstance(message, Queued):
+                first = message.position == 1  # or it begins
+                self._patience.note_begun(source.name if first else "")
+                if message.position != position and told.passed:
+                    position, told = message.position, Deadline(config.QUEUED_EVERY)
+                    coordinator_log.info("waiting for our turn: position %d", position)
             raise_rejected(source.name, message)
 
     def _answer(self) -> Message:

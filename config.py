@@ -43,6 +43,11 @@ BURST = 0.1  # seconds of a rate limit that may be used up at once after a pause
 # up after 30 s in which none of its connections gets an acknowledgement.
 LEAST_LIMIT = 64 * KB
 
+# Bytes of a file that cost a server's limit as much as a byte on the wire: of a block of zeros a
+# thousandth is sent, of one that the server holds nothing, yet it is unpacked and hashed. So going
+# on with a file takes no more than a 64th of the time that it took to bring it there.
+UNSENT_PER_BYTE = 64
+
 # --- the client: streams ------------------------------------------------------------------------
 
 DIGESTS = ("md5", "sha256")  # what can prove a file; protocol.py has the bytes of each
@@ -111,6 +116,7 @@ RETRY_MOST = 6  # sessions in a row that logged in and brought the file no furth
 BAD_FRAMES = 3
 
 FAILED_TOLD = 10  # files that did not arrive, in the last line; it gives the number of the rest
+QUEUED_EVERY = 5.0  # seconds between two log lines that tell our place in the server's queue
 REPAIRS_TOLD = 5  # repaired blocks of one file that the log names; it gives the number of the rest
 ACK_EVERY = 8  # blocks that a busy sender sends in a row before it looks for acknowledgements
 BAR_INTERVAL = 0.1  # seconds between two updates of the progress bar

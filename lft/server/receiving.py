@@ -161,7 +161,8 @@ class Receiving:
         self._lifecycle.run(store, incoming.transfer)
         if len(peer.acks) >= ACKS_TOGETHER or time.monotonic() >= peer.acks_due:
             self._send_acks(peer)
-        return self._charge(peer, incoming.transfer, header.wire_length)
+        cost = max(header.wire_length, header.raw_length // config.UNSENT_PER_BYTE)
+        return self._charge(peer, incoming.transfer, cost)
 
     def _unpack(self, peer: Peer, header: BlockHeader, incoming: Incoming) -> Buffer:
         """Return the bytes of the file that a block brings.
@@ -212,7 +213,7 @@ class Receiving:
             self._verification.verify_blocks(transfer)
 
     def _charge(self, peer: Peer, transfer: Transfer, length: int) -> bool:
-        """Charge received bytes to the limits; return whether the connection has to rest.
+        """Charge bytes to the limits; return whether the connection has to rest.
 
         It rests with main: no worker waits with it.
         """

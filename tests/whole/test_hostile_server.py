@@ -23,6 +23,9 @@ from protocol import (
     Message,
     Missing,
     ProtocolError,
+    Queued,
+    Rejected,
+    RejectedError,
     TransferComplete,
     TransferError,
     Why,
@@ -164,3 +167,25 @@ def test_what_a_server_calls_the_file_reaches_standard_output_escaped(
     assert "forged" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
     assert done.stdout.count("\n") == 1
+
+
+def test_a_server_cannot_fill_the_log_of_a_client(
+    impostor: Callable[[Script], Impostor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may tell another place in the queue with each of a thousand messages."""
+
+    def script(server: Impostor) -> None:
+        server.let_in()
+        server.control.answer(PATIENCE)
+        for position in range(1, 1001):
+            server.control.send(Queued(position))
+        server.control.send(Rejected("size", "enough"))
+        server.control.flush()
+
+    caplog.set_level("INFO")
+    settings = ClientSettings(port=impostor(script).port, timeout=PATIENCE)
+    with pytest.raises(RejectedError, match="enough"):
+        send_files([random_file(tmp_path / "x", 10)], settings)
+    told = [line for line in caplog.messages if "waiting for our turn" in line]
+    assert told[0] == "waiting for our turn: position 1"
+    assert len(told) <= 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import config
 from client import send_files
 from config import KB, MB
 from lft.accounts.account import Accounts
+from protocol import CODEC_HELD, CODEC_ZLIB, IntegrityOk
+from tests.support.compressed import zeros
 from tests.support.files import journal_bytes, md5, random_file
 from tests.support.local import DEMO, StartLocal
 from tests.support.processes import client_command, environment
+from tests.support.rawpeer import RawClient, push
 from tests.support.waiting import eventually
 
 
@@ -38,3 +42,44 @@ def test_all_sessions_of_a_user_share_one_limit(start_local: StartLocal) -> None
     assert login._bucket_of("other", 100_000) is not one
     assert login._bucket_of("u", 200_000) is not one
     assert login._bucket_of("u", None) is None
+
+
+def test_blocks_of_zeros_cost_a_limited_user_a_part_of_their_length(
+    start_local: StartLocal,
+) -> None:
+    """A thousandth of them is sent, but the server unpacks, writes and hashes all."""
+    held = Accounts({**DEMO, "user1": DEMO["user1"].replace(limit=config.LEAST_LIMIT)})
+    with RawClient(start_local(lambda: held).port).log_in() as client:
+        upload = client.start("x", bytes(4 * MB), 4 * MB)
+        payload = zeros(CODEC_ZLIB, 4 * MB)
+        block = upload.frame(0, payload=payload, codec=CODEC_ZLIB, raw_length=4 * MB)
+        data = client.attach()
+        push(data, block)
+        upload.await_acks(data, 1)
+        verdict = upload.complete()
+    assert isinstance(verdict, IntegrityOk)
+    paid = 1000 * 4 * MB / config.UNSENT_PER_BYTE / config.LEAST_LIMIT  # milliseconds
+    assert verdict.limited > paid / 2
+    assert len(payload) < 4 * MB / config.UNSENT_PER_BYTE / 8
+
+
+def test_blocks_that_the_server_holds_cost_a_limited_user_a_part_of_their_length(
+    start_local: StartLocal,
+) -> None:
+    """Nothing of them is sent, but the server reads and hashes all: over and over, if asked to."""
+    accounts = [DEMO]
+    local = start_local(lambda: accounts[0])
+    content = os.urandom(4 * MB) + b"end"
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", content, 4 * MB)
+        upload.send(client.attach(), 0)
+    eventually(lambda: local.server.parts.in_use == 0)
+    accounts[0] = Accounts({**DEMO, "user1": DEMO["user1"].replace(limit=config.LEAST_LIMIT)})
+    with RawClient(local.port).log_in() as client:
+        upload, data = client.start("x", content, 4 * MB, resume=True), client.attach()
+        push(data, upload.frame(0, payload=b"", codec=CODEC_HELD, raw_length=4 * MB))
+        upload.await_acks(data, 1)
+        upload.send(data, 1)
+        verdict = upload.complete()
+    assert isinstance(verdict, IntegrityOk)
+    assert verdict.limited > 1000 * 4 * MB / config.UNSENT_PER_BYTE / config.LEAST_LIMIT / 2
