@@ -181,6 +181,13 @@ TELL_AGAIN = 60.0  # seconds between two warnings of the same shortage
 # clients of a company may share one address.
 MAX_OF_ADDRESS = 2048
 MAX_STRANGERS = 1024  # connections that have not logged in; each one more replaces the oldest one
+
+# Of as many connections, or the same part of fewer: sessions of one user, for 200 clients and those
+# that come back before the server knows that they were cut off; data connections of one user; and
+# of all users, so that there is always room for one that logs in.
+MAX_SESSIONS_OF_USER = 512
+MAX_STREAMS_OF_USER = 1536
+MAX_STREAMS_OF_ALL = 3072
 MAX_TRANSFERS_OF_USER = 64  # that receive or wait, so that one user cannot fill the queue
 
 # Bytes that a file counts in a quota at least, as on most disks: otherwise millions of empty files

@@ -291,7 +291,7 @@ class Server:
             self._serve, self._end_session,
         )  # fmt: skip
         self.connections.tls = tls
-        self.connections.most = places(raise_limit())
+        self.connections.most = self.registry.places = places(raise_limit())
         post = self.connections.post
         self.lifecycle = Lifecycle(
             settings, self.output, self.admission, self.parts, self.work, buffers, post

@@ -110,8 +110,8 @@ class Login:
         session = Session(user, credential.priority, peer, rights)
         session.verifier, session.login_token = credential.stored_key, login_token
         session.buckets = tuple(filter(None, (self._bucket, self._bucket_of(user, rights.limit))))
-        peer.session, peer.login = session, None
         self._registry.add(session)
+        peer.session, peer.login = session, None
         log.info("%s logged in as %s (priority %d)", peer.name, user, session.priority)
         peer.connection.send(AuthOk(final, session.token, session.priority))
 

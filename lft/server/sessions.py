@@ -9,7 +9,7 @@ import heapq
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any, Callable
 
 import config
@@ -166,35 +166,56 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sessions: dict[bytes, Session] = {}
+        self._sessions_of: Counter[str] = Counter()  # by user
+        self._streams_of: Counter[str] = Counter()  # data connections, by user
+        self.places = config.MAX_CONNECTIONS  # for connections, of all kinds; set once, by main
         self.attached = 0  # data connections, of all sessions; reading it needs no lock
         self._unpaid: dict[str, list[float]] = {}  # ends of the pauses that users left early
 
     def add(self, session: Session) -> None:
-        """Let data connections find ``session`` by its token (any)."""
+        """Let data connections find ``session`` by its token (any).
+
+        Raises ``RemoteProtocolError`` where its user has too many.
+        """
         with self._lock:
+            if self._sessions_of[session.user] >= self._share(config.MAX_SESSIONS_OF_USER):
+                raise RemoteProtocolError("too many sessions of this user", "busy")
+            self._sessions_of[session.user] += 1
             self._sessions[_token_key(session.token)] = session
 
     def remove(self, session: Session) -> list[Peer]:
         """Forget ``session``; return its data connections (any)."""
         with self._lock:
-            self._sessions.pop(_token_key(session.token), None)
+            if self._sessions.pop(_token_key(session.token), None):
+                _count_down(self._sessions_of, session.user)
             streams, session.streams = list(session.streams), set()
             return streams
 
     def attach(self, token: str, peer: Peer) -> Session | None:
         """Give ``peer`` to the session of ``token``, if there is one (any).
 
-        Raises ``RemoteProtocolError`` for a session that has no room.
+        Raises ``RemoteProtocolError`` where session, user or server have no room for one more.
         """
         with self._lock:
             session = self._sessions.get(_token_key(token))
-            if session and len(session.streams) >= config.MAX_STREAMS:
-                raise RemoteProtocolError("too many data connections", "busy")
             if session:
+                self._check_room(session)
                 session.streams.add(peer)
                 self.attached += 1
+                self._streams_of[session.user] += 1
                 peer.paused_until = self._inherit_pause(session.user)
             return session
+
+    def _check_room(self, session: Session) -> None:
+        of_user, share = self._streams_of[session.user], self._share
+        full = len(session.streams) >= config.MAX_STREAMS
+        full = full or of_user >= share(config.MAX_STREAMS_OF_USER)
+        if full or self.attached >= share(config.MAX_STREAMS_OF_ALL):
+            raise RemoteProtocolError("too many data connections", "busy")
+
+    def _share(self, most: int) -> int:
+        """Return ``most`` of all connections, where there are places for fewer of them."""
+        return max(1, most * self.places // config.MAX_CONNECTIONS)
 
     def detach(self, session: Session, peer: Peer) -> None:
         """Take a lost data connection out of its session (main).
@@ -205,6 +226,7 @@ class Registry:
         with self._lock:
             session.streams.discard(peer)
             self.attached -= 1
+            _count_down(self._streams_of, session.user)
             if peer.paused_until > time.monotonic():
                 heapq.heappush(self._unpaid.setdefault(session.user, []), peer.paused_until)
 
@@ -216,6 +238,12 @@ class Registry:
         if ends:
             self._unpaid[user] = ends
         return until
+
+
+def _count_down(counts: Counter[str], user: str) -> None:
+    counts[user] -= 1
+    if not counts[user]:
+        del counts[user]
 
 
 def _token_key(token: str) -> bytes:

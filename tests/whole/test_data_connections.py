@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Iterator
 
 import pytest
 
 import config
+from client import send_files
+from config import MB
 from lft.server.sessions import Session
 from lft.server.work_queue import WorkQueue
 from lft.store.partfile import PartFile
@@ -23,11 +28,13 @@ from protocol import (
     Attach,
     Cancel,
     ConnectionLostError,
+    Goodbye,
     IntegrityOk,
     Missing,
     Rejected,
     TransferComplete,
 )
+from tests.support.files import random_file
 from tests.support.local import ServerThread
 from tests.support.rawpeer import HELLO, RawClient, push, raw_socket
 from tests.support.transfers import idle_peer as peer
@@ -202,3 +209,31 @@ def test_a_client_that_dies_in_mid_block_leaves_nothing_in_memory(
             client.control.send(Cancel())
             assert isinstance(client.answer(), Rejected)
     eventually(lambda: not any(one() for one in left), "all of it to be freed")
+
+
+def test_a_client_whose_user_has_no_more_data_connections_sends_with_those_it_has(
+    local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is busy for the others: they come again."""
+    monkeypatch.setattr(config, "MAX_STREAMS_OF_USER", 1)
+    (receipt,) = send_files([random_file(tmp_path / "x", MB)], local.client())
+    assert receipt.verdict == "INTEGRITY_OK"
+
+
+def test_a_client_whose_user_has_no_more_sessions_waits_for_one(
+    local: ServerThread,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The server is busy: the client logs in again until another session has ended."""
+    monkeypatch.setattr(config, "MAX_SESSIONS_OF_USER", 1)
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(RawClient(local.port).log_in())
+        path = random_file(tmp_path / "x", 10)
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        sending = pool.submit(send_files, [path], local.client(timeout=PATIENCE))
+        eventually(lambda: "too many sessions of this user" in caplog.text, "a refusal")
+        other.control.send(Goodbye())
+        (receipt,) = sending.result()
+    assert receipt.verdict == "INTEGRITY_OK"
