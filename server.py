@@ -12,14 +12,15 @@ never waits for a peer while another peer is ready, and no unit waits for anothe
 says on which thread a function runs: *main*, *a worker*, or *any*.
 
 Higher priority goes first in three places: in admission (lower ones take no place from it), in the
-work queue (its units are taken out first), and block by block (``RightOfWay``: while it brings
-bytes, connections of lower priority rest with the main thread, unread, so that TCP quiets their
-clients). Waiting raises urgency in each, so no client starves.
+work queue (it is worth some waiting), and block by block (``RightOfWay``: while it brings bytes,
+connections of lower priority rest with the main thread, unread, so that TCP quiets their clients).
+Waiting raises urgency in each, so no client starves. At equal priority users take turns, and logins
+have turns of their own (``Turns``).
 
 Locks: each of ``Registry``, ``Admission``, ``Opener``, ``PartStore``, ``Leftovers``, ``Usage``,
-``WorkQueue``, ``BufferPool``, ``Shares``, ``TokenBucket``, ``LoginDelay`` and ``CredentialStore``
-has one, each transfer two (``Transfer``, ``Lifetime``). None is taken while another is held, and
-nothing is received, sent, written, hashed or logged under one.
+``WorkQueue``, ``Slots``, ``LogLimit``, ``BufferPool``, ``Shares``, ``TokenBucket``, ``LoginDelay``
+and ``CredentialStore`` has one, each transfer two (``Transfer``, ``Lifetime``). None is taken while
+another is held, and nothing is received, sent, written, hashed or logged under one.
 """
 
 from __future__ import annotations
