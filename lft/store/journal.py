@@ -19,6 +19,7 @@ from protocol import DIGEST_SIZES, MAX_SPANS, Blocks, Spans
 MAX_FIRST_LINE = 32 * 1024  # bytes of a journal's first line: a name and a directory of 1024
 # characters, a user and a final name of 255, each up to 12 bytes in JSON
 _INDEX = struct.Struct("!I")
+_CLAIMS_TOGETHER = 64  # blocks whose digests have memory together
 _TOGETHER = 4096  # records read or written in one call: 1 ms
 _PUBLISHED = 2**32 - 1  # in place of a block index; no file has that many (config.MAX_BLOCKS)
 _OUR_NAME = re.compile(r"server_received_[^/\0]+")
@@ -80,18 +81,24 @@ class Claims:
 
     def __init__(self, count: int, digest_size: int) -> None:
         self.flags = bytearray(count)  # 1 for each block that is claimed
-        self._digests = bytearray(count * digest_size)
+        self._digests: dict[int, bytearray] = {}  # of so many blocks together, once one is claimed
         self._size = digest_size
 
     def add(self, block: int, digest: bytes) -> None:
         """Claim one block; a block that the file does not have is ignored."""
         if block < len(self.flags):
             self.flags[block] = 1
-            self._digests[block * self._size : (block + 1) * self._size] = digest
+            part, at = divmod(block, _CLAIMS_TOGETHER)
+            digests = self._digests.get(part)
+            if digests is None:  # the file may be huge, and its journal short
+                digests = self._digests[part] = bytearray(_CLAIMS_TOGETHER * self._size)
+            digests[at * self._size : (at + 1) * self._size] = digest
 
     def digest_of(self, block: int) -> bytes:
         """Return what the journal says of ``block``, whether that is claimed or not."""
-        return bytes(self._digests[block * self._size : (block + 1) * self._size])
+        part, at = divmod(block, _CLAIMS_TOGETHER)
+        digests = self._digests.get(part, b"")
+        return bytes(digests[at * self._size : (at + 1) * self._size]) or bytes(self._size)
 
     def records(self) -> Iterator[bytes]:
         """Give the claims as a journal has them, some at a time."""

@@ -279,3 +279,20 @@ def test_a_journal_of_many_blocks_is_not_held_in_memory(journal: Journal) -> Non
     assert (again.flags, again.count) == (claims.flags, 3 * count // 4)
     assert written < MB
     assert read < 17 * count + MB
+
+
+def test_claims_of_few_blocks_of_a_huge_file_hold_no_digests_of_the_others() -> None:
+    """A short part file may be announced again with terabytes: 32 bytes a block would be 2 GB."""
+    count = 2**22
+    tracemalloc.start()
+    try:
+        claims = Claims(count, 32)
+        for block in (0, count - 1):
+            claims.add(block, b"x" * 32)
+        used = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [claims.digest_of(block)[:1] for block in (0, 1, 1000, count - 1)] == [
+        b"x", b"\0", b"\0", b"x"
+    ]  # fmt: skip
+    assert used < count + MB
