@@ -90,7 +90,8 @@ class Lifecycle:
         try:
             position = self._admission.enter(transfer)
             if self._parts.scanned:  # otherwise it is checked when that is done
-                self._quota.check(transfer, anew=not transfer.resumes)
+                anew = not transfer.resumes
+                self._quota.check(transfer, anew=anew, replaces=anew)
         except (RejectedError, OSError) as error:
             log.warning("rejected %s: %s", start.name, error)
             self.finish(transfer, None)

@@ -22,18 +22,27 @@ class Quota:
         self._admission = admission
         self._parts = parts
 
-    def check(self, transfer: Transfer, own: PartFile | None = None, *, anew: bool) -> None:
+    def check(
+        self,
+        transfer: Transfer,
+        own: PartFile | None = None,
+        *,
+        anew: bool,
+        replaces: bool = False,
+    ) -> None:
         """Raise ``RejectedError`` if the directory has no room for the file.
 
         Reserved room is counted before published files: a file that is published meanwhile may
         count twice, but is never left out. ``own`` is a part file that the transfer goes on with.
         Unless it begins ``anew``, no earlier attempt at the same file counts: it may go on with one
-        of them.
+        of them. Nor do those that rest where it ``replaces`` them; once they are removed, one that
+        comes to rest meanwhile counts.
         """
         quota = transfer.session.rights.quota
         if quota is None:
             return
-        reserved, directory = self._reserved(transfer, own, anew=anew), transfer.facts.directory
+        directory = transfer.facts.directory
+        reserved = self._reserved(transfer, own, anew=anew, replaces=replaces)
         reserved -= 0 if anew else self._parts.published_bytes(transfer.facts)
         size, used = counted(transfer.blocks.size), reserved + self.usage.total(directory)
         if used + size > quota:  # before it is refused, be sure
@@ -43,7 +52,9 @@ class Quota:
             least = " (what a file counts at least)" if size > transfer.blocks.size else ""
             raise RejectedError("quota", f"{reason} left of the quota{least}")
 
-    def _reserved(self, transfer: Transfer, own: PartFile | None, *, anew: bool) -> int:
+    def _reserved(
+        self, transfer: Transfer, own: PartFile | None, *, anew: bool, replaces: bool
+    ) -> int:
         """Return what other unfinished files count together, each once."""
         key, directory = transfer.facts.key, transfer.facts.directory
         moving = [one.facts for one in self._admission.earlier(transfer)]
@@ -51,6 +62,6 @@ class Quota:
         resting = self._parts.resting(directory)
         if not anew:
             moving = [facts for facts in moving if facts.key != key]
-        if not (anew and transfer.resumes):  # otherwise they are what it replaces
+        if replaces or not anew:
             resting = [facts for facts in resting if facts.key != key]
         return sum({one.saved_as: counted(one.size) for one in (*moving, *resting)}.values())

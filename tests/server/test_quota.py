@@ -15,6 +15,7 @@ from client import send_files
 from config import KB
 from lft.server.sessions import Place
 from lft.server.transfer import Transfer
+from lft.store.partstore import PartStore
 from protocol import (
     Cancel,
     FileReady,
@@ -99,6 +100,20 @@ def test_an_unfinished_file_counts_against_the_quota(serve: Serve) -> None:
     interrupted(local, "x", os.urandom(400 * KB))
     with Peer(local.port).log_in() as peer:
         answer = peer.ask("y", 200 * KB)
+    assert isinstance(answer, Rejected)
+    assert answer.code == "quota"
+
+
+def test_what_comes_to_rest_after_its_successor_looked_counts(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """13: a session that ends just then leaves a part file which --no-resume does not replace."""
+    local = serve({"alice": account(quota=500 * KB)})
+    data = os.urandom(400 * KB)
+    interrupted(local, "x", data)
+    monkeypatch.setattr(PartStore, "forget", lambda *_: None)  # as if it had not rested yet
+    with Peer(local.port).log_in() as peer:
+        answer = peer.ask("x", 400 * KB, head=data[: 200 * KB])
     assert isinstance(answer, Rejected)
     assert answer.code == "quota"
 
