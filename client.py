@@ -320,8 +320,8 @@ class ClientSession:
 
     def _send_upload(self, upload: Upload) -> Receipt:
         """Have a file read, sent and judged; in any case no thread works for it afterwards."""
-        size = upload.blocks.block_size
-        buffers = min(self._streams.most + config.READ_AHEAD, config.READ_AHEAD_BYTES // size)
+        wanted = self._streams.most * upload.run_length + config.READ_AHEAD
+        buffers = min(wanted, config.READ_AHEAD_BYTES // upload.blocks.block_size)
         reader = Reader(upload, self._link.queue, buffers)
         try:
             reader.start()
@@ -409,9 +409,8 @@ class ClientSession:
             if end > upload.blocks.count:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
             upload.repairs.tell(first, end, message.reason)
-            for index in range(first, end):
-                if upload.ask_again(index):
-                    self._link.queue.put(Block(upload, index))
+            again = [index for index in range(first, end) if upload.ask_again(index)]
+            self._link.queue.put(Block(upload, index) for index in again)
 
     def _take_verdict(self, upload: Upload, message: Message) -> Receipt | None:
         """Turn a verdict into a receipt; other messages only show that the server lives."""

@@ -29,6 +29,11 @@ MAX_BLOCK_SIZE = 4 * MB  # each data connection may hold one block in memory
 # lists stay at some MB.
 AUTO_BLOCKS = 2**16
 
+# Bytes of neighbouring blocks that are read, sent, received and written together, at most: half of
+# the processor time beside hashing goes into calls, wake-ups and locks, and not into bytes ...
+RUN_SIZE = 1 * MB
+RUN_BLOCKS = 16  # ... and blocks of them, so that many small ones make no list without end
+
 KEEPALIVE_IDLE = 30  # seconds of silence before the system asks whether the peer is alive
 KEEPALIVE_INTERVAL = 10  # seconds between two such questions
 KEEPALIVE_PROBES = 3  # unanswered questions before the connection counts as lost
@@ -93,9 +98,13 @@ LATE_LEAST = 0.2  # seconds at least: a shorter wait costs less than to send a b
 
 MOSTLY = 0.5  # of the time of a file: whatever takes more is called its bottleneck
 NAMEABLE = 5.0  # seconds that a file must take for its bottleneck to be named: less is no bother
-READ_AHEAD = 12  # blocks in memory beyond one for each stream, to keep the senders busy ...
+READ_AHEAD = 12  # blocks in memory beyond a run for each stream, to keep the senders busy ...
 READ_AHEAD_BYTES = 48 * MB  # ... and no more than this, whatever the size of a block
 LOOK_AT_SOURCE = 1.0  # seconds between two looks whether the file that is sent is still the same
+
+# Seconds that a sender may take for a run of blocks: longer, and its next run is half as long. The
+# blocks of a run share one stream, so on a slow link a run is a block.
+RUN_SECONDS = 0.1
 PROVE_STRETCH = 8 * MB  # of a file that grew, read again between two looks at the server: 30 ms
 
 # Blocks in flight on one connection: 200 MB, more than a link of 10 Gbit/s and 100 ms holds. It

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
 
 def keep_own_rights() -> None:
@@ -74,6 +74,23 @@ def read_full(descriptor: int, view: memoryview, offset: int) -> int:
         if not size:
             break
         filled += size
+    return filled
+
+
+def read_run(descriptor: int, views: Sequence[memoryview], offset: int) -> int:
+    """Fill ``views``, one behind the other, from ``offset``; return the bytes read.
+
+    They are fewer only at the end of the file.
+    """
+    left = filled = os.preadv(descriptor, views, offset)
+    for view in views:
+        had = min(left, len(view))
+        left -= had
+        if had < len(view):  # the system has stopped within this one
+            came = read_full(descriptor, view[had:], offset + filled)
+            filled += came
+            if had + came < len(view):
+                break
     return filled
 
 

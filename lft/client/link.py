@@ -55,6 +55,9 @@ class Link:
         self.round_trip = round_trip  # seconds
         self.far = round_trip >= config.FAR
         self.loopback = is_loopback(str(access.address[0]))  # no network between us and the server
+        # whether blocks may be sent together; where the link is slow, they had better not share
+        # a stream, and a compressed one should leave when it is done
+        self.takes_runs = not (self.far or settings.limit or compression)
         self.compression = compression
         self._access = access
         # with locks of their own

@@ -7,14 +7,17 @@ import itertools
 import logging
 import time
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import config
 from lft.client.link import Link
+from lft.client.runs import RunLength
 from lft.client.upload import Block
 from lft.clock import Backoff, Deadline
 from lft.wire.blocks import BlockHeader, encode_header
 from lft.wire.connection import Connection
+from lft.wire.frames import Ack
 from lft.wire.sockets import Socket, Waker, wait
 from protocol import (
     CODEC_HELD,
@@ -38,6 +41,47 @@ class Stop(Exception):  # noqa: N818  (not an error)
     """The session is ending: a wait breaks off."""
 
 
+class Unacknowledged:
+    """The blocks that one connection carried and the server has not acknowledged. No lock."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[int, int], list[Block]] = {}  # the oldest first
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    @property
+    def oldest(self) -> Block | None:
+        """The block that has waited for the longest time."""
+        blocks = next(iter(self._blocks.values()), None)
+        return blocks[0] if blocks else None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the server owes an acknowledgement for a file that is not over."""
+        return any(not blocks[0].upload.over for blocks in self._blocks.values())
+
+    def add(self, block: Block) -> None:
+        """Note that ``block`` goes out."""
+        self._blocks.setdefault((block.upload.number, block.index), []).append(block)
+
+    def take(self, ack: Ack) -> Block:
+        """Return the block that ``ack`` is for. Raises ``RemoteProtocolError`` where none is."""
+        blocks = self._blocks.get(ack)
+        if not blocks:
+            raise RemoteProtocolError("the server acknowledges a block it was never sent")
+        block = blocks.pop()
+        if not blocks:
+            del self._blocks[ack]
+        return block
+
+    def take_all(self) -> list[Block]:
+        """Return every block, once its connection is lost."""
+        blocks = list(itertools.chain.from_iterable(self._blocks.values()))
+        self._blocks.clear()
+        return blocks
+
+
 class Sender:
     """One of the pool's threads, with one long-lived data connection that carries every file."""
 
@@ -48,7 +92,7 @@ class Sender:
         self._settings = link.settings
         self._waker = Waker()
         self._connection: Connection | None = None  # the latest; main cuts it, reads its figures
-        self._unacknowledged: dict[tuple[int, int], list[Block]] = {}
+        self._unacknowledged = Unacknowledged()
         self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._bad_frames = 0  # since the last acknowledgement
         self._silence = Deadline(self._settings.timeout)  # of the server, on this connection
@@ -56,6 +100,7 @@ class Sender:
         self._system_congestion = ""  # what the system chose for this connection
         self._waited = 0.0  # seconds that the link made us wait ...
         self._told_at = time.monotonic()  # ... since the compression was last told of it
+        self._run_length = RunLength(grows=link.takes_runs)
 
     def stop(self) -> None:
         """Break off what it waits for, once the session is ending (main)."""
@@ -103,7 +148,9 @@ class Sender:
                     self._bad_frames += isinstance(error, RemoteProtocolError)
                     if self._bad_frames >= config.BAD_FRAMES:
                         raise
-                    done = self._unacknowledged and not self._owed()  # all of it went another way
+                    done = (
+                        self._unacknowledged and not self._unacknowledged.wanted
+                    )  # all of it went another way
                     self._give_back()
                     if not done:
                         self._pause_after(error)
@@ -150,12 +197,9 @@ class Sender:
 
     def _give_back(self) -> None:
         """Put the blocks of a lost connection back into the queue."""
-        blocks = list(itertools.chain.from_iterable(self._unacknowledged.values()))
-        self._unacknowledged.clear()
         self._link.queue.leave(self._waker)
-        for block in blocks:
-            if block.upload.owes(block.index):
-                self._link.queue.put(block)
+        lost = self._unacknowledged.take_all()
+        self._link.queue.put(block for block in lost if block.upload.owes(block.index))
 
     def _send_blocks(self, connection: Connection) -> None:
         """Send what the queue has, hear acknowledgements as they come; end by an exception."""
@@ -164,16 +208,16 @@ class Sender:
         while True:
             if self._congestion != self._link.wanted_congestion:
                 self._adapt(connection)
-            block = self._take_block()
-            if block:
+            run = self._take_run()
+            if run:
                 if not self._unacknowledged:
                     self._silence.put_off()
-                self._pace(connection, block, self.send_file_block(connection, block))
-                in_a_row += 1
+                self._pace(connection, run[0], self._send_run(connection, run))
+                in_a_row += len(run)
                 if in_a_row < config.ACK_EVERY:
                     continue
             in_a_row = 0
-            if block or self._wait(connection):
+            if run or self._wait(connection):
                 self._hear_acks(connection)
 
     def _pace(self, connection: Connection, block: Block, sent: int) -> None:
@@ -193,32 +237,33 @@ class Sender:
         self._silence.put_off()  # in the pause the server had nothing to answer
         self._waited += time.monotonic() - began
 
-    def _take_block(self) -> Block | None:
-        """Take a block of a file that is not over, if this sender may send another one."""
+    def _take_run(self) -> list[Block]:
+        """Take blocks of a file that is not over, if this sender may send any more."""
         if self._number >= self._link.streams:  # fewer are wanted
             self._link.queue.leave(self._waker)
-            return None
+            return []
         if len(self._unacknowledged) >= config.MAX_UNACKNOWLEDGED:
-            return None
-        block = self._take_any()
-        while block and block.upload.over:
-            block.free_buffer()
-            block = self._take_any()
-        return block
+            return []
+        run = self._take_any()
+        while run and run[-1].upload.over:
+            for block in run:
+                block.free_buffer()
+            run = self._take_any()
+        return run
 
-    def _take_any(self) -> Block | None:
+    def _take_any(self) -> list[Block]:
         if not self._extra:
-            return self._link.queue.take(self._waker)
+            return self._link.queue.take(self._waker, self._run_length.blocks)
         self._link.queue.leave(self._waker)  # the next block wakes a sender that is idle
-        return self._extra.popleft()
+        return [self._extra.popleft()]
 
     def _leave_if_overtaken(self) -> None:
         """Raise if the other streams leave this one behind: a new connection is faster."""
-        oldest = next(iter(self._unacknowledged.values()), None)
+        oldest = self._unacknowledged.oldest
         if not oldest:
             return
-        upload = oldest[0].upload
-        if upload.over and upload.went_twice(oldest[0].index):
+        upload = oldest.upload
+        if upload.over and upload.went_twice(oldest.index):
             raise ConnectionLostError("it lags, and what it carries went another way")
         if upload.passed_by(self._silence.lasted, self._link.streams):
             raise ConnectionLostError("it lags behind the others")
@@ -230,17 +275,13 @@ class Sender:
         limit on the server many streams wait long for their turn, and one that is given up
         meanwhile would keep its place there until that turn comes.
         """
-        oldest = next(iter(self._unacknowledged.values()), None)
-        others = self._settings.timeout - oldest[0].upload.quiet_for if oldest else 0.0
+        oldest = self._unacknowledged.oldest
+        others = self._settings.timeout - oldest.upload.quiet_for if oldest else 0.0
         return max(self._silence.left(), others)
-
-    def _owed(self) -> bool:
-        """Whether the server owes an acknowledgement for a file that is not over."""
-        return any(not of[0].upload.over for of in self._unacknowledged.values())
 
     def _wait(self, connection: Connection, *, write: bool = False) -> bool:
         """Wait for the server or a new block; return whether the server has something for us."""
-        owed = write or self._owed()
+        owed = write or self._unacknowledged.wanted
         most = min(self._patience_left(), config.STUCK / 2) if owed else FOREVER
         ready = connection.wait(most, write=write, waker=self._waker)
         if not ready:
@@ -253,19 +294,38 @@ class Sender:
         return ready
 
     def _hear_acks(self, connection: Connection) -> None:
-        for ack in connection.receive_acks():
-            blocks = self._unacknowledged.get(ack)
-            if not blocks:
-                raise RemoteProtocolError("the server acknowledges a block it was never sent")
-            blocks.pop().upload.confirm(ack.block)
-            if not blocks:
-                del self._unacknowledged[ack]
-            self._backoff.reset()
-            self._bad_frames = 0
-            self._silence.put_off()
+        heard: list[Block] = []
+        try:
+            for ack in connection.receive_acks():
+                heard.append(self._unacknowledged.take(ack))
+        finally:  # behind acknowledgements there may be an ERROR
+            if heard:
+                self._confirm(heard)
+
+    def _confirm(self, heard: list[Block]) -> None:
+        for upload, blocks in itertools.groupby(heard, attrgetter("upload")):
+            upload.confirm([block.index for block in blocks])
+        self._backoff.reset()
+        self._bad_frames = 0
+        self._silence.put_off()
+
+    def _send_run(self, connection: Connection, run: list[Block]) -> int:
+        """Send blocks with as few calls as the system takes; their buffers go to the reader.
+
+        Returns the bytes of their payload.
+        """
+        began = time.monotonic()
+        try:
+            sent = sum([self.send_file_block(connection, block) for block in run])
+            self._drain(connection)
+        finally:
+            for block in run:
+                block.free_buffer()
+        self._run_length.note(time.monotonic() - began, run[0].upload.run_length)
+        return sent
 
     def send_file_block(self, connection: Connection, block: Block) -> int:
-        """Send one block, chunk by chunk; its buffer goes back to the reader.
+        """Put one block on its way, chunk by chunk; what the system has not taken waits.
 
         Returns the bytes of its payload.
         """
@@ -274,15 +334,13 @@ class Sender:
         try:
             codec, payload = self._payload(block)
             sent = len(payload)
-            self._unacknowledged.setdefault((upload.number, index), []).append(block)
+            self._unacknowledged.add(block)
             length, digest = upload.blocks.length(index), upload.digests.of(index)
             header = BlockHeader(upload.number, index, length, sent, codec, digest)
             upload.note_sent(index, sent)
-            self._push(connection, encode_header(header), payload)
+            connection.hold(encode_header(header), *_chunks(payload, self._settings.chunk_size))
         except SourceError as error:
             upload.fail(error)
-        finally:
-            block.free_buffer()
         block_log.debug("block %d %s", index, "is held" if block.held else "sent")
         return sent
 
@@ -305,17 +363,6 @@ class Sender:
         compression.note_wait(self._waited, worked, behind)
         self._waited, self._told_at = 0.0, now
 
-    def _push(self, connection: Connection, header: bytes, view: memoryview) -> None:
-        """Send chunk by chunk; the header goes in one segment with the first."""
-        chunk = self._settings.chunk_size
-        connection.push(header, view[:chunk])
-        for start in range(chunk, len(view), chunk):
-            if connection.unsent:
-                self._drain(connection)
-            connection.push(view[start : start + chunk])
-        if connection.unsent:
-            self._drain(connection)
-
     def _read_again(self, block: Block) -> memoryview:
         """Read a block that was sent before; the server notices what changed since then."""
         blocks = block.upload.blocks
@@ -333,3 +380,7 @@ class Sender:
             if connection.flush() or connection.unsent < unsent:
                 self._silence.put_off()
         self._waited += time.monotonic() - began
+
+
+def _chunks(view: memoryview, size: int) -> list[memoryview]:
+    return [view[start : start + size] for start in range(0, len(view), size)]

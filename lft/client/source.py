@@ -6,9 +6,10 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+from typing import Sequence
 
 import config
-from lft.files import read_full
+from lft.files import read_run
 from protocol import SourceError
 
 
@@ -50,11 +51,15 @@ class Source:
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``. Raises ``SourceError`` if the file is shorter."""
+        self.read_run([view], offset)
+
+    def read_run(self, views: Sequence[memoryview], offset: int) -> None:
+        """Fill ``views``, one behind the other, from ``offset``. Raises as ``read`` does."""
         try:
-            size = read_full(self._fd, view, offset)
+            size = read_run(self._fd, views, offset)
         except OSError as error:
             raise SourceError(f"{self._path}: {error.strerror}") from None
-        if size < len(view):
+        if size < sum(map(len, views)):
             raise SourceError(f"{self._path}: became shorter while it was sent; send it again")
 
     def head(self, length: int, algorithm: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import mmap
@@ -9,13 +10,14 @@ import queue
 import threading
 import time
 from collections import deque
-from typing import Callable
+from typing import Callable, Iterable, Sequence
 
 import config
 from config import ClientSettings
 from lft.client.acknowledgements import Acknowledgements
 from lft.client.bottleneck import Spent
 from lft.client.repair_report import Repairs
+from lft.client.runs import run_length_for
 from lft.client.source import Source
 from lft.wire.sockets import Waker
 from protocol import Blocks, FileReady, RemoteProtocolError, Spans, TransferError
@@ -78,6 +80,7 @@ class Upload:
         self.source = source
         self.number = ready.transfer
         self.blocks = Blocks(source.size, block_size)
+        self.run_length = run_length_for(source.size, block_size)
         self._ring = ring
         self._first_gap = ready.have[0][1] if ready.have and not ready.have[0][0] else 0
         # with rules of their own
@@ -167,16 +170,19 @@ class Upload:
 
     # -- the reader
 
-    def hash_block(self, block: int, view: memoryview) -> bool:
-        """Take the next block of the file into the running digest.
+    def hash_run(self, first: int, views: Sequence[memoryview]) -> bytes:
+        """Take the next blocks of the file, from ``first`` on, into the running digest.
 
-        Returns whether the server has it: then it wants the digest and not the bytes.
+        Returns a 1 for each one that the server has: it wants the digest of that, not the bytes.
         """
-        self.digests.add(view)
+        for view in views:
+            self.digests.add(view)
+        end = first + len(views)
         with self._lock:
-            self._acks.expect(block)
-            self._hashed = block + 1
-            return self._held[block] == 1
+            for block in range(first, end):
+                self._acks.expect(block)
+            self._hashed = end
+            return bytes(self._held[first:end])
 
     # -- the senders
 
@@ -191,15 +197,16 @@ class Upload:
         with self._lock:
             self.spent.paced.add(seconds)
 
-    def confirm(self, block: int) -> None:
-        """Take an acknowledgement: of a block that went two ways the first one counts."""
+    def confirm(self, blocks: Iterable[int]) -> None:
+        """Take acknowledgements: of a block that went two ways the first one counts."""
         with self._lock:
-            if not self._acks.take(block):
-                return
-            self.acknowledged += self.blocks.length(block)
-            self.carried += 0 if self._held[block] else self.blocks.length(block)
+            taken = [block for block in blocks if self._acks.take(block)]
+            for block in taken:
+                length = self.blocks.length(block)
+                self.acknowledged += length
+                self.carried += 0 if self._held[block] else length
             done = self.all_hashed and not self._acks
-        if done:
+        if taken and done:
             self._ring()
 
     def owes(self, block: int) -> bool:
@@ -275,28 +282,35 @@ class BlockQueue:
         self._blocks: deque[Block] = deque()
         self._idle: dict[Waker, None] = {}  # the last that became idle is woken first
 
-    def put(self, block: Block) -> None:
-        """Add a block and wake one idle sender."""
+    def put(self, blocks: Iterable[Block]) -> None:
+        """Add blocks and wake one idle sender."""
         with self._lock:
-            self._blocks.append(block)
-            waker = self._idle.popitem()[0] if self._idle else None
+            self._blocks.extend(blocks)
+            waker = self._choose_idle()
         if waker:
             waker.ring()
 
-    def take(self, waker: Waker) -> Block | None:
-        """Take a block, or be noted as idle: ``waker`` rings when there is one."""
+    def take(self, waker: Waker, most: int = 1) -> list[Block]:
+        """Take up to ``most`` blocks, or be noted as idle: ``waker`` rings when there are some."""
         with self._lock:
             self._idle.pop(waker, None)
-            if self._blocks:
-                return self._blocks.popleft()
-            self._idle[waker] = None
-            return None
+            run = [self._blocks.popleft() for _ in range(min(most, len(self._blocks)))]
+            if not run:
+                self._idle[waker] = None
+            other = self._choose_idle()
+        if other:
+            other.ring()
+        return run
+
+    def _choose_idle(self) -> Waker | None:
+        """Return an idle sender to be woken for what is left, if there is both."""
+        return self._idle.popitem()[0] if self._blocks and self._idle else None
 
     def leave(self, waker: Waker) -> None:
         """Stop being idle; a block meant for this sender goes to another."""
         with self._lock:
             self._idle.pop(waker, None)
-            other = self._idle.popitem()[0] if self._blocks and self._idle else None
+            other = self._choose_idle()
         if other:
             other.ring()
 
@@ -323,39 +337,56 @@ class Reader(threading.Thread):
 
     def run(self) -> None:
         """Read the file to its end, or until the upload is over."""
+        index, count = 0, self._upload.blocks.count
         try:
-            for index in range(self._upload.blocks.count):
-                if not self._read_block(index):
+            while index < count:
+                # the first blocks are to leave at once
+                most = min(self._upload.run_length, index + 1, count - index)
+                buffers = self._take_buffers(most)
+                if not buffers:
                     return
+                self._read_run(index, buffers)
+                index += len(buffers)
         except TransferError as error:
             self._upload.fail(error)
         except Exception as error:  # a bug of ours must not leave main waiting
             log.exception("the reader failed")
             self._upload.fail(TransferError(f"internal error: {error!r}"))
 
-    def _read_block(self, index: int) -> bool:
-        memory = self._upload.free.get()
-        if memory is None or self._upload.over:
-            return False
-        spent = self._upload.spent
-        blocks = self._upload.blocks
-        length = blocks.length(index)
-        view = (memory if len(memory) >= length else _pages(length))[:length]
-        spent.begin_read()
+    def _take_buffers(self, most: int) -> list[memoryview]:
+        """Wait for a buffer; take up to ``most`` that are free, none when the upload is over."""
+        free = self._upload.free
+        taken = [free.get()]
+        with contextlib.suppress(queue.Empty):
+            while len(taken) < most:
+                taken.append(free.get_nowait())
+        over = None in taken or self._upload.over
+        return [] if over else [one for one in taken if one is not None]
+
+    def _read_run(self, first: int, buffers: list[memoryview]) -> None:
+        """Read and hash as many blocks as there are ``buffers``, from ``first`` on."""
+        upload, blocks = self._upload, self._upload.blocks
+        views = [_fit(memory, blocks.length(first + at)) for at, memory in enumerate(buffers)]
+        upload.spent.begin_read()
         self._look_at_source()
-        self._upload.source.read(view, blocks.offset(index))
-        spent.end_read()
+        upload.source.read_run(views, blocks.offset(first))
+        upload.spent.end_read()
         began = time.monotonic()
-        held = self._upload.hash_block(index, view)
-        spent.note_hashed(time.monotonic() - began)
-        self._blocks.put(Block(self._upload, index, view, held=held))
-        return True
+        held = upload.hash_run(first, views)
+        upload.spent.note_hashed(time.monotonic() - began)
+        numbered = enumerate(zip(views, held), first)
+        self._blocks.put(Block(upload, at, view, held=bool(has)) for at, (view, has) in numbered)
 
     def _look_at_source(self) -> None:
         """See now and then whether going on has a point. Raises ``SourceError`` if not."""
         if time.monotonic() >= self._look_at:
             self._upload.source.look()
             self._look_at = time.monotonic() + config.LOOK_AT_SOURCE
+
+
+def _fit(memory: memoryview, length: int) -> memoryview:
+    """Return ``length`` bytes of ``memory``, or of new memory where that is too small."""
+    return (memory if len(memory) >= length else _pages(length))[:length]
 
 
 def _pages(size: int) -> memoryview:

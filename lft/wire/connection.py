@@ -108,6 +108,10 @@ class Connection:
         """Send as much of ``parts`` as the socket takes now; ``flush`` sends the rest."""
         self._stream.push(*parts)
 
+    def hold(self, *parts: Buffer) -> None:
+        """Have ``parts`` wait for ``flush``, which sends many with one call."""
+        self._stream.hold(*parts)
+
     def flush(self) -> bool:
         """Send as much of what is unsent as the socket takes now; return whether all is out."""
         return self._stream.flush()

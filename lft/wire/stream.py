@@ -63,9 +63,13 @@ class Stream:
         size = sum(map(len, parts))
         sent = 0 if self._out else self._hand_over(parts)
         if sent < size:
-            self._out += [memoryview(part) for part in parts if part]
-            self.unsent += size
+            Stream.hold(self, *parts)
             self._forget(sent)
+
+    def hold(self, *parts: Buffer) -> None:
+        """Have ``parts`` wait for ``flush``, which sends many with one call."""
+        self._out += [memoryview(part) for part in parts if part]
+        self.unsent += sum(map(len, parts))
 
     def flush(self) -> bool:
         """Send as much of what waits as the system takes now; return whether all is out."""

@@ -196,6 +196,11 @@ class TlsStream(Stream):
             self._layer.write(part for part in parts if part)
             super().push(self._layer.outgoing())
 
+    def hold(self, *parts: Buffer) -> None:
+        if self._layer.ready:
+            self._layer.write(part for part in parts if part)
+            super().hold(self._layer.outgoing())
+
     def receive(self, most: int) -> bytes:
         view = memoryview(bytearray(most))
         return bytes(view[: self.receive_into(view)])

@@ -6,23 +6,26 @@ import contextlib
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Collection, Iterator
 
 import pytest
 
 import client as client_module
 import config
-from config import ClientSettings
+from config import MB, ClientSettings
+from lft.client.compression import Compression
 from lft.client.link import Access, Link
 from lft.client.patience import Patience
 from lft.client.progress import Progress
+from lft.client.runs import RunLength
 from lft.client.sender import Sender
 from lft.client.upload import Block, Upload
+from lft.wire.blocks import HEADER_SIZE
 from lft.wire.connection import Connection
 from lft.wire.frames import encode, encode_ack
 from lft.wire.sockets import Waker
 from lft.wire.tls import client_tls
-from protocol import ConnectionLostError, Ping, Side, State
+from protocol import CODEC_ZLIB, ConnectionLostError, Ping, Side, State
 from tests.support.waiting import PATIENCE, SleepClock
 
 
@@ -46,7 +49,7 @@ def silent(clock: SleepClock, link: Link, upload: Upload) -> Iterator[Callable[[
     """A sender that is owed an acknowledgement, on a connection on which nothing comes."""
     ours, theirs = socket.socketpair()
     connection, sender = Connection(ours, Side.CLIENT), Sender(link, 0)
-    sender._unacknowledged[7, 0] = [Block(upload, 0)]
+    sender._unacknowledged.add(Block(upload, 0))
     sender._waker.ring()  # so that no time has to pass
     clock.now += 31
     yield lambda: sender._wait(connection)
@@ -65,11 +68,11 @@ def test_a_stream_whose_turn_comes_late_is_not_given_up(
     silent: Callable[[], bool], upload: Upload, clock: SleepClock
 ) -> None:
     """With a limit on the server, acknowledgements go round: others get theirs meanwhile."""
-    upload.hash_block(0, memoryview(b"x"))
-    upload.hash_block(1, memoryview(b"y"))
+    upload.hash_run(0, [memoryview(b"x")])
+    upload.hash_run(1, [memoryview(b"y")])
     upload.note_sent(1, 1)
     clock.now += 20
-    upload.confirm(1)
+    upload.confirm([1])
     assert not silent()
 
 
@@ -78,7 +81,7 @@ def _others_get_on(upload: Upload, clock: SleepClock, seconds: float, times: int
     for _ in range(times):
         upload.note_sent(1, 1)
         clock.now += seconds
-        upload.confirm(1)
+        upload.confirm([1])
         upload.ask_again(1)
 
 
@@ -88,7 +91,7 @@ def test_a_stream_that_others_pass_by_is_given_up(
 ) -> None:
     """FAULTS 40: half-open, but not before each of them may have had its turn twice."""
     for block in (0, 1):
-        upload.hash_block(block, memoryview(b"x"))
+        upload.hash_run(block, [memoryview(b"x")])
     _others_get_on(upload, clock, 0.1, rounds)
     if rounds < config.STUCK_ROUNDS:
         assert not silent()
@@ -124,12 +127,12 @@ def test_a_sender_that_was_stopped_while_it_connected_does_not_shake_hands(
 def test_no_block_is_meant_for_a_sender_that_was_handed_another(link: Link, upload: Upload) -> None:
     """It has something to do, perhaps on a slow link: an idle sender is woken instead."""
     sender, idle = Sender(link, 0), Waker()
-    assert link.queue.take(idle) is None
-    assert sender._take_block() is None
+    assert link.queue.take(idle) == []
+    assert sender._take_run() == []
     handed = Block(upload, 0)
     sender.hand(handed)
-    assert sender._take_block() is handed
-    link.queue.put(Block(upload, 1))
+    assert sender._take_run() == [handed]
+    link.queue.put([Block(upload, 1)])
     assert idle.quiet()
     sender.close()
     idle.close()
@@ -141,7 +144,7 @@ def test_what_is_heard_while_a_block_is_pushed_counts(
     """A sender that always has to wait for room is not silent for that."""
     ours, theirs = socket.socketpair()
     connection, sender = Connection(ours, Side.CLIENT), Sender(link, 0)
-    sender._unacknowledged[7, 0] = [Block(upload, 0)]
+    sender._unacknowledged.add(Block(upload, 0))
     connection.push(bytes(3_000_000))
     clock.now += 29
     with ThreadPoolExecutor(1) as pool:
@@ -156,5 +159,53 @@ def test_what_is_heard_while_a_block_is_pushed_counts(
             left -= len(theirs.recv(65536))
         draining.result(PATIENCE)
     assert sender._silence.left() == 30
+    for one in (connection, theirs, sender):
+        one.close()
+
+
+def test_runs_grow_where_the_link_is_fast_and_shrink_where_it_is_slow(link: Link) -> None:
+    """The blocks of a run share one stream: on a slow link none waits for more than another."""
+    run, lengths = RunLength(grows=link.takes_runs), []
+    for took in (0.01, 0.01, 0.01, 1.0, 1.0, 1.0):
+        run.note(took, 5)
+        lengths.append(run.blocks)
+    assert lengths == [2, 4, 5, 2, 1, 1]
+
+
+@pytest.mark.parametrize("why", ["far", "limit", "compression"])
+def test_a_run_is_a_block_where_blocks_had_better_not_wait(why: str) -> None:
+    """On a far link a stream may stall, a limit counts each block, packing takes time."""
+    trip, limit = 0.05 if why == "far" else 0.0, MB if why == "limit" else None
+    compression = Compression(CODEC_ZLIB, 1) if why == "compression" else None
+    access = Access(socket.AF_INET, ("127.0.0.1", 1), "t" * 20)
+    assert not Link(ClientSettings(limit=limit), access, trip, compression).takes_runs
+    run = RunLength(grows=False)
+    run.note(0.0, 5)
+    assert run.blocks == 1
+
+
+def test_a_run_leaves_with_one_call(
+    link: Link, upload: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers and chunks of all its blocks, in order."""
+    ours, theirs = socket.socketpair()
+    connection, sender = Connection(ours, Side.CLIENT), Sender(link, 0)
+    parts: list[int] = []
+    hand_over = connection._stream._hand_over
+
+    def count(some: Collection[Any]) -> int:
+        parts.append(len(some))
+        return hand_over(some)
+
+    monkeypatch.setattr(connection._stream, "_hand_over", count)
+    views = [memoryview(bytes([65 + index]) * 4096) for index in range(3)]
+    upload.hash_run(0, views)
+    run = [Block(upload, index, view) for index, view in enumerate(views)]
+    assert sender._send_run(connection, run) == 3 * 4096
+    assert parts == [6]
+    got = theirs.recv(100_000, socket.MSG_WAITALL | socket.MSG_DONTWAIT)
+    assert got[HEADER_SIZE : HEADER_SIZE + 4096] == views[0]
+    assert got[-4096:] == views[2]
+    assert upload.free.qsize() == 3
     for one in (connection, theirs, sender):
         one.close()

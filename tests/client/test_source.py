@@ -174,3 +174,33 @@ def test_a_name_that_is_not_utf_8_gets_a_form_that_is(tmp_path: Path) -> None:
     source = Source(path)
     assert source.name == "bad\ufffd.bin"
     source.close()
+
+
+def test_neighbouring_views_are_filled_in_order(tmp_path: Path) -> None:
+    """Also where the system reads less than was asked for; a file that ends in them is shorter."""
+    data = random_file(tmp_path / "x", 10_000).read_bytes()
+    source = Source(tmp_path / "x")
+    views = [memoryview(bytearray(size)) for size in (3000, 1, 4000)]
+    source.read_run(views, 500)
+    assert b"".join(views) == data[500:7501]
+    with pytest.raises(SourceError, match="became shorter"):
+        source.read_run(views, 4000)
+    source.close()
+
+
+def test_a_read_that_stops_early_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems return what they have; the rest of the run follows."""
+    data = random_file(tmp_path / "x", 10_000).read_bytes()
+    preadv = os.preadv
+
+    def short(descriptor: int, views: list[memoryview], offset: int) -> int:
+        return preadv(descriptor, [view[:1000] for view in views[:1]], offset)
+
+    monkeypatch.setattr(os, "preadv", short)
+    source = Source(tmp_path / "x")
+    views = [memoryview(bytearray(size)) for size in (2500, 1, 4000)]
+    source.read_run(views, 7)
+    assert b"".join(views) == data[7:6508]
+    source.close()

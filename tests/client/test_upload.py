@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Sequence
 
 import pytest
 
 import config
 from config import GB, KB, MB, ClientSettings
+from lft.client.runs import run_length_for
 from lft.client.source import Source
-from lft.client.upload import Block, BlockQueue, Upload, block_size_for
+from lft.client.upload import (
+    Block,
+    BlockQueue,
+    Reader,
+    Upload,
+    block_size_for,
+)
 from lft.wire.sockets import Waker
 from protocol import FileReady, RemoteProtocolError, SourceError
-from tests.support.files import random_file
+from tests.support.files import md5, random_file
 from tests.support.waiting import SleepClock
 
 
@@ -47,16 +56,16 @@ def _hash_all(upload: Upload) -> None:
     for index in range(upload.blocks.count):
         view = memoryview(bytearray(upload.blocks.length(index)))
         upload.source.read(view, upload.blocks.offset(index))
-        upload.hash_block(index, view)
+        upload.hash_run(index, [view])
 
 
 def test_an_upload_is_delivered_when_every_block_is_acknowledged(upload: Upload) -> None:
     """Read is not sent, and sent is not acknowledged."""
     _hash_all(upload)
     for index in (2, 0):
-        upload.confirm(index)
+        upload.confirm([index])
         assert not upload.delivered
-    upload.confirm(1)
+    upload.confirm([1])
     assert upload.delivered
     assert upload.acknowledged == upload.source.size
 
@@ -66,9 +75,9 @@ def test_a_block_asked_for_before_its_acknowledgement_is_owed_two(upload: Upload
     _hash_all(upload)
     upload.ask_again(0)
     for index in range(3):
-        upload.confirm(index)
+        upload.confirm([index])
     assert not upload.delivered
-    upload.confirm(0)
+    upload.confirm([0])
     assert upload.delivered
     assert upload.acknowledged == upload.source.size
 
@@ -77,11 +86,11 @@ def test_a_block_asked_for_again_is_owed_again(upload: Upload) -> None:
     """The bar goes back, and the upload is not complete until it is acknowledged anew."""
     _hash_all(upload)
     for index in range(3):
-        upload.confirm(index)
+        upload.confirm([index])
     upload.ask_again(1)
     assert not upload.delivered
     assert upload.acknowledged == 2 * 4096
-    upload.confirm(1)
+    upload.confirm([1])
     assert upload.delivered
 
 
@@ -92,8 +101,8 @@ def test_a_held_block_asked_for_before_it_was_read_is_sent_when_it_is(tmp_path: 
     upload = Upload(source, "md5", 4096, ready, lambda: None)
     assert upload.resumed_bytes == 3 * 4096
     assert not upload.ask_again(1)
-    held = [upload.hash_block(index, memoryview(bytes(4096))) for index in range(3)]
-    assert held == [True, False, True]
+    held = upload.hash_run(0, [memoryview(bytes(4096))] * 3)
+    assert held == b"\1\0\1"
     assert upload.resumed_bytes == 2 * 4096
     source.close()
 
@@ -109,12 +118,12 @@ def test_the_last_blocks_that_lag_are_named_once_in_a_while(
     upload: Upload, clock: SleepClock
 ) -> None:
     """Not before the end of the file, the first ones first, and no more than there are streams."""
-    upload.hash_block(0, memoryview(bytes(4096)))
+    upload.hash_run(0, [memoryview(bytes(4096))])
     upload.note_sent(0, 4096)
     clock.now += 100
     assert upload.resend_late(9, hasty=True) == []
     for index in (1, 2):
-        upload.hash_block(index, memoryview(bytes(4096)))
+        upload.hash_run(index, [memoryview(bytes(4096))])
         upload.note_sent(index, 4096)
     assert upload.resend_late(9, hasty=True) == [0]
     clock.now += 100
@@ -139,10 +148,10 @@ def test_a_block_that_went_two_ways_counts_once(upload: Upload) -> None:
     """Whichever acknowledgement comes first is the one; the other is no news."""
     _hash_all(upload)
     for index in (0, 0, 1, 1, 0):
-        upload.confirm(index)
+        upload.confirm([index])
     assert not upload.delivered
     assert upload.acknowledged == 2 * 4096
-    upload.confirm(2)
+    upload.confirm([2])
     assert upload.delivered
 
 
@@ -152,7 +161,7 @@ def test_what_was_held_was_not_carried(tmp_path: Path) -> None:
     upload = Upload(source, "md5", 4096, FileReady(7, ((0, 2),)), lambda: None)
     _hash_all(upload)
     for index in range(3):
-        upload.confirm(index)
+        upload.confirm([index])
     assert (upload.acknowledged, upload.carried) == (3 * 4096, 4096)
     source.close()
 
@@ -167,24 +176,80 @@ def test_an_error_of_a_thread_reaches_main(upload: Upload) -> None:
 def test_an_idle_sender_is_woken_for_a_block(upload: Upload) -> None:
     """It waits on a descriptor, together with its socket."""
     blocks, waker = BlockQueue(), Waker()
-    assert blocks.take(waker) is None
+    assert blocks.take(waker) == []
     assert not waker.quiet()
-    blocks.put(Block(upload, 0))
+    blocks.put([Block(upload, 0)])
     assert waker.quiet()
-    found = blocks.take(waker)
-    assert found is not None
-    assert found.index == 0
+    assert [block.index for block in blocks.take(waker)] == [0]
     waker.close()
 
 
 def test_a_block_meant_for_a_leaving_sender_goes_to_another(upload: Upload) -> None:
     """A sender whose connection broke just when it was woken must not keep the block waiting."""
     blocks, leaving, other = BlockQueue(), Waker(), Waker()
-    assert blocks.take(other) is None
-    assert blocks.take(leaving) is None
-    blocks.put(Block(upload, 0))
+    assert blocks.take(other) == []
+    assert blocks.take(leaving) == []
+    blocks.put([Block(upload, 0)])
     assert leaving.quiet()
     blocks.leave(leaving)
     assert other.quiet()
     leaving.close()
     other.close()
+
+
+def test_blocks_are_taken_together_and_the_rest_wakes_another_sender(upload: Upload) -> None:
+    """One ring for many blocks must not leave some of them waiting beside an idle sender."""
+    blocks, taker, other = BlockQueue(), Waker(), Waker()
+    assert blocks.take(other) == []
+    assert blocks.take(taker) == []
+    blocks.put(Block(upload, index) for index in range(3))
+    assert taker.quiet()
+    assert not other.quiet()
+    assert [block.index for block in blocks.take(taker, 2)] == [0, 1]
+    assert other.quiet()
+    assert [block.index for block in blocks.take(other, 2)] == [2]
+    assert not taker.quiet()
+    taker.close()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "block_size", "blocks"),
+    [
+        (GB, 200 * KB, 5),
+        (GB, 4 * KB, config.RUN_BLOCKS),
+        (GB, 4 * MB, 1),
+        (MB, 200 * KB, 1),  # each of four streams has something to do
+        (0, 200 * KB, 1),
+    ],
+)
+def test_a_run_has_about_a_megabyte_of_a_large_file(
+    size: int, block_size: int, blocks: int
+) -> None:
+    """A small file has shorter ones, and tiny blocks make no endless list."""
+    assert run_length_for(size, block_size) == blocks
+
+
+def test_neighbouring_blocks_are_read_with_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as there are free buffers; the first block does not wait for others."""
+    source = Source(random_file(tmp_path / "x", 40 * 4096 - 1))
+    upload = Upload(source, "md5", 4096, FileReady(7, ()), lambda: None)
+    queue, calls, preadv = BlockQueue(), [], os.preadv
+
+    def count(descriptor: int, views: Sequence[memoryview], offset: int) -> int:
+        calls.append(len(views))
+        return preadv(descriptor, views, offset)
+
+    monkeypatch.setattr(os, "preadv", count)
+    reader = Reader(upload, queue, 40)
+    reader.start()
+    reader.join()
+    waker = Waker()
+    blocks = queue.take(waker, 100)
+    assert calls == [1, 2, 4, 8, 9, 9, 7]
+    assert b"".join(block.view or b"" for block in blocks) == (tmp_path / "x").read_bytes()
+    assert upload.digests.hexdigest() == md5(tmp_path / "x")
+    waker.close()
+    source.close()

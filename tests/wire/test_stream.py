@@ -93,3 +93,17 @@ def test_a_flood_does_not_keep_the_discarding_thread(
 def test_a_thread_has_one_scratch_buffer() -> None:
     """However many connections it serves."""
     assert scratch() is scratch()
+
+
+def test_what_is_held_leaves_with_the_next_flush(ends: StreamPair) -> None:
+    """In one call, behind what was held before; what is pushed then keeps the order."""
+    stream, theirs = ends
+    stream.hold(b"one", b"", memoryview(b"two"))
+    assert stream.unsent == 6
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
+    stream.push(b"three")
+    assert stream.flush()
+    assert theirs.recv(100) == b"onetwothree"
+    assert not stream.unsent
