@@ -31,8 +31,12 @@ AUTO_BLOCKS = 2**16
 
 # Bytes of neighbouring blocks that are read, sent, received and written together, at most: half of
 # the processor time beside hashing goes into calls, wake-ups and locks, and not into bytes ...
-RUN_SIZE = 1 * MB
+RUN_SIZE = 5 * BLOCK_SIZE
 RUN_BLOCKS = 16  # ... and blocks of them, so that many small ones make no list without end
+
+# Seconds that a run of blocks may take: after a longer one, the next is half as long. So on a slow
+# link, and before a slow disk, a run is a block.
+RUN_SECONDS = 0.1
 
 KEEPALIVE_IDLE = 30  # seconds of silence before the system asks whether the peer is alive
 KEEPALIVE_INTERVAL = 10  # seconds between two such questions
@@ -102,9 +106,6 @@ READ_AHEAD = 12  # blocks in memory beyond a run for each stream, to keep the se
 READ_AHEAD_BYTES = 48 * MB  # ... and no more than this, whatever the size of a block
 LOOK_AT_SOURCE = 1.0  # seconds between two looks whether the file that is sent is still the same
 
-# Seconds that a sender may take for a run of blocks: longer, and its next run is half as long. The
-# blocks of a run share one stream, so on a slow link a run is a block.
-RUN_SECONDS = 0.1
 PROVE_STRETCH = 8 * MB  # of a file that grew, read again between two looks at the server: 30 ms
 
 # Blocks in flight on one connection: 200 MB, more than a link of 10 Gbit/s and 100 ms holds. It

@@ -1,4 +1,4 @@
-"""Time: deadlines, rate limits, pauses and timers."""
+"""Time: deadlines, rate limits, pauses, timers, and what can be done together in time."""
 
 from __future__ import annotations
 
@@ -158,3 +158,21 @@ class Timers:
     def next_at(self) -> float:
         """The instant of the next call; infinity if there is none."""
         return self._heap[0][0] if self._heap else math.inf
+
+
+class RunLength:
+    """How many neighbouring blocks go together, as fast as that went so far. One thread's own.
+
+    The blocks of a run share one stream, and they are acknowledged together: where that is slow,
+    none should wait for another.
+    """
+
+    def __init__(self, *, grows: bool = True) -> None:
+        """Begin with one block, and stay there unless it ``grows``."""
+        self.blocks = 1
+        self._grows = grows
+
+    def note(self, seconds: float, most: int = config.RUN_BLOCKS) -> None:
+        """Note how long the last run took; the next one has ``most`` blocks at most."""
+        longer = seconds < config.RUN_SECONDS and self._grows
+        self.blocks = max(1, min(most, 2 * self.blocks if longer else self.blocks // 2))

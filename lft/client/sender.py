@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import config
 from lft.client.link import Link
-from lft.client.runs import RunLength
 from lft.client.upload import Block
-from lft.clock import Backoff, Deadline
+from lft.clock import Backoff, Deadline, RunLength
 from lft.wire.blocks import BlockHeader, encode_header
 from lft.wire.connection import Connection
 from lft.wire.frames import Ack
@@ -315,6 +314,8 @@ class Sender:
         Returns the bytes of their payload.
         """
         began = time.monotonic()
+        for block in run:  # before any of them leaves: when the connection breaks, all are owed
+            self._unacknowledged.add(block)
         try:
             sent = sum([self.send_file_block(connection, block) for block in run])
             self._drain(connection)
@@ -334,7 +335,6 @@ class Sender:
         try:
             codec, payload = self._payload(block)
             sent = len(payload)
-            self._unacknowledged.add(block)
             length, digest = upload.blocks.length(index), upload.digests.of(index)
             header = BlockHeader(upload.number, index, length, sent, codec, digest)
             upload.note_sent(index, sent)
@@ -352,7 +352,7 @@ class Sender:
         compression = self._link.compression
         if compression is None:
             return CODEC_RAW, view
-        behind = len(self._unacknowledged)
+        behind = len(self._unacknowledged) - 1
         self._tell_wait(compression, behind)
         return compression.pack(view, behind)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import mmap
 import queue
 import threading
 import time
@@ -19,6 +18,7 @@ from lft.client.bottleneck import Spent
 from lft.client.repair_report import Repairs
 from lft.client.runs import run_length_for
 from lft.client.source import Source
+from lft.memory import pages
 from lft.wire.sockets import Waker
 from protocol import Blocks, FileReady, RemoteProtocolError, Spans, TransferError
 
@@ -386,13 +386,4 @@ class Reader(threading.Thread):
 
 def _fit(memory: memoryview, length: int) -> memoryview:
     """Return ``length`` bytes of ``memory``, or of new memory where that is too small."""
-    return (memory if len(memory) >= length else _pages(length))[:length]
-
-
-def _pages(size: int) -> memoryview:
-    """Return ``size`` bytes of memory that begin with a page.
-
-    The system reads a file into such memory in half the time that it takes for a ``bytearray``,
-    which begins a few bytes after the start of a page: then each copy waits for the one before.
-    """
-    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    return (memory if len(memory) >= length else pages(length))[:length]

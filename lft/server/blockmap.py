@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import config
 from lft.server.buffers import Buffer
@@ -234,6 +234,16 @@ class BlockMap:
         if self.all_verified:
             self._claims = Claims(0, 0)  # up to 32 bytes for each block
         return right
+
+    def judge_run(self, items: Sequence[Unproven], right: int) -> int:
+        """Note hashed blocks, of which the first ``right`` hashed right, and perhaps no other.
+
+        Returns how many are verified now; the next one is not, and none behind it is noted.
+        """
+        for at, item in enumerate(items):
+            if not self.judge(item, right=at < right):
+                return at
+        return len(items)
 
     def take_buffers(self) -> list[Buffer]:
         """Return the memory of blocks that will not be hashed any more, for its release."""

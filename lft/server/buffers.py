@@ -7,6 +7,7 @@ import threading
 from collections import Counter, deque
 
 import config
+from lft.memory import pages
 
 
 class Buffer:
@@ -18,8 +19,8 @@ class Buffer:
 
     __slots__ = ("_memory", "_pool", "_waits", "view")
 
-    def __init__(self, pool: BufferPool, memory: bytearray, size: int) -> None:
-        self.view = memoryview(memory)[:size]
+    def __init__(self, pool: BufferPool, memory: memoryview, size: int) -> None:
+        self.view = memory[:size]
         self._pool = pool
         self._memory = memory
         self._waits = 0  # bytes that count as waiting for the hash
@@ -47,7 +48,7 @@ class BufferPool:
         self._lock = threading.Lock()
         self._room = keep  # bytes that may still be kept
         self._left = lend  # bytes that may still wait
-        self._spare: deque[bytearray] = deque()
+        self._spare: deque[memoryview] = deque()
 
     def take(self, size: int) -> Buffer:
         """Return a buffer of exactly ``size`` bytes with anything in it."""
@@ -57,7 +58,7 @@ class BufferPool:
                 spare = self._spare.pop()
                 self._room += len(spare)
         if spare is None or not size <= len(spare) <= 2 * size:  # large ones are not for small ones
-            spare = bytearray(size)
+            spare = pages(size) if size else memoryview(b"")
         return Buffer(self, spare, size)
 
     def lend(self, size: int) -> bool:
@@ -67,7 +68,7 @@ class BufferPool:
             self._left -= size if granted else 0
             return granted
 
-    def give(self, memory: bytearray, waited: int) -> None:
+    def give(self, memory: memoryview, waited: int) -> None:
         """Take memory back of which ``waited`` bytes were lent; for ``Buffer`` alone."""
         with self._lock:
             self._left += waited

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
 from functools import partial
+from typing import Iterator
 
 import config
 from config import ServerSettings
 from lft.options import format_size
+from lft.server.blockmap import Due
 from lft.server.buffers import Buffer, Shares
 from lft.server.lifecycle import Lifecycle
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import TOO_SLOW, Next, Peer, Registry
-from lft.server.transfer import Transfer
+from lft.server.transfer import Arrived, Transfer
 from lft.server.verification import Verification
 from lft.server.work_queue import WorkQueue
 from lft.wire.blocks import BlockHeader, BlockReader
@@ -86,9 +89,9 @@ class Receiving:
         """Receive blocks while they come; stay for more only while no other peer is ready."""
         assert peer.blocks is not None
         while not (self._check_deadline(peer) or self._give_way(peer)):
-            found = peer.blocks.receive(peer.connection)
-            if found:
-                if self._take_block(peer, *found) or self._work.pressed:
+            run = peer.blocks.receive(peer.connection, self._most(peer))
+            if run:
+                if self._take_run(peer, run) or self._work.pressed:
                     break
             elif not self._stay(peer):
                 break
@@ -96,7 +99,14 @@ class Receiving:
         if self._check_deadline(peer):  # main would find it ready, and unread, again and again
             raise RemoteProtocolError(TOO_SLOW, "timeout")
         # bytes that came in one piece with ATTACH are in memory: no selector tells of them
-        return Next.AGAIN if peer.connection.mid_frame else Next.WAIT
+        again = peer.connection.mid_frame or peer.blocks.failed
+        return Next.AGAIN if again else Next.WAIT
+
+    @staticmethod
+    def _most(peer: Peer) -> int:
+        """Return how many blocks to take together: with a limit, each pauses for itself."""
+        limited = peer.session is None or peer.session.buckets
+        return 1 if limited else peer.run_length.blocks
 
     def _stay(self, peer: Peer) -> bool:
         """Wait for more, if no other peer needs the worker; return whether to go on."""
@@ -152,51 +162,61 @@ class Receiving:
             self._shares.give(incoming.transfer.facts.user, incoming.size)
             incoming.buffer.release()
 
-    def _take_block(self, peer: Peer, header: BlockHeader, incoming: Incoming) -> bool:
-        """Store a block that is complete; return whether a limit lets the connection rest."""
-        peer.deadline = float("inf")
-        self._shares.give(incoming.transfer.facts.user, incoming.size)
-        buffer = self._unpack(peer, header, incoming)
-        store = partial(self._store_block, peer, header, buffer)
-        self._lifecycle.run(store, incoming.transfer)
-        if len(peer.acks) >= ACKS_TOGETHER or time.monotonic() >= peer.acks_due:
-            self._send_acks(peer)
-        cost = max(header.wire_length, header.raw_length // config.UNSENT_PER_BYTE)
-        return self._charge(peer, incoming.transfer, cost)
+    def _take_run(self, peer: Peer, run: list[tuple[BlockHeader, Incoming]]) -> bool:
+        """Store blocks that are complete; return whether a limit lets the connection rest."""
+        peer.deadline, began = float("inf"), time.monotonic()
+        for _, incoming in run:
+            self._shares.give(incoming.transfer.facts.user, incoming.size)
+        rests = False
+        for transfer, group in itertools.groupby(run, lambda one: one[1].transfer):
+            rests = self._take_group(peer, transfer, list(group))
+        peer.run_length.note(time.monotonic() - began)
+        return rests
 
-    def _unpack(self, peer: Peer, header: BlockHeader, incoming: Incoming) -> Buffer:
-        """Return the bytes of the file that a block brings.
+    def _take_group(
+        self, peer: Peer, transfer: Transfer, run: list[tuple[BlockHeader, Incoming]]
+    ) -> bool:
+        """Store blocks of one transfer; return whether a limit lets the connection rest.
 
-        Raises ``RemoteProtocolError`` for what cannot be: that ends the connection, but the blocks
-        before it are acknowledged, so that the client sees progress and tries again.
+        Raises ``RemoteProtocolError`` for what cannot be unpacked: that ends the connection, but
+        the blocks before it are acknowledged, so that the client sees progress and tries again.
         """
-        if header.codec in (CODEC_RAW, CODEC_HELD):
-            return incoming.buffer
-        packed, raw = incoming.buffer, incoming.transfer.buffers.take(header.raw_length)
-        try:
-            decompress(header.codec, packed.view[: header.wire_length], raw.view)
-        except RemoteProtocolError:
-            raw.release()
+        held = [header for header, _ in run if header.codec == CODEC_HELD]
+        arrived, error = _unpack(one for one in run if one[0].codec != CODEC_HELD)
+        if held:
+            self._lifecycle.run(partial(self._announce, peer, held), transfer)
+        if arrived:
+            self._lifecycle.run(partial(self._store, peer, arrived), transfer)
+        if error or len(peer.acks) >= ACKS_TOGETHER or time.monotonic() >= peer.acks_due:
             self._send_acks(peer)
-            raise
-        finally:
-            packed.release()
-        return raw
+        if error:
+            raise error
+        return self._charge(peer, transfer, sum(_cost(header) for header, _ in run))
 
-    def _store_block(
-        self, peer: Peer, header: BlockHeader, buffer: Buffer, transfer: Transfer
-    ) -> None:
-        """Write one block, acknowledge it, and see to the work that is due with it.
-
-        Due hashing is done here and now, while the block is warm in this processor's cache: handing
-        it to another worker cost 4 % of the time of 1 GiB.
-        """
-        length = len(buffer.view)
-        if header.codec == CODEC_HELD:
+    def _announce(self, peer: Peer, held: list[BlockHeader], transfer: Transfer) -> None:
+        """Take the digests of blocks that the journal claims."""
+        for header in held:
             due = transfer.announce(header.block, header.digest)
-        else:
-            due = transfer.store(header.block, header.digest, buffer)
-        peer.acks += encode_ack(header.transfer, header.block)
+            block_log.debug("%s: block %d held", transfer.name, header.block)
+            self._see_to(peer, transfer, [header.block], due, 0)
+
+    def _store(self, peer: Peer, arrived: list[Arrived], transfer: Transfer) -> None:
+        """Write blocks."""
+        length = sum(len(one.buffer.view) for one in arrived)
+        due = transfer.store(arrived)
+        blocks = [one.block for one in arrived]
+        block_log.debug("%s: blocks %s written", transfer.name, blocks)
+        self._see_to(peer, transfer, blocks, due, length)
+
+    def _see_to(
+        self, peer: Peer, transfer: Transfer, blocks: list[int], due: Due, length: int
+    ) -> None:
+        """Acknowledge ``blocks``, of ``length`` bytes, and see to the work that is due with them.
+
+        Due hashing is done here and now, while they are warm in this processor's cache: handing it
+        to another worker cost 4 % of the time of 1 GiB.
+        """
+        peer.acks += b"".join([encode_ack(transfer.number, block) for block in blocks])
         self._way.moved(transfer.priority, length)
         if due.flush:
             self._lifecycle.start(self._verification.flush_part, transfer)
@@ -204,8 +224,6 @@ class Receiving:
             block_log.info("%s: changed since the last attempt, from block %d on",
                            transfer.name, due.missing[0][0])  # fmt: skip
             self._verification.ask_for(transfer, due.missing, Why.CHANGED)
-        how = "held" if header.codec == CODEC_HELD else "written"
-        block_log.debug("%s: block %d %s", transfer.name, header.block, how)
         _log_progress(transfer, due.received, length)
         if due.hashing:
             with contextlib.suppress(ConnectionLostError):  # the next call to receive finds that
@@ -236,6 +254,42 @@ class Receiving:
             peer.connection.push(bytes(peer.acks))
             peer.acks.clear()
         peer.flush()
+
+
+def _cost(header: BlockHeader) -> int:
+    """Return the bytes that a block costs a limit."""
+    return max(header.wire_length, header.raw_length // config.UNSENT_PER_BYTE)
+
+
+def _unpack(
+    run: Iterator[tuple[BlockHeader, Incoming]],
+) -> tuple[list[Arrived], RemoteProtocolError | None]:
+    """Return the blocks of the file in ``run`` up to the first that cannot be unpacked, and why."""
+    arrived: list[Arrived] = []
+    for header, incoming in run:
+        try:
+            buffer = _unpack_block(header, incoming)
+        except RemoteProtocolError as error:
+            for _, behind in run:
+                behind.buffer.release()
+            return arrived, error
+        arrived.append(Arrived(header.block, header.digest, buffer))
+    return arrived, None
+
+
+def _unpack_block(header: BlockHeader, incoming: Incoming) -> Buffer:
+    """Return the bytes of the file that a block brings. Raises ``RemoteProtocolError``."""
+    if header.codec == CODEC_RAW:
+        return incoming.buffer
+    packed, raw = incoming.buffer, incoming.transfer.buffers.take(header.raw_length)
+    try:
+        decompress(header.codec, packed.view[: header.wire_length], raw.view)
+    except RemoteProtocolError:
+        raw.release()
+        raise
+    finally:
+        packed.release()
+    return raw
 
 
 def _log_progress(transfer: Transfer, received: int, length: int) -> None:

@@ -16,7 +16,7 @@ import config
 from lft.accounts.permissions import Rights
 from lft.accounts.scram import ScramServer
 from lft.addresses import network_of
-from lft.clock import TokenBucket
+from lft.clock import RunLength, TokenBucket
 from lft.terminal import printable
 from lft.wire.blocks import BlockReader
 from lft.wire.connection import Connection
@@ -75,6 +75,7 @@ class Peer:
         self.proof_due = 0.0  # ... not before this instant
         # of a data connection
         self.blocks: BlockReader[Any] | None = None
+        self.run_length = RunLength()  # of the blocks that are taken together
         self.acks = bytearray()  # not sent yet
         self.acks_due = 0.0  # the instant at which they are sent at the latest
         self.paused_until = 0.0  # nothing is to be received before

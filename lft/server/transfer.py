@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import threading
 import time
-from typing import Callable
+from operator import attrgetter
+from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import config
 from lft.clock import Pauses
@@ -26,26 +28,47 @@ class RunningHash:
 
     def __init__(self, algorithm: str) -> None:
         self._hash = hashlib.new(algorithm)
-        self._before = self._hash
+        self._before: list[hashlib._Hash] = []  # as it was before each block of this stretch
         self.seconds = 0.0  # that hashing took
         self.gives_way_until = 0.0  # a stretch is hashed then at the latest
         self.looked_at = False  # whether the content was held against the name
 
+    def begin(self) -> None:
+        """Begin a stretch of blocks; those before it are not taken back any more."""
+        self._before.clear()
+
     def add(self, view: memoryview) -> bytes:
         """Hash the next block; return the running digest with it."""
-        self._before, began = self._hash.copy(), time.monotonic()
+        self._before.append(self._hash.copy())
+        began = time.monotonic()
         self._hash.update(view)
         self.seconds += time.monotonic() - began
         return self._hash.digest()
 
-    def take_back(self) -> None:
-        """Be as before the last ``add``."""
-        self._hash = self._before
+    def keep(self, blocks: int) -> None:
+        """Take back all but the first ``blocks`` of the stretch."""
+        if blocks < len(self._before):
+            self._hash = self._before[blocks]
 
     @property
     def hexdigest(self) -> str:
         """The digest of the blocks hashed so far, in hexadecimal."""
         return self._hash.hexdigest()
+
+
+class Arrived(NamedTuple):
+    """A block that has been received, with its bytes."""
+
+    block: int  # index
+    digest: bytes  # running digest, zero-padded
+    buffer: Buffer
+
+
+def neighbours(run: Iterable[Arrived]) -> Iterator[list[Arrived]]:
+    """Give the blocks of ``run`` in groups that lie one behind the other in the file."""
+    places = enumerate(sorted(run, key=attrgetter("block")))
+    for _, group in itertools.groupby(places, lambda place: place[1].block - place[0]):
+        yield [one for _, one in group]
 
 
 class FlushTurn:
@@ -214,34 +237,42 @@ class Transfer:
             self._moved_at = time.monotonic()
             return Due(self._map.received, self._take_hashing_turn(), missing=missing)
 
-    def store(self, block: int, digest: bytes, buffer: Buffer) -> Due:
-        """Write a block that is not here yet; return the work that is due with it.
+    def store(self, run: Sequence[Arrived]) -> Due:
+        """Write those blocks that are not here yet; return the work that is due with them.
 
-        The buffer belongs to the transfer from here on: some stay in memory, so that hashing need
+        The buffers belong to the transfer from here on: some stay in memory, so that hashing need
         not read them back. Raises ``OSError``, ``TransferEndedError``, ``StaleError``.
         """
         with self.life.use() as part:
             with self._lock:
-                begins = self._map.begin_writing(block)
-            if not begins:
-                buffer.release()
+                begins = [self._map.begin_writing(one.block) for one in run]
+            fresh = list(itertools.compress(run, begins))
+            for one, begun in zip(run, begins):
+                if not begun:
+                    one.buffer.release()
+            if not fresh:
                 return Due(self._map.received)
             began = time.monotonic()
-            part.write(buffer.view, self.blocks.offset(block))
-            return self._note_written(block, digest, buffer, time.monotonic() - began)
+            for group in neighbours(fresh):
+                views = [one.buffer.view for one in group]
+                part.write_run(views, self.blocks.offset(group[0].block))
+            return self._note_written(fresh, time.monotonic() - began)
 
-    def _note_written(self, block: int, digest: bytes, buffer: Buffer, took: float) -> Due:
-        digest, length = digest[: self.facts.digest_size], len(buffer.view)
-        kept = buffer if buffer.keep_for_hashing() else None
+    def _note_written(self, run: list[Arrived], took: float) -> Due:
+        size = self.facts.digest_size
+        kept = [one.buffer.keep_for_hashing() for one in run]
         with self._lock:
-            self._map.note_written(block, digest, kept)
-            self._notes.add(record(block, digest))
+            for one, stays in zip(run, kept):
+                digest = one.digest[:size]
+                self._map.note_written(one.block, digest, one.buffer if stays else None)
+                self._notes.add(record(one.block, digest))
             self._moved_at = time.monotonic()
             self._wrote_for += took
-            flush = self._flush.take(length)
+            flush = self._flush.take(sum(len(one.buffer.view) for one in run))
             due = Due(self._map.received, self._take_hashing_turn(), flush)
-        if kept is None:
-            buffer.release()
+        for one, stays in zip(run, kept):
+            if not stays:
+                one.buffer.release()
         return due
 
     def note_blocks(self) -> None:
@@ -310,26 +341,37 @@ class Transfer:
         if not stretch:
             return Stretch(more=False, judged=whole and self.life.judge())
         with self.life.use() as part:
-            for item in stretch:
-                if not self._hash_block(part, item):
-                    return self._send_back(part, item)
+            proven = self._hash_blocks(part, stretch)
+            if proven < len(stretch):
+                return self._send_back(part, stretch[proven])
         return Stretch(more=True)
 
-    def _hash_block(self, part: PartFile, item: Unproven) -> bool:
-        """Hash one block; ``False``, and the hash as it was before, if that proves nothing."""
-        buffer = item.buffer or self._read_back(part, item.block)
-        right = self.hash.add(buffer.view) == item.digest
-        with self._lock:
-            right = self._map.judge(item, right=right)
-        buffer.release()
-        if not right:
-            self.hash.take_back()
-        return right
+    def _hash_blocks(self, part: PartFile, stretch: list[Unproven]) -> int:
+        """Hash blocks to the first that is not right; return how many are proven.
 
-    def _read_back(self, part: PartFile, block: int) -> Buffer:
-        buffer = self.buffers.take(self.blocks.length(block))
-        part.read(buffer.view, self.blocks.offset(block))
-        return buffer
+        The hash then is that of the proven ones.
+        """
+        self.hash.begin()
+        proves = (self._hash_block(part, item) == item.digest for item in stretch)
+        right = sum(itertools.takewhile(bool, proves))
+        hashed = stretch[: right + 1]
+        with self._lock:
+            proven = self._map.judge_run(hashed, right)
+        for item in hashed[: proven + 1]:
+            if item.buffer:
+                item.buffer.release()
+        self.hash.keep(proven)
+        return proven
+
+    def _hash_block(self, part: PartFile, item: Unproven) -> bytes:
+        """Hash one block, from memory or from the part file; return the running digest."""
+        if item.buffer:
+            return self.hash.add(item.buffer.view)
+        buffer = self.buffers.take(self.blocks.length(item.block))
+        part.read(buffer.view, self.blocks.offset(item.block))
+        digest = self.hash.add(buffer.view)
+        buffer.release()
+        return digest
 
     def _send_back(self, part: PartFile, item: Unproven) -> Stretch:
         """Ask for a block again that is not what it should be."""

@@ -11,6 +11,7 @@ import secrets
 import stat
 import time
 from pathlib import Path
+from typing import Sequence
 
 import config
 from lft.files import (
@@ -225,11 +226,20 @@ class PartFile:
 
     def write(self, payload: memoryview, offset: int) -> None:
         """Put ``payload`` at ``offset``. Raises ``StaleError`` for a file that is published."""
+        self.write_run([payload], offset)
+
+    def write_run(self, views: Sequence[memoryview], offset: int) -> None:
+        """Put ``views``, one behind the other, at ``offset``. Raises as ``write`` does."""
         if self.published:
             raise StaleError
-        while payload:
-            written = os.pwrite(self._fd, payload, offset)
-            payload, offset = payload[written:], offset + written
+        left = [view for view in views if view]
+        while left:
+            written = os.pwritev(self._fd, left, offset)
+            offset += written
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if written:
+                left[0] = left[0][written:]
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``. Raises ``OSError`` where the file has been cut short.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Callable, Generic, NamedTuple, NoReturn, TypeVar
 
+import config
 from lft.wire.connection import Connection
 from protocol import CODEC_HELD, CODEC_RAW, ConnectionLostError, RemoteProtocolError
 
@@ -72,10 +73,18 @@ class BlockReader(Generic[Room]):
     ) -> None:
         self._make_room = make_room
         self._chunk_size = chunk_size
-        self._header = bytearray(HEADER_SIZE)
+        self._header = memoryview(bytearray(HEADER_SIZE))
         self._block: tuple[BlockHeader, Room] | None = None
-        self._view = memoryview(self._header)
-        self._filled = 0
+        self._view = self._header
+        self._filled = 0  # bytes of the view, and of the header behind it
+        self._most = self._room = 0  # blocks, and bytes of them, that this call still wants
+        self._dry = False  # whether there was no more when something was received last
+        self._error: Exception | None = None  # found behind complete blocks
+
+    @property
+    def failed(self) -> bool:
+        """Whether the next call to ``receive`` raises, without a look at the connection."""
+        return self._error is not None
 
     @property
     def mid_block(self) -> bool:
@@ -85,29 +94,61 @@ class BlockReader(Generic[Room]):
     def abandon(self) -> Room | None:
         """Give back the room of a block that will not be completed; the reader ends with that."""
         block, self._block = self._block, None
-        self._view = memoryview(bytearray())
+        self._view, self._error = memoryview(b""), None
         self._make_room = _refuse  # the owner's own would keep the two of them alive together
         return block[1] if block else None
 
-    def receive(self, connection: Connection) -> tuple[BlockHeader, Room] | None:
-        """Return the next complete block and its room, or ``None``. Never waits."""
+    def receive(self, connection: Connection, most: int = 1) -> list[tuple[BlockHeader, Room]]:
+        """Return complete blocks and their rooms. Never waits.
+
+        As many as are here, up to ``most``, and about ``RUN_SIZE`` bytes of the file. An error
+        behind them is raised by the next call.
+        """
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        run: list[tuple[BlockHeader, Room]] = []
+        try:
+            self._most, self._room = most, config.RUN_SIZE
+            while self._receive_block(connection, run):
+                self._most -= 1
+                self._room -= run[-1][0].raw_length
+                if self._dry or self._most <= 0 or self._room <= 0:
+                    break
+        except Exception as error:
+            if not run:
+                raise
+            self._error = error
+        return run
+
+    def _receive_block(self, connection: Connection, run: list[tuple[BlockHeader, Room]]) -> bool:
+        """Add the next complete block to ``run``; return whether there is one."""
         while self._fill(connection):
+            behind = self._filled - len(self._view)
             if self._block is None:
-                header = decode_header(self._header)
+                header = decode_header(bytes(self._header))
                 room, view = self._make_room(header)
                 self._block, self._view, self._filled = (header, room), view, 0
             else:
-                done = self._block
-                self._block, self._view, self._filled = None, memoryview(self._header), 0
-                return done
-        return None
+                run.append(self._block)
+                self._block, self._view, self._filled = None, self._header, behind
+                return True
+        return False
 
     def _fill(self, connection: Connection) -> bool:
-        """Receive until the view is full; return whether it is."""
+        """Receive until the view is full; return whether it is.
+
+        With the end of a payload comes the header behind it, if that block is wanted, too: that
+        saves a call for each block.
+        """
+        joins = self._block and self._most > 1 and self._block[0].raw_length < self._room
         while self._filled < len(self._view):
-            room = self._view[self._filled : self._filled + self._chunk_size]
-            size = connection.receive_into(room)
+            rooms = [self._view[self._filled : self._filled + self._chunk_size]]
+            if joins and self._filled + len(rooms[0]) == len(self._view):
+                rooms.append(self._header)
+            size = connection.receive_into(*rooms)
             self._filled += size
-            if size < len(room):  # the socket is empty: save the call that would say so
-                return self._filled == len(self._view)
-        return True
+            self._dry = size < sum(map(len, rooms))
+            if self._dry:  # the socket is empty: save the call that would say so
+                break
+        return self._filled >= len(self._view)

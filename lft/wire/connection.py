@@ -156,15 +156,15 @@ class Connection:
             frame = self._frames.next()
         return frame
 
-    def receive_into(self, view: memoryview) -> int:
-        """Fill ``view`` with what is here; return the bytes, 0 if there are none yet.
+    def receive_into(self, *views: memoryview) -> int:
+        """Fill ``views``, one behind the other, with what is here.
 
-        Raises ``ConnectionLostError`` at the end of the stream. A view that is not filled means
-        that there was no more.
+        Returns the bytes, 0 if there are none yet. Views that are not filled mean that there was
+        no more. Raises ``ConnectionLostError`` at the end of the stream.
         """
         if len(self._frames):  # the first block came in one piece with ATTACH
-            return self._frames.take_into(view)
-        return self._stream.receive_into(view)
+            return sum(map(self._frames.take_into, views))
+        return self._stream.receive_into(*views)
 
     # -- waiting
 

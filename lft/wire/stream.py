@@ -110,13 +110,14 @@ class Stream:
             raise ConnectionLostError(f"{self._peer} closed the connection")
         return data
 
-    def receive_into(self, view: memoryview) -> int:
-        """Fill ``view`` with what is here; return the bytes, 0 if there are none yet.
+    def receive_into(self, *views: memoryview) -> int:
+        """Fill ``views``, one behind the other, with what is here.
 
-        A view that is not filled means that there was no more.
+        Returns the bytes, 0 if there are none yet. Views that are not filled mean that there was
+        no more.
         """
         try:
-            size = self._socket.recv_into(view)
+            size = self._socket.recvmsg_into(views)[0]
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:

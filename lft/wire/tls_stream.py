@@ -199,13 +199,28 @@ class TlsStream(Stream):
     def hold(self, *parts: Buffer) -> None:
         if self._layer.ready:
             self._layer.write(part for part in parts if part)
-            super().hold(self._layer.outgoing())
+            super().push(self._layer.outgoing())
 
     def receive(self, most: int) -> bytes:
         view = memoryview(bytearray(most))
         return bytes(view[: self.receive_into(view)])
 
-    def receive_into(self, view: memoryview) -> int:
+    def receive_into(self, *views: memoryview) -> int:
+        filled = 0
+        for view in views:
+            try:
+                came = self._fill(view)
+            except ConnectionLostError:
+                if not filled:  # otherwise the next call finds the end again
+                    raise
+                break
+            filled += came
+            if came < len(view):
+                break
+        return filled
+
+    def _fill(self, view: memoryview) -> int:
+        """Fill one view; return the bytes."""
         layer = self._layer
         filled = layer.read_into(view) if layer.ready else 0
         left = len(view) + MOST_WITHOUT_DATA  # of records that bring a byte now and then, in a call

@@ -17,9 +17,9 @@ from lft.client.compression import Compression
 from lft.client.link import Access, Link
 from lft.client.patience import Patience
 from lft.client.progress import Progress
-from lft.client.runs import RunLength
 from lft.client.sender import Sender
 from lft.client.upload import Block, Upload
+from lft.clock import RunLength
 from lft.wire.blocks import HEADER_SIZE
 from lft.wire.connection import Connection
 from lft.wire.frames import encode, encode_ack
@@ -208,4 +208,25 @@ def test_a_run_leaves_with_one_call(
     assert got[-4096:] == views[2]
     assert upload.free.qsize() == 3
     for one in (connection, theirs, sender):
+        one.close()
+
+
+def test_when_a_connection_breaks_within_a_run_all_of_it_goes_another_way(
+    link: Link, upload: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 39: also the blocks of the run that had not begun to leave."""
+    ours, theirs = socket.socketpair()
+    connection, sender, waker = Connection(ours, Side.CLIENT), Sender(link, 0), Waker()
+
+    def broken(*_: object) -> None:
+        raise ConnectionLostError("reset")
+
+    monkeypatch.setattr(connection, "hold", broken)
+    views = [memoryview(bytearray(4096))] * 3
+    upload.hash_run(0, views)
+    with pytest.raises(ConnectionLostError):
+        sender._send_run(connection, [Block(upload, index, views[index]) for index in range(3)])
+    sender._give_back()
+    assert [block.index for block in link.queue.take(waker, 9)] == [0, 1, 2]
+    for one in (connection, theirs, sender, waker):
         one.close()

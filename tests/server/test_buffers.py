@@ -52,7 +52,7 @@ def test_what_waits_to_be_hashed_may_take_a_bounded_share_of_memory(output: Path
     sample.store(0)
     assert sample.hash() == []
     assert sample.buffers.lend(3 * BLOCK)
-    sample.buffers.give(bytearray(), 3 * BLOCK)
+    sample.buffers.give(memoryview(b""), 3 * BLOCK)
     sample.transfer.life.end()
     other = Sample(output, 10 * BLOCK, lend=3 * BLOCK)
     other.store(5)

@@ -96,7 +96,7 @@ def test_the_log_names_a_saved_file_before_its_client_hears_of_it(
     assert logged == [True]
 
 
-@pytest.mark.parametrize("method", ["_store_block", "complete", "verify_blocks"])
+@pytest.mark.parametrize("method", ["_store", "complete", "verify_blocks"])
 def test_a_bug_in_a_worker_hurts_only_its_transfer(
     start_local: StartLocal,
     tmp_path: Path,
@@ -108,7 +108,7 @@ def test_a_bug_in_a_worker_hurts_only_its_transfer(
     source = random_file(tmp_path / "x", 1_000_000)
     local = start_local()
     with monkeypatch.context() as patch:
-        kind = Receiving if method == "_store_block" else Verification
+        kind = Receiving if method == "_store" else Verification
         patch.setattr(kind, method, lambda *_, **__: 1 / 0)
         patch.setattr(config, "RETRY_LONGEST", 0.1)
         patch.setattr(config, "PATIENCE", 2)

@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 
 from lft.server.buffers import BufferPool
 from lft.server.sessions import Session
-from lft.server.transfer import Transfer
+from lft.server.transfer import Arrived, Transfer
 from lft.store.journal import Facts
 from lft.store.partfile import PartFile, StaleError
 from lft.store.partstore import PartStore
@@ -283,7 +283,7 @@ class ResumeMachine(RuleBasedStateMachine):
         try:
             buffer = attempt.transfer.buffers.take(len(payload))
             buffer.view[:] = payload
-            due = attempt.transfer.store(block, attempt.digests[block], buffer)
+            due = attempt.transfer.store([Arrived(block, attempt.digests[block], buffer)])
         except StaleError:
             self.stale()
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import config
+from lft.server.buffers import BufferPool
 from lft.server.lifetime import TransferEndedError
+from lft.server.transfer import Arrived, neighbours
 from lft.store.paths import PARTIAL
 from tests.support.transfers import BLOCK, Sample
 from tests.support.waiting import SleepClock
@@ -262,3 +265,44 @@ def test_who_has_sent_all_has_time_to_read_a_large_file_again(
     assert sample.transfer.stalled_for() == 0
     clock.now += 30
     assert sample.transfer.stalled_for() == 60 - sample.transfer.facts.size
+
+
+def _arrived(sample: Sample, index: int, payload: bytes | None = None) -> Arrived:
+    data = sample.parts[index] if payload is None else payload
+    buffer = sample.buffers.take(len(data))
+    buffer.view[:] = data
+    return Arrived(index, sample.digests[index], buffer)
+
+
+def test_blocks_that_come_together_are_written_as_far_as_they_are_new(
+    sample: Sample, output: Path
+) -> None:
+    """FAULTS 16: a duplicate, beside others or of one of them, changes nothing; gaps stay."""
+    sample.store(1)
+    run = [_arrived(sample, index) for index in (3, 0, 2, 7)]
+    due = sample.transfer.store([*run, _arrived(sample, 1, b"XXXX"), _arrived(sample, 2, b"XXXX")])
+    assert due.received == 5 * BLOCK
+    assert sample.hash() == []
+    assert sample.transfer.verified_bytes == 4 * BLOCK
+    sample.transfer.life.end()
+
+
+def test_neighbours_are_written_together() -> None:
+    """Those that lie one behind the other in the file, in whatever order they came."""
+    pool = BufferPool(0)
+    run = [Arrived(index, b"", pool.take(1)) for index in (7, 3, 1, 2, 8, 5)]
+    groups = [[one.block for one in group] for group in neighbours(run)]
+    assert groups == [[1, 2, 3], [5], [7, 8]]
+
+
+def test_a_damaged_block_among_others_takes_back_only_the_hash_behind_it(sample: Sample) -> None:
+    """FAULTS 15: those before it stay proven, those behind it wait; each buffer is free again."""
+    run = [_arrived(sample, index, b"XXXX" if index == 3 else None) for index in range(6)]
+    sample.transfer.store(run)
+    assert sample.hash() == [3]
+    assert sample.transfer.verified_bytes == 3 * BLOCK
+    sample.store(3)
+    assert sample.hash() == []
+    assert sample.transfer.verified_bytes == 6 * BLOCK
+    assert sample.transfer.digest == hashlib.md5(sample.data[: 6 * BLOCK]).hexdigest()
+    sample.transfer.life.end()

@@ -6,7 +6,7 @@ import errno
 import os
 import tracemalloc
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import pytest
 
@@ -241,3 +241,18 @@ def test_a_journal_that_cannot_be_flushed_spoils_nothing(
 
 def _journals(output: Path) -> list[Path]:
     return list((output / PARTIAL).glob("*.journal"))
+
+
+def test_blocks_that_are_written_together_lie_one_behind_the_other(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 33: also where the system writes less than was asked for, within a block or not."""
+    part, pwritev = PartFile.create(output, facts_of(9)), os.pwritev
+
+    def short(descriptor: int, views: Sequence[memoryview], offset: int) -> int:
+        return pwritev(descriptor, [b"".join(views)[:4]], offset)
+
+    monkeypatch.setattr(os, "pwritev", short)
+    part.write_run([memoryview(b"bcd"), memoryview(b""), memoryview(b"efgh")], 1)
+    assert part_files(output)[0].read_bytes() == b"\0bcdefgh\0"
+    part.remove()

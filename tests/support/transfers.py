@@ -10,7 +10,7 @@ from pathlib import Path
 from lft.server.blockmap import Due
 from lft.server.buffers import BufferPool
 from lft.server.sessions import Peer, Session
-from lft.server.transfer import Transfer
+from lft.server.transfer import Arrived, Transfer
 from lft.store.journal import Claims, Facts
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
@@ -80,7 +80,7 @@ class Sample:
         data = self.parts[index] if payload is None else payload
         buffer = self.buffers.take(len(data))
         buffer.view[:] = data
-        return self.transfer.store(index, self.digests[index], buffer)
+        return self.transfer.store([Arrived(index, self.digests[index], buffer)])
 
     def announce(self, *indexes: int) -> list[Due]:
         """Have the client's digests of blocks arrive that the journal claims."""

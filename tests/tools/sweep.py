@@ -71,6 +71,7 @@ from tests.tools.sweeping.writes import Point, WriteSweep, points, thinned
 Work = TypeVar("Work")
 MODES = ("kill", "write-kill", "write-error")
 RECOVERY = "in recovery"  # the second half of write-kill
+WRITES = "pwritev2"  # the call that puts blocks into the part file
 BEYOND = 4  # calls past the last known one, at most, while the fault is still hit
 COLUMNS = (
     "wrong", "lost", "duplicates", "left over", "tracebacks", "not resumed", "gave up", "other"
@@ -151,8 +152,8 @@ class Sweep:
         known = teacher.learn()
         self._run_points(tell(points(known, ["signal=KILL"]), known), WriteSweep.kill)
         self._tally(f"write-kill {RECOVERY}")
-        middle = known["pwrite64"]
-        death = Injection("pwrite64", middle[len(middle) // 2], "signal=KILL")
+        middle = known[WRITES]
+        death = Injection(WRITES, middle[len(middle) // 2], "signal=KILL")
         known = teacher.learn_recovery(death)
         self._run_points(tell(points(known, ["signal=KILL"], death), known), WriteSweep.kill)
 

@@ -10,7 +10,7 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
 import pytest
 
@@ -126,13 +126,14 @@ def test_acknowledgements_do_not_wait_for_a_pause_in_the_blocks(
 ) -> None:
     """A disk slower than the network must not look like a dead server."""
     allowed = threading.Semaphore(8)
-    write = PartFile.write
+    write = PartFile.write_run
 
-    def slow(part: PartFile, payload: memoryview, offset: int) -> None:
-        allowed.acquire()
-        write(part, payload, offset)
+    def slow(part: PartFile, views: Sequence[memoryview], offset: int) -> None:
+        for _ in views:
+            allowed.acquire()
+        write(part, views, offset)
 
-    monkeypatch.setattr(PartFile, "write", slow)
+    monkeypatch.setattr(PartFile, "write_run", slow)
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", os.urandom(20 * 4096), block_size=4096)
         data = client.attach()

@@ -60,8 +60,8 @@ def _broken(*_: object, **__: object) -> None:
     ("call", "failure", "code"),
     [
         ("posix_fallocate", _full, "space"),
-        ("pwrite", _full, "space"),
-        ("pwrite", _broken, "disk"),
+        ("pwritev", _full, "space"),
+        ("pwritev", _broken, "disk"),
         ("fdatasync", _broken, "disk"),
         ("fsync", _broken, "disk"),
         ("link", _full, "space"),

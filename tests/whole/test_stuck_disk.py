@@ -51,7 +51,7 @@ def _stuck_server(folder: Path, what: str) -> Iterator[tuple[subprocess.Popen[st
 
 
 @pytest.mark.parametrize(
-    "what", ["PartFile.write", "PartFile.flush", "PartFile.publish", "Journal.append"]
+    "what", ["PartFile.write_run", "PartFile.flush", "PartFile.publish", "Journal.append"]
 )
 def test_a_worker_that_hangs_does_not_keep_the_server_from_ending(
     tmp_path: Path, what: str
@@ -65,7 +65,7 @@ def test_a_worker_that_hangs_does_not_keep_the_server_from_ending(
             upload = RawUpload(client, ready.transfer, bytes(4096), 4096)
             data = client.attach()
             push(data, upload.frame(0))
-            if what != "PartFile.write":  # else no acknowledgement comes
+            if what != "PartFile.write_run":  # else no acknowledgement comes
                 upload.await_acks(data, 1)
                 client.control.send(TransferComplete(upload.number, upload.digest))
         assert process.stdout is not None

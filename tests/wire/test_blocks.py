@@ -84,11 +84,11 @@ class Inbox:
 
     def receive(self, connection: Connection) -> list[tuple[BlockHeader, bytes]]:
         """Return all blocks that are complete now."""
-        found = []
-        block = self.reader.receive(connection)
-        while block is not None:
-            found.append((block[0], bytes(block[1])))
-            block = self.reader.receive(connection)
+        found: list[tuple[BlockHeader, bytes]] = []
+        run = self.reader.receive(connection)
+        while run:
+            found.extend((header, bytes(view)) for header, view in run)
+            run = self.reader.receive(connection)
         return found
 
     def receive_to_the_end(self, connection: Connection) -> None:
@@ -210,3 +210,49 @@ def test_a_block_of_no_transfer_is_refused_before_its_payload(server_pair: Socke
     with pytest.raises(RemoteProtocolError, match="no such transfer") as caught:
         BlockReader(refuse, 1000).receive(connection)
     assert caught.value.code == "transfer"
+
+
+def test_blocks_that_are_here_are_returned_together(server_pair: SocketPair) -> None:
+    """As many as were asked for; the rest of them with the next call."""
+    connection, theirs = server_pair
+    blocks = [block(index, bytes([index]) * 100) for index in range(5)]
+    theirs.sendall(b"".join(data for _, data in blocks) + blocks[0][1][:70])
+    reader = Inbox().reader
+    assert [len(reader.receive(connection, 3)) for _ in range(3)] == [3, 2, 0]
+    assert reader.mid_block
+    theirs.sendall(blocks[0][1][70:])
+    assert [header for header, _ in reader.receive(connection, 3)] == [blocks[0][0]]
+    assert not reader.mid_block
+
+
+def test_an_error_behind_complete_blocks_is_raised_by_the_next_call(
+    server_pair: SocketPair,
+) -> None:
+    """FAULTS 39: what came before it counts, though nothing more will come to tell of it."""
+    connection, theirs = server_pair
+    header, data = block(1, b"payload")
+    theirs.sendall(data + bytes(HEADER_SIZE))
+    reader = Inbox().reader
+    assert [found for found, _ in reader.receive(connection, 9)] == [header]
+    assert reader.failed
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError, match="not a block header"):
+            reader.receive(connection, 9)
+
+
+def test_a_header_comes_with_the_payload_before_it(
+    server_pair: SocketPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call for each block; that of a block that is not wanted yet stays in the socket."""
+    connection, theirs = server_pair
+    calls: list[int] = []
+    receive_into = connection._stream.receive_into
+
+    def count(*views: memoryview) -> int:
+        calls.append(len(views))
+        return receive_into(*views)
+
+    monkeypatch.setattr(connection._stream, "receive_into", count)
+    theirs.sendall(b"".join(block(index, bytes(100))[1] for index in range(3)))
+    assert len(Inbox().reader.receive(connection, 3)) == 3
+    assert calls == [1, 2, 2, 1]
