@@ -263,7 +263,7 @@ class ClientSession:
         if self._coordinator.state is not State.READY:
             raise ConnectionLostError("the server did not say that the last file is given up")
         self._progress.phase("waiting")
-        size, digest = block_size_for(source.size, self._settings), self._settings.digest
+        size, digest = self._block_size(source), self._settings.digest
         resume = self._settings.resume or self._patience.achieved  # at least what we sent ourselves
         try:
             return self._announce_as(source, size, digest, resume=resume)
@@ -276,6 +276,9 @@ class ClientSession:
                 coordinator_log.info("%s is proven by %s: an earlier attempt began so",
                                      source.name, earlier.digest)  # fmt: skip
             return self._announce_as(source, earlier.block_size, earlier.digest, resume=True)
+
+    def _block_size(self, source: Source) -> int:
+        return block_size_for(source.size, self._settings, far=self._link.far)
 
     def _announce_as(self, source: Source, size: int, digest: str, *, resume: bool) -> Upload:
         head = source.head(size, digest)

@@ -180,10 +180,11 @@ def _add_fine_tuning(parser: Parser) -> None:
     blocks = or_auto(argument(parse_size, low, high, "a block has 4K to 4M"))
     add("--block-size", type=blocks, default=config.BLOCK_SIZE, metavar="SIZE|auto",
         help="bytes of a block, 4K to 4M: the unit that is checked, and sent again if it is "
-        "damaged; auto: the more, the larger the file (200K)")
-    chunks = argument(parse_size, 1024, high, "a chunk has 1K to 4M")
-    add("--chunk-size", type=chunks, default=config.CHUNK_SIZE, metavar="SIZE",
-        help="bytes handed to the system in one call, 1K to 4M (50K)")
+        "damaged; auto: larger for large files, unless the link is far (200K)")
+    chunks = or_auto(argument(parse_size, 1024, high, "a chunk has 1K to 4M"))
+    add("--chunk-size", type=chunks, default=config.CHUNK_SIZE, metavar="SIZE|auto",
+        help="bytes of a block that are handed to the system as one piece, 1K to 4M; auto: all of "
+        "it (50K)")
     add("--congestion", type=checked(check_congestion), default=config.CONGESTION, metavar="NAME",
         help=f"what decides how fast TCP sends where a round trip takes {far:g} ms or more, such "
         "as cubic; '' leaves that to the system (bbr, where the system has it)")

@@ -338,7 +338,8 @@ class Sender:
             length, digest = upload.blocks.length(index), upload.digests.of(index)
             header = BlockHeader(upload.number, index, length, sent, codec, digest)
             upload.note_sent(index, sent)
-            connection.hold(encode_header(header), *_chunks(payload, self._settings.chunk_size))
+            size = self._settings.chunk_size or max(1, len(payload))
+            connection.hold(encode_header(header), *_chunks(payload, size))
         except SourceError as error:
             upload.fail(error)
         block_log.debug("block %d %s", index, "is held" if block.held else "sent")

@@ -25,13 +25,16 @@ from protocol import Blocks, FileReady, RemoteProtocolError, Spans, TransferErro
 log = logging.getLogger("client")
 
 
-def block_size_for(size: int, settings: ClientSettings) -> int:
-    """Return the bytes of a block for a file of ``size`` bytes.
+def block_size_for(size: int, settings: ClientSettings, *, far: bool = False) -> int:
+    """Return the bytes of a block for a file of ``size`` bytes, on a link that is ``far`` or not.
 
-    The link has no say in it: the next attempt to send the file must come to the same size.
+    Should the next attempt find another kind of link, it goes on with the blocks of this one: the
+    server names them.
     """
     block_size, most = settings.block_size or config.BLOCK_SIZE, config.MAX_BLOCK_SIZE
     if settings.block_size is None:
+        if not far and size >= config.AUTO_LARGE:
+            block_size = config.AUTO_BLOCK_SIZE
         while size > block_size * config.AUTO_BLOCKS and block_size < most:
             block_size = min(2 * block_size, most)
     if settings.limit:  # each stream should have something to do in every second

@@ -26,6 +26,7 @@ from lft.wire.frames import encode, encode_ack
 from lft.wire.sockets import Waker
 from lft.wire.tls import client_tls
 from protocol import CODEC_ZLIB, ConnectionLostError, Ping, Side, State
+from tests.support.client import link_of
 from tests.support.waiting import PATIENCE, SleepClock
 
 
@@ -207,6 +208,24 @@ def test_a_run_leaves_with_one_call(
     assert got[HEADER_SIZE : HEADER_SIZE + 4096] == views[0]
     assert got[-4096:] == views[2]
     assert upload.free.qsize() == 3
+    for one in (connection, theirs, sender):
+        one.close()
+
+
+@pytest.mark.parametrize(("chunk_size", "chunks"), [(1000, 5), (4096, 1), (None, 1)])
+def test_a_block_is_handed_over_in_chunks(
+    upload: Upload, monkeypatch: pytest.MonkeyPatch, chunk_size: int | None, chunks: int
+) -> None:
+    """Of the size that was asked for, or all of it at once."""
+    ours, theirs = socket.socketpair()
+    connection = Connection(ours, Side.CLIENT)
+    sender = Sender(link_of(ClientSettings(chunk_size=chunk_size)), 0)
+    held: list[tuple[bytes, ...]] = []
+    monkeypatch.setattr(connection, "hold", lambda *parts: held.append(parts))
+    view = memoryview(bytearray(4096))
+    upload.hash_run(0, [view])
+    assert sender.send_file_block(connection, Block(upload, 0, view)) == 4096
+    assert [len(parts) for parts in held] == [1 + chunks]
     for one in (connection, theirs, sender):
         one.close()
 

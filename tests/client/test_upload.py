@@ -42,7 +42,17 @@ def test_blocks_grow_with_the_file_if_they_may(
 ) -> None:
     """By its size alone: an attempt to go on has to come to the same blocks."""
     settings = ClientSettings(block_size=blocks, limit=limit, streams=None)
-    assert block_size_for(size, settings) == expected
+    assert block_size_for(size, settings, far=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(64 * MB - 1, 200 * KB), (64 * MB, MB), (64 * GB, MB), (65 * GB, 2 * MB)],
+)
+def test_on_a_near_link_a_large_file_has_blocks_of_a_megabyte(size: int, expected: int) -> None:
+    """Where nothing waits for a loss, fewer blocks cost less; a block that is asked for stays."""
+    assert block_size_for(size, ClientSettings(block_size=None)) == expected
+    assert block_size_for(size, ClientSettings(block_size=50 * KB)) == 50 * KB
 
 
 def test_a_low_limit_makes_blocks_small() -> None:

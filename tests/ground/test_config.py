@@ -61,7 +61,7 @@ def test_a_setting_of_a_wrong_kind_is_named(field: str, value: object) -> None:
         ("streams", 0), ("streams", 65), ("streams", True), ("streams", "4"), ("limit", "5M"),
         ("limit", 0), ("limit", 5e6), ("port", 0), ("port", 65536), ("port", None), ("server", ""),
         ("server", None), ("block_size", 1), ("block_size", 2**30), ("chunk_size", 0),
-        ("chunk_size", None), ("digest", "crc32"), ("timeout", 0), ("timeout", -1),
+        ("chunk_size", "auto"), ("digest", "crc32"), ("timeout", 0), ("timeout", -1),
         ("timeout", float("inf")), ("timeout", "30"), ("resume", 1), ("tls", "yes"),
         ("ca", "cert.pem"), ("congestion", None), ("user", ""), ("token", ""),
     ],
@@ -74,7 +74,14 @@ def test_a_setting_that_cannot_be_is_named(field: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("streams", None), ("block_size", None), ("limit", None), ("timeout", 1), ("ca", None)],
+    [
+        ("streams", None),
+        ("block_size", None),
+        ("chunk_size", None),
+        ("limit", None),
+        ("timeout", 1),
+        ("ca", None),
+    ],
 )
 def test_a_setting_that_may_be_left_out_is_taken(field: str, value: Any) -> None:
     """``None`` is a choice of its own; a whole number is a number of seconds."""
