@@ -323,9 +323,8 @@ class ClientSession:
 
     def _send_upload(self, upload: Upload) -> Receipt:
         """Have a file read, sent and judged; in any case no thread works for it afterwards."""
-        wanted = self._streams.most * upload.run_length + config.READ_AHEAD
-        buffers = min(wanted, config.READ_AHEAD_BYTES // upload.blocks.block_size)
-        reader = Reader(upload, self._link.queue, buffers)
+        together = upload.run_length if self._link.takes_runs else 1
+        reader = Reader(upload, self._link.queue, self._streams.most * together)
         try:
             reader.start()
             return self._supervise(upload)

@@ -330,12 +330,14 @@ class Reader(threading.Thread):
     waits. ``None`` in it means that the upload is over.
     """
 
-    def __init__(self, upload: Upload, blocks: BlockQueue, buffers: int) -> None:
+    def __init__(self, upload: Upload, blocks: BlockQueue, in_hand: int) -> None:
+        """Read ahead of the senders, which may have ``in_hand`` blocks in their hands."""
         super().__init__(name="reader", daemon=True)
         self._upload = upload
         self._blocks = blocks
         self._look_at = time.monotonic() + config.LOOK_AT_SOURCE
-        for _ in range(buffers):
+        buffers = config.READ_AHEAD_BYTES // upload.blocks.block_size
+        for _ in range(min(in_hand + config.READ_AHEAD, buffers)):
             upload.free.put(memoryview(b""))  # it grows when it is used: a small file needs few
 
     def run(self) -> None:

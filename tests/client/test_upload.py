@@ -263,3 +263,12 @@ def test_neighbouring_blocks_are_read_with_one_call(
     assert upload.digests.hexdigest() == md5(tmp_path / "x")
     waker.close()
     source.close()
+
+
+def test_a_reader_goes_ahead_by_a_bounded_number_of_blocks(upload: Upload) -> None:
+    """FAULTS 32: beyond those in the senders' hands, and never beyond a share of memory."""
+    Reader(upload, BlockQueue(), 20)
+    assert upload.free.qsize() == 20 + config.READ_AHEAD
+    Reader(upload, BlockQueue(), 2**20)
+    most = config.READ_AHEAD_BYTES // upload.blocks.block_size
+    assert upload.free.qsize() == 20 + config.READ_AHEAD + most
