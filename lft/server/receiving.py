@@ -102,11 +102,14 @@ class Receiving:
         again = peer.connection.mid_frame or peer.blocks.failed
         return Next.AGAIN if again else Next.WAIT
 
-    @staticmethod
-    def _most(peer: Peer) -> int:
-        """Return how many blocks to take together: with a limit, each pauses for itself."""
+    def _most(self, peer: Peer) -> int:
+        """Return how many blocks to take together.
+
+        With a limit each pauses for itself; beside a higher priority each may be the last for now.
+        """
         limited = peer.session is None or peer.session.buckets
-        return 1 if limited else peer.run_length.blocks
+        single = limited or self._way.is_overtaken(peer.priority)
+        return 1 if single else peer.run_length.blocks
 
     def _stay(self, peer: Peer) -> bool:
         """Wait for more, if no other peer needs the worker; return whether to go on."""

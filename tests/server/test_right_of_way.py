@@ -68,3 +68,17 @@ def test_a_slow_transfer_holds_the_others_back_in_proportion(
         held += min(gap, way.pause(0, EVER))
         clock.now += gap
     assert held / (100 * gap) == pytest.approx(part, rel=0.01)
+
+
+def test_a_priority_is_overtaken_for_a_while_after_a_higher_one_moved(clock: Clock) -> None:
+    """FAULTS 31: also in the gaps of the higher one, in which the lower ones have the way."""
+    way = RightOfWay()
+    assert not way.is_overtaken(-1)
+    way.moved(1, FAST)
+    clock.now += 2 * config.HOLD
+    way.moved(0, FAST)
+    assert [way.is_overtaken(priority) for priority in (0, 1, 2)] == [True, False, False]
+    clock.now += config.LONGEST_HOLD
+    assert not way.is_overtaken(0)
+    way.moved(0, FAST)
+    assert way.is_overtaken(-1)
