@@ -21,10 +21,8 @@ class RightOfWay:
 
     def __init__(self) -> None:
         self._first = 0, 0.0  # the priority that has it, and until when
-        self._highest = (
-            0,
-            -config.LONGEST_HOLD,
-        )  # the highest that moved within LONGEST_HOLD, and when it did last
+        # the highest that moved within LONGEST_HOLD, and when it did last
+        self._highest = 0, -config.LONGEST_HOLD
 
     def moved(self, priority: int, length: int) -> None:
         """Note that ``length`` bytes of ``priority`` came (any)."""
