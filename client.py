@@ -67,6 +67,7 @@ from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
 from protocol import (
     DIGEST_SIZES,
+    PRESERVE,
     Cancel,
     ConnectionLostError,
     FileReady,
@@ -203,7 +204,9 @@ def _log_in(
 
         compression = agree_on_compression(hello.features, settings.streams or config.STREAMS)
     access = Access(*coordinator.address, welcome.token, tls)
-    return Link(settings, access, coordinator.tcp.round_trip, compression)
+    if settings.preserve and PRESERVE not in hello.features:
+        log.warning("the server is too old to keep permission bits and times")
+    return Link(settings, access, coordinator.tcp.round_trip, compression, hello.features)
 
 
 class Told(enum.IntEnum):
@@ -288,8 +291,10 @@ class ClientSession:
             return self._announce_as(source, earlier.block_size, earlier.digest, resume=True)
 
     def _announce_as(self, source: Source, size: int, digest: str, *, resume: bool) -> Upload:
-        head = source.head(size, digest)
-        self._coordinator.send(FileStart(source.name, source.size, size, digest, head, resume))
+        start = FileStart(source.name, source.size, size, digest, source.head(size, digest), resume)
+        if self._settings.preserve and PRESERVE in self._link.features:
+            start = start.replace(**source.attributes)
+        self._coordinator.send(start)
         position = 0
         while True:
             message = self._answer()
@@ -433,6 +438,9 @@ class ClientSession:
         if (message.digest, message.size) != (upload.digests.hexdigest(), upload.source.size):
             raise RemoteProtocolError("the server's verdict is about another file")
         upload.repairs.tell_success()
+        if message.kept is False:
+            log.warning("%s: the server's file system does not keep permission bits and time",
+                        upload.source.name)  # fmt: skip
         if upload.source.grew:
             log.warning("%s grew while it was sent: its first %s arrived",
                         upload.source.name, format_size(upload.source.size))  # fmt: skip
@@ -496,6 +504,9 @@ def _parser() -> argparse.ArgumentParser:
         help="what proves the file; sha256 also resists forgery (md5)")
     add("--no-resume", dest="resume", action="store_false",
         help="send all of it, also what an interrupted attempt has delivered already")
+    add("--preserve", action="store_true",
+        help="keep permission bits (those that the server's umask allows) and the time of the last "
+        "change; otherwise a file has the server's usual rights and the time of its arrival")
     add("--compress", action="store_true",
         help="compress blocks when the link is slower than compression")
     add("--limit", type=rate_argument(1024), metavar="RATE",

@@ -372,6 +372,7 @@ class ClientSettings(Record):
     # TCP's congestion control, on links with a long round trip; "" leaves it to the system.
     congestion: str = field(*_text("text", 0), default=CONGESTION)
     compress: bool = flag(default=False)  # compress blocks where the link is slower than that
+    preserve: bool = flag(default=False)  # keep permission bits and the time of the last change
 
 
 class ServerSettings(Record):

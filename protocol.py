@@ -87,7 +87,7 @@ import enum
 import re
 from typing import Any, ClassVar, Tuple
 
-from lft.records import Record, dataclass_transform, field, flag, whole
+from lft.records import LEFT_OUT, Record, dataclass_transform, field, flag, whole
 
 VERSION = 3
 MAX_CONTROL_FRAME = 64 * 1024
@@ -98,6 +98,7 @@ MAX_MILLISECONDS = 2**53
 MAX_SPANS = 2000  # in one MISSING or FILE_READY: so many fit into a frame
 DIGEST_SIZES = {"md5": 16, "sha256": 32}  # the names for --digest, and the bytes of each
 SCRAM = "SCRAM-SHA-256"
+PRESERVE = "preserve"  # a feature of a server: a file keeps its permission bits and its time
 EARLIER = "earlier"  # a feature, and the code of a REJECTED whose reason is "block-size digest"
 TOKEN = "TOKEN"  # noqa: S105  (the mechanism of a login that shows a token)
 Spans = Tuple[Tuple[int, int], ...]  # half-open ranges of block indexes, ascending, not touching
@@ -294,7 +295,8 @@ class FileStart(Message, verb="FILE_START"):
     """Announce a file: its name without folders, sizes in bytes, the name of the digest.
 
     ``head`` is the digest of the first block, which is empty if the file is; ``resume`` says
-    whether to go on with what an earlier attempt left.
+    whether to go on with what an earlier attempt left. With *preserve* there may be permission
+    bits, and the time of the last change in nanoseconds since 1970.
     """
 
     name: str = _text()
@@ -303,6 +305,8 @@ class FileStart(Message, verb="FILE_START"):
     digest: str = _text(1, 16)
     head: str = _digest()
     resume: bool = flag()
+    mode: int | None = whole(0, 0o777, default=LEFT_OUT)
+    mtime: int | None = whole(0, MAX_FILE_SIZE, default=LEFT_OUT)
 
 
 class Queued(Message, verb="QUEUED"):
@@ -374,7 +378,8 @@ class Pong(Message, verb="PONG"):
 class IntegrityOk(Message, verb="INTEGRITY_OK"):
     """Give the receipt: the file stands under ``saved_as`` in the output directory.
 
-    The last three are milliseconds: of hashing, of waiting for the disk, of pauses for a limit.
+    Three are milliseconds: of hashing, of waiting for the disk, of pauses for a limit. ``kept``
+    answers ``mode`` and ``mtime``: whether the file has them.
     """
 
     saved_as: str = _text(1)
@@ -385,6 +390,7 @@ class IntegrityOk(Message, verb="INTEGRITY_OK"):
     hashing: int = whole(0, MAX_MILLISECONDS, default=0)
     disk: int = whole(0, MAX_MILLISECONDS, default=0)
     limited: int = whole(0, MAX_MILLISECONDS, default=0)
+    kept: bool | None = flag(default=LEFT_OUT)
 
 
 class IntegrityFailed(Message, verb="INTEGRITY_FAILED"):

@@ -84,6 +84,7 @@ from lft.wire.codecs import FEATURES
 from lft.wire.listeners import listen
 from protocol import (
     MAX_FILE_SIZE,
+    PRESERVE,
     VERSION,
     Attach,
     AuthenticationError,
@@ -221,7 +222,7 @@ class Answers:
             raise RemoteProtocolError(reason, "version")
         peer.features = message.features
         bound = () if peer.binding is None else (SCRAM_PLUS,)
-        peer.connection.send(Hello(VERSION, FEATURES + bound))
+        peer.connection.send(Hello(VERSION, (*FEATURES, PRESERVE, *bound)))
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:
         self._receiving.attach(peer, message.token)

@@ -42,6 +42,12 @@ class Source:
         """The name without folders, as text that has a UTF-8 form."""
         return os.fsencode(self._path.name).decode("utf-8", "replace")
 
+    @property
+    def attributes(self) -> dict[str, int]:
+        """Permission bits, and the time of the last change; that is left out before 1970."""
+        facts = {"mode": self._facts.st_mode & 0o777, "mtime": self._facts.st_mtime_ns}
+        return {name: value for name, value in facts.items() if value >= 0}
+
     def _has_more(self) -> bool:
         try:
             return bool(os.pread(self._fd, 1, self.size))

@@ -117,7 +117,7 @@ class Lifecycle:
         saved_as = output_name(name, unique(), longest_name(self._settings.output))
         facts = Facts(
             session.user, name, start.size, start.block_size, start.digest, saved_as,
-            session.rights.directory, start.head,
+            session.rights.directory, start.head, start.mode, start.mtime,
         )  # fmt: skip
         return Transfer(session, facts, self._buffers, self._let_go, resumes=start.resume)
 
@@ -184,7 +184,8 @@ class Lifecycle:
             name = self._publish_counted(part)
             self._output.check_in_place()  # otherwise its name is where no user sees it
         self._unconfirmed[transfer.session] = transfer  # before the client can confirm it
-        self._conclude(transfer, transfer.receipt(name))
+        receipt = transfer.receipt(name)
+        self._conclude(transfer, receipt if part.kept is None else receipt.replace(kept=part.kept))
 
     def _publish_counted(self, part: PartFile) -> str:
         """Publish a file; it counts as published before it ends to count as on its way."""

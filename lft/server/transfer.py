@@ -379,5 +379,6 @@ class Transfer:
         """Return the verdict for a file published as ``name``, and where the time went."""
         with self._lock:
             seconds = self.hash.seconds, self._wrote_for / self._streams, self._held_back.seconds
-        times = (round(1000 * one) for one in seconds)
-        return IntegrityOk(name, self.blocks.size, self.digest, self._map.resent, True, *times)
+        hashing, disk, limited = (round(1000 * one) for one in seconds)
+        size, resent = self.blocks.size, self._map.resent
+        return IntegrityOk(name, size, self.digest, resent, True, hashing, disk, limited)

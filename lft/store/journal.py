@@ -24,7 +24,10 @@ _OUR_NAME = re.compile(r"server_received_[^/\0]+")
 
 
 class Facts(NamedTuple):
-    """What a part file is for, as the first line of its journal says."""
+    """What a part file is for, as the first line of its journal says.
+
+    The client says anew in each attempt what is not ``JOURNALED``.
+    """
 
     user: str
     name: str  # made harmless
@@ -34,6 +37,18 @@ class Facts(NamedTuple):
     saved_as: str  # the name that the file gets when it is whole
     directory: str = ""  # where that is, below the output directory
     head: str = ""  # the digest of the first block
+    mode: int | None = None  # permission bits that the file is to have, if any are preserved
+    mtime: int | None = None  # nanoseconds since 1970, likewise
+
+    @property
+    def journaled(self) -> dict[str, object]:
+        """What the journal says."""
+        return dict(zip(JOURNALED, self))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the file is to keep permission bits or its time."""
+        return (self.mode, self.mtime) != (None, None)
 
     @property
     def place(self) -> str:
@@ -67,6 +82,7 @@ class Facts(NamedTuple):
         return plain and fits and _OUR_NAME.fullmatch(self.saved_as) is not None
 
 
+JOURNALED = Facts._fields[:8]
 _FACT_TYPES = [str, str, int, int, str, str, str, str]
 NO_FACTS = Facts("", "", 0, 1, "md5", "none")
 
@@ -127,7 +143,7 @@ class Journal:
     def begin(self, facts: Facts, claims: Claims | None = None) -> None:
         """Write a new journal in place of the old one; keep it open for ``append``."""
         fresh = self._path.with_suffix(".new")
-        first = json.dumps({"journal": self.VERSION, **facts._asdict()})
+        first = json.dumps({"journal": self.VERSION, **facts.journaled})
         self._open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             self.append(first.encode() + b"\n")
@@ -222,9 +238,9 @@ def _parse(line: bytes) -> Facts:
         raise ValueError("not a journal of ours") from None
     if not isinstance(values, dict) or values.pop("journal", None) != Journal.VERSION:
         raise ValueError("not a journal of this version")
-    if [type(values.get(key)) for key in Facts._fields] != _FACT_TYPES:
+    if [type(values.get(key)) for key in JOURNALED] != _FACT_TYPES:
         raise ValueError("not a journal of ours")
-    if len(values) != len(Facts._fields):
+    if len(values) != len(JOURNALED):
         raise ValueError("a journal of another version")
     facts = Facts(**values)
     if not facts.sane:

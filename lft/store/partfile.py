@@ -14,14 +14,13 @@ from pathlib import Path
 
 import config
 from lft.files import (
-    adopt_access,
     flush_descriptor,
-    flush_directory,
     link_descriptor,
     open_directory,
     read_full,
     sync_data,
 )
+from lft.store.attributes import open_again, take_access
 from lft.store.journal import Claims, Facts, Journal
 from lft.store.paths import (
     NO_SPACE,
@@ -62,6 +61,7 @@ class PartFile:
         self.stem = stem
         self.published = False
         self.trusted = True  # whether the disk has taken what it was given
+        self.kept: bool | None = None  # whether it has the bits and the time that its client wants
         self.rested_at = 0.0  # when the store got it back, on the monotonic clock
         self.found_age = 0.0  # seconds that it had rested then, says the clock of the disk
         self._claims_some = False
@@ -99,7 +99,7 @@ class PartFile:
         self._claims_some = True  # until the journal has been read
         self.look()
         path, flags = (self._final, os.O_RDONLY) if self.published else (self._path, os.O_RDWR)
-        self._fd = open_regular(str(path), flags)
+        self._fd = open_again(path, flags, self._path)
         if self.published and not facts.size == self.facts.size == os.fstat(self._fd).st_size:
             raise ValueError("it was published, and there is another size by now")
 
@@ -128,7 +128,7 @@ class PartFile:
         try:
             self._journal.begin(facts, claims)
         except OSError as error:
-            if error.errno not in NO_SPACE or facts != self.facts:
+            if error.errno not in NO_SPACE or facts.journaled != self.facts.journaled:
                 raise
             self._journal.go_on(facts)
 
@@ -298,7 +298,10 @@ class PartFile:
         it got then.
         """
         if self.published and names_file(self._final, os.fstat(self._fd)):
-            flush_directory(self._final.parent)
+            with open_directory(self._final.parent) as folder:
+                if self.facts.keeps:
+                    self._take_access(folder)
+                flush_descriptor(folder)
         else:
             self._give_name()
             self._note_published()
@@ -319,7 +322,7 @@ class PartFile:
         self.published = False
         make_directory(self._output, self.facts.directory)
         with open_directory(self._final.parent) as folder:  # later there may be no descriptor left
-            adopt_access(self._fd, folder)
+            self._take_access(folder)
             while not self.published:
                 try:
                     self._link(folder, native(self.facts.saved_as))
@@ -331,6 +334,14 @@ class PartFile:
             except OSError:  # the disk may not have the name: the client will hear of no success
                 self._take_name_back()
                 raise
+
+    def _take_access(self, folder: int) -> None:
+        try:
+            trial = self._path.with_suffix(".new")
+            self.kept = take_access(self._fd, self.facts, folder, trial)
+        except OSError:
+            self.trusted = False
+            raise
 
     def _choose_another_name(self) -> None:
         """Take another name; the journal must know it before the file has it."""
@@ -352,13 +363,9 @@ class PartFile:
                 raise
             if name in os.listdir(folder):  # no hard links here: a random name is safe enough
                 raise FileExistsError(name) from None
-            self._check_path()
+            if not names_file(self._path, os.fstat(self._fd)):
+                raise OSError(errno.ESTALE, "the part file was moved or replaced") from None
             os.rename(self._path, name, dst_dir_fd=folder)
-
-    def _check_path(self) -> None:
-        """Raise ``OSError`` where the unfinished name leads to another file than the open one."""
-        if not names_file(self._path, os.fstat(self._fd)):
-            raise OSError(errno.ESTALE, "the part file was moved or replaced")
 
     # -- the end
 
