@@ -44,7 +44,9 @@ EXAMPLES: dict[type[Message], Message] = {
     AuthOk: AuthOk("v=c2lnbmF0dXJl", "0123456789abcdef", 1),
     Attach: Attach("0123456789abcdef"),
     Attached: Attached(),
-    FileStart: FileStart('große@Datei "1".bin', 1 << 40, 204800, "md5", "0" * 32, True),
+    FileStart: FileStart(
+        'große@Datei "1".bin', 1 << 40, 204800, "md5", "0" * 32, True, 0o640, 1_700_000_000 * 10**9
+    ),
     Queued: Queued(3),
     FileReady: FileReady(7, ((0, 5), (6, 4294967296))),
     Rejected: Rejected("space", "not enough space"),
@@ -54,7 +56,7 @@ EXAMPLES: dict[type[Message], Message] = {
     Missing: Missing(7, ((1, 2), (3, 9)), Why.DAMAGED),
     Ping: Ping(),
     Pong: Pong(),
-    IntegrityOk: IntegrityOk("server_received_1_x", 5, MD5 * 2, 0, True),
+    IntegrityOk: IntegrityOk("server_received_1_x", 5, MD5 * 2, 0, True, kept=True),
     IntegrityFailed: IntegrityFailed(MD5, "blocks 1 to 3 differ"),
     Error: Error("shutdown", "the server is stopping"),
     Goodbye: Goodbye(),

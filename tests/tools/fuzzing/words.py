@@ -107,7 +107,8 @@ class Content(NamedTuple):
         """Announce it."""
         size = sum(map(len, self.blocks))
         head = hashlib.md5(b"".join(self.blocks[:1])).hexdigest()
-        return FileStart(self.name, size, BLOCK, "md5", head, resume)
+        start = FileStart(self.name, size, BLOCK, "md5", head, resume)
+        return start.replace(mode=0o751, mtime=10**18) if size % 2 else start
 
     def frame(self, index: int, number: int, codec: int = CODEC_RAW) -> bytes:
         """Return one of its blocks as a frame; raw, where it does not shrink."""
@@ -136,6 +137,7 @@ EVERY_MESSAGE: list[Message] = [
     Attached(),
     CONTENTS[5].start(resume=True),
     FileStart("../../x", 2**62, 4096, "md5", ZEROS, False),
+    FileStart("x.sh", 1, 4096, "md5", ZEROS, True, 0o777, 2**63 - 1),
     Queued(1),
     FileReady(number_mark(0), ((0, 1), (3, 5))),
     Rejected("busy", "\x1b[31mno"),
@@ -145,7 +147,7 @@ EVERY_MESSAGE: list[Message] = [
     Missing(number_mark(0), ((0, 2),), "lost"),
     Ping(),
     Pong(),
-    IntegrityOk("x", 1, ZEROS, 0, True),
+    IntegrityOk("x", 1, ZEROS, 0, True, kept=True),
     IntegrityFailed(ZEROS, "no"),
     Error("protocol", "no"),
     Goodbye(),
