@@ -36,7 +36,8 @@ import config
 from config import ClientSettings
 from lft.accounts.passwords import PASSWORD_VARIABLE, read_password
 from lft.addresses import resolve
-from lft.client.bar import CHECKING, READING, SENDING, VERIFYING, progress_shown
+from lft.client.announcement import announcement, check_files, check_server
+from lft.client.bar import CHECKING, INPUT, READING, SENDING, VERIFYING, progress_shown
 from lft.client.connect import connect, log_in, tls_context
 from lft.client.interrupt import CancelledError, Interrupt, ignore_signals, raise_on_signals
 from lft.client.link import Access, Link
@@ -45,9 +46,10 @@ from lft.client.patience import Patience, Watch
 from lft.client.progress import Progress
 from lft.client.receipt import FailedIntegrityError, Receipt, Run
 from lft.client.rejected import EarlierAttemptError, raise_rejected
-from lft.client.source import Source
+from lft.client.source import Input
+from lft.client.standard_input import InterruptedSourceError, file_argument, open_source
 from lft.client.streams import Streams
-from lft.client.upload import Block, Reader, Upload, block_size_for
+from lft.client.upload import Block, Upload, block_size_for, reader_of
 from lft.clock import Deadline
 from lft.files import keep_own_rights
 from lft.options import (
@@ -71,7 +73,6 @@ from protocol import (
     Cancel,
     ConnectionLostError,
     FileReady,
-    FileStart,
     Goodbye,
     IntegrityError,
     IntegrityFailed,
@@ -125,6 +126,7 @@ def send_files(
     them below ``protocol.TransferError``; ``TypeError`` for ``paths`` that are no paths.
     """
     outcomes, progress = Outcomes(paths, report), progress or Progress()
+    check_files(outcomes.paths, settings)
     try:
         outcomes.note_unreadable()
         if outcomes.left:
@@ -230,6 +232,7 @@ class ClientSession:
         self._progress = progress
         self._patience = patience
         self._waker = Waker()
+        self._sign_of_life = Deadline(config.SIGN_OF_LIFE)
 
     def start(self) -> None:
         """Start the senders."""
@@ -250,14 +253,18 @@ class ClientSession:
 
     def send(self, path: Path) -> Receipt:
         """Send one file and return its receipt. Raises below ``TransferError``."""
-        source = Source(path)
+        source = open_source(path, self._settings.name)
         self._patience.begin_attempt()
         try:
-            self._progress.begin(source.name, source.size)
+            self._progress.begin(source.name, source.size if source.sized else None)
             upload = self._announce(source)
             receipt = self._send_upload(upload)
-        except ConnectionLostError:
-            raise  # the bar stays: the next session goes on with it
+        except ConnectionLostError as error:
+            if source.repeatable:
+                raise  # the bar stays: the next session goes on with it
+            self._progress.end()
+            advice = "standard input cannot be read again: run the whole command anew"
+            raise InterruptedSourceError(f"{source.name}: {error}; {advice}") from error
         except BaseException:
             self._progress.end()
             raise
@@ -268,15 +275,17 @@ class ClientSession:
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
         return receipt
 
-    def _announce(self, source: Source) -> Upload:
+    def _announce(self, source: Input) -> Upload:
         """Announce a file and wait until the server is ready for it.
 
         An earlier attempt may have other blocks or a stronger digest: then it goes on with those.
         """
         if self._coordinator.state is not State.READY:
             raise ConnectionLostError("the server did not say that the last file is given up")
+        check_server(source, self._link.features)
         self._progress.phase("waiting")
-        size, digest = block_size_for(source.size, self._settings), self._settings.digest
+        known = source.size if source.sized else 0
+        size, digest = block_size_for(known, self._settings), self._settings.digest
         resume = self._settings.resume or self._patience.achieved  # at least what we sent ourselves
         try:
             return self._announce_as(source, size, digest, resume=resume)
@@ -290,10 +299,9 @@ class ClientSession:
                                      source.name, earlier.digest)  # fmt: skip
             return self._announce_as(source, earlier.block_size, earlier.digest, resume=True)
 
-    def _announce_as(self, source: Source, size: int, digest: str, *, resume: bool) -> Upload:
-        start = FileStart(source.name, source.size, size, digest, source.head(size, digest), resume)
-        if self._settings.preserve and PRESERVE in self._link.features:
-            start = start.replace(**source.attributes)
+    def _announce_as(self, source: Input, size: int, digest: str, *, resume: bool) -> Upload:
+        settings, features = self._settings, self._link.features
+        start = announcement(source, size, settings, features, digest=digest, resume=resume)
         self._coordinator.send(start)
         position = 0
         while True:
@@ -332,7 +340,7 @@ class ClientSession:
         """Have a file read, sent and judged; in any case no thread works for it afterwards."""
         size = upload.blocks.block_size
         buffers = min(self._streams.most + config.READ_AHEAD, config.READ_AHEAD_BYTES // size)
-        reader = Reader(upload, self._link.queue, buffers)
+        reader = reader_of(upload, self._link.queue, buffers)
         try:
             reader.start()
             return self._supervise(upload)
@@ -368,6 +376,8 @@ class ClientSession:
                     return receipt
             self._streams.adapt(upload)
             verified = message.verified if isinstance(message, Verifying) else 0
+            upload.source.release(max(verified, watch.verified))
+            self._show_life(upload, watch)
             if watch.note(upload.acknowledged, verified):
                 self._patience.note_progress(watch.acknowledged, watch.verified)
             self._show(upload, watch, told)
@@ -378,7 +388,8 @@ class ClientSession:
         """Move the bar."""
         upload.spent.note_turn()
         phase = CHECKING if upload.checking else SENDING
-        phase = READING if upload.spent.read_hangs else phase
+        if upload.spent.read_hangs and (upload.source.sized or upload.source.waiting):
+            phase = READING if upload.source.sized else INPUT
         self._progress.phase(VERIFYING if told is Told.DELIVERED else phase)
         sent = self._patience.sent_bytes + upload.carried
         self._progress.move(watch.acknowledged, sent, watch.verified)
@@ -393,8 +404,18 @@ class ClientSession:
         if not upload.source.prove_unchanged(upload.digests.algorithm, digest):
             self._waker.ring()  # go on with that, after a look at what the server says
             return told
-        self._coordinator.send(TransferComplete(upload.number, digest, delivered))
+        complete = TransferComplete(upload.number, digest, delivered)
+        sized = upload.source.sized
+        self._coordinator.send(complete if sized else complete.replace(size=upload.source.size))
         return state
+
+    def _show_life(self, upload: Upload, watch: Watch) -> None:
+        """While the source has nothing for us, tell the server that we live; it is our turn."""
+        if upload.source.waiting:
+            watch.note_waiting()
+            if self._sign_of_life.passed and not self._coordinator.unsent:
+                self._sign_of_life.put_off()
+                self._coordinator.send(Pong())
 
     def _hear(self) -> Message | None:
         """Wait a moment for the server or a thread of ours; return the message that came, if any.
@@ -416,7 +437,7 @@ class ClientSession:
 
     def _send_again(self, upload: Upload, message: Missing) -> None:
         for first, end in message.blocks:
-            if end > upload.blocks.count:
+            if end > upload.known:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
             upload.repairs.tell(first, end, message.reason)
             for index in range(first, end):
@@ -476,7 +497,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     # fmt: off
-    add("files", nargs="*", type=Path, metavar="FILE", help=f"a file to send ({DEFAULT_FILE})")
+    add("files", nargs="*", type=file_argument, metavar="FILE",
+        help=f"a file to send ({DEFAULT_FILE}); - is standard input, up to its end: that the "
+        "program before it failed is not seen here, except with the shell's pipefail")
+    add("--name", metavar="NAME",
+        help="the name of the file on the server (its own; stdin for standard input)")
     add("--server", default=config.DEFAULT_HOST, metavar="HOST",
         help="the host that server.py runs on (localhost)")
     add("--port", type=port_argument(1), default=config.DEFAULT_PORT, help="its port (4455)")

@@ -14,7 +14,7 @@ import config
 from config import ClientSettings
 from lft.client.interrupt import CancelledError
 from lft.client.receipt import FailedIntegrityError, Receipt, arrival_line, receipt_line
-from lft.client.source import Source
+from lft.client.standard_input import open_source
 from lft.terminal import SUCCESS, printable, say, shorten
 from protocol import (
     AuthenticationError,
@@ -69,6 +69,11 @@ class Outcomes:
         return len(self._left)
 
     @property
+    def paths(self) -> list[Path]:
+        """The files that are still to be sent."""
+        return list(self._left)
+
+    @property
     def next(self) -> Path:
         """The file whose turn it is."""
         return self._left[0]
@@ -87,7 +92,7 @@ class Outcomes:
         """Note the files at the front that cannot be read; warn of others, whose turn comes."""
         for path in list(self._left):
             try:
-                Source(path).close()
+                open_source(path, None).close()
             except SourceError as error:
                 if path is self._left[0]:
                     self.note(error)

@@ -1,4 +1,4 @@
-"""The input file."""
+"""What is sent: an input file, or anything that can be read like one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,58 @@ from lft.files import read_full
 from protocol import SourceError
 
 
-class Source:
+class Input:
+    """What a client sends. Any thread may call any method, unless a docstring says otherwise."""
+
+    sized = True  # whether the size is known before the end
+    grew = False  # whether more was added while it was sent, and nothing else happened
+    waiting = False  # whether the reader waits for more of it to come
+
+    def __init__(self, name: str, size: int = 0) -> None:
+        self.name = os.fsencode(name).decode("utf-8", "replace")  # as text that has a UTF-8 form
+        self.size = size  # bytes; a bound that no file reaches until it is known
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether another attempt could send it from the start."""
+        return True
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        """What the file on the server may keep: the fields of a FILE_START."""
+        return {}
+
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill ``view`` from ``offset``. Raises ``SourceError`` where that cannot be."""
+        raise NotImplementedError
+
+    def head(self, length: int, algorithm: str) -> str:
+        """Return the digest of the first ``length`` bytes, in hexadecimal."""
+        raise NotImplementedError
+
+    def prove_unchanged(self, _algorithm: str, _digest: str) -> bool:
+        """Prove that what was sent is still what there is; return whether that is done."""
+        return True
+
+    def release(self, verified: int) -> None:
+        """Note that the server has verified so many bytes from the start (main)."""
+
+    def stop(self) -> None:
+        """Let the reader stop, whatever it waits for (main)."""
+
+    def close(self) -> None:
+        """Release everything."""
+
+
+class Source(Input):
     """An input file, open for reading, that notices when it changes. Any thread."""
 
-    def __init__(self, path: Path) -> None:
-        """Open a regular file. Raises ``SourceError`` for anything else."""
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        """Open a regular file. Raises ``SourceError`` for anything else.
+
+        It is sent as ``name``, which without one is its own, without folders.
+        """
+        super().__init__(name or path.name)
         self._path = path
         try:
             facts = os.stat(path)
@@ -26,7 +73,6 @@ class Source:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise SourceError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         self._facts = os.fstat(self._fd)
-        self.grew = False  # whether more was added while it was sent, and nothing else happened
         self._proof: hashlib._Hash | None = None  # of the part that was read anew to show that
         self._proven = 0  # bytes of it
         self.size = self._facts.st_size
@@ -36,11 +82,6 @@ class Source:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def name(self) -> str:
-        """The name without folders, as text that has a UTF-8 form."""
-        return os.fsencode(self._path.name).decode("utf-8", "replace")
 
     @property
     def attributes(self) -> dict[str, int]:

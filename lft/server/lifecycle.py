@@ -16,6 +16,7 @@ from lft.server.opening import Opener, Step
 from lft.server.quota import Quota
 from lft.server.sessions import Post, Session
 from lft.server.transfer import Transfer
+from lft.server.unsized import Growth, UnsizedTransfer
 from lft.server.work_queue import WorkQueue
 from lft.store.journal import Facts
 from lft.store.ownership import OutputDirectory
@@ -68,6 +69,7 @@ class Lifecycle:
         self._admission = admission
         self._parts = parts
         self._quota = Quota(settings.output, admission, parts)
+        self.growth = Growth(self._quota)
         self._work = work
         self._buffers = buffers
         self._post = post
@@ -119,7 +121,10 @@ class Lifecycle:
             session.user, name, start.size, start.block_size, start.digest, saved_as,
             session.rights.directory, start.head, start.mode, start.mtime,
         )  # fmt: skip
-        return Transfer(session, facts, self._buffers, self._let_go, resumes=start.resume)
+        if not start.unsized:
+            return Transfer(session, facts, self._buffers, self._let_go, resumes=start.resume)
+        facts = facts._replace(size=0, head="", unsized=True)  # no other attempt has such a head
+        return UnsizedTransfer(session, facts, self._buffers, self._let_go, resumes=False)
 
     def _let_go(self, transfer: Transfer, part: PartFile) -> None:
         """Take back the part file of a transfer that is over, from its last user (any)."""

@@ -236,7 +236,8 @@ class Opener:
     @staticmethod
     def _log_opened(transfer: Transfer, claims: Claims | None) -> None:
         size, count = format_size(transfer.blocks.size), transfer.blocks.count
-        facts = f"{transfer.name} ({size} in {count} blocks) from {transfer.facts.user}"
+        length = "of unknown size" if transfer.facts.unsized else f"{size} in {count} blocks"
+        facts = f"{transfer.name} ({length}) from {transfer.facts.user}"
         if claims:
             log.info("resuming %s: %d blocks are here", facts, sum(claims.flags))
         else:

@@ -39,6 +39,7 @@ class Facts(NamedTuple):
     head: str = ""  # the digest of the first block
     mode: int | None = None  # permission bits that the file is to have, if any are preserved
     mtime: int | None = None  # nanoseconds since 1970, likewise
+    unsized: bool = False  # whether the size is the least that it will have; there is no journal
 
     @property
     def journaled(self) -> dict[str, object]:
@@ -218,6 +219,23 @@ class Journal:
         if descriptor >= 0:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+
+class NoJournal(Journal):
+    """In place of the journal of a file that no attempt will go on with."""
+
+    def begin(self, _facts: Facts, _claims: Claims | None = None) -> None:
+        """Write nothing."""
+
+    def append(self, _records: bytes) -> None:
+        """Write nothing."""
+
+    def flush(self) -> None:
+        """Have nothing to flush."""
+
+    def load(self, _facts: Facts) -> Claims:
+        """Claim nothing."""
+        return Claims(0, 0)
 
 
 def _note_of_publication(facts: Facts) -> bytes:

@@ -21,7 +21,7 @@ from lft.files import (
     sync_data,
 )
 from lft.store.attributes import open_again, take_access
-from lft.store.journal import Claims, Facts, Journal
+from lft.store.journal import Claims, Facts, Journal, NoJournal
 from lft.store.paths import (
     NO_SPACE,
     PARTIAL,
@@ -66,10 +66,11 @@ class PartFile:
         self.found_age = 0.0  # seconds that it had rested then, says the clock of the disk
         self._claims_some = False
         self._told_full = False
-        self._reserved = 0  # bytes from the start that are reserved
+        self.reserved = 0  # bytes from the start that are reserved
         self._output = output
         self._path = output / PARTIAL / f"{stem}.part"
-        self._journal = Journal(output / PARTIAL / f"{stem}.journal")
+        kind = NoJournal if facts.unsized else Journal
+        self._journal = kind(output / PARTIAL / f"{stem}.journal")
         self._fd = -1
 
     def __repr__(self) -> str:
@@ -84,7 +85,7 @@ class PartFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         part._fd = os.open(part._path, flags, 0o666)
         try:
-            part._grow(facts.size)
+            part.set_size(facts.size)
             part._journal.begin(facts)
         except OSError:
             part.remove()
@@ -114,7 +115,7 @@ class PartFile:
         if self.published:
             facts = facts._replace(directory=self.facts.directory)
         else:
-            self._grow(facts.size)
+            self.set_size(facts.size)
         claims = self._journal.load(facts)  # takes memory for each block: there is room for all
         self._renew_journal(facts, claims)
         self.facts = facts
@@ -158,13 +159,13 @@ class PartFile:
         if moved and not self.published:
             raise ValueError("published, and moved or removed since")  # not ours to write to
 
-    def _grow(self, size: int) -> None:
+    def set_size(self, size: int) -> None:
         """Give the file its size. Raises ``OSError`` where the disk has no room for it."""
         facts, own = os.statvfs(self._output), os.fstat(self._fd).st_blocks * 512
         if size - own > facts.f_bavail * facts.f_frsize:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.truncate(self._fd, size)
-        self._reserved = 0 if size and hasattr(os, "posix_fallocate") else size
+        self.reserved = 0 if size and hasattr(os, "posix_fallocate") else size
 
     def reserve_some(self, seconds: float) -> bool:
         """Reserve space for about ``seconds``; return whether there is more to reserve.
@@ -175,18 +176,32 @@ class PartFile:
         if self.published:
             return False  # it has its space, and is not written to any more
         size, until = os.fstat(self._fd).st_size, time.monotonic() + seconds
-        while self._reserved < size:
-            length = min(config.RESERVE_SLICE, size - self._reserved)
+        while self.reserved < size:
+            length = min(config.RESERVE_SLICE, size - self.reserved)
             try:
-                os.posix_fallocate(self._fd, self._reserved, length)
+                os.posix_fallocate(self._fd, self.reserved, length)
             except OSError as error:
                 if error.errno not in UNSUPPORTED:
                     raise
-                length = size - self._reserved
-            self._reserved += length
+                length = size - self.reserved
+            self.reserved += length
             if time.monotonic() >= until:
                 break
-        return self._reserved < size
+        return self.reserved < size
+
+    def reserve_to(self, size: int) -> None:
+        """Reserve the first ``size`` bytes of a file that grows. Raises ``OSError``.
+
+        Where that cannot be, writing them finds out whether there is space.
+        """
+        start = self.reserved
+        if size > start and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._fd, start, size - start)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+        self.reserved = max(size, self.reserved)
 
     def try_name(self) -> None:
         """See that the file can get its final name; said before a byte is sent.
@@ -245,7 +260,7 @@ class PartFile:
         On a full disk the blocks stay unclaimed: the room for the file itself is reserved, so it
         can still arrive, and only a client that breaks off has to send those blocks again.
         """
-        if not records or self.published:
+        if not records or self.published or self.facts.unsized:
             return
         try:
             self._journal.append(records)
@@ -372,7 +387,7 @@ class PartFile:
     @property
     def worth_keeping(self) -> bool:
         """Whether a client could go on with the file, or ask for its verdict again."""
-        return self.trusted and (self._claims_some or self.published)
+        return self.trusted and not self.facts.unsized and (self._claims_some or self.published)
 
     def close(self) -> None:
         """Close the file; it stays on the disk."""

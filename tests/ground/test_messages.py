@@ -84,12 +84,18 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Attached: st.just(Attached()),
     FileStart: st.builds(
         FileStart, text(), sizes, st.integers(1, MAX_FILE_SIZE), text(1, 16), digests, st.booleans()
-    ).flatmap(lambda start: with_some(start, mode=st.integers(0, 0o777), mtime=sizes)),
+    ).flatmap(
+        lambda start: with_some(
+            start, mode=st.integers(0, 0o777), mtime=sizes, unsized=st.booleans()
+        )
+    ),
     Queued: st.builds(Queued, st.integers(1, 2**31)),
     FileReady: st.builds(FileReady, transfers, ranges),
     Rejected: st.builds(Rejected, text(1, 32), text()),
     Cancel: st.just(Cancel()),
-    TransferComplete: st.builds(TransferComplete, transfers, digests),
+    TransferComplete: st.builds(TransferComplete, transfers, digests, st.booleans()).flatmap(
+        lambda complete: with_some(complete, size=sizes)
+    ),
     Verifying: st.builds(Verifying, sizes),
     Missing: st.builds(Missing, transfers, ranges, text(1, 32)),
     Ping: st.just(Ping()),
@@ -118,6 +124,7 @@ LARGEST = [
         False,
         0o777,
         MAX_FILE_SIZE,
+        False,
     ),
     FileReady(2**32 - 1, MANY_SPANS),
     Missing(2**32 - 1, MANY_SPANS, EMOJI * 32),
@@ -189,7 +196,7 @@ def test_values_are_given_by_position_or_by_name() -> None:
     assert repr(named) == f"TransferComplete(transfer=7, digest='{'0' * 32}', delivered=True)"
 
 
-OPTIONAL = [(kind, name) for kind in EXAMPLES for name in kind.FIELDS.keys() - kind.WANTED]
+OPTIONAL = [(kind, name) for kind in EXAMPLES for name in sorted(kind.FIELDS.keys() - kind.WANTED)]
 
 
 @pytest.mark.parametrize(("kind", "name"), OPTIONAL)
@@ -264,6 +271,7 @@ LIMITS = [
     (FileStart, "block_size", 1, 2**63 - 1),
     (FileStart, "mode", 0, 0o777),
     (FileStart, "mtime", 0, 2**63 - 1),
+    (TransferComplete, "size", 0, 2**63 - 1),
     (Queued, "position", 1, 2**31),
     (FileReady, "transfer", 1, 2**32 - 1),
     (TransferComplete, "transfer", 1, 2**32 - 1),

@@ -45,13 +45,13 @@ EXAMPLES: dict[type[Message], Message] = {
     Attach: Attach("0123456789abcdef"),
     Attached: Attached(),
     FileStart: FileStart(
-        'große@Datei "1".bin', 1 << 40, 204800, "md5", "0" * 32, True, 0o640, 1_700_000_000 * 10**9
+        'große@Datei "1".bin', 1 << 40, 204800, "md5", "0" * 32, True, 0o640, 10**18, False
     ),
     Queued: Queued(3),
     FileReady: FileReady(7, ((0, 5), (6, 4294967296))),
     Rejected: Rejected("space", "not enough space"),
     Cancel: Cancel(),
-    TransferComplete: TransferComplete(7, MD5),
+    TransferComplete: TransferComplete(7, MD5, delivered=True, size=5),
     Verifying: Verifying(12345),
     Missing: Missing(7, ((1, 2), (3, 9)), Why.DAMAGED),
     Ping: Ping(),
