@@ -47,7 +47,12 @@ from lft.client.progress import Progress
 from lft.client.receipt import FailedIntegrityError, Receipt, Run
 from lft.client.rejected import EarlierAttemptError, raise_rejected
 from lft.client.source import Input
-from lft.client.standard_input import InterruptedSourceError, file_argument, open_source
+from lft.client.standard_input import (
+    STANDARD_INPUT,
+    InterruptedSourceError,
+    file_argument,
+    open_source,
+)
 from lft.client.streams import Streams
 from lft.client.upload import Block, Upload, block_size_for, reader_of
 from lft.clock import Deadline
@@ -587,14 +592,19 @@ def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     from lft.client.demo import run_demo  # noqa: PLC0415  (no other run needs it)
 
     path, *more = arguments.files or [DEFAULT_FILE]
-    if more:
-        raise UsageError("--demo takes one FILE")
+    if more or path == STANDARD_INPUT:
+        raise UsageError("--demo takes one FILE, which is no standard input")
 
     def send(settings: ClientSettings) -> Receipt:
         (receipt,) = send_files([path], settings, progress, reporter.report)
         return receipt
 
     run_demo(path, _settings(arguments), arguments.log_level, send, reporter.say)
+
+
+def _go_on(arguments: argparse.Namespace) -> str:
+    """Say that the same command would go on, where it would."""
+    return "" if STANDARD_INPUT in arguments.files else GO_ON
 
 
 def _run(arguments: argparse.Namespace, handler: BarSafeHandler, given: Collection[str]) -> int:
@@ -609,7 +619,8 @@ def _run(arguments: argparse.Namespace, handler: BarSafeHandler, given: Collecti
             reporter.sum_up()
     except TransferError as error:
         if error not in reporter.told:
-            log.error("%s%s", error, GO_ON if isinstance(error, ConnectionLostError) else "")
+            hint = _go_on(arguments) if isinstance(error, ConnectionLostError) else ""
+            log.error("%s%s", error, hint)
         return error.exit_code
     except OSError as error:  # of the demo's own files, say
         log.error("%s", error)
@@ -631,7 +642,7 @@ def main(argv: list[str] | None = None) -> int:
         code = _run(arguments, handler, given)
         ignore_signals()
     except Interrupt:
-        log.error("interrupted%s", GO_ON)
+        log.error("interrupted%s", _go_on(arguments))
         return Interrupt.exit_code
     return code
 

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import select
+import sys
 import threading
 from pathlib import Path
 
@@ -51,10 +52,8 @@ class StandardInput(Input):
         """Look at standard input and read nothing. Raises ``SourceError`` if it is closed."""
         super().__init__(name, MAX_FILE_SIZE)
         self._fd = descriptor
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            raise SourceError("standard input is closed") from None
+        if descriptor == DESCRIPTOR and sys.stdin is None:  # another file may have its number
+            raise SourceError("standard input is closed")
         self._waker = Waker()
         self._lock = threading.Lock()
         self._kept: dict[int, bytes] = {}  # by offset, in the order of the file
