@@ -52,7 +52,7 @@ class StandardInput(Input):
         """Look at standard input and read nothing. Raises ``SourceError`` if it is closed."""
         super().__init__(name, MAX_FILE_SIZE)
         self._fd = descriptor
-        if descriptor == DESCRIPTOR and sys.stdin is None:  # another file may have its number
+        if descriptor == DESCRIPTOR and _is_closed():
             raise SourceError("standard input is closed")
         self._waker = Waker()
         self._lock = threading.Lock()
@@ -142,3 +142,8 @@ class StandardInput(Input):
         """Release what was kept; standard input itself stays open."""
         self._waker.close()
         self._kept.clear()
+
+
+def _is_closed() -> bool:
+    """Return whether the program was started without standard input (``make_output_safe``)."""
+    return sys.stdin is None or sys.stdin.name == os.devnull
