@@ -9,6 +9,7 @@ from pathlib import Path
 
 import config
 from lft.files import read_full
+from lft.holes import next_data, zeros
 from protocol import SourceError
 
 
@@ -76,6 +77,8 @@ class Source(Input):
         self._proof: hashlib._Hash | None = None  # of the part that was read anew to show that
         self._proven = 0  # bytes of it
         self.size = self._facts.st_size
+        self._sparse = self._facts.st_blocks * 512 < self.size
+        self._hole = (0, -1)  # the one found last: its start and end
         try:
             if not self.size and self._has_more():
                 raise SourceError(f"{path}: says it is empty but is not; copy it to a regular file")
@@ -97,12 +100,23 @@ class Source(Input):
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``. Raises ``SourceError`` if the file is shorter."""
+        if self._sparse and self._is_hole(offset, offset + len(view)):
+            view[:] = zeros(len(view))
+            return
         try:
             size = read_full(self._fd, view, offset)
         except OSError as error:
             raise SourceError(f"{self._path}: {error.strerror}") from None
         if size < len(view):
             raise SourceError(f"{self._path}: became shorter while it was sent; send it again")
+
+    def _is_hole(self, start: int, end: int) -> bool:
+        """Return whether the disk has nothing there; asked once for each hole."""
+        hole_start, hole_end = self._hole
+        if not hole_start <= start <= hole_end:
+            found = next_data(self._fd, start)
+            self._hole = hole_start, hole_end = start, self.size if found is None else found
+        return end <= min(hole_end, os.fstat(self._fd).st_size)
 
     def head(self, length: int, algorithm: str) -> str:
         """Return the digest of the first ``length`` bytes, in hexadecimal."""

@@ -20,6 +20,7 @@ from lft.files import (
     read_full,
     sync_data,
 )
+from lft.holes import is_zero, make_hole
 from lft.store.attributes import open_again, take_access
 from lft.store.journal import Claims, Facts, Journal, NoJournal
 from lft.store.paths import (
@@ -235,12 +236,25 @@ class PartFile:
     # -- bytes
 
     def write(self, payload: memoryview, offset: int) -> None:
-        """Put ``payload`` at ``offset``. Raises ``StaleError`` for a file that is published."""
+        """Put ``payload`` at ``offset``; a hole, in place of zeros, where there can be one.
+
+        Raises ``StaleError`` for a file that is published.
+        """
         if self.published:
             raise StaleError
+        if is_zero(payload) and make_hole(self._fd, offset, len(payload)):
+            return
         while payload:
             written = os.pwrite(self._fd, payload, offset)
             payload, offset = payload[written:], offset + written
+
+    def dig(self, view: memoryview, offset: int) -> None:
+        """Have a hole where the file has the bytes of ``view``, if these are zeros.
+
+        A resume reserves space for all of the file anew, also where there was a hole.
+        """
+        if not self.published and is_zero(view):
+            make_hole(self._fd, offset, len(view))
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``. Raises ``OSError`` where the file has been cut short.
@@ -268,13 +282,10 @@ class PartFile:
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
-            self._warn_of_full_disk()
-
-    def _warn_of_full_disk(self) -> None:
-        if not self._told_full:
+            if not self._told_full:
+                log.warning("%s: disk full: blocks from here on could not be resumed later",
+                            self.facts.name)  # fmt: skip
             self._told_full = True
-            log.warning("%s: disk full: blocks from here on could not be resumed later",
-                        self.facts.name)  # fmt: skip
 
     def flush(self, proven: int = 0) -> None:
         """Bring the bytes written so far to the disk, and the journal's claims after them.
