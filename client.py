@@ -47,12 +47,7 @@ from lft.client.progress import Progress
 from lft.client.receipt import FailedIntegrityError, Receipt, Run
 from lft.client.rejected import EarlierAttemptError, raise_rejected
 from lft.client.source import Input
-from lft.client.standard_input import (
-    STANDARD_INPUT,
-    InterruptedSourceError,
-    file_argument,
-    open_source,
-)
+from lft.client.standard_input import STANDARD_INPUT, file_argument, interrupted, open_source
 from lft.client.streams import Streams
 from lft.client.upload import Block, Upload, block_size_for, reader_of
 from lft.clock import Deadline
@@ -268,8 +263,7 @@ class ClientSession:
             if source.repeatable:
                 raise  # the bar stays: the next session goes on with it
             self._progress.end()
-            advice = "standard input cannot be read again: run the whole command anew"
-            raise InterruptedSourceError(f"{source.name}: {error}; {advice}") from error
+            raise interrupted(source, error) from error
         except BaseException:
             self._progress.end()
             raise

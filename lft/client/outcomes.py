@@ -14,7 +14,7 @@ import config
 from config import ClientSettings
 from lft.client.interrupt import CancelledError
 from lft.client.receipt import FailedIntegrityError, Receipt, arrival_line, receipt_line
-from lft.client.standard_input import open_source
+from lft.client.standard_input import NAME, STANDARD_INPUT, open_source
 from lft.terminal import SUCCESS, printable, say, shorten
 from protocol import (
     AuthenticationError,
@@ -133,15 +133,23 @@ class Reporter:
     def report(self, path: Path, outcome: Outcome) -> None:
         """Tell what became of one file. Raises ``UsageError`` if standard output takes nothing."""
         self._count += 1
+        hint = "" if path == STANDARD_INPUT else GO_ON
+        path = self._named(path)
         if isinstance(outcome, Receipt):
             brief = outcome._replace(name=self._brief(outcome.name))
             log.info("%s", arrival_line(brief, self._settings, self._given), extra=SUCCESS)
         else:
             self._failed.append(self._brief(name_of(path)))
-            self._log(path, outcome)
+            self._log(path, outcome, hint)
         say((_json if self._as_json else _line)(path, outcome))
 
-    def _log(self, path: Path, error: TransferError) -> None:
+    def _named(self, path: Path) -> Path:
+        """Return what a file is called on the server, where that is not its own name."""
+        if path == STANDARD_INPUT or self._settings.name:
+            return Path((self._settings.name or NAME).replace("/", "_"))
+        return path
+
+    def _log(self, path: Path, error: TransferError, hint: str) -> None:
         """Log an error, once for all the files that it concerns."""
         if error in self.told:
             return
@@ -149,7 +157,7 @@ class Reporter:
         if isinstance(error, CancelledError):
             return  # the user knows
         what = f"{self._brief(str(path))} did not arrive" if self._both_seen else str(error)
-        log.error("%s%s", what, GO_ON if isinstance(error, ConnectionLostError) else "")
+        log.error("%s%s", what, hint if isinstance(error, ConnectionLostError) else "")
 
     def _brief(self, name: str) -> str:
         """Return a name for the log: where the line below has all of it, some of it will do."""

@@ -14,11 +14,12 @@ from pathlib import Path
 import config
 from lft.client.source import Input, Source
 from lft.wire.sockets import Waker
-from protocol import MAX_FILE_SIZE, SourceError
+from protocol import MAX_FILE_SIZE, ConnectionLostError, SourceError
 
 log = logging.getLogger("client")
 
-STANDARD_INPUT = Path("-")  # what stands for it among the files
+STANDARD_INPUT = Path("-")  # what stands for it among the files ...
+NAME = "stdin"  # ... and what it is called where no name is given
 DESCRIPTOR = 0
 
 
@@ -26,6 +27,12 @@ class InterruptedSourceError(SourceError):
     """The connection was lost, and what had been read of the source cannot be read again."""
 
     exit_code = 5
+
+
+def interrupted(source: Input, error: ConnectionLostError) -> InterruptedSourceError:
+    """Return what a lost connection means for a source that cannot be sent again."""
+    advice = "standard input cannot be read again: run the whole command anew"
+    return InterruptedSourceError(f"{source.name}: {error}; {advice}")
 
 
 def file_argument(text: str) -> Path:
@@ -36,7 +43,7 @@ def file_argument(text: str) -> Path:
 
 def open_source(path: Path, name: str | None) -> Input:
     """Open a file or standard input, to be sent as ``name``. Raises ``SourceError``."""
-    return StandardInput(name or "stdin") if path == STANDARD_INPUT else Source(path, name)
+    return StandardInput(name or NAME) if path == STANDARD_INPUT else Source(path, name)
 
 
 class StandardInput(Input):
