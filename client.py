@@ -8,9 +8,9 @@ file in order, hashes it and puts blocks into a queue. The senders of a pool, ea
 long-lived data connection, take blocks from it. The number of buffers is fixed, so memory is, too.
 
 Locks: ``BlockQueue`` has one for the queue and the idle senders, ``Upload`` has one for what was
-hashed and acknowledged, ``Compression`` has one for what is known of the last blocks, and
-``TokenBucket`` has one for its instant. Nothing blocks under any of them, and none is taken under
-another.
+hashed and acknowledged, ``Compression`` has one for what is known of the last blocks,
+``StandardInput`` has one for what it keeps, and ``TokenBucket`` has one for its instant. Nothing
+blocks under any of them, and none is taken under another.
 """
 
 from __future__ import annotations

@@ -161,9 +161,12 @@ class PartFile:
             raise ValueError("published, and moved or removed since")  # not ours to write to
 
     def set_size(self, size: int) -> None:
-        """Give the file its size. Raises ``OSError`` where the disk has no room for it."""
+        """Give the file its size. Raises ``OSError`` where the disk has no room for it.
+
+        One that grew as it came is here: what it lacks are holes.
+        """
         facts, own = os.statvfs(self._output), os.fstat(self._fd).st_blocks * 512
-        if size - own > facts.f_bavail * facts.f_frsize:
+        if size - own > facts.f_bavail * facts.f_frsize and not self.facts.unsized:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.truncate(self._fd, size)
         self.reserved = 0 if size and hasattr(os, "posix_fallocate") else size

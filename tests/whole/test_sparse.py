@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from client import send_files
 from config import BLOCK_SIZE, KB, MB
+from lft.client.standard_input import StandardInput
 from tests.support.accounts import PASSWORD, Serve, account
 from tests.support.files import md5, received
 from tests.support.local import ServerThread
@@ -100,3 +102,30 @@ def test_a_hole_that_is_filled_while_it_is_sent_is_noticed(
     with pytest.raises(Exception, match="changed while it was sent"):
         send_files([source], local.client())
     assert received(local.output) == []
+
+
+def test_a_pipe_of_zeros_ends_on_a_disk_that_became_full(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """33: its blocks are holes, and the last of them is there: nothing more is needed."""
+    ours, theirs = os.pipe()
+    monkeypatch.setattr("client.open_source", lambda path, name: StandardInput("x", ours))
+    real, active = os.statvfs, local.server.admission.active
+
+    def full(path: str) -> os.statvfs_result:
+        values = list(real(path))
+        values[4] = 0  # f_bavail
+        return os.statvfs_result(values)
+
+    with ThreadPoolExecutor(1) as pool, os.fdopen(theirs, "wb") as pipe:
+        sending = pool.submit(send_files, ["-"], local.client())
+        pipe.write(bytes(100 * BLOCK_SIZE))
+        pipe.flush()
+        eventually(lambda: any(one.verified_bytes > 80 * BLOCK_SIZE for one in active()))
+        monkeypatch.setattr(os, "statvfs", full)
+        pipe.close()
+        (receipt,) = sending.result()
+    os.close(ours)
+    (saved,) = received(local.output)
+    assert (receipt.bytes, saved.read_bytes()) == (100 * BLOCK_SIZE, bytes(100 * BLOCK_SIZE))
+    assert used(saved) <= 64 * KB
