@@ -124,7 +124,7 @@ DEMO_FILE_SIZE = 64 * MB  # of the sample that --demo makes
 # --- both sides: files of unknown size --------------------------------------------------------
 
 # Bytes that the client keeps of such a file until the server has verified them: they cannot be read
-# again. At 100 ms they let 500 MB/s through.
+# again. One window for each round trip: at 100 ms that is 640 MB/s at most.
 UNSIZED_WINDOW = 64 * MB
 UNSIZED_REPORT = 4 * MB  # verified bytes between two reports of the server to the client
 UNSIZED_AHEAD = 256 * MB  # how far behind what is verified a block may be: more than that window
