@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Collection, NamedTuple
 
 import config
 from config import ClientSettings
@@ -49,6 +49,7 @@ class Link:
         access: Access,
         round_trip: float = 0.0,
         compression: Compression | None = None,
+        features: Collection[str] = (),
     ) -> None:
         # fixed
         self.settings = settings
@@ -56,6 +57,7 @@ class Link:
         self.far = round_trip >= config.FAR
         self.loopback = is_loopback(str(access.address[0]))  # no network between us and the server
         self.compression = compression
+        self.features = features  # of the server
         self._access = access
         # with locks of their own
         self.bucket = TokenBucket(settings.limit) if settings.limit else None

@@ -16,7 +16,8 @@ from config import ClientSettings
 from lft.client.acknowledgements import Acknowledgements
 from lft.client.bottleneck import Spent
 from lft.client.repair_report import Repairs
-from lft.client.source import Source
+from lft.client.source import Input
+from lft.client.standard_input import StandardInput
 from lft.wire.sockets import Waker
 from protocol import Blocks, FileReady, RemoteProtocolError, Spans, TransferError
 
@@ -72,7 +73,7 @@ class Upload:
     """
 
     def __init__(
-        self, source: Source, algorithm: str, block_size: int, ready: FileReady, ring: Ring
+        self, source: Input, algorithm: str, block_size: int, ready: FileReady, ring: Ring
     ) -> None:
         # fixed
         self.source = source
@@ -98,9 +99,10 @@ class Upload:
         self.wire_bytes = 0  # of payload that were sent
 
     def _flags(self, held: Spans) -> bytearray:
-        if held and held[-1][1] > self.blocks.count:
+        count = self.blocks.count if self.source.sized else 0
+        if held and held[-1][1] > count:
             raise RemoteProtocolError("the server has blocks that the file does not have")
-        flags = bytearray(self.blocks.count)
+        flags = bytearray(count)
         for first, end in held:
             flags[first:end] = b"\1" * (end - first)
         return flags
@@ -131,6 +133,11 @@ class Upload:
         with self._lock:
             return self.all_hashed and not self._acks
 
+    @property
+    def known(self) -> int:
+        """How many blocks the server may ask for."""
+        return self.blocks.count if self.source.sized else self._hashed
+
     def check(self) -> None:
         """Raise the error that a thread of ours ran into."""
         with self._lock:
@@ -152,7 +159,8 @@ class Upload:
         Raises ``RemoteProtocolError`` for one that is asked for over and over.
         """
         with self._lock:
-            self._held[block] = 0
+            if block < len(self._held):
+                self._held[block] = 0
             if block >= self._hashed:
                 return False
             if block not in self._acks:
@@ -163,6 +171,7 @@ class Upload:
     def end(self) -> None:
         """Let every thread that still works for it stop."""
         self.over = True
+        self.source.stop()
         self.free.put(None)
 
     # -- the reader
@@ -176,7 +185,16 @@ class Upload:
         with self._lock:
             self._acks.expect(block)
             self._hashed = block + 1
-            return self._held[block] == 1
+            return self._holds(block)
+
+    def _holds(self, block: int) -> bool:
+        return self._held[block : block + 1] == b"\1"
+
+    def end_at(self, size: int) -> None:
+        """Take in that the source ends after ``size`` bytes, which nobody knew before."""
+        self.source.size = size
+        self.blocks = Blocks(size, self.blocks.block_size)
+        self._ring()
 
     # -- the senders
 
@@ -197,7 +215,7 @@ class Upload:
             if not self._acks.take(block):
                 return
             self.acknowledged += self.blocks.length(block)
-            self.carried += 0 if self._held[block] else self.blocks.length(block)
+            self.carried += 0 if self._holds(block) else self.blocks.length(block)
             done = self.all_hashed and not self._acks
         if done:
             self._ring()
@@ -356,6 +374,45 @@ class Reader(threading.Thread):
         if time.monotonic() >= self._look_at:
             self._upload.source.look()
             self._look_at = time.monotonic() + config.LOOK_AT_SOURCE
+
+
+class StreamReader(Reader):
+    """Reads what has an end that nobody knows before it comes."""
+
+    def __init__(
+        self, upload: Upload, source: StandardInput, blocks: BlockQueue, buffers: int
+    ) -> None:
+        super().__init__(upload, blocks, buffers)
+        self._source = source
+
+    def _read_block(self, index: int) -> bool:
+        memory = self._upload.free.get()
+        if memory is None or self._upload.over:
+            return False
+        spent, size = self._upload.spent, self._upload.blocks.block_size
+        view = (memory if len(memory) >= size else _pages(size))[:size]
+        spent.begin_read()
+        length = self._source.fill(view)
+        spent.end_read()
+        if self._upload.over:
+            return False
+        if length < size:
+            self._upload.end_at(index * size + length)
+            if not index and not length:
+                log.warning("%s: nothing came from standard input", self._upload.source.name)
+        if length:
+            began = time.monotonic()
+            self._upload.hash_block(index, view[:length])
+            spent.note_hashed(time.monotonic() - began)
+            self._blocks.put(Block(self._upload, index, view[:length]))
+        return length == size
+
+
+def reader_of(upload: Upload, blocks: BlockQueue, buffers: int) -> Reader:
+    """Make the reader that fits the source."""
+    if isinstance(upload.source, StandardInput):
+        return StreamReader(upload, upload.source, blocks, buffers)
+    return Reader(upload, blocks, buffers)
 
 
 def _pages(size: int) -> memoryview:

@@ -321,6 +321,8 @@ class Transfer:
         right = self.hash.add(buffer.view) == item.digest
         with self._lock:
             right = self._map.judge(item, right=right)
+        if right and not item.sent:  # no worker writes it any more
+            part.dig(buffer.view, self.blocks.offset(item.block))
         buffer.release()
         if not right:
             self.hash.take_back()
@@ -380,5 +382,6 @@ class Transfer:
         """Return the verdict for a file published as ``name``, and where the time went."""
         with self._lock:
             seconds = self.hash.seconds, self._wrote_for / self._streams, self._held_back.seconds
-        times = (round(1000 * one) for one in seconds)
-        return IntegrityOk(name, self.blocks.size, self.digest, self._map.resent, True, *times)
+        hashing, disk, limited = (round(1000 * one) for one in seconds)
+        size, resent = self.blocks.size, self._map.resent
+        return IntegrityOk(name, size, self.digest, resent, True, hashing, disk, limited)
