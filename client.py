@@ -8,9 +8,9 @@ file in order, hashes it and puts blocks into a queue. The senders of a pool, ea
 long-lived data connection, take blocks from it. The number of buffers is fixed, so memory is, too.
 
 Locks: ``BlockQueue`` has one for the queue and the idle senders, ``Upload`` has one for what was
-hashed and acknowledged, ``Compression`` has one for what is known of the last blocks, and
-``TokenBucket`` has one for its instant. Nothing blocks under any of them, and none is taken under
-another.
+hashed and acknowledged, ``Compression`` has one for what is known of the last blocks,
+``StandardInput`` has one for what it keeps, and ``TokenBucket`` has one for its instant. Nothing
+blocks under any of them, and none is taken under another.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Collection, Iterator, Sequence
 import config
 from config import ClientSettings
 from lft.accounts.passwords import read_password
-from lft.client.bar import CHECKING, READING, SENDING, VERIFYING, progress_shown
+from lft.client.announcement import announcement, check_files, check_server
+from lft.client.bar import CHECKING, INPUT, READING, SENDING, VERIFYING, progress_shown
 from lft.client.commandline import DEFAULT_FILE, parse, settings_of
 from lft.client.connect import connect, log_in, tls_context
 from lft.client.interrupt import CancelledError, Interrupt, ignore_signals, raise_on_signals
@@ -45,9 +46,10 @@ from lft.client.patience import Patience, Watch, way_on
 from lft.client.progress import Progress
 from lft.client.receipt import FailedIntegrityError, Receipt, Run
 from lft.client.rejected import EarlierAttemptError, raise_rejected
-from lft.client.source import Source
+from lft.client.source import Input
+from lft.client.standard_input import STANDARD_INPUT, interrupted, open_source
 from lft.client.streams import Streams
-from lft.client.upload import Block, Reader, Upload, block_size_for
+from lft.client.upload import Block, Upload, block_size_for, reader_of
 from lft.clock import Deadline
 from lft.files import keep_own_rights
 from lft.options import format_size
@@ -55,10 +57,10 @@ from lft.terminal import BarSafeHandler, make_output_safe, printable, setup_logg
 from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
 from protocol import (
+    PRESERVE,
     Cancel,
     ConnectionLostError,
     FileReady,
-    FileStart,
     Goodbye,
     IntegrityError,
     IntegrityFailed,
@@ -111,6 +113,7 @@ def send_files(
     them below ``protocol.TransferError``; ``TypeError`` for ``paths`` that are no paths.
     """
     outcomes, progress = Outcomes(paths, report), progress or Progress()
+    check_files(outcomes.paths, settings)
     try:
         outcomes.note_unreadable()
         if outcomes.left:
@@ -193,7 +196,9 @@ def _log_in(
 
         compression = agree_on_compression(hello.features, settings.streams or config.STREAMS)
     access = Access(*coordinator.address, welcome.token, tls)
-    return Link(settings, access, coordinator.tcp.round_trip, compression)
+    if settings.preserve and PRESERVE not in hello.features:
+        log.warning("the server is too old to keep permission bits and times")
+    return Link(settings, access, coordinator.tcp.round_trip, compression, hello.features)
 
 
 class Told(enum.IntEnum):
@@ -217,6 +222,7 @@ class ClientSession:
         self._progress = progress
         self._patience = patience
         self._waker = Waker()
+        self._sign_of_life = Deadline(config.SIGN_OF_LIFE)
 
     def start(self) -> None:
         """Start the senders."""
@@ -237,14 +243,17 @@ class ClientSession:
 
     def send(self, path: Path) -> Receipt:
         """Send one file and return its receipt. Raises below ``TransferError``."""
-        source = Source(path)
+        source = open_source(path, self._settings.name)
         self._patience.begin_attempt()
         try:
-            self._progress.begin(source.name, source.size)
+            self._progress.begin(source.name, source.size if source.sized else None)
             upload = self._announce(source)
             receipt = self._send_upload(upload)
-        except ConnectionLostError:
-            raise  # the bar stays: the next session goes on with it
+        except ConnectionLostError as error:
+            if source.repeatable:
+                raise  # the bar stays: the next session goes on with it
+            self._progress.end()
+            raise interrupted(source, error) from error
         except BaseException:
             self._progress.end()
             raise
@@ -255,15 +264,20 @@ class ClientSession:
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
         return receipt
 
-    def _announce(self, source: Source) -> Upload:
+    def _announce(self, source: Input) -> Upload:
         """Announce a file and wait until the server is ready for it.
 
         An earlier attempt may have other blocks or a stronger digest: then it goes on with those.
         """
         if self._coordinator.state is not State.READY:
             raise ConnectionLostError("the server did not say that the last file is given up")
+        check_server(source, self._link.features)
         self._progress.phase("waiting")
-        size, digest = self._block_size(source), self._settings.digest
+        known = source.size if source.sized else 0
+        size, digest = (
+            block_size_for(known, self._settings, far=self._link.far),
+            self._settings.digest,
+        )
         resume = self._settings.resume or self._patience.achieved  # at least what we sent ourselves
         try:
             return self._announce_as(source, size, digest, resume=resume)
@@ -277,26 +291,25 @@ class ClientSession:
                                      source.name, earlier.digest)  # fmt: skip
             return self._announce_as(source, earlier.block_size, earlier.digest, resume=True)
 
-    def _block_size(self, source: Source) -> int:
-        return block_size_for(source.size, self._settings, far=self._link.far)
-
-    def _announce_as(self, source: Source, size: int, digest: str, *, resume: bool) -> Upload:
-        head = source.head(size, digest)
-        self._coordinator.send(FileStart(source.name, source.size, size, digest, head, resume))
-        self._patience.note_begun(source.name)
+    def _announce_as(self, source: Input, size: int, digest: str, *, resume: bool) -> Upload:
+        settings, features = self._settings, self._link.features
+        start = announcement(source, size, settings, features, digest=digest, resume=resume)
+        self._coordinator.send(start)
+        can_go_on = source.name if source.sized else ""
+        self._patience.note_begun(can_go_on)
         position, told = 0, Deadline(0)
         while True:
             message = self._answer()
             if isinstance(message, FileReady):
                 upload = Upload(source, digest, size, message, self._waker.ring)
-                self._patience.note_begun(source.name)
+                self._patience.note_begun(can_go_on)
                 self._patience.note_there(upload.resumed_bytes)
                 self._tell_resumed(upload)
                 return upload
             self._patience.note_progress()
             if isinstance(message, Queued):
                 first = message.position == 1  # or it begins
-                self._patience.note_begun(source.name if first else "")
+                self._patience.note_begun(can_go_on if first else "")
                 if message.position != position and told.passed:
                     position, told = message.position, Deadline(config.QUEUED_EVERY)
                     coordinator_log.info("waiting for our turn: position %d", position)
@@ -324,7 +337,7 @@ class ClientSession:
     def _send_upload(self, upload: Upload) -> Receipt:
         """Have a file read, sent and judged; in any case no thread works for it afterwards."""
         together = upload.run_length if self._link.takes_runs else 1
-        reader = Reader(upload, self._link.queue, self._streams.most * together)
+        reader = reader_of(upload, self._link.queue, self._streams.most * together)
         try:
             reader.start()
             return self._supervise(upload)
@@ -360,6 +373,8 @@ class ClientSession:
                     return receipt
             self._streams.adapt(upload)
             verified = message.verified if isinstance(message, Verifying) else 0
+            upload.source.release(max(verified, watch.verified))
+            self._show_life(upload, watch)
             if watch.note(upload.acknowledged, verified):
                 self._patience.note_progress(watch.acknowledged, watch.verified)
             self._show(upload, watch, told)
@@ -370,7 +385,8 @@ class ClientSession:
         """Move the bar."""
         upload.spent.note_turn()
         phase = CHECKING if upload.checking else SENDING
-        phase = READING if upload.spent.read_hangs else phase
+        if upload.spent.read_hangs and (upload.source.sized or upload.source.waiting):
+            phase = READING if upload.source.sized else INPUT
         self._progress.phase(VERIFYING if told is Told.DELIVERED else phase)
         sent = self._patience.sent_bytes + upload.carried
         self._progress.move(watch.acknowledged, sent, watch.verified)
@@ -385,8 +401,18 @@ class ClientSession:
         if not upload.source.prove_unchanged(upload.digests.algorithm, digest):
             self._waker.ring()  # go on with that, after a look at what the server says
             return told
-        self._coordinator.send(TransferComplete(upload.number, digest, delivered))
+        complete = TransferComplete(upload.number, digest, delivered)
+        sized = upload.source.sized
+        self._coordinator.send(complete if sized else complete.replace(size=upload.source.size))
         return state
+
+    def _show_life(self, upload: Upload, watch: Watch) -> None:
+        """While the source has nothing for us, tell the server that we live; it is our turn."""
+        if upload.source.waiting:
+            watch.note_waiting()
+            if self._sign_of_life.passed and not self._coordinator.unsent:
+                self._sign_of_life.put_off()
+                self._coordinator.send(Pong())
 
     def _hear(self) -> Message | None:
         """Wait a moment for the server or a thread of ours; return the message that came, if any.
@@ -408,7 +434,7 @@ class ClientSession:
 
     def _send_again(self, upload: Upload, message: Missing) -> None:
         for first, end in message.blocks:
-            if end > upload.blocks.count:
+            if end > upload.known:
                 raise RemoteProtocolError("the server asks for a block that the file does not have")
             upload.repairs.tell(first, end, message.reason)
             again = [index for index in range(first, end) if upload.ask_again(index)]
@@ -429,6 +455,9 @@ class ClientSession:
         if (message.digest, message.size) != (upload.digests.hexdigest(), upload.source.size):
             raise RemoteProtocolError("the server's verdict is about another file")
         upload.repairs.tell_success()
+        if message.kept is False:
+            log.warning("%s: the server's file system does not keep permission bits and time",
+                        upload.source.name)  # fmt: skip
         if upload.source.grew:
             log.warning("%s grew while it was sent: its first %s arrived",
                         upload.source.name, format_size(upload.source.size))  # fmt: skip
@@ -480,8 +509,8 @@ def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     from lft.client.demo import run_demo  # noqa: PLC0415  (no other run needs it)
 
     path, *more = arguments.files or [DEFAULT_FILE]
-    if more:
-        raise UsageError("--demo takes one FILE")
+    if more or path == STANDARD_INPUT:
+        raise UsageError("--demo takes one FILE, which is no standard input")
 
     def send(settings: ClientSettings) -> Receipt:
         (receipt,) = send_files([path], settings, progress, reporter.report)

@@ -144,6 +144,15 @@ STILL = 5.0  # seconds without progress before the bar says so: a slow link need
 SUSPENDED = 2.0  # seconds without a turn of the main loop, which has ten a second: it was stopped
 DEMO_FILE_SIZE = 64 * MB  # of the sample that --demo makes
 
+# --- both sides: files of unknown size --------------------------------------------------------
+
+# Bytes that the client keeps of such a file until the server has verified them: they cannot be read
+# again. One window for each round trip: at 100 ms that is 640 MB/s at most.
+UNSIZED_WINDOW = 64 * MB
+UNSIZED_REPORT = 4 * MB  # verified bytes between two reports of the server to the client
+UNSIZED_AHEAD = 256 * MB  # how far behind what is verified a block may be: more than that window
+SIGN_OF_LIFE = 10.0  # seconds between two signs of a client that waits for its source
+
 # --- the client: compression --------------------------------------------------------------------
 
 # Two levels of each codec: in a hurry, and with time to spare. Of text the higher one leaves 5 to
@@ -415,6 +424,8 @@ class ClientSettings(Record):
     # TCP's congestion control, on links with a long round trip; "" leaves it to the system.
     congestion: str = field(*_text("text", 0), default=CONGESTION)
     compress: bool = flag(default=False)  # compress blocks where the link is slower than that
+    preserve: bool = flag(default=False)  # keep permission bits and the time of the last change
+    name: str | None = field(*_or_none(_text("a file name")), default=None)  # on the server
 
 
 class ServerSettings(Record):

@@ -87,7 +87,7 @@ import enum
 import re
 from typing import Any, ClassVar, Tuple
 
-from lft.records import Record, dataclass_transform, field, flag, whole
+from lft.records import LEFT_OUT, Record, dataclass_transform, field, flag, whole
 
 VERSION = 3
 MAX_CONTROL_FRAME = 64 * 1024
@@ -98,6 +98,8 @@ MAX_MILLISECONDS = 2**53
 MAX_SPANS = 2000  # in one MISSING or FILE_READY: so many fit into a frame
 DIGEST_SIZES = {"md5": 16, "sha256": 32}  # the names for --digest, and the bytes of each
 SCRAM = "SCRAM-SHA-256"
+UNSIZED = "unsized"  # a feature of a server: it takes files whose size is not known yet
+PRESERVE = "preserve"  # a feature of a server: a file keeps its permission bits and its time
 EARLIER = "earlier"  # a feature, and the code of a REJECTED whose reason is "block-size digest"
 TOKEN = "TOKEN"  # noqa: S105  (the mechanism of a login that shows a token)
 Spans = Tuple[Tuple[int, int], ...]  # half-open ranges of block indexes, ascending, not touching
@@ -295,7 +297,10 @@ class FileStart(Message, verb="FILE_START"):
     """Announce a file: its name without folders, sizes in bytes, the name of the digest.
 
     ``head`` is the digest of the first block, which is empty if the file is; ``resume`` says
-    whether to go on with what an earlier attempt left.
+    whether to go on with what an earlier attempt left. With *preserve* there may be permission
+    bits, and the time of the last change in nanoseconds since 1970. With *unsized* and that field
+    true, only TRANSFER_COMPLETE tells the size: until then ``size`` is 0, and ``head`` the digest
+    of nothing. A block that is short is the last one.
     """
 
     name: str = _text()
@@ -304,6 +309,9 @@ class FileStart(Message, verb="FILE_START"):
     digest: str = _text(1, 16)
     head: str = _digest()
     resume: bool = flag()
+    mode: int | None = whole(0, 0o777, default=LEFT_OUT)
+    mtime: int | None = whole(0, MAX_FILE_SIZE, default=LEFT_OUT)
+    unsized: bool | None = flag(default=LEFT_OUT)
 
 
 class Queued(Message, verb="QUEUED"):
@@ -333,12 +341,14 @@ class Cancel(Message, verb="CANCEL"):
 class TransferComplete(Message, verb="TRANSFER_COMPLETE"):
     """Say that all blocks have been read; ``digest`` is that of the whole file.
 
-    With ``delivered`` all have been acknowledged, too: what the server lacks now is lost.
+    With ``delivered`` all have been acknowledged, too: what the server lacks now is lost. ``size``
+    is there if FILE_START could not tell it.
     """
 
     transfer: int = whole(1, 2**32 - 1)
     digest: str = _digest()
     delivered: bool = flag(default=True)
+    size: int | None = whole(0, MAX_FILE_SIZE, default=LEFT_OUT)
 
 
 class Verifying(Message, verb="VERIFYING"):
@@ -375,7 +385,8 @@ class Pong(Message, verb="PONG"):
 class IntegrityOk(Message, verb="INTEGRITY_OK"):
     """Give the receipt: the file stands under ``saved_as`` in the output directory.
 
-    The last three are milliseconds: of hashing, of waiting for the disk, of pauses for a limit.
+    Three are milliseconds: of hashing, of waiting for the disk, of pauses for a limit. ``kept``
+    answers ``mode`` and ``mtime``: whether the file has them.
     """
 
     saved_as: str = _text(1)
@@ -386,6 +397,7 @@ class IntegrityOk(Message, verb="INTEGRITY_OK"):
     hashing: int = whole(0, MAX_MILLISECONDS, default=0)
     disk: int = whole(0, MAX_MILLISECONDS, default=0)
     limited: int = whole(0, MAX_MILLISECONDS, default=0)
+    kept: bool | None = flag(default=LEFT_OUT)
 
 
 class IntegrityFailed(Message, verb="INTEGRITY_FAILED"):
@@ -555,6 +567,10 @@ class Blocks:
         self.size = size
         self.block_size = block_size
         self.count = -(-size // block_size)  # rounded up: none for an empty file
+
+    def has(self, index: int, length: int) -> bool:
+        """Whether there is a block ``index`` of ``length`` bytes."""
+        return index < self.count and length == self.length(index)
 
     def offset(self, index: int) -> int:
         """Return the position of block ``index`` in the file."""

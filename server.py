@@ -64,6 +64,7 @@ from lft.server.receiving import Receiving
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Next, Peer, Registry
 from lft.server.signals import heed_signals, ignore_signals
+from lft.server.unsized import UnsizedTransfer
 from lft.server.verification import Verification
 from lft.server.watchdog import Watchdog
 from lft.server.work_queue import WorkQueue
@@ -73,6 +74,8 @@ from lft.terminal import make_output_safe, printable, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.listeners import listen
 from protocol import (
+    PRESERVE,
+    UNSIZED,
     VERSION,
     Attach,
     AuthenticationError,
@@ -210,7 +213,7 @@ class Answers:
             raise RemoteProtocolError(reason, "version")
         peer.features = message.features
         bound = () if peer.binding is None else (SCRAM_PLUS,)
-        peer.connection.send(Hello(VERSION, FEATURES + bound))
+        peer.connection.send(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED, *bound)))
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:
         self._receiving.attach(peer, message.token)
@@ -226,6 +229,8 @@ class Answers:
     def _on_transfer_complete(self, peer: Peer, message: TransferComplete) -> None:
         transfer = self._lifecycle.current(peer.session, message.transfer)
         if transfer:  # otherwise it crossed our REJECTED or INTEGRITY_FAILED
+            if isinstance(transfer, UnsizedTransfer):
+                self._lifecycle.run(lambda _: transfer.end_at(message.size), transfer)
             self._verification.complete(transfer, message.digest, delivered=message.delivered)
 
     def _on_cancel(self, peer: Peer, _message: Cancel) -> None:

@@ -50,11 +50,12 @@ def flush_directory(path: Path) -> None:
         flush_descriptor(descriptor)
 
 
-def adopt_access(file: int, directory: int) -> None:
+def adopt_access(file: int, directory: int, most: int = 0o666) -> bool:
     """Give an open file the group and the rights of a file that is made in ``directory``.
 
     It was made elsewhere: without this, the group of a set-gid directory and a default ACL (acl(5))
-    would not hold for it. Where the system does not let us, the file keeps what it has.
+    would not hold for it; of an ACL's rights it gets ``most``. Where the system does not let us,
+    the file keeps what it has. Returns whether there is an ACL.
     """
     facts = os.fstat(directory)
     with contextlib.suppress(OSError):
@@ -63,7 +64,9 @@ def adopt_access(file: int, directory: int) -> None:
     with contextlib.suppress(OSError, AttributeError):  # no default ACL, or no ACLs at all
         acl = os.getxattr(directory, "system.posix_acl_default")
         os.setxattr(file, "system.posix_acl_access", acl)
-        os.fchmod(file, stat.S_IMODE(os.fstat(file).st_mode) & 0o666)  # never executable
+        os.fchmod(file, stat.S_IMODE(os.fstat(file).st_mode) & most)
+        return True
+    return False
 
 
 def read_full(descriptor: int, view: memoryview, offset: int) -> int:

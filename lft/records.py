@@ -16,7 +16,8 @@ else:  # it means something to type checkers only
         return lambda cls: cls
 
 
-_REQUIRED = object()
+_REQUIRED = object()  # in place of a default, as is the next one ...
+LEFT_OUT = object()  # ... of a value that may be missing, on the wire too: it reads as None then
 Check = Callable[[Any], bool]
 _Record = TypeVar("_Record", bound="Record")
 
@@ -83,12 +84,16 @@ class Record:
     """
 
     FIELDS: ClassVar[dict[str, Field]] = {}
+    WANTED: ClassVar[set[str]] = set()  # the names of those that every record has
     __dataclass_fields__: ClassVar[Any] = _DataclassFields()
 
     def __init_subclass__(cls) -> None:
         own = [(name, vars(cls)[name]) for name in cls.__annotations__ if name in vars(cls)]
         cls.FIELDS = {name: item if isinstance(item, Field) else unchecked(default=item)
                       for name, item in own}  # fmt: skip
+        cls.WANTED = {name for name, item in cls.FIELDS.items() if item.default is not LEFT_OUT}
+        for name in cls.FIELDS.keys() - cls.WANTED:
+            setattr(cls, name, None)
 
     def __init__(self, *values: Any, **named: Any) -> None:
         """Take the values by position or by name. ``ValueError`` says which one is wrong."""
@@ -99,6 +104,8 @@ class Record:
             raise TypeError(f"{type(self).__name__} takes {', '.join(self.FIELDS) or 'nothing'}")
         for name, item in self.FIELDS.items():
             value = given.get(name, item.default)
+            if value is LEFT_OUT:
+                continue
             if not item.accepts(value):
                 raise ValueError(f"{name} must be {item.wants}")
             vars(self)[name] = value
@@ -116,8 +123,8 @@ class Record:
         return hash((type(self), *vars(self).values()))
 
     def __repr__(self) -> str:
-        shown = [name for name, item in self.FIELDS.items() if item.shown]
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        shown = [(name, value) for name, value in vars(self).items() if self.FIELDS[name].shown]
+        values = ", ".join(f"{name}={value!r}" for name, value in shown)
         return f"{type(self).__name__}({values})"
 
     def replace(self: _Record, **changes: Any) -> _Record:

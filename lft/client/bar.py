@@ -20,7 +20,8 @@ CHECKING = "checking what is there"
 SENDING = "sending"
 VERIFYING = "verifying"
 READING = "reading from the disk"  # which takes long
-AWAY = ("connecting", "waiting")  # in these phases nothing of a file moves
+INPUT = "waiting for input"  # the program before us is busy
+AWAY = ("connecting", "waiting", INPUT)  # in these phases nothing of a file moves
 
 NAME_LEAST = BAR_LEAST = 8  # columns that a name and the bar keep; the bar gets what is left over
 BAR_SHARE = 8  # of a wide line a long name leaves this part to the bar: an eighth
@@ -33,7 +34,7 @@ class Shown(Progress):
         self._journey: Journey | None = None
         self._phase = ""
 
-    def begin(self, name: str, size: int) -> None:
+    def begin(self, name: str, size: int | None) -> None:
         """Take up a file, or go on with it in another session."""
         journey = self._journey
         if journey is None or (journey.name, journey.size) != (printable(name), size):
@@ -63,7 +64,7 @@ class Bar(Shown):
         self._drawn_at = 0.0
         self._gap = "..." if wants_words(sys.stderr) else "…"
 
-    def begin(self, name: str, size: int) -> None:
+    def begin(self, name: str, size: int | None) -> None:
         super().begin(name, size)
         self._draw()
 
@@ -95,7 +96,7 @@ class Bar(Shown):
 class Lines(Shown):
     """A line in the log now and then: for each tenth of a file, and not more than one a minute."""
 
-    def begin(self, name: str, size: int) -> None:
+    def begin(self, name: str, size: int | None) -> None:
         super().begin(name, size)
         self._told_at, self._told = time.monotonic(), 0.0
 
@@ -108,10 +109,11 @@ class Lines(Shown):
         journey = self._journey
         assert journey
         still = journey.still_for >= config.LINE_INTERVAL
-        if journey.part - self._told >= config.LINE_PART or still:
+        if journey.size is None or journey.part - self._told >= config.LINE_PART or still:
             self._told_at, self._told = time.monotonic(), journey.part
             details = " ".join(next(details_of(journey, self._phase)).split())
-            log.info("%s %s: %d %%, %s", self._phase, journey.name, 100 * journey.part, details)
+            percent = "" if journey.size is None else f"{int(100 * journey.part)} %, "
+            log.info("%s %s: %s%s", self._phase, journey.name, percent, details)
 
 
 def progress_shown(handler: BarSafeHandler, *, quiet: bool) -> Progress:
@@ -139,7 +141,9 @@ def texts_of(journey: Journey, phase: str, width: int, gap: str = "…") -> tupl
     for word, details in _choices(journey, phase):
         before = f"{word} " if word else ""
         middle, after = f": {100 * journey.part:3.0f}%|", f"| {details}" if details else "|"
-        if journey.part < 1:  # 100 means all of it
+        if journey.size is None:
+            middle, after = ": ", f" {details}"
+        elif journey.part < 1:  # 100 means all of it
             middle = f": {min(99, int(100 * journey.part)):3}%|"
         room = width - len(before) - len(middle) - len(after)
         if room >= min(columns_of(journey.name), NAME_LEAST) + BAR_LEAST:
@@ -170,6 +174,10 @@ def details_of(journey: Journey, phase: str) -> Iterator[str]:
     elif phase == SENDING and journey.rate:
         rate = f"{format_size(journey.rate)}/s".rjust(10)
         left = f"{_clock(journey.seconds_left):>5} left"
+        if journey.size is None:
+            yield f"{amount}, {rate}"
+            yield amount
+            return
         yield f"{amount}, {rate}, {left}"
         yield f"{rate}, {left}"
         yield left
@@ -179,8 +187,10 @@ def details_of(journey: Journey, phase: str) -> Iterator[str]:
         yield amount
 
 
-def _amount(at: int, size: int) -> str:
+def _amount(at: int, size: int | None) -> str:
     """Return how much of how much, in one unit: ``10.2/30.0 MB``."""
+    if size is None:
+        return format_size(at)
     number, unit = format_size(size).split()
     part = f"{at}" if unit.startswith("byte") else f"{at / (size / float(number)):.1f}"
     return f"{part:>{len(number)}}/{number} {unit}"

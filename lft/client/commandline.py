@@ -9,6 +9,7 @@ import config
 from config import ClientSettings
 from lft.accounts.passwords import PASSWORD_VARIABLE
 from lft.addresses import one_port, split_place
+from lft.client.standard_input import file_argument
 from lft.commandline import Parser, adder
 from lft.options import (
     add_log_level,
@@ -98,8 +99,14 @@ def _parser() -> Parser:
 
 def _add_what(parser: Parser) -> None:
     add = adder(parser, "what to send")
-    add("files", nargs="*", type=Path, metavar="FILE",
-        help=f"a file, or several ({DEFAULT_FILE})")
+    add("files", nargs="*", type=file_argument, metavar="FILE",
+        help=f"a file, or several ({DEFAULT_FILE}); - is standard input, up to its end: it cannot "
+        "be resumed, and that the program before it failed is seen only with the shell's pipefail")
+    add("--name", metavar="NAME",
+        help="what the file is called on the server (its own name; stdin for standard input)")
+    add("--preserve", action="store_true",
+        help="keep permission bits, those that the server's umask allows, and the time of the last "
+        "change; otherwise the file has the server's usual rights and the time of its arrival")
     add("--demo", action="store_true",
         help="try it out: start a server on this machine, send it a sample file, compare the two "
         "files, stop the server")

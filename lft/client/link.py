@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Collection, NamedTuple
 
 import config
 from config import ClientSettings
@@ -49,6 +49,7 @@ class Link:
         access: Access,
         round_trip: float = 0.0,
         compression: Compression | None = None,
+        features: Collection[str] = (),
     ) -> None:
         # fixed
         self.settings = settings
@@ -59,6 +60,7 @@ class Link:
         # a stream, and a compressed one should leave when it is done
         self.takes_runs = not (self.far or settings.limit or compression)
         self.compression = compression
+        self.features = features  # of the server
         self._access = access
         # with locks of their own
         self.bucket = TokenBucket(settings.limit) if settings.limit else None

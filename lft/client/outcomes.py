@@ -15,7 +15,7 @@ from config import ClientSettings
 from lft.client.interrupt import CancelledError
 from lft.client.patience import way_on
 from lft.client.receipt import FailedIntegrityError, Receipt, arrival_line, receipt_line
-from lft.client.source import Source
+from lft.client.standard_input import NAME, STANDARD_INPUT, open_source
 from lft.terminal import SUCCESS, printable, say, shorten
 from protocol import (
     AuthenticationError,
@@ -68,6 +68,11 @@ class Outcomes:
         return len(self._left)
 
     @property
+    def paths(self) -> list[Path]:
+        """The files that are still to be sent."""
+        return list(self._left)
+
+    @property
     def next(self) -> Path:
         """The file whose turn it is."""
         return self._left[0]
@@ -86,7 +91,7 @@ class Outcomes:
         """Note the files at the front that cannot be read; warn of others, whose turn comes."""
         for path in list(self._left):
             try:
-                Source(path).close()
+                open_source(path, None).close()
             except SourceError as error:
                 if path is self._left[0]:
                     self.note(error)
@@ -127,6 +132,7 @@ class Reporter:
     def report(self, path: Path, outcome: Outcome) -> None:
         """Tell what became of one file. Raises ``UsageError`` if standard output takes nothing."""
         self._count += 1
+        path = self._named(path)
         if isinstance(outcome, Receipt):
             brief = outcome._replace(name=self._brief(outcome.name))
             log.info("%s", arrival_line(brief, self._settings, self._given), extra=SUCCESS)
@@ -134,6 +140,12 @@ class Reporter:
             self._failed.append(self._brief(name_of(path)))
             self._log(path, outcome)
         say((_json if self._as_json else _line)(path, outcome))
+
+    def _named(self, path: Path) -> Path:
+        """Return what a file is called on the server, where that is not its own name."""
+        if path == STANDARD_INPUT or self._settings.name:
+            return Path((self._settings.name or NAME).replace("/", "_"))
+        return path
 
     def _log(self, path: Path, error: TransferError) -> None:
         """Log an error, once for all the files that it concerns."""

@@ -158,6 +158,10 @@ class Watch:
         """Note that the server said something, or that it is not its turn."""
         self._sign.put_off()
 
+    def note_waiting(self) -> None:
+        """Note that the source has nothing to send just now, which may last."""
+        self._progress.put_off()
+
     def note(self, acknowledged: int, verified: int) -> bool:
         """Note how far the file is, as was said last; return whether that is news.
 

@@ -11,8 +11,11 @@ from lft.clock import WakingClock
 class Progress:
     """Is told how a transfer goes, and does nothing with it. ``lft.client.bar`` shows it."""
 
-    def begin(self, name: str, size: int) -> None:
-        """Take up a file of ``size`` bytes, or go on with it in another session."""
+    def begin(self, name: str, size: int | None) -> None:
+        """Take up a file of ``size`` bytes, or go on with it in another session.
+
+        ``None`` is a size that is not known yet.
+        """
 
     def phase(self, phase: str) -> None:
         """Note what happens now: connecting, waiting, checking, sending, verifying."""
@@ -54,7 +57,7 @@ class Journey:
     that of a check of what is there already, nor that in which this process was suspended.
     """
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, size: int | None) -> None:
         self.name = name
         self.size = size
         self.at = 0  # bytes that the server has
@@ -81,7 +84,9 @@ class Journey:
 
     @property
     def part(self) -> float:
-        """The part of the file that the server has: 0 to 1."""
+        """The part of the file that the server has: 0 to 1; 0 where nobody knows its size."""
+        if self.size is None:
+            return 0.0
         return self.at / self.size if self.size else 1.0
 
     @property
@@ -93,7 +98,7 @@ class Journey:
     def seconds_left(self) -> float | None:
         """The seconds until all of it will be there; ``None`` where that is not known."""
         rate = self._steady.rate
-        return (self.size - self.at) / rate if rate else None
+        return (self.size - self.at) / rate if rate and self.size is not None else None
 
     @property
     def still_for(self) -> float:

@@ -46,6 +46,7 @@ class Receipt(NamedTuple):
     bottleneck: str  # what most of the time went into: see ``Spent``; "" where it does not help
     wire_bytes: int
     sent_bytes: int
+    preserved: bool = False  # whether the file has the permission bits and the time of the source
 
     @classmethod
     def of(
@@ -79,6 +80,7 @@ class Receipt(NamedTuple):
             else "",
             wire_bytes=run.wire_bytes,
             sent_bytes=run.sent_bytes,
+            preserved=bool(verdict and verdict.kept),
         )
 
 

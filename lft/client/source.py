@@ -1,4 +1,4 @@
-"""The input file."""
+"""What is sent: an input file, or anything that can be read like one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,72 @@ from typing import Sequence
 
 import config
 from lft.files import read_run
+from lft.holes import next_data, zeros
 from protocol import SourceError
 
 
-class Source:
+class Input:
+    """What a client sends. Any thread may call any method, unless a docstring says otherwise."""
+
+    sized = True  # whether the size is known before the end
+    grew = False  # whether more was added while it was sent, and nothing else happened
+    waiting = False  # whether the reader waits for more of it to come
+
+    def __init__(self, name: str, size: int = 0) -> None:
+        self.name = os.fsencode(name).decode("utf-8", "replace")  # as text that has a UTF-8 form
+        self.size = size  # bytes; a bound that no file reaches until it is known
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether another attempt could send it from the start."""
+        return True
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        """What the file on the server may keep: the fields of a FILE_START."""
+        return {}
+
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill ``view`` from ``offset``. Raises ``SourceError`` where that cannot be."""
+        raise NotImplementedError
+
+    def read_run(self, views: Sequence[memoryview], offset: int) -> None:
+        """Fill ``views``, one behind the other, from ``offset``. Raises as ``read`` does."""
+        for view in views:
+            self.read(view, offset)
+            offset += len(view)
+
+    def head(self, length: int, algorithm: str) -> str:
+        """Return the digest of the first ``length`` bytes, in hexadecimal."""
+        raise NotImplementedError
+
+    def look(self) -> bool:
+        """Return whether it is as it was when it was opened, as far as one look can tell."""
+        return True
+
+    def prove_unchanged(self, _algorithm: str, _digest: str) -> bool:
+        """Prove that what was sent is still what there is; return whether that is done."""
+        return True
+
+    def release(self, verified: int) -> None:
+        """Note that the server has verified so many bytes from the start (main)."""
+
+    def stop(self) -> None:
+        """Let the reader stop, whatever it waits for (main)."""
+
+    def close(self) -> None:
+        """Release everything."""
+
+
+class Source(Input):
     """An input file, open for reading, that notices when it changes. Any thread."""
 
-    def __init__(self, path: Path) -> None:
-        """Open a regular file. Raises ``SourceError`` for anything else."""
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        """Open a regular file. Raises ``SourceError`` for anything else.
+
+        It is sent as ``name``, which without one is its own, without folders.
+        """
+        super().__init__(name or path.name)
         self._path = path
         try:
             facts = os.stat(path)
@@ -27,10 +85,11 @@ class Source:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise SourceError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         self._facts = os.fstat(self._fd)
-        self.grew = False  # whether more was added while it was sent, and nothing else happened
         self._proof: hashlib._Hash | None = None  # of the part that was read anew to show that
         self._proven = 0  # bytes of it
         self.size = self._facts.st_size
+        self._sparse = self._facts.st_blocks * 512 < self.size
+        self._hole = (0, -1)  # the one found last: its start and end
         try:
             if not self.size and self._has_more():
                 raise SourceError(f"{path}: says it is empty but is not; copy it to a regular file")
@@ -39,9 +98,10 @@ class Source:
             raise
 
     @property
-    def name(self) -> str:
-        """The name without folders, as text that has a UTF-8 form."""
-        return os.fsencode(self._path.name).decode("utf-8", "replace")
+    def attributes(self) -> dict[str, int]:
+        """Permission bits, and the time of the last change; that is left out before 1970."""
+        facts = {"mode": self._facts.st_mode & 0o777, "mtime": self._facts.st_mtime_ns}
+        return {name: value for name, value in facts.items() if value >= 0}
 
     def _has_more(self) -> bool:
         try:
@@ -55,12 +115,31 @@ class Source:
 
     def read_run(self, views: Sequence[memoryview], offset: int) -> None:
         """Fill ``views``, one behind the other, from ``offset``. Raises as ``read`` does."""
+        if not self._sparse:
+            self._read(views, offset)
+            return
+        for view in views:
+            if self._is_hole(offset, offset + len(view)):
+                view[:] = zeros(len(view))
+            else:
+                self._read([view], offset)
+            offset += len(view)
+
+    def _read(self, views: Sequence[memoryview], offset: int) -> None:
         try:
             size = read_run(self._fd, views, offset)
         except OSError as error:
             raise SourceError(f"{self._path}: {error.strerror}") from None
         if size < sum(map(len, views)):
             raise SourceError(f"{self._path}: became shorter while it was sent; send it again")
+
+    def _is_hole(self, start: int, end: int) -> bool:
+        """Return whether the disk has nothing there; asked once for each hole."""
+        hole_start, hole_end = self._hole
+        if not hole_start <= start <= hole_end:
+            found = next_data(self._fd, start)
+            self._hole = hole_start, hole_end = start, self.size if found is None else found
+        return end <= min(hole_end, os.fstat(self._fd).st_size)
 
     def head(self, length: int, algorithm: str) -> str:
         """Return the digest of the first ``length`` bytes, in hexadecimal."""

@@ -17,7 +17,8 @@ from lft.client.acknowledgements import Acknowledgements
 from lft.client.bottleneck import Spent
 from lft.client.repair_report import Repairs
 from lft.client.runs import run_length_for
-from lft.client.source import Source
+from lft.client.source import Input
+from lft.client.standard_input import StandardInput
 from lft.memory import pages
 from lft.wire.sockets import Waker
 from protocol import Blocks, FileReady, RemoteProtocolError, Spans, TransferError
@@ -77,7 +78,7 @@ class Upload:
     """
 
     def __init__(
-        self, source: Source, algorithm: str, block_size: int, ready: FileReady, ring: Ring
+        self, source: Input, algorithm: str, block_size: int, ready: FileReady, ring: Ring
     ) -> None:
         # fixed
         self.source = source
@@ -104,9 +105,10 @@ class Upload:
         self.wire_bytes = 0  # of payload that were sent
 
     def _flags(self, held: Spans) -> bytearray:
-        if held and held[-1][1] > self.blocks.count:
+        count = self.blocks.count if self.source.sized else 0
+        if held and held[-1][1] > count:
             raise RemoteProtocolError("the server has blocks that the file does not have")
-        flags = bytearray(self.blocks.count)
+        flags = bytearray(count)
         for first, end in held:
             flags[first:end] = b"\1" * (end - first)
         return flags
@@ -137,6 +139,11 @@ class Upload:
         with self._lock:
             return self.all_hashed and not self._acks
 
+    @property
+    def known(self) -> int:
+        """How many blocks the server may ask for."""
+        return self.blocks.count if self.source.sized else self._hashed
+
     def check(self) -> None:
         """Raise the error that a thread of ours ran into."""
         with self._lock:
@@ -158,7 +165,8 @@ class Upload:
         Raises ``RemoteProtocolError`` for one that is asked for over and over.
         """
         with self._lock:
-            self._held[block] = 0
+            if block < len(self._held):
+                self._held[block] = 0
             if block >= self._hashed:
                 return False
             if block not in self._acks:
@@ -169,6 +177,7 @@ class Upload:
     def end(self) -> None:
         """Let every thread that still works for it stop."""
         self.over = True
+        self.source.stop()
         self.free.put(None)
 
     # -- the reader
@@ -185,7 +194,16 @@ class Upload:
             for block in range(first, end):
                 self._acks.expect(block)
             self._hashed = end
-            return bytes(self._held[first:end])
+            return bytes(self._held[first:end]).ljust(len(views), b"\0")
+
+    def _holds(self, block: int) -> bool:
+        return self._held[block : block + 1] == b"\1"
+
+    def end_at(self, size: int) -> None:
+        """Take in that the source ends after ``size`` bytes, which nobody knew before."""
+        self.source.size = size
+        self.blocks = Blocks(size, self.blocks.block_size)
+        self._ring()
 
     # -- the senders
 
@@ -207,7 +225,7 @@ class Upload:
             for block in taken:
                 length = self.blocks.length(block)
                 self.acknowledged += length
-                self.carried += 0 if self._held[block] else length
+                self.carried += 0 if self._holds(block) else length
             done = self.all_hashed and not self._acks
         if taken and done:
             self._ring()
@@ -342,21 +360,25 @@ class Reader(threading.Thread):
 
     def run(self) -> None:
         """Read the file to its end, or until the upload is over."""
-        index, count = 0, self._upload.blocks.count
+        index, came = 0, 1
         try:
-            while index < count:
-                # the first blocks are to leave at once
-                most = min(self._upload.run_length, index + 1, count - index)
-                buffers = self._take_buffers(most)
-                if not buffers:
-                    return
-                self._read_run(index, buffers)
-                index += len(buffers)
+            while came and index < self._upload.blocks.count:
+                came = self._read_next(index)
+                index += came
         except TransferError as error:
             self._upload.fail(error)
         except Exception as error:  # a bug of ours must not leave main waiting
             log.exception("the reader failed")
             self._upload.fail(TransferError(f"internal error: {error!r}"))
+
+    def _read_next(self, index: int) -> int:
+        """Read some blocks from ``index`` on; return how many, none when the upload is over."""
+        left = self._upload.blocks.count - index
+        # the first blocks are to leave at once
+        buffers = self._take_buffers(min(self._upload.run_length, index + 1, left))
+        if buffers:
+            self._read_run(index, buffers)
+        return len(buffers)
 
     def _take_buffers(self, most: int) -> list[memoryview]:
         """Wait for a buffer; take up to ``most`` that are free, none when the upload is over."""
@@ -387,6 +409,45 @@ class Reader(threading.Thread):
         if time.monotonic() >= self._look_at:
             self._upload.source.look()
             self._look_at = time.monotonic() + config.LOOK_AT_SOURCE
+
+
+class StreamReader(Reader):
+    """Reads what has an end that nobody knows before it comes."""
+
+    def __init__(
+        self, upload: Upload, source: StandardInput, blocks: BlockQueue, in_hand: int
+    ) -> None:
+        super().__init__(upload, blocks, in_hand)
+        self._source = source
+
+    def _read_next(self, index: int) -> int:
+        buffers = self._take_buffers(1)
+        if not buffers:
+            return 0
+        spent, size = self._upload.spent, self._upload.blocks.block_size
+        view = _fit(buffers[0], size)
+        spent.begin_read()
+        length = self._source.fill(view)
+        spent.end_read()
+        if self._upload.over:
+            return 0
+        if length < size:
+            self._upload.end_at(index * size + length)
+            if not index and not length:
+                log.warning("%s: nothing came from standard input", self._upload.source.name)
+        if length:
+            began = time.monotonic()
+            self._upload.hash_run(index, [view[:length]])
+            spent.note_hashed(time.monotonic() - began)
+            self._blocks.put([Block(self._upload, index, view[:length])])
+        return int(length == size)
+
+
+def reader_of(upload: Upload, blocks: BlockQueue, in_hand: int) -> Reader:
+    """Make the reader that fits the source."""
+    if isinstance(upload.source, StandardInput):
+        return StreamReader(upload, upload.source, blocks, in_hand)
+    return Reader(upload, blocks, in_hand)
 
 
 def _fit(memory: memoryview, length: int) -> memoryview:

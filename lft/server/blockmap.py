@@ -90,6 +90,12 @@ class BlockMap:
     def __repr__(self) -> str:
         return f"<BlockMap: {self.verified} of {self.blocks.count} blocks verified>"
 
+    def resize(self, blocks: Blocks) -> None:
+        """Take the file for longer, or for as long as it is: no block that is here is cut off."""
+        self.blocks = blocks
+        del self._states[blocks.count :]
+        self._states.extend(bytes(blocks.count - len(self._states)))
+
     # -- blocks that come
 
     def announce(self, block: int, digest: bytes) -> Spans:

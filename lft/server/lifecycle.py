@@ -16,6 +16,7 @@ from lft.server.opening import Opener, Step
 from lft.server.quota import Quota
 from lft.server.sessions import Post, Session
 from lft.server.transfer import Transfer
+from lft.server.unsized import Growth, UnsizedTransfer
 from lft.server.work_queue import WorkQueue
 from lft.store.journal import Facts
 from lft.store.ownership import OutputDirectory
@@ -68,6 +69,7 @@ class Lifecycle:
         self._admission = admission
         self._parts = parts
         self._quota = Quota(settings.output, admission, parts)
+        self.growth = Growth(self._quota)
         self._work = work
         self._buffers = buffers
         self._post = post
@@ -118,9 +120,12 @@ class Lifecycle:
         saved_as = output_name(name, unique(), longest_name(self._settings.output))
         facts = Facts(
             session.user, name, start.size, start.block_size, start.digest, saved_as,
-            session.rights.directory, start.head,
+            session.rights.directory, start.head, start.mode, start.mtime,
         )  # fmt: skip
-        return Transfer(session, facts, self._buffers, self._let_go, resumes=start.resume)
+        if not start.unsized:
+            return Transfer(session, facts, self._buffers, self._let_go, resumes=start.resume)
+        facts = facts._replace(size=0, head="", unsized=True)  # no other attempt has such a head
+        return UnsizedTransfer(session, facts, self._buffers, self._let_go, resumes=False)
 
     def _let_go(self, transfer: Transfer, part: PartFile) -> None:
         """Take back the part file of a transfer that is over, from its last user (any)."""
@@ -185,7 +190,8 @@ class Lifecycle:
             name = self._publish_counted(part)
             self._output.check_in_place()  # otherwise its name is where no user sees it
         self._unconfirmed[transfer.session] = transfer  # before the client can confirm it
-        self._conclude(transfer, transfer.receipt(name))
+        receipt = transfer.receipt(name)
+        self._conclude(transfer, receipt if part.kept is None else receipt.replace(kept=part.kept))
 
     def _publish_counted(self, part: PartFile) -> str:
         """Publish a file; it counts as published before it ends to count as on its way."""

@@ -248,7 +248,8 @@ class Opener:
     @staticmethod
     def _log_opened(transfer: Transfer, claimed: int) -> None:
         size, blocks = format_size(transfer.blocks.size), plural(transfer.blocks.count, "block")
-        facts = f"{transfer.name} ({size} in {blocks}) from {transfer.facts.user}"
+        length = "of unknown size" if transfer.facts.unsized else f"{size} in {blocks}"
+        facts = f"{transfer.name} ({length}) from {transfer.facts.user}"
         if claimed:
             log.info("resuming %s: the server has %s", facts, plural(claimed, "block"))
         else:

@@ -29,8 +29,9 @@ class Quota:
         *,
         anew: bool,
         replaces: bool = False,
+        size: int | None = None,
     ) -> None:
-        """Raise ``RejectedError`` if the directory has no room for the file.
+        """Raise ``RejectedError`` if the directory has no room for the file, or ``size`` of it.
 
         Reserved room is counted before published files: a file that is published meanwhile may
         count twice, but is never left out. ``own`` is a part file that the transfer goes on with.
@@ -44,7 +45,8 @@ class Quota:
         directory = transfer.facts.directory
         reserved = self._reserved(transfer, own, anew=anew, replaces=replaces)
         reserved -= 0 if anew else self._parts.published_bytes(transfer.facts)
-        size, used = counted(transfer.blocks.size), reserved + self.usage.total(directory)
+        size = counted(transfer.blocks.size if size is None else size)
+        used = reserved + self.usage.total(directory)
         if used + size > quota:  # before it is refused, be sure
             used = reserved + self.usage.total(directory, surely=True)
         if used + size > quota:

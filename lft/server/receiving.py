@@ -18,6 +18,7 @@ from lft.server.lifecycle import Lifecycle
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import TOO_SLOW, Next, Peer, Registry
 from lft.server.transfer import Arrived, Transfer
+from lft.server.unsized import UnsizedTransfer
 from lft.server.verification import Verification
 from lft.server.work_queue import WorkQueue
 from lft.wire.blocks import BlockHeader, BlockReader
@@ -141,7 +142,7 @@ class Receiving:
                 raise ConnectionLostError("its session has ended")
             raise RemoteProtocolError("no such transfer", "transfer")
         blocks, length = transfer.blocks, header.wire_length
-        if header.block >= blocks.count or header.raw_length != blocks.length(header.block):
+        if not blocks.has(header.block, header.raw_length):
             raise RemoteProtocolError("a block that is not part of the file")
         if not header.consistent:
             raise RemoteProtocolError("a block of the wrong length")
@@ -206,6 +207,9 @@ class Receiving:
     def _store(self, peer: Peer, arrived: list[Arrived], transfer: Transfer) -> None:
         """Write blocks."""
         length = sum(len(one.buffer.view) for one in arrived)
+        if isinstance(transfer, UnsizedTransfer):
+            for one in arrived:
+                self._lifecycle.growth.make_room(transfer, one.block, len(one.buffer.view))
         due = transfer.store(arrived)
         blocks = [one.block for one in arrived]
         block_log.debug("%s: blocks %s written", transfer.name, blocks)
@@ -300,5 +304,6 @@ def _log_progress(transfer: Transfer, received: int, length: int) -> None:
     size = transfer.blocks.size
     step = max(size // config.PROGRESS_LINES, config.FLUSH_EVERY)
     if received // step > (received - length) // step:
-        percent = received * 100 // size
-        block_log.info("%s: %d %% (%s)", transfer.name, percent, format_size(received))
+        percent, so_far = received * 100 // size, format_size(received)
+        facts = so_far if transfer.facts.unsized else f"{percent} % ({so_far})"
+        block_log.info("%s: %s", transfer.name, facts)

@@ -341,9 +341,11 @@ class Transfer:
         if not stretch:
             return Stretch(more=False, judged=whole and self.life.judge())
         with self.life.use() as part:
-            proven = self._hash_blocks(part, stretch)
-            if proven < len(stretch):
-                return self._send_back(part, stretch[proven])
+            # those in memory together; one that has to be read back by itself
+            together = list(itertools.takewhile(lambda item: item.buffer, stretch)) or stretch[:1]
+            proven = self._hash_blocks(part, together)
+            if proven < len(together):
+                return self._send_back(part, together[proven])
         return Stretch(more=True)
 
     def _hash_blocks(self, part: PartFile, stretch: list[Unproven]) -> int:
@@ -352,26 +354,25 @@ class Transfer:
         The hash then is that of the proven ones.
         """
         self.hash.begin()
-        proves = (self._hash_block(part, item) == item.digest for item in stretch)
+        buffers = [item.buffer or self._read_back(part, item.block) for item in stretch]
+        proves = (
+            self.hash.add(buffer.view) == item.digest for item, buffer in zip(stretch, buffers)
+        )
         right = sum(itertools.takewhile(bool, proves))
-        hashed = stretch[: right + 1]
         with self._lock:
-            proven = self._map.judge_run(hashed, right)
-        for item in hashed[: proven + 1]:
-            if item.buffer:
-                item.buffer.release()
+            proven = self._map.judge_run(stretch[: right + 1], right)
+        for item, buffer in zip(stretch[:proven], buffers):
+            if not item.sent:  # no worker writes it any more
+                part.dig(buffer.view, self.blocks.offset(item.block))
+        for buffer in buffers[: proven + 1]:
+            buffer.release()
         self.hash.keep(proven)
         return proven
 
-    def _hash_block(self, part: PartFile, item: Unproven) -> bytes:
-        """Hash one block, from memory or from the part file; return the running digest."""
-        if item.buffer:
-            return self.hash.add(item.buffer.view)
-        buffer = self.buffers.take(self.blocks.length(item.block))
-        part.read(buffer.view, self.blocks.offset(item.block))
-        digest = self.hash.add(buffer.view)
-        buffer.release()
-        return digest
+    def _read_back(self, part: PartFile, block: int) -> Buffer:
+        buffer = self.buffers.take(self.blocks.length(block))
+        part.read(buffer.view, self.blocks.offset(block))
+        return buffer
 
     def _send_back(self, part: PartFile, item: Unproven) -> Stretch:
         """Ask for a block again that is not what it should be."""
@@ -422,5 +423,6 @@ class Transfer:
         """Return the verdict for a file published as ``name``, and where the time went."""
         with self._lock:
             seconds = self.hash.seconds, self._wrote_for / self._streams, self._held_back.seconds
-        times = (round(1000 * one) for one in seconds)
-        return IntegrityOk(name, self.blocks.size, self.digest, self._map.resent, True, *times)
+        hashing, disk, limited = (round(1000 * one) for one in seconds)
+        size, resent = self.blocks.size, self._map.resent
+        return IntegrityOk(name, size, self.digest, resent, True, hashing, disk, limited)

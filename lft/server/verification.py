@@ -17,11 +17,13 @@ from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Post
 from lft.server.transfer import Transfer
 from lft.server.turns import Slots
+from lft.server.unsized import UnsizedTransfer
 from lft.server.work_queue import Unit, WorkQueue
 from protocol import (
     Missing,
     Rejected,
     Spans,
+    Verifying,
     Why,
 )
 
@@ -58,6 +60,8 @@ class Verification:
             transfer.hash.gives_way_until = time.monotonic() + config.LONGEST_HOLD
             stretch = transfer.hash_stretch()
             self._check_content(transfer)
+            if isinstance(transfer, UnsizedTransfer) and transfer.take_report():
+                self._post(transfer.session.coordinator, Verifying(transfer.verified_bytes))
             if stretch.missing:
                 self._repair(transfer, stretch)
             if stretch.judged:

@@ -26,7 +26,10 @@ _OUR_NAME = re.compile(r"server_received_[^/\0]+")
 
 
 class Facts(NamedTuple):
-    """What a part file is for, as the first line of its journal says."""
+    """What a part file is for, as the first line of its journal says.
+
+    The client says anew in each attempt what is not ``JOURNALED``.
+    """
 
     user: str
     name: str  # made harmless
@@ -36,6 +39,19 @@ class Facts(NamedTuple):
     saved_as: str  # the name that the file gets when it is whole
     directory: str = ""  # where that is, below the output directory
     head: str = ""  # the digest of the first block
+    mode: int | None = None  # permission bits that the file is to have, if any are preserved
+    mtime: int | None = None  # nanoseconds since 1970, likewise
+    unsized: bool = False  # whether the size is the least that it will have; there is no journal
+
+    @property
+    def journaled(self) -> dict[str, object]:
+        """What the journal says."""
+        return dict(zip(JOURNALED, self))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the file is to keep permission bits or its time."""
+        return (self.mode, self.mtime) != (None, None)
 
     @property
     def place(self) -> str:
@@ -69,6 +85,7 @@ class Facts(NamedTuple):
         return plain and fits and _OUR_NAME.fullmatch(self.saved_as) is not None
 
 
+JOURNALED = Facts._fields[:8]
 _FACT_TYPES = [str, str, int, int, str, str, str, str]
 NO_FACTS = Facts("", "", 0, 1, "md5", "none")
 
@@ -151,7 +168,7 @@ class Journal:
     def begin(self, facts: Facts, claims: Claims | None = None) -> None:
         """Write a new journal in place of the old one; keep it open for ``append``."""
         fresh = self._path.with_suffix(".new")
-        first = json.dumps({"journal": self.VERSION, **facts._asdict()})
+        first = json.dumps({"journal": self.VERSION, **facts.journaled})
         self._open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             self.append(first.encode() + b"\n")
@@ -228,6 +245,23 @@ class Journal:
                 os.close(descriptor)
 
 
+class NoJournal(Journal):
+    """In place of the journal of a file that no attempt will go on with."""
+
+    def begin(self, _facts: Facts, _claims: Claims | None = None) -> None:
+        """Write nothing."""
+
+    def append(self, _records: bytes) -> None:
+        """Write nothing."""
+
+    def flush(self) -> None:
+        """Have nothing to flush."""
+
+    def load(self, _facts: Facts) -> Claims:
+        """Claim nothing."""
+        return Claims(0, 0)
+
+
 def _note_of_publication(facts: Facts) -> bytes:
     return record(_PUBLISHED, bytes(facts.digest_size))
 
@@ -255,9 +289,9 @@ def _parse(line: bytes) -> Facts:
         raise ValueError("not a journal of ours") from None
     if not isinstance(values, dict) or values.pop("journal", None) != Journal.VERSION:
         raise ValueError("not a journal of this version")
-    if [type(values.get(key)) for key in Facts._fields] != _FACT_TYPES:
+    if [type(values.get(key)) for key in JOURNALED] != _FACT_TYPES:
         raise ValueError("not a journal of ours")
-    if len(values) != len(Facts._fields):
+    if len(values) != len(JOURNALED):
         raise ValueError("a journal of another version")
     facts = Facts(**values)
     if not facts.sane:

@@ -15,15 +15,15 @@ from typing import Sequence
 
 import config
 from lft.files import (
-    adopt_access,
     flush_descriptor,
-    flush_directory,
     link_descriptor,
     open_directory,
     read_full,
     sync_data,
 )
-from lft.store.journal import Claims, Facts, Journal
+from lft.holes import is_zero, make_hole
+from lft.store.attributes import open_again, take_access
+from lft.store.journal import Claims, Facts, Journal, NoJournal
 from lft.store.paths import (
     NO_SPACE,
     PARTIAL,
@@ -65,14 +65,16 @@ class PartFile:
         self.stem = stem
         self.published = False
         self.trusted = True  # whether the disk has taken what it was given
+        self.kept: bool | None = None  # whether it has the bits and the time that its client wants
         self.rested_at = 0.0  # when the store got it back, on the monotonic clock
         self.found_age = 0.0  # seconds that it had rested then, says the clock of the disk
         self._claims_some = False
         self._told_full = False
-        self._reserved = 0  # bytes from the start that are reserved
+        self.reserved = 0  # bytes from the start that are reserved
         self._output = output
         self._path = output / PARTIAL / f"{stem}.part"
-        self._journal = Journal(output / PARTIAL / f"{stem}.journal")
+        kind = NoJournal if facts.unsized else Journal
+        self._journal = kind(output / PARTIAL / f"{stem}.journal")
         self._fd = -1
 
     def __repr__(self) -> str:
@@ -87,7 +89,7 @@ class PartFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         part._fd = os.open(part._path, flags, 0o666)
         try:
-            part._grow(facts.size)
+            part.set_size(facts.size)
             part._journal.begin(facts)
         except OSError:
             part.remove()
@@ -102,7 +104,7 @@ class PartFile:
         self._claims_some = True  # until the journal has been read
         self.look()
         path, flags = (self._final, os.O_RDONLY) if self.published else (self._path, os.O_RDWR)
-        self._fd = open_regular(str(path), flags)
+        self._fd = open_again(path, flags, self._path)
         if self.published and not facts.size == self.facts.size == os.fstat(self._fd).st_size:
             raise ValueError("it was published, and there is another size by now")
 
@@ -117,7 +119,7 @@ class PartFile:
         if self.published:
             facts = facts._replace(directory=self.facts.directory)
         else:
-            self._grow(facts.size)
+            self.set_size(facts.size)
         claims = self._journal.load(facts)  # takes memory for each block: there is room for all
         self._renew_journal(facts, claims)
         self.facts = facts
@@ -131,7 +133,7 @@ class PartFile:
         try:
             self._journal.begin(facts, claims)
         except OSError as error:
-            if error.errno not in NO_SPACE or facts != self.facts:
+            if error.errno not in NO_SPACE or facts.journaled != self.facts.journaled:
                 raise
             self._journal.go_on(facts)
 
@@ -161,13 +163,16 @@ class PartFile:
         if moved and not self.published:
             raise ValueError("published, and moved or removed since")  # not ours to write to
 
-    def _grow(self, size: int) -> None:
-        """Give the file its size. Raises ``OSError`` where the disk has no room for it."""
+    def set_size(self, size: int) -> None:
+        """Give the file its size. Raises ``OSError`` where the disk has no room for it.
+
+        One that grew as it came is here: what it lacks are holes.
+        """
         free, own = free_bytes(self._output), os.fstat(self._fd).st_blocks * 512
-        if size - own > free:
+        if size - own > free and not self.facts.unsized:
             raise NoSpaceError(size - own, free)
         os.truncate(self._fd, size)
-        self._reserved = 0 if size and hasattr(os, "posix_fallocate") else size
+        self.reserved = 0 if size and hasattr(os, "posix_fallocate") else size
 
     def reserve_some(self, seconds: float) -> bool:
         """Reserve space for about ``seconds``; return whether there is more to reserve.
@@ -178,20 +183,34 @@ class PartFile:
         if self.published:
             return False  # it has its space, and is not written to any more
         size, until = os.fstat(self._fd).st_size, time.monotonic() + seconds
-        while self._reserved < size:
-            length = min(config.RESERVE_SLICE, size - self._reserved)
+        while self.reserved < size:
+            length = min(config.RESERVE_SLICE, size - self.reserved)
             try:
-                os.posix_fallocate(self._fd, self._reserved, length)
+                os.posix_fallocate(self._fd, self.reserved, length)
             except OSError as error:
                 if error.errno == errno.ENOSPC:  # taken meanwhile
-                    raise NoSpaceError(size - self._reserved, free_bytes(self._output)) from error
+                    raise NoSpaceError(size - self.reserved, free_bytes(self._output)) from error
                 if error.errno not in UNSUPPORTED:
                     raise
-                length = size - self._reserved
-            self._reserved += length
+                length = size - self.reserved
+            self.reserved += length
             if time.monotonic() >= until:
                 break
-        return self._reserved < size
+        return self.reserved < size
+
+    def reserve_to(self, size: int) -> None:
+        """Reserve the first ``size`` bytes of a file that grows. Raises ``OSError``.
+
+        Where that cannot be, writing them finds out whether there is space.
+        """
+        start = self.reserved
+        if size > start and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._fd, start, size - start)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+        self.reserved = max(size, self.reserved)
 
     def try_name(self) -> None:
         """See that the file can get its final name; said before a byte is sent.
@@ -229,10 +248,24 @@ class PartFile:
         self.write_run([payload], offset)
 
     def write_run(self, views: Sequence[memoryview], offset: int) -> None:
-        """Put ``views``, one behind the other, at ``offset``. Raises as ``write`` does."""
+        """Put ``views``, one behind the other, at ``offset``; holes, in place of zeros, if it can.
+
+        Raises as ``write`` does.
+        """
         if self.published:
             raise StaleError
-        left = [view for view in views if view]
+        run: list[memoryview] = []
+        start = offset
+        for view in views:
+            offset += len(view)
+            if is_zero(view) and make_hole(self._fd, offset - len(view), len(view)):
+                self._put(run, start)
+                run, start = [], offset
+            elif view:
+                run.append(view)
+        self._put(run, start)
+
+    def _put(self, left: list[memoryview], offset: int) -> None:
         while left:
             written = os.pwritev(self._fd, left, offset)
             offset += written
@@ -240,6 +273,14 @@ class PartFile:
                 written -= len(left.pop(0))
             if written:
                 left[0] = left[0][written:]
+
+    def dig(self, view: memoryview, offset: int) -> None:
+        """Have a hole where the file has the bytes of ``view``, if these are zeros.
+
+        A resume reserves space for all of the file anew, also where there was a hole.
+        """
+        if not self.published and is_zero(view):
+            make_hole(self._fd, offset, len(view))
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``. Raises ``OSError`` where the file has been cut short.
@@ -259,7 +300,7 @@ class PartFile:
         On a full disk the blocks stay unclaimed: the room for the file itself is reserved, so it
         can still arrive, and only a client that breaks off has to send those blocks again.
         """
-        if not records or self.published:
+        if not records or self.published or self.facts.unsized:
             return
         try:
             self._journal.append(records)
@@ -267,13 +308,10 @@ class PartFile:
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
-            self._warn_of_full_disk()
-
-    def _warn_of_full_disk(self) -> None:
-        if not self._told_full:
+            if not self._told_full:
+                log.warning("%s: disk full: blocks from here on could not be resumed later",
+                            self.facts.name)  # fmt: skip
             self._told_full = True
-            log.warning("%s: disk full: blocks from here on could not be resumed later",
-                        self.facts.name)  # fmt: skip
 
     def flush(self, proven: int = 0) -> None:
         """Bring the bytes written so far to the disk, and the journal's claims after them.
@@ -312,7 +350,10 @@ class PartFile:
         it got then.
         """
         if self.published and names_file(self._final, os.fstat(self._fd)):
-            flush_directory(self._final.parent)
+            with open_directory(self._final.parent) as folder:
+                if self.facts.keeps:
+                    self._take_access(folder)
+                flush_descriptor(folder)
         else:
             self._give_name()
             self._note_published()
@@ -333,7 +374,7 @@ class PartFile:
         self.published = False
         make_directory(self._output, self.facts.directory)
         with open_directory(self._final.parent) as folder:  # later there may be no descriptor left
-            adopt_access(self._fd, folder)
+            self._take_access(folder)
             while not self.published:
                 try:
                     self._link(folder, native(self.facts.saved_as))
@@ -345,6 +386,14 @@ class PartFile:
             except OSError:  # the disk may not have the name: the client will hear of no success
                 self._take_name_back()
                 raise
+
+    def _take_access(self, folder: int) -> None:
+        try:
+            trial = self._path.with_suffix(".new")
+            self.kept = take_access(self._fd, self.facts, folder, trial)
+        except OSError:
+            self.trusted = False
+            raise
 
     def _choose_another_name(self) -> None:
         """Take another name; the journal must know it before the file has it."""
@@ -366,20 +415,16 @@ class PartFile:
                 raise
             if name in os.listdir(folder):  # no hard links here: a random name is safe enough
                 raise FileExistsError(name) from None
-            self._check_path()
+            if not names_file(self._path, os.fstat(self._fd)):
+                raise OSError(errno.ESTALE, "the part file was moved or replaced") from None
             os.rename(self._path, name, dst_dir_fd=folder)
-
-    def _check_path(self) -> None:
-        """Raise ``OSError`` where the unfinished name leads to another file than the open one."""
-        if not names_file(self._path, os.fstat(self._fd)):
-            raise OSError(errno.ESTALE, "the part file was moved or replaced")
 
     # -- the end
 
     @property
     def worth_keeping(self) -> bool:
         """Whether a client could go on with the file, or ask for its verdict again."""
-        return self.trusted and (self._claims_some or self.published)
+        return self.trusted and not self.facts.unsized and (self._claims_some or self.published)
 
     def close(self) -> None:
         """Close the file; it stays on the disk."""

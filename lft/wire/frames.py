@@ -30,7 +30,7 @@ def decode(frame: bytes) -> Message:
         values = as_object(parse_json(body))
     except ValueError:
         raise RemoteProtocolError("a message that is not the JSON it should be") from None
-    if values.keys() != kind.FIELDS.keys():
+    if not kind.WANTED <= values.keys() <= kind.FIELDS.keys():
         raise RemoteProtocolError(f"{kind.VERB} wants exactly: {', '.join(sorted(kind.FIELDS))}")
     try:
         return kind(**{name: _frozen(value) for name, value in values.items()})

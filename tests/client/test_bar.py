@@ -104,7 +104,7 @@ def test_a_lost_session_leaves_the_bar_to_the_next(
     supervise = client_module.ClientSession._supervise
 
     class Recorder(Progress):
-        def begin(self, name: str, size: int) -> None:
+        def begin(self, name: str, size: int | None) -> None:
             told.append("begin")
 
         def end(self) -> None:

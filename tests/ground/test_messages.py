@@ -43,6 +43,7 @@ from protocol import (
     Pong,
     Queued,
     Rejected,
+    RemoteProtocolError,
     TransferComplete,
     Verifying,
     Why,
@@ -67,6 +68,12 @@ ranges = st.lists(st.integers(0, MAX_BLOCKS), max_size=20, unique=True).map(
     lambda edges: tuple(zip(sorted(edges)[::2], sorted(edges)[1::2]))
 )
 
+
+def with_some(message: Message, **values: st.SearchStrategy[Any]) -> st.SearchStrategy[Message]:
+    """Give ``message`` any of the values that may be left out."""
+    return st.fixed_dictionaries({}, optional=values).map(lambda given: message.replace(**given))
+
+
 STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Hello: st.builds(Hello, st.integers(1, 2**16), st.lists(text(1, 64), max_size=8).map(tuple)),
     AuthStart: st.builds(AuthStart, text(1), text()),
@@ -77,17 +84,25 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Attached: st.just(Attached()),
     FileStart: st.builds(
         FileStart, text(), sizes, st.integers(1, MAX_FILE_SIZE), text(1, 16), digests, st.booleans()
+    ).flatmap(
+        lambda start: with_some(
+            start, mode=st.integers(0, 0o777), mtime=sizes, unsized=st.booleans()
+        )
     ),
     Queued: st.builds(Queued, st.integers(1, 2**31)),
     FileReady: st.builds(FileReady, transfers, ranges),
     Rejected: st.builds(Rejected, text(1, 32), text()),
     Cancel: st.just(Cancel()),
-    TransferComplete: st.builds(TransferComplete, transfers, digests),
+    TransferComplete: st.builds(TransferComplete, transfers, digests, st.booleans()).flatmap(
+        lambda complete: with_some(complete, size=sizes)
+    ),
     Verifying: st.builds(Verifying, sizes),
     Missing: st.builds(Missing, transfers, ranges, text(1, 32)),
     Ping: st.just(Ping()),
     Pong: st.just(Pong()),
-    IntegrityOk: st.builds(IntegrityOk, text(1), sizes, digests, sizes, st.booleans()),
+    IntegrityOk: st.builds(IntegrityOk, text(1), sizes, digests, sizes, st.booleans()).flatmap(
+        lambda verdict: with_some(verdict, kept=st.booleans())
+    ),
     IntegrityFailed: st.builds(IntegrityFailed, digests, text()),
     Error: st.builds(Error, text(1, 32), text()),
     Goodbye: st.just(Goodbye()),
@@ -100,7 +115,17 @@ LARGEST = [
     Hello(2**16, (EMOJI * 64,) * 64),
     AuthStart(EMOJI * 64, EMOJI * MAX_TEXT),
     AuthOk(EMOJI * MAX_TEXT, EMOJI * 128, -1000),
-    FileStart(EMOJI * MAX_TEXT, MAX_FILE_SIZE, MAX_FILE_SIZE, EMOJI * 16, "f" * 64, False),
+    FileStart(
+        EMOJI * MAX_TEXT,
+        MAX_FILE_SIZE,
+        MAX_FILE_SIZE,
+        EMOJI * 16,
+        "f" * 64,
+        False,
+        0o777,
+        MAX_FILE_SIZE,
+        False,
+    ),
     FileReady(2**32 - 1, MANY_SPANS),
     Missing(2**32 - 1, MANY_SPANS, EMOJI * 32),
     IntegrityOk(EMOJI * MAX_TEXT, MAX_FILE_SIZE, "f" * 64, MAX_FILE_SIZE, False),
@@ -171,6 +196,24 @@ def test_values_are_given_by_position_or_by_name() -> None:
     assert repr(named) == f"TransferComplete(transfer=7, digest='{'0' * 32}', delivered=True)"
 
 
+OPTIONAL = [(kind, name) for kind in EXAMPLES for name in sorted(kind.FIELDS.keys() - kind.WANTED)]
+
+
+@pytest.mark.parametrize(("kind", "name"), OPTIONAL)
+def test_what_a_feature_brought_may_be_left_out(kind: type[Message], name: str) -> None:
+    """A peer of 1.1 does not know it: it is not on the wire then, and is None, but never null."""
+    given = {**vars(EXAMPLES[kind])}
+    del given[name]
+    message = kind(**given)
+    assert getattr(message, name) is None
+    body = json.loads(encode(message)[4:].partition(b"@")[2])
+    assert name not in body
+    assert read(encode(message)) == [message]
+    assert message.replace() == message != EXAMPLES[kind]
+    with pytest.raises(RemoteProtocolError, match=f"{name} must be "):
+        decode(f"{kind.VERB}@{json.dumps({**body, name: None})}".encode())
+
+
 WRONG_CALLS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
     ((), {}),
     (("busy",), {}),
@@ -226,6 +269,9 @@ LIMITS = [
     (AuthOk, "priority", -1000, 1000),
     (FileStart, "size", 0, 2**63 - 1),
     (FileStart, "block_size", 1, 2**63 - 1),
+    (FileStart, "mode", 0, 0o777),
+    (FileStart, "mtime", 0, 2**63 - 1),
+    (TransferComplete, "size", 0, 2**63 - 1),
     (Queued, "position", 1, 2**31),
     (FileReady, "transfer", 1, 2**32 - 1),
     (TransferComplete, "transfer", 1, 2**32 - 1),

@@ -11,7 +11,7 @@ import pytest
 
 from config import MB
 from lft.accounts.account import MAX_USER_NAME
-from lft.store.journal import Claims, Facts, Journal, record
+from lft.store.journal import JOURNALED, Claims, Facts, Journal, record
 from lft.store.partfile import PartFile
 from lft.store.paths import PARTIAL, output_name
 from protocol import MAX_SPANS, MAX_TEXT
@@ -146,7 +146,7 @@ def test_a_journal_of_another_version_is_none_of_ours(
         journal.facts()
 
 
-@pytest.mark.parametrize("key", Facts._fields)
+@pytest.mark.parametrize("key", JOURNALED)
 def test_a_journal_that_lacks_a_fact_is_none_of_ours(
     output: Path, journal: Journal, key: str
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from client import send_files
-from lft.store import partfile
+from lft.store import attributes, partfile
 from lft.store.journal import Journal
 from lft.store.paths import PARTIAL
 from protocol import Cancel, Rejected, RejectedError
@@ -196,7 +196,8 @@ def test_a_part_file_that_cannot_be_opened_again_is_a_clean_rejection(
     source = random_file(tmp_path / "x", 1_000_000)
     two_blocks_left(local, source)
     with monkeypatch.context() as patch:
-        patch.setattr(partfile if call == "open_regular" else os, call, failure)
+        for place in (attributes, partfile) if call == "open_regular" else (os,):
+            patch.setattr(place, call, failure)
         if (call, failure) == ("open_regular", _broken):  # set aside: another one may go better
             assert send_files([source], local.client())[0].resumed_bytes == 0
             received(local.output)[0].unlink()

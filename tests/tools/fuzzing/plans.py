@@ -217,9 +217,13 @@ def plan_upload(group: Group) -> None:
     streams = [group.attach() for _ in range(group.rng.randrange(1, 4))]
     for _ in range(group.rng.randrange(1, 4)):
         content = group.rng.choice(CONTENTS)
-        group.say(coordinator, content.start(resume=group.rng.random() < 0.6), hear=1)
-        plan_blocks(group, streams, content)
         complete = TransferComplete(group.number, content.digest)
+        if group.rng.random() < 0.3:
+            group.say(coordinator, content.begin(), hear=1)
+            complete = complete.replace(size=content.size)
+        else:
+            group.say(coordinator, content.start(resume=group.rng.random() < 0.6), hear=1)
+        plan_blocks(group, streams, content)
         if group.rng.random() < 0.1:
             group.say(coordinator, Cancel())
         group.say(coordinator, complete, hear=1)

@@ -103,11 +103,22 @@ class Content(NamedTuple):
         """The digest of all of it."""
         return self.digests[-1].hex() if self.digests else hashlib.md5().hexdigest()
 
+    @property
+    def size(self) -> int:
+        """The bytes of all of it."""
+        return sum(map(len, self.blocks))
+
+    def begin(self) -> FileStart:
+        """Announce it without its size."""
+        empty = hashlib.md5().hexdigest()
+        return FileStart(self.name, 0, BLOCK, "md5", empty, False, unsized=True)
+
     def start(self, *, resume: bool) -> FileStart:
         """Announce it."""
-        size = sum(map(len, self.blocks))
+        size = self.size
         head = hashlib.md5(b"".join(self.blocks[:1])).hexdigest()
-        return FileStart(self.name, size, BLOCK, "md5", head, resume)
+        start = FileStart(self.name, size, BLOCK, "md5", head, resume)
+        return start.replace(mode=0o751, mtime=10**18) if size % 2 else start
 
     def frame(self, index: int, number: int, codec: int = CODEC_RAW) -> bytes:
         """Return one of its blocks as a frame; raw, where it does not shrink."""
@@ -136,16 +147,20 @@ EVERY_MESSAGE: list[Message] = [
     Attached(),
     CONTENTS[5].start(resume=True),
     FileStart("../../x", 2**62, 4096, "md5", ZEROS, False),
+    CONTENTS[6].begin(),
+    FileStart("x", 2**40, 4096, "md5", ZEROS, True, unsized=True),
+    FileStart("x.sh", 1, 4096, "md5", ZEROS, True, 0o777, 2**63 - 1),
     Queued(1),
     FileReady(number_mark(0), ((0, 1), (3, 5))),
     Rejected("busy", "\x1b[31mno"),
     Cancel(),
     TransferComplete(number_mark(0), ZEROS),
+    TransferComplete(number_mark(0), ZEROS, delivered=False, size=2**40),
     Verifying(0),
     Missing(number_mark(0), ((0, 2),), "lost"),
     Ping(),
     Pong(),
-    IntegrityOk("x", 1, ZEROS, 0, True),
+    IntegrityOk("x", 1, ZEROS, 0, True, kept=True),
     IntegrityFailed(ZEROS, "no"),
     Error("protocol", "no"),
     Goodbye(),

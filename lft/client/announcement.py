@@ -1,0 +1,40 @@
+"""How a file is announced to the server, and which files can be sent together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Collection
+
+from config import ClientSettings
+from lft.client.source import Input
+from lft.client.standard_input import STANDARD_INPUT
+from protocol import PRESERVE, UNSIZED, FileStart, RejectedError, UsageError
+
+
+def check_files(files: Collection[Path], settings: ClientSettings) -> None:
+    """Raise ``UsageError`` for files that cannot be sent together."""
+    if sum(path == STANDARD_INPUT for path in files) > 1:
+        raise UsageError("standard input can be sent once only: name - once")
+    if settings.name is not None and len(files) != 1:
+        raise UsageError("--name is for a single FILE")
+
+
+def check_server(source: Input, features: Collection[str]) -> None:
+    """Raise ``RejectedError`` for a source that a server with ``features`` cannot take."""
+    if not source.sized and UNSIZED not in features:
+        reason = "the server is too old to take standard input; send a file instead"
+        raise RejectedError(UNSIZED, f"{source.name}: {reason}")
+
+
+def announcement(
+    source: Input, block_size: int, settings: ClientSettings, features: Collection[str],
+    *, digest: str, resume: bool,
+) -> FileStart:  # fmt: skip
+    """Return the FILE_START of a source, for a server that has ``features``."""
+    head = source.head(block_size, digest)
+    start = FileStart(source.name, source.size, block_size, digest, head, resume)
+    if not source.sized:
+        return start.replace(size=0, resume=False, unsized=True)
+    if settings.preserve and PRESERVE in features:
+        return start.replace(**source.attributes)
+    return start

@@ -1,0 +1,156 @@
+"""Standard input as a source: read once, of unknown size, and kept until it has arrived."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import select
+import sys
+import threading
+from pathlib import Path
+
+import config
+from lft.client.source import Input, Source
+from lft.wire.sockets import Waker
+from protocol import MAX_FILE_SIZE, ConnectionLostError, SourceError
+
+log = logging.getLogger("client")
+
+STANDARD_INPUT = Path("-")  # what stands for it among the files ...
+NAME = "stdin"  # ... and what it is called where no name is given
+DESCRIPTOR = 0
+
+
+class InterruptedSourceError(SourceError):
+    """The connection was lost, and what had been read of the source cannot be read again."""
+
+    exit_code = 5
+
+
+def interrupted(source: Input, error: ConnectionLostError) -> InterruptedSourceError:
+    """Return what a lost connection means for a source that cannot be sent again."""
+    advice = "standard input cannot be read again: run the whole command anew"
+    return InterruptedSourceError(f"{source.name}: {error}; {advice}")
+
+
+def file_argument(text: str) -> Path:
+    """Return the path that a command line names; ``./-`` is a file of that name."""
+    path = Path(text)
+    return path.absolute() if path == STANDARD_INPUT and text != str(path) else path
+
+
+def open_source(path: Path, name: str | None) -> Input:
+    """Open a file or standard input, to be sent as ``name``. Raises ``SourceError``."""
+    return StandardInput(name or NAME) if path == STANDARD_INPUT else Source(path, name)
+
+
+class StandardInput(Input):
+    """Standard input, up to its end. The lock protects what is kept of it.
+
+    A block stays in memory until the server has verified it, since it may have to be sent again. So
+    memory is bounded, and the reader waits while ``UNSIZED_WINDOW`` bytes are not verified.
+    """
+
+    sized = False
+
+    def __init__(self, name: str, descriptor: int = DESCRIPTOR) -> None:
+        """Look at standard input and read nothing. Raises ``SourceError`` if it is closed."""
+        super().__init__(name, MAX_FILE_SIZE)
+        self._fd = descriptor
+        if descriptor == DESCRIPTOR and _is_closed():
+            raise SourceError("standard input is closed")
+        self._waker = Waker()
+        self._lock = threading.Lock()
+        self._kept: dict[int, bytes] = {}  # by offset, in the order of the file
+        self._kept_bytes = 0
+        self._read = 0  # bytes; the reader's own
+        self._stopped = False
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether nothing has been read yet."""
+        return not self._read
+
+    def fill(self, view: memoryview) -> int:
+        """Read and keep the next block; return its length: less only at the end (the reader)."""
+        self._await_room(len(view))
+        filled = 0
+        while filled < len(view) and not self._stopped:
+            size = self._read_some(view[filled:])
+            if not size:
+                break
+            filled += size
+            self._read += size
+        self._keep(view[:filled])
+        return filled
+
+    def _await_room(self, size: int) -> None:
+        while self._kept_bytes + size > config.UNSIZED_WINDOW and not self._stopped:
+            self._wait_for(self._waker.fileno())
+
+    def _read_some(self, view: memoryview) -> int:
+        """Wait for some bytes; 0 at the end, or when nobody wants them any more."""
+        if not self._read and os.isatty(self._fd):
+            log.warning("reading from the terminal: Ctrl-D at the start of a line ends it")
+        self.waiting = True
+        try:
+            while not self._stopped:
+                self._wait_for(self._fd, self._waker.fileno())
+                with contextlib.suppress(BlockingIOError):
+                    return 0 if self._stopped else os.readv(self._fd, [view])
+            return 0
+        except OSError as error:
+            raise SourceError(f"standard input: {error.strerror}") from None
+        finally:
+            self.waiting = False
+
+    def _wait_for(self, *descriptors: int) -> None:
+        poll = select.poll()
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLIN)
+        poll.poll()
+        self._waker.quiet()
+
+    def _keep(self, view: memoryview) -> None:
+        with self._lock:
+            self._kept[self._read - len(view)] = bytes(view)
+            self._kept_bytes += len(view)
+
+    def read(self, view: memoryview, offset: int) -> None:
+        """Give a block again. Raises ``SourceError`` for one that the server had verified."""
+        with self._lock:
+            kept = self._kept.get(offset, b"")
+        if len(kept) != len(view):
+            raise SourceError("standard input cannot be read again, as the server wants")
+        view[:] = kept
+
+    def release(self, verified: int) -> None:
+        """Forget the blocks within the first ``verified`` bytes (main)."""
+        with self._lock:
+            while self._kept:
+                offset = next(iter(self._kept))
+                if offset + len(self._kept[offset]) > verified:
+                    break
+                self._kept_bytes -= len(self._kept.pop(offset))
+        self._waker.ring()
+
+    def head(self, _length: int, algorithm: str) -> str:
+        """Return the digest of nothing: no byte is read before the server wants it."""
+        return hashlib.new(algorithm).hexdigest()
+
+    def stop(self) -> None:
+        """Let the reader stop, whatever it waits for (main)."""
+        self._stopped = True
+        self._waker.ring()
+
+    def close(self) -> None:
+        """Release what was kept; standard input itself stays open."""
+        self._waker.close()
+        self._kept.clear()
+
+
+def _is_closed() -> bool:
+    """Return whether the program was started without standard input (``make_output_safe``)."""
+    return sys.stdin is None or sys.stdin.name == os.devnull
