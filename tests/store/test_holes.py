@@ -88,13 +88,13 @@ def test_without_holes_zeros_are_written(
     monkeypatch.setattr("lft.holes._puncher", lambda: None)
     if not seeks:
         monkeypatch.delattr(os, "SEEK_DATA")
-    written, pwrite = [], os.pwrite
+    written, pwritev = [], os.pwritev
 
     def write(descriptor: int, data: memoryview, offset: int) -> int:
         written.append(offset)
-        return pwrite(descriptor, data, offset)
+        return pwritev(descriptor, data, offset)
 
-    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(os, "pwritev", write)
     part.write(memoryview(bytes(BLOCK)), 0)
     assert len(written) == 1
     part.write(memoryview(bytes(BLOCK)), BLOCK)
