@@ -90,7 +90,7 @@ def test_without_holes_zeros_are_written(
         monkeypatch.delattr(os, "SEEK_DATA")
     written, pwritev = [], os.pwritev
 
-    def write(descriptor: int, data: memoryview, offset: int) -> int:
+    def write(descriptor: int, data: list[memoryview], offset: int) -> int:
         written.append(offset)
         return pwritev(descriptor, data, offset)
 
