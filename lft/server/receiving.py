@@ -200,6 +200,8 @@ class Receiving:
     def _announce(self, peer: Peer, held: list[BlockHeader], transfer: Transfer) -> None:
         """Take the digests of blocks that the journal claims."""
         for header in held:
+            if isinstance(transfer, UnsizedTransfer):
+                self._lifecycle.growth.make_room(transfer, header.block, header.raw_length)
             due = transfer.announce(header.block, header.digest)
             block_log.debug("%s: block %d held", transfer.name, header.block)
             self._see_to(peer, transfer, [header.block], due, 0)
@@ -212,7 +214,8 @@ class Receiving:
                 self._lifecycle.growth.make_room(transfer, one.block, len(one.buffer.view))
         due = transfer.store(arrived)
         blocks = [one.block for one in arrived]
-        block_log.debug("%s: blocks %s written", transfer.name, blocks)
+        for block in blocks:
+            block_log.debug("%s: block %d written", transfer.name, block)
         self._see_to(peer, transfer, blocks, due, length)
 
     def _see_to(
