@@ -97,6 +97,17 @@ def read_run(descriptor: int, views: Sequence[memoryview], offset: int) -> int:
     return filled
 
 
+def write_all(descriptor: int, views: list[memoryview], offset: int) -> None:
+    """Put ``views``, none of them empty, one behind the other at ``offset``; use up the list."""
+    while views:
+        written = os.pwritev(descriptor, views, offset)
+        offset += written
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
+
+
 def link_descriptor(descriptor: int, source: Path, folder: int, name: str) -> None:
     """Give an open file another name in a directory, without replacing a file. Raises ``OSError``.
 

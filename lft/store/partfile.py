@@ -20,6 +20,7 @@ from lft.files import (
     open_directory,
     read_full,
     sync_data,
+    write_all,
 )
 from lft.holes import is_zero, make_hole
 from lft.store.attributes import open_again, take_access
@@ -243,14 +244,10 @@ class PartFile:
 
     # -- bytes
 
-    def write(self, payload: memoryview, offset: int) -> None:
-        """Put ``payload`` at ``offset``. Raises ``StaleError`` for a file that is published."""
-        self.write_run([payload], offset)
-
     def write_run(self, views: Sequence[memoryview], offset: int) -> None:
         """Put ``views``, one behind the other, at ``offset``; holes, in place of zeros, if it can.
 
-        Raises as ``write`` does.
+        Raises ``StaleError`` for a file that is published.
         """
         if self.published:
             raise StaleError
@@ -259,20 +256,11 @@ class PartFile:
         for view in views:
             offset += len(view)
             if is_zero(view) and make_hole(self._fd, offset - len(view), len(view)):
-                self._put(run, start)
+                write_all(self._fd, run, start)
                 run, start = [], offset
             elif view:
                 run.append(view)
-        self._put(run, start)
-
-    def _put(self, left: list[memoryview], offset: int) -> None:
-        while left:
-            written = os.pwritev(self._fd, left, offset)
-            offset += written
-            while left and written >= len(left[0]):
-                written -= len(left.pop(0))
-            if written:
-                left[0] = left[0][written:]
+        write_all(self._fd, run, start)
 
     def dig(self, view: memoryview, offset: int) -> None:
         """Have a hole where the file has the bytes of ``view``, if these are zeros.

@@ -8,7 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import pytest
 
@@ -196,14 +196,16 @@ def test_a_resume_is_told_to_check_before_it_sends(
     with pytest.raises(CancelledError):
         send_files([source], local.client(limit=MB), Recorder(), cancel=cancel)
 
-    def read_slowly(one: Source, view: memoryview, offset: int) -> None:
-        checked.clear()
-        if 0 < offset < 3 * KB * 200:
-            checked.wait(PATIENCE)
-        read(one, view, offset)
+    def read_slowly(one: Source, views: Sequence[memoryview], offset: int) -> None:
+        for view in views:
+            checked.clear()
+            if 0 < offset < 3 * KB * 200:
+                checked.wait(PATIENCE)
+            read(one, [view], offset)
+            offset += len(view)
 
-    read, recorder = Source.read, Recorder()
-    monkeypatch.setattr(Source, "read", read_slowly)
+    read, recorder = Source.read_run, Recorder()
+    monkeypatch.setattr(Source, "read_run", read_slowly)
     send_files([source], local.client(limit=MB), recorder)
     assert recorder.sent["checking what is there"] == 0
     assert recorder.sent["sending"] > MB
@@ -213,12 +215,12 @@ def test_a_source_disk_that_hangs_is_told(
     local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It must not look like a network that stands still."""
-    told, read = threading.Event(), Source.read
+    told, read = threading.Event(), Source.read_run
 
-    def hang(source: Source, view: memoryview, offset: int) -> None:
+    def hang(source: Source, views: Sequence[memoryview], offset: int) -> None:
         if offset:
             assert told.wait(PATIENCE)
-        read(source, view, offset)
+        read(source, views, offset)
 
     class Watcher(Progress):
         def phase(self, phase: str) -> None:
@@ -226,7 +228,7 @@ def test_a_source_disk_that_hangs_is_told(
                 told.set()
 
     monkeypatch.setattr(config, "SUSPENDED", 0.3)
-    monkeypatch.setattr(Source, "read", hang)
+    monkeypatch.setattr(Source, "read_run", hang)
     (receipt,) = send_files([random_file(tmp_path / "x", MB)], local.client(), Watcher())
     assert told.is_set()
     assert receipt.verdict == "INTEGRITY_OK"

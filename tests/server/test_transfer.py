@@ -149,9 +149,9 @@ def test_the_part_file_stays_open_until_its_last_user_has_left(sample: Sample) -
     """Ending a transfer never pulls the file from under a worker."""
     with sample.transfer.life.use() as part:
         assert sample.transfer.life.end()
-        part.write(memoryview(b"late"), 0)
+        part.write_run([memoryview(b"late")], 0)
     with pytest.raises(OSError, match="descriptor"):
-        part.write(memoryview(b"gone"), 0)
+        part.write_run([memoryview(b"gone")], 0)
 
 
 def test_an_ended_transfer_takes_nothing(sample: Sample) -> None:

@@ -198,7 +198,7 @@ def test_after_a_change_in_the_source_every_later_block_is_asked_for_once(
 def test_announced_blocks_that_are_asked_for_after_all_count_once(output: Path) -> None:
     """FAULTS 35: one wrong digest in a journal looks like a change; later blocks were right."""
     part = PartFile.create(output, facts_of(39))
-    part.write(memoryview(DATA), 0)
+    part.write_run([memoryview(DATA)], 0)
     part.note(b"".join(claims_of(DATA, *range(10)).records()) + record(3, bytes(16)))
     part.close()
     resumed = Resumed(output)
@@ -212,7 +212,7 @@ def test_announced_blocks_that_are_asked_for_after_all_count_once(output: Path) 
 def test_a_change_in_the_source_asks_for_claimed_blocks_only(output: Path) -> None:
     """What was never here the client sends anyway."""
     part = PartFile.create(output, facts_of(39))
-    part.write(memoryview(DATA), 0)
+    part.write_run([memoryview(DATA)], 0)
     part.note(b"".join(claims_of(DATA, 0, 1, 2, 5, 6, 9).records()))
     part.close()
     resumed = Resumed(output, _changed(5))
@@ -223,7 +223,7 @@ def test_a_change_in_the_source_asks_for_claimed_blocks_only(output: Path) -> No
 def test_a_change_that_the_journal_hides_is_found_by_the_hash(output: Path) -> None:
     """The journal lies with the client's own digest over other bytes: found as an alteration."""
     part = PartFile.create(output, facts_of(39))
-    part.write(memoryview(_changed(13)), 0)
+    part.write_run([memoryview(_changed(13))], 0)
     part.note(b"".join(claims_of(DATA, *range(10)).records()))
     part.close()
     resumed = Resumed(output)

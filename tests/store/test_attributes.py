@@ -60,7 +60,7 @@ def test_bits_and_time_are_kept_as_far_as_the_umask_allows(
     """The time to the nanosecond; bits that the umask takes from new files are taken."""
     umask(mask)
     part = PartFile.create(output, KEPT)
-    part.write(memoryview(DATA), 0)
+    part.write_run([memoryview(DATA)], 0)
     assert facts(published(output, part)) == (mode, KEPT.mtime)
     assert part.kept is True
 
@@ -82,7 +82,7 @@ def test_without_the_wish_nothing_is_kept_or_said(
     """The server's usual rights, the time of arrival, and no flush more than before."""
     umask(0o027)
     part = PartFile.create(output, facts_of(39))
-    part.write(memoryview(DATA), 0)
+    part.write_run([memoryview(DATA)], 0)
     flushed, fsync = [], os.fsync
 
     def flush(descriptor: int) -> None:
@@ -128,7 +128,7 @@ def test_they_are_on_the_disk_before_the_file_has_its_name(
 ) -> None:
     """A flush that fails is final: no name, and nothing to go on with."""
     part = PartFile.create(output, KEPT)
-    part.write(memoryview(DATA), 0)
+    part.write_run([memoryview(DATA)], 0)
     monkeypatch.setattr("lft.store.attributes.os.fsync", broken_disk)
     with pytest.raises(OSError, match="Input/output"):
         part.publish()
@@ -146,7 +146,7 @@ def test_a_file_system_without_such_bits_takes_the_file_all_the_same(
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     part = PartFile.create(output, KEPT)
-    part.write(memoryview(DATA), 0)
+    part.write_run([memoryview(DATA)], 0)
     monkeypatch.setattr("lft.store.attributes.os.fchmod", refuse)
     published(output, part)
     assert part.kept is False
@@ -162,7 +162,7 @@ def test_a_default_acl_bounds_the_bits(output: Path, umask: Callable[[int], int]
     )
     os.setxattr(output, "system.posix_acl_default", acl)
     part = PartFile.create(output, KEPT)
-    part.write(memoryview(DATA), 0)
+    part.write_run([memoryview(DATA)], 0)
     assert facts(published(output, part))[0] == 0o750
 
 

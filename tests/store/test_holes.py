@@ -58,9 +58,9 @@ def test_zeros_give_their_space_back(part: PartFile, output: Path) -> None:
     """Those of a block in the middle and of the short one at the end."""
     (path,) = part_files(output)
     assert used(path) >= SIZE
-    part.write(memoryview(b"x" * BLOCK), 0)
+    part.write_run([memoryview(b"x" * BLOCK)], 0)
     for block in range(1, 11):
-        part.write(memoryview(bytes(min(BLOCK, SIZE - block * BLOCK))), block * BLOCK)
+        part.write_run([memoryview(bytes(min(BLOCK, SIZE - block * BLOCK)))], block * BLOCK)
     assert content(part) == b"x" * BLOCK + bytes(SIZE - BLOCK)
     part.flush()
     assert used(path) <= BLOCK + 16 * KB
@@ -69,12 +69,12 @@ def test_zeros_give_their_space_back(part: PartFile, output: Path) -> None:
 
 def test_zeros_take_the_place_of_other_bytes(part: PartFile) -> None:
     """A resumed file had something else there, on the disk or on its way to it."""
-    part.write(memoryview(b"x" * 3 * BLOCK), 0)
+    part.write_run([memoryview(b"x" * 3 * BLOCK)], 0)
     part.flush()
-    part.write(memoryview(b"y" * BLOCK), BLOCK)
-    part.write(memoryview(bytes(BLOCK)), BLOCK)
+    part.write_run([memoryview(b"y" * BLOCK)], BLOCK)
+    part.write_run([memoryview(bytes(BLOCK))], BLOCK)
     assert content(part, 3 * BLOCK) == b"x" * BLOCK + bytes(BLOCK) + b"x" * BLOCK
-    part.write(memoryview(b"z" * BLOCK), BLOCK)
+    part.write_run([memoryview(b"z" * BLOCK)], BLOCK)
     assert content(part, 3 * BLOCK) == b"x" * BLOCK + b"z" * BLOCK + b"x" * BLOCK
     part.remove()
 
@@ -84,7 +84,7 @@ def test_without_holes_zeros_are_written(
     part: PartFile, monkeypatch: pytest.MonkeyPatch, seeks: bool
 ) -> None:
     """A file system may have none, a system no call for it: the content is right all the same."""
-    part.write(memoryview(b"x" * BLOCK), 0)
+    part.write_run([memoryview(b"x" * BLOCK)], 0)
     monkeypatch.setattr("lft.holes._puncher", lambda: None)
     if not seeks:
         monkeypatch.delattr(os, "SEEK_DATA")
@@ -95,9 +95,9 @@ def test_without_holes_zeros_are_written(
         return pwritev(descriptor, data, offset)
 
     monkeypatch.setattr(os, "pwritev", write)
-    part.write(memoryview(bytes(BLOCK)), 0)
+    part.write_run([memoryview(bytes(BLOCK))], 0)
     assert len(written) == 1
-    part.write(memoryview(bytes(BLOCK)), BLOCK)
+    part.write_run([memoryview(bytes(BLOCK))], BLOCK)
     assert len(written) == (1 if seeks else 2)  # reserved space reads as zeros
     assert content(part, 2 * BLOCK) == bytes(2 * BLOCK)
     part.remove()
@@ -108,8 +108,8 @@ def test_a_call_that_fails_leaves_the_zeros_to_be_written(
 ) -> None:
     """EOPNOTSUPP, say."""
     monkeypatch.setattr("lft.holes._puncher", lambda: lambda *_: -1)
-    part.write(memoryview(b"x" * BLOCK), 0)
-    part.write(memoryview(bytes(BLOCK)), 0)
+    part.write_run([memoryview(b"x" * BLOCK)], 0)
+    part.write_run([memoryview(bytes(BLOCK))], 0)
     assert content(part, BLOCK) == bytes(BLOCK)
     part.remove()
 
@@ -166,7 +166,7 @@ def test_a_system_without_the_call_has_no_holes_to_make(
 
 def test_a_published_file_is_left_as_it_is(part: PartFile, output: Path) -> None:
     """It is the user's; its holes are no matter of ours."""
-    part.write(memoryview(b"x" * BLOCK), 0)
+    part.write_run([memoryview(b"x" * BLOCK)], 0)
     part.publish()
     part.dig(memoryview(bytes(BLOCK)), 0)
     assert content(part, BLOCK) == b"x" * BLOCK

@@ -34,8 +34,8 @@ from tests.support.transfers import resumed, transfer_of
 def test_a_part_file_is_published_with_its_bytes(output: Path) -> None:
     """What was written at its offsets stands under the final name, and nothing else is left."""
     part = PartFile.create(output, facts_of(6))
-    part.write(memoryview(b"def"), 3)
-    part.write(memoryview(b"abc"), 0)
+    part.write_run([memoryview(b"def")], 3)
+    part.write_run([memoryview(b"abc")], 0)
     part.flush()
     name = part.publish()
     part.remove()
@@ -69,7 +69,7 @@ def test_a_part_file_is_opened_again_with_what_it_has(output: Path) -> None:
     view = memoryview(bytearray(39))
     part.read(view, 0)
     assert view == DATA
-    part.write(memoryview(b"xyz"), 36)
+    part.write_run([memoryview(b"xyz")], 36)
     part.remove()
     assert strays(output) == part_files(output) == []
 

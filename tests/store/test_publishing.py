@@ -48,7 +48,7 @@ def test_publishing_never_replaces_or_follows_what_is_there(
     before = taken.lstat()
     monkeypatch.setattr("lft.store.partfile.unique", lambda: "free")
     part = PartFile.create(output, facts_of(1))
-    part.write(memoryview(b"x"), 0)
+    part.write_run([memoryview(b"x")], 0)
     assert part.publish() == "server_received_free_x"
     part.remove()
     assert stat.S_IFMT(taken.lstat().st_mode) == stat.S_IFMT(before.st_mode)
@@ -78,7 +78,7 @@ def test_a_published_file_is_never_written_to(
     open_again(part, facts_of(39))
     before = journal_file(output).read_bytes()
     with pytest.raises(StaleError):
-        part.write(memoryview(b"xyz"), 0)
+        part.write_run([memoryview(b"xyz")], 0)
     part.note(record(0, bytes(16)))
     part.close()
     assert journal_file(output).read_bytes() == before

@@ -64,7 +64,7 @@ def leave_part(
     """Leave a part file as a server does that is killed when all of ``data`` is written."""
     head = hashlib.md5(data[:4]).hexdigest()
     part = PartFile.create(output, facts_of(len(data), name, unique)._replace(head=head))
-    part.write(memoryview(data), 0)
+    part.write_run([memoryview(data)], 0)
     part.note(b"".join(claims_of(data, *range(-(-len(data) // 4))).records()))
     part.close()
     return part
