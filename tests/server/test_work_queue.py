@@ -14,7 +14,7 @@ import config
 from lft.server.work_queue import WorkQueue, lead
 from lft.wire.connection import Connection
 from protocol import Side
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 # --- the queue of workers -----------------------------------------------------------------------
 
@@ -27,15 +27,23 @@ def one_worker() -> Iterator[WorkQueue]:
     work.shutdown()
 
 
-def _wait(gate: threading.Event) -> None:
-    gate.wait()
+def _block(work: WorkQueue) -> threading.Event:
+    """Keep the only worker busy from now on, until the event that is returned is set."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        gate.wait()
+
+    work.put(wait, 0, "blocker")
+    assert begun.wait(PATIENCE)
+    return gate
 
 
 def _run_behind_a_blocker(work: WorkQueue, units: list[tuple[str, int]]) -> list[str]:
     """Put units while the only worker is busy; return their names in the order they ran."""
-    gate = threading.Event()
+    gate = _block(work)
     ran: list[str] = []
-    work.put(partial(_wait, gate), 0)
     for name, priority in units:
         work.put(partial(ran.append, name), priority)
     gate.set()
@@ -54,9 +62,8 @@ def test_waiting_raises_urgency(one_worker: WorkQueue, monkeypatch: pytest.Monke
     """A low unit that waited longer than a step of priority is worth runs first: none starves."""
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    gate = threading.Event()
+    gate = _block(one_worker)
     ran: list[str] = []
-    one_worker.put(partial(_wait, gate), 0)
     one_worker.put(lambda: ran.append("low"), 0)
     now += 2 * config.LEAD
     one_worker.put(lambda: ran.append("high"), 1)
@@ -68,9 +75,8 @@ def test_waiting_raises_urgency(one_worker: WorkQueue, monkeypatch: pytest.Monke
 
 def _order_of(work: WorkQueue, units: list[tuple[str, int, bool]]) -> list[str]:
     """Put units, named after their owners, while the only worker is busy; return their order."""
-    gate = threading.Event()
+    gate = _block(work)
     ran: list[str] = []
-    work.put(partial(_wait, gate), 0, "blocker")
     for name, priority, login in units:
         work.put(partial(ran.append, name), priority, name[0], login=login)
     gate.set()
@@ -123,9 +129,8 @@ def test_a_worker_is_left_for_logins() -> None:
 def test_the_end_waits_for_units_that_had_to_wait() -> None:
     """What was put before the end still runs."""
     work = WorkQueue(2)
-    gate = threading.Event()
+    gate = _block(work)
     ran: list[int] = []
-    work.put(partial(_wait, gate), 0)
     for number in range(3):
         work.put(partial(ran.append, number), 0)
     threading.Timer(0.05, gate.set).start()
