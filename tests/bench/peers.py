@@ -7,6 +7,7 @@
 
 What it measures: the time from the start of a sending process to its end (for ``nc``, which does
 not wait for its receiver, to the end of both), over loopback, into a file on the same disk.
+Beside it, in another column, the seconds of processors that sender and receiver took together.
 ``md5sum`` of the same file is the floor: nothing that takes the MD5 of the file on its way can be
 faster; ``dd`` with ``conv=fdatasync`` is that of the disk, ``bare`` (bare.py) that of Python with
 threads like ours. For our own pair also the peak memory of both sides and the server's number of
@@ -36,6 +37,7 @@ import argparse
 import contextlib
 import os
 import re
+import resource
 import shutil
 import socket
 import statistics
@@ -63,6 +65,7 @@ from tests.bench.common import (  # noqa: E402
     START_PATIENCE,
     Run,
     ToolError,
+    await_childless,
     child,
     directory_argument,
     file_system,
@@ -85,6 +88,7 @@ from tests.bench.common import (  # noqa: E402
     temporary_directory,
     timed,
     turns,
+    used_with_children,
     wait,
 )
 
@@ -130,6 +134,7 @@ class Tool:
     """
 
     rows: tuple[Row, ...] = ()
+    peer = 0  # the process that waits on the other side, until the end
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -149,7 +154,17 @@ class Tool:
     def listen(self, stack: contextlib.ExitStack, command: list[str], port: int) -> None:
         """Start a peer that listens on ``port`` until the end."""
         process = stack.enter_context(logged(command, self.peer_log))
+        self.peer = process.pid
         await_listener(process, port, self.peer_log)
+
+    def used(self) -> float:
+        """Return the seconds of processors that both sides have taken so far."""
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # of those that have ended
+        used = usage.ru_utime + usage.ru_stime
+        if self.peer:
+            await_childless(self.peer)
+            used += used_with_children(self.peer)
+        return used
 
     def check_received(self, size: int) -> None:
         """See that exactly one file of the right size came. Raises ``ToolError``."""
@@ -207,6 +222,7 @@ class Bare(Tool):
         command = [*BARE, "receive", str(self.inbox)]
         receiver = stack.enter_context(logged(command, self.peer_log, stdout=subprocess.PIPE))
         assert receiver.stdout is not None
+        self.peer = receiver.pid
         self.port = receiver.stdout.readline().decode().strip()
         if not self.port:
             raise ToolError(f"not started: {last_line(self.peer_log)}")
@@ -237,11 +253,11 @@ class Ours(Tool):
         command += ["--output", str(self.inbox), "--grace", "0", *self.server_options()]
         server = stack.enter_context(logged(command, self.peer_log, stdout=subprocess.PIPE))
         assert server.stdout is not None
+        self.peer = server.pid
         first = server.stdout.readline().decode()
         if not first.startswith("Listening on "):
             raise ToolError(f"not started: {last_line(self.peer_log)}")
         self.port = first.rpartition(":")[2].strip()
-        self.status = Path("/proc", str(server.pid), "status")
 
     def run(self, row: Row, source: Path) -> Run:
         """Run the client; its receipt must say that all is well."""
@@ -253,7 +269,7 @@ class Ours(Tool):
 
     def server_facts(self) -> str:
         """Say what the server took so far, where the system tells."""
-        fields = proc_fields(self.status)
+        fields = proc_fields(Path("/proc", str(self.peer), "status"))
         if "VmHWM" not in fields:
             return "memory and threads of the server are not told by this system"
         peak = format_size(int(fields["VmHWM"].split()[0]) * KB)
@@ -393,12 +409,15 @@ class Entry:
     row: Row
     trouble: str = ""
     runs: dict[int, list[Run]] = field(default_factory=dict)  # by size of the file
+    used: dict[int, list[float]] = field(default_factory=dict)  # seconds of processors, alike
 
     def run(self, source: Path) -> Run | None:
         """Run it once and check what came; trouble ends its part in this."""
         os.sync()  # nobody pays for what the one before left unwritten
+        began = self.tool.used()
         try:
             run = self.tool.run(self.row, source)
+            self.used.setdefault(source.stat().st_size, []).append(self.tool.used() - began)
             self.tool.check_received(source.stat().st_size)
             return run
         except (ToolError, OSError) as error:
@@ -481,12 +500,17 @@ def versions() -> dict[str, str]:
 
 
 def print_table(entries: list[Entry], size: int, rounds: int) -> None:
-    """Print one table: seconds, and how many times those of md5sum and of ours."""
+    """Print one table: seconds, how many times those of md5sum and of ours; seconds of processors.
+
+    Those are of both sides together.
+    """
     print(f"\n{format_size(size)}, random data from os.urandom, in the page cache; seconds, "
           f"{of_rounds(rounds)}")  # fmt: skip
     if not fits_in_memory(size):
         print("(there is no room in memory for the file and its copy: the disk is in these times)")
-    print(f"{'tool':<16}{'median':>8}{'best':>8}{'worst':>8}{'/md5sum':>9}{'/ours':>7}  gives")
+    print(
+        f"{'tool':<16}{'median':>8}{'best':>8}{'worst':>8}{'/md5sum':>9}{'/ours':>7}{'cores':>7}  gives"
+    )
     medians = {entry.row.name: entry.median(size) for entry in entries if not entry.trouble}
     for entry in entries:
         print(f"{entry.row.name:<16}{figures(entry, size, medians)}", flush=True)
@@ -506,7 +530,8 @@ def figures(entry: Entry, size: int, medians: dict[str, float]) -> str:
     median = entry.median(size)
     floor, ours = (ratio(median, medians.get(name)) for name in ("md5sum", "ours"))
     seconds = f"{median:>8.2f}{min(times):>8.2f}{max(times):>8.2f}"
-    return f"{seconds}{floor:>9}{ours:>7}  {entry.row.gives}"
+    used = statistics.median(entry.used[size])
+    return f"{seconds}{floor:>9}{ours:>7}{used:>7.2f}  {entry.row.gives}"
 
 
 def own(entries: list[Entry]) -> list[Entry]:
