@@ -508,9 +508,8 @@ def print_table(entries: list[Entry], size: int, rounds: int) -> None:
           f"{of_rounds(rounds)}")  # fmt: skip
     if not fits_in_memory(size):
         print("(there is no room in memory for the file and its copy: the disk is in these times)")
-    print(
-        f"{'tool':<16}{'median':>8}{'best':>8}{'worst':>8}{'/md5sum':>9}{'/ours':>7}{'cores':>7}  gives"
-    )
+    titles = f"{'median':>8}{'best':>8}{'worst':>8}{'/md5sum':>9}{'/ours':>7}{'cpu':>7}"
+    print(f"{'tool':<16}{titles}  gives")
     medians = {entry.row.name: entry.median(size) for entry in entries if not entry.trouble}
     for entry in entries:
         print(f"{entry.row.name:<16}{figures(entry, size, medians)}", flush=True)
