@@ -84,7 +84,7 @@ class Journey:
 
     @property
     def part(self) -> float:
-        """The part of the file that the server has: 0 to 1; 0 where nobody knows its size."""
+        """The part of the file that the server has: 0 to 1; 0 while its size is unknown."""
         if self.size is None:
             return 0.0
         return self.at / self.size if self.size else 1.0

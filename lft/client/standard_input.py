@@ -91,7 +91,7 @@ class StandardInput(Input):
             self._wait_for(self._waker.fileno())
 
     def _read_some(self, view: memoryview) -> int:
-        """Wait for some bytes; 0 at the end, or when nobody wants them any more."""
+        """Wait for some bytes; 0 at the end, or once the file has been given up."""
         if not self._read and os.isatty(self._fd):
             log.warning("reading from the terminal: Ctrl-D at the start of a line ends it")
         self.waiting = True

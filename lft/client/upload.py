@@ -200,7 +200,7 @@ class Upload:
         return self._held[block : block + 1] == b"\1"
 
     def end_at(self, size: int) -> None:
-        """Take in that the source ends after ``size`` bytes, which nobody knew before."""
+        """Take in that the source ends after ``size`` bytes, which was unknown before."""
         self.source.size = size
         self.blocks = Blocks(size, self.blocks.block_size)
         self._ring()
@@ -412,7 +412,7 @@ class Reader(threading.Thread):
 
 
 class StreamReader(Reader):
-    """Reads what has an end that nobody knows before it comes."""
+    """Reads a source whose end is unknown before it comes."""
 
     def __init__(
         self, upload: Upload, source: StandardInput, blocks: BlockQueue, in_hand: int

@@ -1,4 +1,4 @@
-"""Files whose size nobody knows yet: blocks and space grow as they come."""
+"""Files of unknown size: blocks and space grow as they come."""
 
 from __future__ import annotations
 
