@@ -108,6 +108,16 @@ def write_all(descriptor: int, views: list[memoryview], offset: int) -> None:
             views[0] = views[0][written:]
 
 
+def holds(descriptor: int, views: Sequence[memoryview], offset: int) -> bool:
+    """Return whether a file has the bytes of ``views``, one behind the other, at ``offset``."""
+    for view in views:
+        found = memoryview(bytearray(len(view)))
+        if read_full(descriptor, found, offset) < len(view) or found != view:
+            return False
+        offset += len(view)
+    return True
+
+
 def link_descriptor(descriptor: int, source: Path, folder: int, name: str) -> None:
     """Give an open file another name in a directory, without replacing a file. Raises ``OSError``.
 

@@ -18,6 +18,7 @@ from lft.store.paths import PARTIAL
 from tests.support.files import part_files, received, strays
 from tests.support.partfiles import (
     DATA,
+    RECORD,
     broken_disk,
     claimed,
     facts_of,
@@ -82,6 +83,21 @@ def test_a_published_file_is_never_written_to(
     part.note(record(0, bytes(16)))
     part.close()
     assert journal_file(output).read_bytes() == before
+    assert [path.read_bytes() for path in received(output)] == [DATA]
+
+
+def test_a_published_file_takes_blocks_that_its_journal_did_not_claim(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 37: published before another worker had its blocks claimed; they come again."""
+    part = leave_published(output, monkeypatch, "link")
+    line, _, records = journal_file(output).read_bytes().partition(b"\n")
+    journal_file(output).write_bytes(line + b"\n" + records[2 * RECORD :])
+    assert claimed(open_again(part, facts_of(39))) == list(range(2, 10))
+    part.write_run([memoryview(DATA[:4]), memoryview(DATA[4:8])], 0)
+    with pytest.raises(StaleError):
+        part.write_run([memoryview(b"one more")], 39)
+    part.close()
     assert [path.read_bytes() for path in received(output)] == [DATA]
 
 
