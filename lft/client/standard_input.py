@@ -97,21 +97,25 @@ class StandardInput(Input):
         self.waiting = True
         try:
             while not self._stopped:
-                self._wait_for(self._fd, self._waker.fileno())
+                ready = self._wait_for(self._fd, self._waker.fileno())
+                if self._stopped or self._fd not in ready:  # a read would wait, whatever stops us
+                    continue
                 with contextlib.suppress(BlockingIOError):
-                    return 0 if self._stopped else os.readv(self._fd, [view])
+                    return os.readv(self._fd, [view])
             return 0
         except OSError as error:
             raise SourceError(f"standard input: {error.strerror}") from None
         finally:
             self.waiting = False
 
-    def _wait_for(self, *descriptors: int) -> None:
+    def _wait_for(self, *descriptors: int) -> list[int]:
+        """Wait until one of ``descriptors`` can be read; return those that can."""
         poll = select.poll()
         for descriptor in descriptors:
             poll.register(descriptor, select.POLLIN)
-        poll.poll()
+        ready = poll.poll()
         self._waker.quiet()
+        return [descriptor for descriptor, _ in ready]
 
     def _keep(self, view: memoryview) -> None:
         with self._lock:

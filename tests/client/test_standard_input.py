@@ -119,6 +119,29 @@ def test_the_reader_can_be_stopped_whatever_it_waits_for(
     assert done == [b""]
 
 
+def test_a_reader_that_was_woken_for_room_can_still_be_stopped(
+    piped: Piped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server has verified wakes the reader, which must not read where nothing is."""
+    woken = threading.Event()
+    wait = StandardInput._wait_for
+
+    def wait_for(source: StandardInput, *descriptors: int) -> list[int]:
+        ready = wait(source, *descriptors)
+        woken.set()
+        return ready
+
+    monkeypatch.setattr(StandardInput, "_wait_for", wait_for)
+    done: list[bytes] = []
+    thread = threading.Thread(target=lambda: done.append(block_of(piped.source)), daemon=True)
+    thread.start()
+    piped.source.release(0)
+    assert woken.wait(PATIENCE)
+    piped.source.stop()
+    thread.join(PATIENCE)
+    assert done == [b""]
+
+
 def test_it_can_be_tried_again_until_a_byte_was_read(piped: Piped) -> None:
     """A server that is busy at first is no reason to run the whole command anew."""
     assert piped.source.repeatable
