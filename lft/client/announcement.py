@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Collection
 
@@ -9,6 +10,8 @@ from config import ClientSettings
 from lft.client.source import Input
 from lft.client.standard_input import STANDARD_INPUT
 from protocol import PRESERVE, UNSIZED, FileStart, RejectedError, UsageError
+
+log = logging.getLogger("client")
 
 
 def check_files(files: Collection[Path], settings: ClientSettings) -> None:
@@ -34,6 +37,9 @@ def announcement(
     head = source.head(block_size, digest)
     start = FileStart(source.name, source.size, block_size, digest, head, resume)
     if not source.sized:
+        if settings.preserve:
+            log.warning("%s: --preserve is for files: this has no permission bits and no time",
+                        source.name)  # fmt: skip
         return start.replace(size=0, resume=False, unsized=True)
     if settings.preserve and PRESERVE in features:
         return start.replace(**source.attributes)

@@ -14,7 +14,7 @@ from lft.client.upload import BlockQueue
 from lft.clock import TokenBucket
 from lft.wire.connection import Connection
 from lft.wire.sockets import Socket, lost, open_socket, peer_name
-from protocol import DIGEST_SIZES, VERSION, Attach, Hello, Side
+from protocol import DIGEST_SIZES, VERSION, Attach, Hello, RemoteProtocolError, Side
 
 if TYPE_CHECKING:
     from lft.client.compression import Compression
@@ -94,8 +94,12 @@ class Link:
         connection.send(Attach(self._access.token))
 
     def tell_lost(self, error: Exception, pause: float) -> None:
-        """Log a lost data connection (a sender): of many at once only the first is a warning."""
+        """Log a lost data connection (a sender): of many at once only the first is a warning.
+
+        None is where the server has ended the transfer: the coordinator is told why.
+        """
         now, before = time.monotonic(), self._lost_at
         self._lost_at = now
-        level = logging.DEBUG if now - before < 1 else logging.WARNING
+        over = isinstance(error, RemoteProtocolError) and error.code == "transfer"
+        level = logging.DEBUG if over or now - before < 1 else logging.WARNING
         log.log(level, "a data connection was lost (%s); again in %.1f s", error, pause)

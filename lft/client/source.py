@@ -200,4 +200,6 @@ class Source(Input):
 def _kind(mode: int) -> str:
     if stat.S_ISDIR(mode):
         return "is a folder; pack it into one file first, for example with tar"
+    if stat.S_ISFIFO(mode):
+        return "is a pipe; to send what comes out of it, name - and give it as standard input"
     return "is not a regular file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import logging
@@ -36,7 +37,12 @@ def interrupted(source: Input, error: ConnectionLostError) -> InterruptedSourceE
 
 
 def file_argument(text: str) -> Path:
-    """Return the path that a command line names; ``./-`` is a file of that name."""
+    """Return the path that a command line names; ``./-`` is a file of that name.
+
+    Raises ``argparse.ArgumentTypeError`` for an empty name, which is no folder in which we are.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a file is empty")
     path = Path(text)
     return path.absolute() if path == STANDARD_INPUT and text != str(path) else path
 

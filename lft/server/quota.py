@@ -50,9 +50,7 @@ class Quota:
         if used + size > quota:  # before it is refused, be sure
             used = reserved + self.usage.total(directory, surely=True)
         if used + size > quota:
-            reason = f"{format_size(size)} is more than the {format_size(max(0, quota - used))}"
-            least = " (what a file counts at least)" if size > transfer.blocks.size else ""
-            raise RejectedError("quota", f"{reason} left of the quota{least}")
+            raise RejectedError("quota", _too_much(transfer, size, max(0, quota - used)))
 
     def _reserved(
         self, transfer: Transfer, own: PartFile | None, *, anew: bool, replaces: bool
@@ -67,3 +65,12 @@ class Quota:
         if replaces or not anew:
             resting = [facts for facts in resting if facts.key != key]
         return sum({one.saved_as: counted(one.size) for one in (*moving, *resting)}.values())
+
+
+def _too_much(transfer: Transfer, size: int, left: int) -> str:
+    """Say what has no room in ``left`` bytes; of standard input nobody knows the whole size."""
+    room = f"the {format_size(left)} left of the quota"
+    if transfer.facts.unsized:
+        return f"it is larger than {room}"
+    least = " (what a file counts at least)" if size > transfer.blocks.size else ""
+    return f"{format_size(size)} is more than {room}{least}"

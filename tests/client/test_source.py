@@ -30,7 +30,7 @@ def _socket(path: Path) -> None:
     ("make", "why"),
     [
         (Path.mkdir, "is a folder"),
-        (_fifo, "not a regular file"),
+        (_fifo, "is a pipe; to send what comes out of it, name -"),
         (_socket, "not a regular file"),
         (lambda path: None, "No such file"),
         (lambda path: path.symlink_to(path), "symbolic links"),

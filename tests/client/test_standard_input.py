@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import pty
@@ -12,10 +13,19 @@ from typing import Iterator, NamedTuple
 import pytest
 
 import config
-from lft.client.announcement import check_files, check_server
+from config import ClientSettings
+from lft.client.announcement import announcement, check_files, check_server
 from lft.client.standard_input import STANDARD_INPUT, StandardInput, file_argument, open_source
 from lft.client.upload import BlockQueue, Upload, reader_of
-from protocol import FileReady, RejectedError, RemoteProtocolError, SourceError, UsageError
+from protocol import (
+    PRESERVE,
+    UNSIZED,
+    FileReady,
+    RejectedError,
+    RemoteProtocolError,
+    SourceError,
+    UsageError,
+)
 from tests.support.waiting import PATIENCE, eventually
 
 BLOCK = 4096
@@ -215,6 +225,22 @@ def test_an_old_server_is_told_from_a_new_one(piped: Piped) -> None:
     check_server(piped.source, ("md5", "unsized"))
     with pytest.raises(RejectedError, match="too old to take standard input"):
         check_server(piped.source, ("md5",))
+
+
+def test_an_empty_name_is_no_folder() -> None:
+    """A variable of a script that is not set is no wish to send the folder in which it runs."""
+    with pytest.raises(argparse.ArgumentTypeError, match="the name of a file is empty"):
+        file_argument("")
+
+
+def test_what_has_no_bits_to_keep_is_told(piped: Piped, caplog: pytest.LogCaptureFixture) -> None:
+    """An option that can do nothing for a file is not passed over in silence."""
+    settings = ClientSettings(preserve=True)
+    start = announcement(
+        piped.source, BLOCK, settings, (UNSIZED, PRESERVE), digest="md5", resume=True
+    )
+    assert (start.mode, start.mtime) == (None, None)
+    assert "x: --preserve is for files" in caplog.text
 
 
 def test_files_that_cannot_be_sent_together_are_refused() -> None:

@@ -165,7 +165,7 @@ def test_memory_is_bounded_on_both_sides(server: ServerProcess, start_piped: Sta
     ("limits", "reason"),
     [
         ({"max_file_size": 20 * MB}, "is more than 20.0 MB, the most here"),
-        ({"quota": 20 * MB}, "left of the quota"),
+        ({"quota": 20 * MB}, "rejected: it is larger than the 20.0 MB left of the quota"),
     ],
 )
 @pytest.mark.parametrize("fits", [True, False])
@@ -179,6 +179,7 @@ def test_limits_hold_to_the_byte(
     code, _, err = finish(client, data)
     assert code == (0 if fits else 4), err
     assert (reason in err) == (not fits)
+    assert "no such transfer" not in err  # of the data connections, which end with it
     eventually(lambda: strays(local.output) == [])
     assert len(received(local.output)) == fits
 
