@@ -505,7 +505,9 @@ def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
     send_files(files, settings, progress, reporter.report)
 
 
-def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
+def _demo(
+    arguments: argparse.Namespace, progress: Progress, reporter: Reporter, handler: BarSafeHandler
+) -> None:
     from lft.client.demo import run_demo  # noqa: PLC0415  (no other run needs it)
 
     path, *more = arguments.files or [DEFAULT_FILE]
@@ -516,7 +518,7 @@ def _demo(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
         (receipt,) = send_files([path], settings, progress, reporter.report)
         return receipt
 
-    run_demo(path, settings_of(arguments), arguments.log_level, send, reporter.say)
+    run_demo(path, settings_of(arguments), arguments.log_level, send, reporter.say, handler.show)
 
 
 def _way_on(arguments: argparse.Namespace, unfinished: str) -> str:
@@ -532,7 +534,10 @@ def _run(arguments: argparse.Namespace, handler: BarSafeHandler, given: Collecti
     reporter = Reporter(settings_of(arguments), as_json=arguments.json, given=given)
     try:
         try:
-            (_demo if arguments.demo else _send)(arguments, progress, reporter)
+            if arguments.demo:
+                _demo(arguments, progress, reporter, handler)
+            else:
+                _send(arguments, progress, reporter)
         finally:
             progress.end()
             reporter.sum_up()
@@ -542,7 +547,8 @@ def _run(arguments: argparse.Namespace, handler: BarSafeHandler, given: Collecti
             log.error("%s%s", error, _way_on(arguments, unfinished))
         return error.exit_code
     except OSError as error:  # of the demo's own files, say
-        log.error("%s", error)
+        where = f"{error.filename}: " if error.filename else ""
+        log.error("%s%s", where, error.strerror or error)
         return UsageError.exit_code
     return 0
 

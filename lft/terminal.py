@@ -127,6 +127,16 @@ class BarSafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not ge
         with self.around():
             super().emit(record)
 
+    def show(self, line: str) -> None:
+        """Write a line that another program has made. Raises ``OSError``."""
+        self.acquire()
+        try:
+            with self.around():
+                self.stream.write(f"{line}\n")
+                self.flush()
+        finally:
+            self.release()
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         """Drop a line that cannot be written, on a full disk for example; show a bug of ours."""
         if not isinstance(sys.exc_info()[1], OSError):

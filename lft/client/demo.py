@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -32,18 +33,20 @@ def run_demo(
     log_level: str,
     send: Callable[[ClientSettings], Receipt],
     say: Callable[[str], None],
+    show: Callable[[str], None],
 ) -> None:
     """Do the whole main job once: start a server, send ``path`` to it, compare the MD5 sums.
 
     The server has a free port and a directory of its own below ``output/``, so that another one
     may run meanwhile. ``send`` sends the file as the settings say, which here lead to that server;
-    ``say`` prints a line. A file that does not exist is made. Raises below ``TransferError``.
+    ``say`` prints a line; ``show`` one of the server's log, which on a terminal must not meet the
+    bar. A file that does not exist is made. Raises below ``TransferError``, and ``OSError``.
     """
     if not path.exists():
         _make_sample(path)
     password, _priority = DEMO_ACCOUNTS[USER]
     output = _new_directory()
-    with _demo_server(output, log_level) as port:
+    with _demo_server(output, log_level, show) as port:
         receipt = send(settings.replace(server="localhost", port=port, user=USER,
                                            password=password, tls=False, ca=None))  # fmt: skip
     saved = output / receipt.saved_as
@@ -88,12 +91,14 @@ def _make(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _demo_server(output: Path, log_level: str) -> Iterator[int]:
+def _demo_server(output: Path, log_level: str, show: Callable[[str], None]) -> Iterator[int]:
     """Run a real ``server.py`` on a free port and give that port; stop it at the end."""
     script = Path(__file__).resolve().parents[2] / "server.py"
     command = [sys.executable, str(script), "--port", "0", "--output", str(output)]
     command += ["--log-level", log_level]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+    with _log_shown(show) as log_to, subprocess.Popen(  # noqa: S603
+        command, stdout=subprocess.PIPE, stderr=log_to, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             first = process.stdout.readline()
@@ -102,6 +107,32 @@ def _demo_server(output: Path, log_level: str) -> Iterator[int]:
             yield int(first.rpartition(":")[2])
         finally:
             process.terminate()
+
+
+@contextlib.contextmanager
+def _log_shown(show: Callable[[str], None]) -> Iterator[int | None]:
+    """Give what the server is to log to: a terminal of its own where we have one, so that the log
+    looks as it does there; ``None`` is our own standard error.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    leader, follower = os.openpty()
+    thread = threading.Thread(target=_relay, args=(leader, show), name="log of the server")
+    thread.start()
+    try:
+        yield follower
+    finally:  # the server has ended
+        os.close(follower)
+        thread.join()
+
+
+def _relay(leader: int, show: Callable[[str], None]) -> None:
+    """Show each line that the server logs, until nobody has its terminal open (own thread)."""
+    terminal = open(leader, encoding="utf-8", errors="replace")  # noqa: SIM115  (closed below)
+    with terminal, contextlib.suppress(OSError):  # which is how a terminal ends
+        for line in terminal:
+            show(line.rstrip("\n"))
 
 
 def _md5_of(path: Path) -> str:

@@ -51,7 +51,7 @@ def test_the_demo_does_not_take_the_verdict_for_the_proof(
                        sent_bytes=1000)  # fmt: skip
 
     with pytest.raises(IntegrityError, match="differ"):
-        run_demo(sent, ClientSettings(tls=True), "INFO", send, told.append)
+        run_demo(sent, ClientSettings(tls=True), "INFO", send, told.append, told.append)
     assert [line.split()[0] for line in told] == ["md5", "md5"]
 
 
@@ -103,6 +103,15 @@ def test_the_demo_with_json_prints_nothing_else(tmp_path: Path) -> None:
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["verdict"] == "INTEGRITY_OK"
     assert done.stderr == ""
+
+
+def test_a_demo_that_cannot_write_says_where(tmp_path: Path) -> None:
+    """In words, without the numbers of the system."""
+    (tmp_path / "output").write_text("a file")
+    done = _demo(tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.endswith("output: File exists\n")
+    assert "Errno" not in done.stderr
 
 
 def test_the_demo_takes_one_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import re
 import select
 import struct
 import subprocess
+import sys
 import termios
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from config import KB
 from tests.support.files import random_file
 from tests.support.processes import (
+    ROOT,
     ServerProcess,
     StartServer,
     client_command,
@@ -26,13 +28,15 @@ from tests.support.processes import (
 from tests.support.waiting import PATIENCE, eventually
 
 
-def _on_a_terminal(command: list[str], variables: dict[str, str]) -> str:
+def _on_a_terminal(
+    command: list[str], variables: dict[str, str], folder: Path | None = None
+) -> str:
     """Run a command on a pseudo terminal; return everything it showed."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     process = subprocess.Popen(
         command, stdout=follower, stderr=follower, stdin=follower,
-        env={**environment(), "TERM": "xterm", **variables},
+        env={**environment(), "TERM": "xterm", **variables}, cwd=folder,
     )  # fmt: skip
     os.close(follower)
     shown = b""
@@ -57,6 +61,18 @@ def test_a_terminal_gets_colours_signs_and_a_bar(server: ServerProcess, tmp_path
     assert re.search(r"\x1b\[36m[^\n]*🔷", shown)
     bar = r"sending file\.bin: +\d+%\|[^|]+\| +[\d.]+/20\.0 MB, +[\d.]+ MB/s, +0:\d\d left"
     assert re.search(bar, shown)
+
+
+def test_the_log_of_the_server_of_a_demo_does_not_meet_the_bar(tmp_path: Path) -> None:
+    """Each line of both programs begins where a line begins, in colours as ever."""
+    random_file(tmp_path / "file.bin", 5 * KB * KB)
+    command = [sys.executable, str(ROOT / "client.py"), "--demo", "file.bin", "--limit", "5M"]
+    shown = _on_a_terminal(command, {}, tmp_path)
+    assert re.search(r"sending file\.bin: +\d+%\|", shown)
+    assert re.search(r"\x1b\[32m[^\n]*✅ saved server_received", shown)
+    before = re.findall(r"(.?)(?:\x1b\[\d+m)?\d\d:\d\d:\d\d (?:INFO|WARNING|ERROR) ", shown, re.S)
+    assert len(before) > 5
+    assert set(before) <= {"", "\n", "\r", "A"}  # A: the end of an escape that goes up a line
 
 
 def test_on_a_terminal_the_verdict_is_the_last_line(server: ServerProcess, tmp_path: Path) -> None:
