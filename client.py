@@ -498,9 +498,10 @@ def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
         raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
     try:
         settings = _with_proof(settings_of(arguments), arguments)
-    except TransferError as error:
+    except (TransferError, Interrupt) as error:  # Ctrl-C at the prompt
+        told = error if isinstance(error, TransferError) else CancelledError("interrupted")
         for path in files:
-            reporter.report(path, error)
+            reporter.report(path, told)
         raise
     send_files(files, settings, progress, reporter.report)
 

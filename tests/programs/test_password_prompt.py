@@ -137,13 +137,14 @@ def test_the_shell_has_its_echo_while_the_program_is_stopped(shell: Shell, tmp_p
 
 
 def test_ctrl_c_at_the_clients_prompt_ends_the_line(shell: Shell, tmp_path: Path) -> None:
-    """Exit code 130; the message stands on a line of its own, and promises nothing."""
+    """Exit code 130; the message stands on a line of its own, promises nothing, names the file."""
     shell.types(client(random_file(tmp_path / "x", 10)))
     shell.sees(PROMPT)
     eventually(lambda: not shell.echoes, "the echo to be off")
     shell.types("\x03")
     shell.sees("shell> ")
     assert shell.seen.startswith("\r\n")
+    assert "FAILED interrupted  x\r\n" in shell.seen
     assert "interrupted\r\n" in shell.seen.replace("\x1b[0m", "")
     assert "Traceback" not in shell.seen
     shell.types("echo code $?\n")
