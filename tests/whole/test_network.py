@@ -10,6 +10,7 @@ import pytest
 
 from client import send_files
 from config import MB, STREAMS, ClientSettings
+from lft.server.transfer import Transfer
 from tests.support.files import md5, random_file, received
 from tests.support.local import ServerThread
 from tests.support.network import FRAME, SLOW, StartClient, check_one, send_file, sending_file
@@ -148,6 +149,19 @@ def test_a_lost_verdict_is_given_again(
     done = run_client(proxy.port, source)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("INTEGRITY_OK")
+    assert proxy.happened(verdict) == 1
+    check_one(local.output, source)
+
+
+def test_a_verdict_is_given_again_though_the_last_blocks_were_not_claimed(
+    local: ServerThread, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """37: a worker may publish the file before another has its blocks claimed."""
+    monkeypatch.setattr(Transfer, "note_blocks", lambda _: None)
+    verdict = Fault(What.RESET, Way.DOWN, word=b"INTEGRITY_OK")
+    proxy.plan(Plan(faults=(verdict,)), Kind.COORDINATOR)
+    source = random_file(tmp_path / "x", 2 * MB)
+    assert send_file(proxy, source).verdict == "INTEGRITY_OK"
     assert proxy.happened(verdict) == 1
     check_one(local.output, source)
 
