@@ -47,7 +47,7 @@ from lft.client.progress import Progress
 from lft.client.receipt import FailedIntegrityError, Receipt, Run
 from lft.client.rejected import EarlierAttemptError, raise_rejected
 from lft.client.source import Input
-from lft.client.standard_input import STANDARD_INPUT, interrupted, open_source
+from lft.client.standard_input import STANDARD_INPUT, interrupted, is_typed, open_source
 from lft.client.streams import Streams
 from lft.client.upload import Block, Upload, block_size_for, reader_of
 from lft.clock import Deadline
@@ -531,7 +531,7 @@ def _way_on(arguments: argparse.Namespace, unfinished: str) -> str:
 
 def _run(arguments: argparse.Namespace, handler: BarSafeHandler, given: Collection[str]) -> int:
     """Do what the command line says; say in one line what went wrong, and return the exit code."""
-    progress = progress_shown(handler, quiet=arguments.quiet)
+    progress = progress_shown(handler, quiet=arguments.quiet or is_typed(arguments.files))
     reporter = Reporter(settings_of(arguments), as_json=arguments.json, given=given)
     try:
         try:

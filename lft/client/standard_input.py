@@ -11,6 +11,7 @@ import select
 import sys
 import threading
 from pathlib import Path
+from typing import Collection
 
 import config
 from lft.client.source import Input, Source
@@ -45,6 +46,11 @@ def file_argument(text: str) -> Path:
         raise argparse.ArgumentTypeError("the name of a file is empty")
     path = Path(text)
     return path.absolute() if path == STANDARD_INPUT and text != str(path) else path
+
+
+def is_typed(files: Collection[Path]) -> bool:
+    """Return whether one of ``files`` is typed at a terminal, where nothing else must be shown."""
+    return STANDARD_INPUT in files and not _is_closed() and os.isatty(DESCRIPTOR)
 
 
 def open_source(path: Path, name: str | None) -> Input:

@@ -29,7 +29,7 @@ from tests.support.waiting import PATIENCE, eventually
 
 
 def _on_a_terminal(
-    command: list[str], variables: dict[str, str], folder: Path | None = None
+    command: list[str], variables: dict[str, str], folder: Path | None = None, typed: bytes = b""
 ) -> str:
     """Run a command on a pseudo terminal; return everything it showed."""
     leader, follower = pty.openpty()
@@ -39,6 +39,7 @@ def _on_a_terminal(
         env={**environment(), "TERM": "xterm", **variables}, cwd=folder,
     )  # fmt: skip
     os.close(follower)
+    os.write(leader, typed)
     shown = b""
     while select.select([leader], [], [], PATIENCE)[0]:
         try:
@@ -73,6 +74,14 @@ def test_the_log_of_the_server_of_a_demo_does_not_meet_the_bar(tmp_path: Path) -
     before = re.findall(r"(.?)(?:\x1b\[\d+m)?\d\d:\d\d:\d\d (?:INFO|WARNING|ERROR) ", shown, re.S)
     assert len(before) > 5
     assert set(before) <= {"", "\n", "\r", "A"}  # A: the end of an escape that goes up a line
+
+
+def test_what_is_typed_does_not_meet_a_bar(server: ServerProcess) -> None:
+    """Standard input from the terminal: only what the user types stands there until its end."""
+    shown = _on_a_terminal(client_command(server.port, "-"), {}, typed=b"hello\n\4")
+    assert "INTEGRITY_OK 6 bytes in " in shown
+    assert "waiting for input" not in shown
+    assert "sending" not in shown
 
 
 def test_on_a_terminal_the_verdict_is_the_last_line(server: ServerProcess, tmp_path: Path) -> None:
