@@ -509,11 +509,13 @@ def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter)
 def _demo(
     arguments: argparse.Namespace, progress: Progress, reporter: Reporter, handler: BarSafeHandler
 ) -> None:
-    from lft.client.demo import run_demo  # noqa: PLC0415  (no other run needs it)
+    from lft.client.demo import run_demo, warn_of  # noqa: PLC0415  (no other run needs it)
 
     path, *more = arguments.files or [DEFAULT_FILE]
     if more or path == STANDARD_INPUT:
         raise UsageError("--demo takes one FILE, which is no standard input")
+
+    warn_of(reporter.given)
 
     def send(settings: ClientSettings) -> Receipt:
         (receipt,) = send_files([path], settings, progress, reporter.report)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Collection, Iterator
 
 import config
 from config import ClientSettings
@@ -25,6 +25,15 @@ log = logging.getLogger("client")
 
 USER = "user1"
 OUTPUT = Path("output")
+
+NOT_FOR_IT = ("--server", "--port", "--user", "--password-file", "--token-file", "--tls", "--ca")
+
+
+def warn_of(given: Collection[str]) -> None:
+    """Log which options of a command line mean nothing to a demo."""
+    unused = [option for option in NOT_FOR_IT if option in given]
+    if unused:
+        log.warning("--demo has a server of its own: %s left out of account", ", ".join(unused))
 
 
 def run_demo(

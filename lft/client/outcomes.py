@@ -123,7 +123,7 @@ class Reporter:
         """``given`` has the options of the command line: nothing is advised against them."""
         self._settings = settings
         self._as_json = as_json
-        self._given = given
+        self.given = given
         self._both_seen = sys.stdout.isatty() and sys.stderr.isatty() and not as_json
         self._count = 0  # files
         self._failed: list[str] = []  # names
@@ -135,7 +135,7 @@ class Reporter:
         path = self._named(path)
         if isinstance(outcome, Receipt):
             brief = outcome._replace(name=self._brief(outcome.name))
-            log.info("%s", arrival_line(brief, self._settings, self._given), extra=SUCCESS)
+            log.info("%s", arrival_line(brief, self._settings, self.given), extra=SUCCESS)
         else:
             self._failed.append(self._brief(name_of(path)))
             self._log(path, outcome)
@@ -159,7 +159,7 @@ class Reporter:
 
     def _way_on(self, error: TransferError) -> str:
         """Say how the file can go on, unless it was for the server of a demo, which is gone."""
-        if not isinstance(error, ConnectionLostError) or "--demo" in self._given:
+        if not isinstance(error, ConnectionLostError) or "--demo" in self.given:
             return ""
         return way_on(error.unfinished, self._settings, self._count)
 

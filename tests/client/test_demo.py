@@ -105,6 +105,13 @@ def test_the_demo_with_json_prints_nothing_else(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_options_that_mean_nothing_to_a_demo_are_named(tmp_path: Path) -> None:
+    """It has a server of its own, which speaks no TLS."""
+    done = _demo(tmp_path, "--tls", "--port=1", "--compress")
+    assert done.returncode == 0
+    assert "--demo has a server of its own: --port, --tls left out of account" in done.stderr
+
+
 def test_a_demo_that_cannot_write_says_where(tmp_path: Path) -> None:
     """In words, without the numbers of the system."""
     (tmp_path / "output").write_text("a file")
