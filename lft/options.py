@@ -35,6 +35,12 @@ def format_size(size: float) -> str:
     return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
+def format_both(one: int, other: int) -> tuple[str, str]:
+    """Return two different sizes in words that differ, too: in bytes, if it takes that."""
+    words = format_size(one), format_size(other)
+    return words if words[0] != words[1] else (f"{one} bytes", f"{other} bytes")
+
+
 def parse_rate(text: str) -> int:
     """Turn ``500K``, ``5MB/s`` or ``1.5 MiB/s`` into bytes a second; 1 K is 1024.
 

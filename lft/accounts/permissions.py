@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from config import ServerSettings
 from lft.accounts.account import Credential
-from lft.options import format_size
+from lft.options import format_both
 from protocol import RejectedError
 
 
@@ -34,8 +34,8 @@ class Rights(NamedTuple):
             if not name.lower().endswith(extensions):
                 raise RejectedError("extension", f"only {', '.join(extensions)} may be sent here")
         if self.max_file_size is not None and size > self.max_file_size:
-            most = format_size(self.max_file_size)
-            raise RejectedError("size", f"{format_size(size)} is more than {most}, the most here")
+            has, most = format_both(size, self.max_file_size)
+            raise RejectedError("size", f"{has} is more than {most}, the most here")
 
 
 # How common kinds of files begin, by their specifications: any one of (offset, bytes).

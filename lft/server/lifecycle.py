@@ -8,7 +8,7 @@ from functools import partial
 
 import config
 from config import ServerSettings
-from lft.options import format_size
+from lft.options import format_both, format_size
 from lft.server.admission import Admission
 from lft.server.buffers import BufferPool
 from lft.server.lifetime import Stage, TransferEndedError
@@ -278,6 +278,6 @@ def _no_space(error: OSError) -> str:
     if error.errno == errno.EDQUOT:
         return "not enough space: a disk quota on the server is used up"
     if isinstance(error, NoSpaceError) and error.free < error.needed:
-        needed, free = format_size(error.needed), format_size(error.free)
+        needed, free = format_both(error.needed, error.free)
         return f"not enough space on the server: {needed} are needed, {free} are free"
     return "not enough space on the server"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lft.options import format_size
+from lft.options import format_both, format_size
 from lft.server.admission import Admission
 from lft.server.transfer import Transfer
 from lft.store.partfile import PartFile
@@ -69,8 +69,8 @@ class Quota:
 
 def _too_much(transfer: Transfer, size: int, left: int) -> str:
     """Say what has no room in ``left`` bytes; of standard input nobody knows the whole size."""
-    room = f"the {format_size(left)} left of the quota"
     if transfer.facts.unsized:
-        return f"it is larger than {room}"
+        return f"it is larger than the {format_size(left)} left of the quota"
+    has, room = format_both(size, left)
     least = " (what a file counts at least)" if size > transfer.blocks.size else ""
-    return f"{format_size(size)} is more than {room}{least}"
+    return f"{has} is more than the {room} left of the quota{least}"

@@ -42,6 +42,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
         ({}, {"allow_ext": (".pdf", ".zip")}, "extension", "only .pdf, .zip may be sent here"),
         ({"allow_ext": (".txt",)}, {"allow_ext": (".pdf",)}, "extension", "only .pdf"),
         ({"max_file_size": 9}, {}, "size", "10 bytes is more than 9 bytes, the most here"),
+        ({"quota": 4095}, {}, "quota", "4096 bytes is more than the 4095 bytes left of the quota"),
         ({}, {"max_file_size": 9}, "size", "10 bytes is more than 9 bytes, the most here"),
         ({"max_file_size": 99}, {"max_file_size": 9}, "size", "9 bytes"),
         ({"max_file_size": 9}, {"max_file_size": 99}, "size", "9 bytes"),

@@ -18,6 +18,7 @@ from config import GB, KB, MB
 from lft.options import (
     add_log_level,
     argument,
+    format_both,
     format_size,
     parse_duration,
     parse_rate,
@@ -110,6 +111,12 @@ def test_no_text_makes_the_size_parser_raise_anything_but_value_error(text: str)
 def test_a_size_is_given_as_people_read_it(size: float, words: str) -> None:
     """The unit is the largest that leaves at least one, up to GB."""
     assert format_size(size) == words
+
+
+def test_two_sizes_that_differ_read_so() -> None:
+    """ "2.0 MB is more than 2.0 MB" explains nothing."""
+    assert format_both(3 * MB, 2 * MB) == ("3.0 MB", "2.0 MB")
+    assert format_both(2 * MB, 2 * MB - 9) == ("2097152 bytes", "2097143 bytes")
 
 
 @quick

@@ -164,7 +164,7 @@ def test_memory_is_bounded_on_both_sides(server: ServerProcess, start_piped: Sta
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
-        ({"max_file_size": 20 * MB}, "is more than 20.0 MB, the most here"),
+        ({"max_file_size": 20 * MB}, "is more than 20971520 bytes, the most here"),
         ({"quota": 20 * MB}, "rejected: it is larger than the 20.0 MB left of the quota"),
     ],
 )
