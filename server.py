@@ -147,7 +147,8 @@ class Answers:
             log.debug("%s", error)
             return Next.LOST
         except RemoteProtocolError as error:
-            log.warning("%s: %s", peer.name, error)
+            late = error.code == "transfer" and peer.session  # of a transfer that was rejected, say
+            log.log(logging.DEBUG if late else logging.WARNING, "%s: %s", peer.name, error)
             peer.refuse(error.code, str(error))
         except AuthenticationError as error:
             self._login.tell_refused(peer, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import signal
 import subprocess
@@ -182,6 +183,20 @@ def test_limits_hold_to_the_byte(
     assert "no such transfer" not in err  # of the data connections, which end with it
     eventually(lambda: strays(local.output) == [])
     assert len(received(local.output)) == fits
+
+
+def test_blocks_on_their_way_to_a_rejected_transfer_are_no_fault(
+    serve: Serve, start_piped: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """13: the log has the rejection, and no warning for each data connection."""
+    local = serve({"alice": account(max_file_size=5 * MB)})
+    client = start_piped(local.port, "-", "--user", "alice", LFT_PASSWORD=PASSWORD)
+    code, _, _ = finish(client, bytes(20 * MB))
+    assert code == 4
+    eventually(lambda: strays(local.output) == [])
+    told = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert len(told) == 1
+    assert told[0].endswith(", the most here")
 
 
 def test_a_source_without_end_ends_at_the_limit(
