@@ -124,12 +124,14 @@ def progress_shown(handler: BarSafeHandler, *, quiet: bool) -> Progress:
 
 
 def _width() -> int:
-    """Return the columns to use: all but the last one, where some terminals begin a new line."""
+    """Return the columns to use: all but the last, where some terminals begin a new line, and two
+    for the ``^C`` that a terminal shows: with it the bar still is one line, which can be cleared.
+    """
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):  # no terminal
         columns = 0
-    return max(columns or 80, 20) - 1  # a new terminal may say 0
+    return max(columns or 80, 20) - 3  # a new terminal may say 0
 
 
 def texts_of(journey: Journey, phase: str, width: int, gap: str = "…") -> tuple[str, str]:

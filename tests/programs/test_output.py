@@ -64,6 +64,14 @@ def test_a_terminal_gets_colours_signs_and_a_bar(server: ServerProcess, tmp_path
     assert re.search(bar, shown)
 
 
+def test_the_bar_leaves_room_for_what_ctrl_c_shows(server: ServerProcess, tmp_path: Path) -> None:
+    """Otherwise ``^C`` begins a new line, and what is left of the bar stays above the verdict."""
+    source = random_file(tmp_path / "file.bin", 10 * KB * KB)
+    shown = _on_a_terminal(client_command(server.port, source, "--limit", "10M"), {})
+    bars = re.findall(r"sending file\.bin[^\r\n\x1b]+", shown)
+    assert max(map(len, bars)) == 97  # of 100
+
+
 def test_the_log_of_the_server_of_a_demo_does_not_meet_the_bar(tmp_path: Path) -> None:
     """Each line of both programs begins where a line begins, in colours as ever."""
     random_file(tmp_path / "file.bin", 5 * KB * KB)
