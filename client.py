@@ -270,7 +270,7 @@ class ClientSession:
         An earlier attempt may have other blocks or a stronger digest: then it goes on with those.
         """
         if self._coordinator.state is not State.READY:
-            raise ConnectionLostError("the server did not say that the last file is given up")
+            raise ConnectionLostError("the session ended with the last file")
         check_server(source, self._link.features)
         self._progress.phase("waiting")
         known = source.size if source.sized else 0

@@ -15,7 +15,7 @@ from config import ClientSettings
 from lft.client.interrupt import CancelledError
 from lft.client.patience import way_on
 from lft.client.receipt import FailedIntegrityError, Receipt, arrival_line, receipt_line
-from lft.client.standard_input import NAME, STANDARD_INPUT, open_source
+from lft.client.standard_input import NAME, STANDARD_INPUT, InterruptedSourceError, open_source
 from lft.terminal import SUCCESS, printable, say, shorten
 from protocol import (
     AuthenticationError,
@@ -44,6 +44,7 @@ _CODES = (
     (CancelledError, "interrupted"),
     (AuthenticationError, "authentication"),
     (ConnectionLostError, "connection"),
+    (InterruptedSourceError, "connection"),
     (IntegrityError, "integrity"),
     (SourceError, "source"),
     (UsageError, "usage"),

@@ -12,6 +12,7 @@ from config import MB, ClientSettings
 from lft.client.interrupt import CancelledError
 from lft.client.outcomes import WORST_FIRST, Outcome, Outcomes, Reporter, reason_of
 from lft.client.receipt import FailedIntegrityError, Receipt
+from lft.client.standard_input import InterruptedSourceError
 from protocol import (
     AuthenticationError,
     ConnectionLostError,
@@ -35,6 +36,7 @@ FAILURES: list[tuple[TransferError, str, str, int]] = [
     (SourceError("in/x: No such file"), "FAILED No such file", "source", 2),
     (AuthenticationError("wrong password"), "FAILED wrong password", "authentication", 3),
     (ConnectionLostError("h:1: gone"), "FAILED h:1: gone", "connection", 5),
+    (InterruptedSourceError("x: h:1: gone"), "FAILED h:1: gone", "connection", 5),
     (RemoteProtocolError("nonsense", "data"), "FAILED nonsense", "data", 5),
     (UsageError("no password"), "FAILED no password", "usage", 2),
     (CancelledError("interrupted"), "FAILED interrupted", "interrupted", 130),

@@ -278,6 +278,7 @@ def test_a_lost_session_is_the_end_and_is_said_as_such(
     assert code == 5
     assert "standard input cannot be read again: run the whole command anew" in err
     assert "goes on where" not in err
+    assert "the session ended with the last file: trying again" in err
     assert out.rstrip().endswith("next")  # the files after it are sent all the same
     (saved,) = received(local.output)
     assert saved.name.endswith("next")
