@@ -243,12 +243,11 @@ class Sender:
             return []
         if len(self._unacknowledged) >= config.MAX_UNACKNOWLEDGED:
             return []
-        run = self._take_any()
-        while run and run[-1].upload.over:
-            for block in run:
-                block.free_buffer()
-            run = self._take_any()
-        return run
+        while True:
+            taken = self._take_any()
+            run = [block for block in taken if not block.upload.over]
+            if run or not taken:
+                return run
 
     def _take_any(self) -> list[Block]:
         if not self._extra:

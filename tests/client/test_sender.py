@@ -25,7 +25,7 @@ from lft.wire.connection import Connection
 from lft.wire.frames import encode, encode_ack
 from lft.wire.sockets import Waker
 from lft.wire.tls import client_tls
-from protocol import CODEC_ZLIB, ConnectionLostError, Ping, Side, State
+from protocol import CODEC_ZLIB, ConnectionLostError, FileReady, Ping, Side, State
 from tests.support.client import link_of
 from tests.support.waiting import PATIENCE, SleepClock
 
@@ -137,6 +137,22 @@ def test_no_block_is_meant_for_a_sender_that_was_handed_another(link: Link, uplo
     assert idle.quiet()
     sender.close()
     idle.close()
+
+
+@pytest.mark.parametrize("over_first", [True, False])
+def test_blocks_of_a_file_that_is_over_take_no_others_with_them(
+    link: Link, upload: Upload, over_first: bool
+) -> None:
+    """FAULTS 39: a lost connection gives them back when the next file has begun already."""
+    sender, over = Sender(link, 0), Upload(upload.source, "md5", 4096, FileReady(6, ()), list)
+    over.end()
+    blocks = [Block(upload, 0), Block(upload, 1)]
+    link.queue.put([Block(over, 2), *blocks] if over_first else [*blocks, Block(over, 2)])
+    sender._run_length.note(0.0, 4)
+    sender._run_length.note(0.0, 4)
+    assert sender._take_run() == blocks
+    assert sender._take_run() == []
+    sender.close()
 
 
 def test_what_is_heard_while_a_block_is_pushed_counts(
