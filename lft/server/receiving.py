@@ -87,16 +87,22 @@ class Receiving:
         peer.connection.send(Attached())
 
     def handle_block_transfer(self, peer: Peer) -> Next:
-        """Receive blocks while they come; stay for more only while no other peer is ready."""
+        """Receive blocks while they come; stay for more only while no other peer is ready.
+
+        Raises ``RemoteProtocolError`` for a bad one: the blocks before it are acknowledged, so that
+        the client sees progress and tries again.
+        """
         assert peer.blocks is not None
-        while not (self._check_deadline(peer) or self._give_way(peer)):
-            run = peer.blocks.receive(peer.connection, self._most(peer))
-            if run:
-                if self._take_run(peer, run) or self._work.pressed:
+        try:
+            while not (self._check_deadline(peer) or self._give_way(peer)):
+                run = peer.blocks.receive(peer.connection, self._most(peer))
+                if run:
+                    if self._take_run(peer, run) or self._work.pressed:
+                        break
+                elif not self._stay(peer):
                     break
-            elif not self._stay(peer):
-                break
-        self._send_acks(peer)
+        finally:
+            self._send_acks(peer)
         if self._check_deadline(peer):  # main would find it ready, and unread, again and again
             raise RemoteProtocolError(TOO_SLOW, "timeout")
         # bytes that came in one piece with ATTACH are in memory: no selector tells of them
@@ -182,8 +188,7 @@ class Receiving:
     ) -> bool:
         """Store blocks of one transfer; return whether a limit lets the connection rest.
 
-        Raises ``RemoteProtocolError`` for what cannot be unpacked: that ends the connection, but
-        the blocks before it are acknowledged, so that the client sees progress and tries again.
+        Raises ``RemoteProtocolError`` for what cannot be unpacked, once those before it are stored.
         """
         held = [header for header, _ in run if header.codec == CODEC_HELD]
         arrived, error = _unpack(one for one in run if one[0].codec != CODEC_HELD)
@@ -191,7 +196,7 @@ class Receiving:
             self._lifecycle.run(partial(self._announce, peer, held), transfer)
         if arrived:
             self._lifecycle.run(partial(self._store, peer, arrived), transfer)
-        if error or len(peer.acks) >= ACKS_TOGETHER or time.monotonic() >= peer.acks_due:
+        if len(peer.acks) >= ACKS_TOGETHER or time.monotonic() >= peer.acks_due:
             self._send_acks(peer)
         if error:
             raise error

@@ -144,7 +144,8 @@ def test_blocks_of_a_file_that_is_over_take_no_others_with_them(
     link: Link, upload: Upload, over_first: bool
 ) -> None:
     """FAULTS 39: a lost connection gives them back when the next file has begun already."""
-    sender, over = Sender(link, 0), Upload(upload.source, "md5", 4096, FileReady(6, ()), list)
+    sender = Sender(link, 0)
+    over = Upload(upload.source, "md5", 4096, FileReady(6, ()), lambda: None)
     over.end()
     blocks = [Block(upload, 0), Block(upload, 1)]
     link.queue.put([Block(over, 2), *blocks] if over_first else [*blocks, Block(over, 2)])

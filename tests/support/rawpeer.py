@@ -163,6 +163,13 @@ def push(connection: Connection, data: bytes) -> None:
         connection.wait(PATIENCE, write=True)
 
 
+def hear(connection: Connection, heard: list[int]) -> None:
+    """Note the acknowledgements of a connection until that ends."""
+    while connection.wait(PATIENCE):
+        for ack in connection.receive_acks():
+            heard.append(ack.block)
+
+
 def last_words(sock: socket.socket) -> bytes:
     """Read until the server closes; fail if it does not."""
     sock.settimeout(PATIENCE)

@@ -15,11 +15,12 @@ from protocol import (
     Missing,
     Rejected,
     RemoteProtocolError,
+    TransferError,
     Why,
 )
 from tests.support.files import md5, received
 from tests.support.local import ServerThread
-from tests.support.rawpeer import RawClient, push
+from tests.support.rawpeer import RawClient, hear, push
 from tests.support.waiting import PATIENCE
 
 
@@ -47,6 +48,21 @@ def test_a_block_that_does_not_fit_is_refused(
             upload.await_acks(data, 1)
         upload.send(client.attach(), 0, 1, 2)
         assert isinstance(upload.complete(), IntegrityOk)
+
+
+@pytest.mark.parametrize("changes", [{"raw_length": 4095}, {"transfer": 4_000_000_000}])
+def test_blocks_before_one_that_is_refused_are_acknowledged(
+    local: ServerThread, changes: dict[str, object]
+) -> None:
+    """14: so the client sees progress, and sends only the others again."""
+    with RawClient(local.port).log_in() as client:
+        upload = client.start("x", os.urandom(3 * 4096), block_size=4096)
+        data = client.attach()
+        push(data, upload.frame(0) + upload.frame(1) + upload.frame(2, **changes))
+        heard: list[int] = []
+        with pytest.raises(TransferError):
+            hear(data, heard)
+        assert heard == [0, 1]
 
 
 @pytest.mark.parametrize("damage", ["payload", "digest"])

@@ -15,7 +15,7 @@ from tests.support.compressed import BLOCK, BOMB, CODECS, SPOILERS, packed, shru
 from tests.support.files import received
 from tests.support.local import ServerThread
 from tests.support.processes import StartServer, peak_memory
-from tests.support.rawpeer import HEADER, RawClient, push
+from tests.support.rawpeer import HEADER, RawClient, hear, push
 from tests.support.waiting import PATIENCE
 
 
@@ -81,13 +81,6 @@ def test_a_header_that_cannot_be_is_refused_before_its_payload_comes(
         assert refusal(data).code == ("codec" if "codec" in changes else "protocol")
         upload.send(client.attach(), 0)
         assert isinstance(upload.complete(), IntegrityOk)
-
-
-def hear(connection: Connection, heard: list[int]) -> None:
-    """Note the acknowledgements of a connection until that ends."""
-    while connection.wait(PATIENCE):
-        for ack in connection.receive_acks():
-            heard.append(ack.block)
 
 
 @pytest.mark.parametrize("codec", CODECS)
