@@ -312,10 +312,17 @@ class BlockQueue:
             waker.ring()
 
     def take(self, waker: Waker, most: int = 1) -> list[Block]:
-        """Take up to ``most`` blocks, or be noted as idle: ``waker`` rings when there are some."""
+        """Take up to ``most`` blocks, or be noted as idle: ``waker`` rings when there are some.
+
+        They have about ``RUN_SIZE`` bytes, whatever the blocks of the last file had.
+        """
+        run: list[Block] = []
+        room = config.RUN_SIZE
         with self._lock:
             self._idle.pop(waker, None)
-            run = [self._blocks.popleft() for _ in range(min(most, len(self._blocks)))]
+            while self._blocks and len(run) < most and room > 0:
+                run.append(self._blocks.popleft())
+                room -= run[-1].upload.blocks.block_size
             if not run:
                 self._idle[waker] = None
             other = self._choose_idle()

@@ -223,6 +223,17 @@ def test_blocks_are_taken_together_and_the_rest_wakes_another_sender(upload: Upl
     other.close()
 
 
+def test_a_run_is_bounded_in_bytes_when_blocks_become_larger(tmp_path: Path) -> None:
+    """The last file had small blocks, and a sender still takes as many of them together."""
+    source = Source(random_file(tmp_path / "x", 100))
+    large = Upload(source, "md5", 4 * MB, FileReady(7, ()), lambda: None)
+    blocks, waker = BlockQueue(), Waker()
+    blocks.put(Block(large, index) for index in range(3))
+    assert len(blocks.take(waker, config.RUN_BLOCKS)) == 1
+    waker.close()
+    source.close()
+
+
 @pytest.mark.parametrize(
     ("size", "block_size", "blocks"),
     [
