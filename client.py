@@ -373,7 +373,8 @@ class ClientSession:
                     return receipt
             self._streams.adapt(upload)
             verified = message.verified if isinstance(message, Verifying) else 0
-            upload.source.release(max(verified, watch.verified))
+            if verified:
+                upload.note_verified(verified)
             self._show_life(upload, watch)
             if watch.note(upload.acknowledged, verified):
                 self._patience.note_progress(watch.acknowledged, watch.verified)

@@ -61,6 +61,14 @@ class Acknowledgements:
         self._usual += (took - self._usual) / (8 if self._usual else 1)
         return True
 
+    def forgo(self, end: int) -> list[int]:
+        """Wait for none of the blocks before ``end`` any more; return those that were owed one."""
+        proven = [block for block in self._owed if block < end]
+        for block in proven:
+            del self._owed[block]
+            self._sent_at.pop(block, None)
+        return proven
+
     def note_sent(self, block: int) -> None:
         """Note that ``block`` goes out now; one that has been acknowledged lags no more."""
         self._sent_at.pop(block, None)  # so that the oldest stay in front

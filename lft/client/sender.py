@@ -340,7 +340,10 @@ class Sender:
             size = self._settings.chunk_size or max(1, len(payload))
             connection.hold(encode_header(header), *_chunks(payload, size))
         except SourceError as error:
-            upload.fail(error)
+            if upload.owes(index):
+                upload.fail(error)
+            else:  # the server has it, and the source let go of it just now
+                self._unacknowledged.take(Ack(upload.number, index))
         block_log.debug("block %d %s", index, "is held" if block.held else "sent")
         return sent
 

@@ -174,6 +174,18 @@ class Upload:
             self._acks.expect(block)
             return True
 
+    def note_verified(self, size: int) -> None:
+        """Take in that the server has proven the first ``size`` bytes.
+
+        Acknowledgements may have been lost with their connection. What is proven need not be sent
+        again, and cannot where the source is read once.
+        """
+        whole = size >= self.blocks.size
+        end = self.blocks.count if whole else size // self.blocks.block_size
+        with self._lock:
+            self._count(self._acks.forgo(end))
+        self.source.release(size)
+
     def end(self) -> None:
         """Let every thread that still works for it stop."""
         self.over = True
@@ -221,14 +233,17 @@ class Upload:
     def confirm(self, blocks: Iterable[int]) -> None:
         """Take acknowledgements: of a block that went two ways the first one counts."""
         with self._lock:
-            taken = [block for block in blocks if self._acks.take(block)]
-            for block in taken:
-                length = self.blocks.length(block)
-                self.acknowledged += length
-                self.carried += 0 if self._holds(block) else length
-            done = self.all_hashed and not self._acks
-        if taken and done:
+            done = self._count([block for block in blocks if self._acks.take(block)])
+        if done:
             self._ring()
+
+    def _count(self, taken: list[int]) -> bool:
+        """Count blocks that the server has; return whether these are the last ones."""
+        for block in taken:
+            length = self.blocks.length(block)
+            self.acknowledged += length
+            self.carried += 0 if self._holds(block) else length
+        return bool(taken) and self.all_hashed and not self._acks
 
     def owes(self, block: int) -> bool:
         """Whether an acknowledgement of ``block`` is still wanted."""

@@ -25,7 +25,7 @@ from lft.wire.connection import Connection
 from lft.wire.frames import encode, encode_ack
 from lft.wire.sockets import Waker
 from lft.wire.tls import client_tls
-from protocol import CODEC_ZLIB, ConnectionLostError, FileReady, Ping, Side, State
+from protocol import CODEC_ZLIB, ConnectionLostError, FileReady, Ping, Side, SourceError, State
 from tests.support.client import link_of
 from tests.support.waiting import PATIENCE, SleepClock
 
@@ -243,6 +243,29 @@ def test_a_block_is_handed_over_in_chunks(
     upload.hash_run(0, [view])
     assert sender.send_file_block(connection, Block(upload, 0, view)) == 4096
     assert [len(parts) for parts in held] == [1 + chunks]
+    for one in (connection, theirs, sender):
+        one.close()
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_block_that_cannot_be_read_again_is_no_error_once_the_server_has_it(
+    link: Link, upload: Upload, monkeypatch: pytest.MonkeyPatch, verified: bool
+) -> None:
+    """Of standard input memory has only what is not verified, and that may change just now."""
+    ours, theirs = socket.socketpair()
+    connection, sender = Connection(ours, Side.CLIENT), Sender(link, 0)
+
+    def gone(*_: object) -> None:
+        if verified:
+            upload.note_verified(4096)
+        raise SourceError("cannot be read again")
+
+    monkeypatch.setattr(upload.source, "read", gone)
+    upload.hash_run(0, [memoryview(bytes(4096))])
+    assert sender._send_run(connection, [Block(upload, 0)]) == 0
+    assert len(sender._unacknowledged) == (not verified)
+    with contextlib.nullcontext() if verified else pytest.raises(SourceError):
+        upload.check()
     for one in (connection, theirs, sender):
         one.close()
 

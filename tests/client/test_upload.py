@@ -165,6 +165,22 @@ def test_a_block_that_went_two_ways_counts_once(upload: Upload) -> None:
     assert upload.delivered
 
 
+@pytest.mark.parametrize(("verified", "left"), [(1, [0, 1, 2]), (8191, [1, 2]), (3 * 4096, [])])
+def test_what_is_verified_owes_no_acknowledgement(
+    upload: Upload, verified: int, left: list[int]
+) -> None:
+    """Even where two were owed; those that come later count no more."""
+    for block in range(3):
+        upload.hash_run(block, [memoryview(bytes(4096))])
+    upload.ask_again(0)
+    upload.note_verified(verified)
+    assert [block for block in range(3) if upload.owes(block)] == left
+    assert upload.acknowledged == (3 - len(left)) * 4096
+    assert upload.delivered == (not left)
+    upload.confirm([0, 0, 1, 2])
+    assert upload.acknowledged == 3 * 4096
+
+
 def test_what_was_held_was_not_carried(tmp_path: Path) -> None:
     """Acknowledged digests say nothing about how fast the link is."""
     source = Source(random_file(tmp_path / "x", 3 * 4096))

@@ -265,6 +265,19 @@ def test_lost_data_connections_are_replaced(
     check_arrived(local.output, data)
 
 
+def test_what_was_verified_needs_no_acknowledgement(
+    local: ServerThread, proxy: FaultProxy, start_piped: Start
+) -> None:
+    """39: acknowledgements were lost on the way, and their blocks are in memory no more."""
+    lost = Fault(What.RESET, Way.UP, 40 * FRAME)
+    proxy.plan(Plan(down=Line(delay=1.0), faults=(lost,)), Kind.DATA)
+    data = os.urandom(20 * MB)
+    code, _, err = finish(start_piped(proxy.port, "-", "--streams", "1"), data)
+    assert proxy.happened(lost) == 1
+    assert code == 0, err
+    check_arrived(local.output, data)
+
+
 def test_a_lost_session_is_the_end_and_is_said_as_such(
     local: ServerThread, proxy: FaultProxy, start_piped: Start, tmp_path: Path
 ) -> None:
