@@ -18,9 +18,10 @@ Waiting raises urgency in each, so no client starves. At equal priority users ta
 have turns of their own (``Turns``).
 
 Locks: each of ``Registry``, ``Admission``, ``Opener``, ``PartStore``, ``Leftovers``, ``Usage``,
-``WorkQueue``, ``Slots``, ``LogLimit``, ``BufferPool``, ``Shares``, ``TokenBucket``, ``LoginDelay``
-and ``CredentialStore`` has one, each transfer two (``Transfer``, ``Lifetime``). None is taken while
-another is held, and nothing is received, sent, written, hashed or logged under one.
+``WorkQueue``, ``Slots``, ``LogLimit``, ``BufferPool``, ``Shares``, ``TokenBucket``,
+``SharedLimit``, ``LoginDelay`` and ``CredentialStore`` has one, each transfer two (``Transfer``,
+``Lifetime``). None is taken while another is held, and nothing is received, sent, written, hashed
+or logged under one.
 """
 
 from __future__ import annotations

@@ -48,7 +48,6 @@ class Login:
         self._accounts = accounts
         self._registry = registry
         self._secret = secrets.token_bytes(32)  # makes the salts of users that do not exist
-        self._bucket = TokenBucket(settings.limit) if settings.limit else None
         self._buckets_of: dict[tuple[str, int], TokenBucket] = {}
 
     def start(self, peer: Peer, message: AuthStart) -> None:
@@ -109,7 +108,7 @@ class Login:
         rights = Rights.of(credential, self._settings)
         session = Session(user, credential.priority, peer, rights)
         session.verifier, session.login_token = credential.stored_key, login_token
-        session.buckets = tuple(filter(None, (self._bucket, self._bucket_of(user, rights.limit))))
+        session.bucket = self._bucket_of(user, rights.limit)
         self._registry.add(session)
         peer.session, peer.login = session, None
         log.info("%s logged in as %s (priority %d)", peer.name, user, session.priority)

@@ -17,6 +17,7 @@ from lft.server.buffers import Buffer, Shares
 from lft.server.lifecycle import Lifecycle
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import TOO_SLOW, Next, Peer, Registry
+from lft.server.shared_limit import SharedLimit
 from lft.server.transfer import Arrived, Transfer
 from lft.server.unsized import UnsizedTransfer
 from lft.server.verification import Verification
@@ -72,6 +73,7 @@ class Receiving:
         self._work = work
         self._way = way
         self._shares = Shares()
+        self._limit = SharedLimit(settings.limit) if settings.limit else None
 
     def attach(self, peer: Peer, token: str) -> None:
         """Make a connection a data connection of the session of ``token``.
@@ -114,7 +116,7 @@ class Receiving:
 
         With a limit each pauses for itself; beside a higher priority each may be the last for now.
         """
-        limited = peer.session is None or peer.session.buckets
+        limited = self._limit or peer.session is None or peer.session.bucket
         single = limited or self._way.is_overtaken(peer.priority)
         return 1 if single else peer.run_length.blocks
 
@@ -133,7 +135,15 @@ class Receiving:
         return time.monotonic() >= peer.deadline
 
     def _give_way(self, peer: Peer) -> bool:
-        """Have a data connection rest while a higher priority sends; return whether it does."""
+        """Have a data connection rest while a higher priority sends; return whether it does.
+
+        So it does while the server's limit has not paid for what it brought: with what others
+        have brought meanwhile, that takes longer than it seemed.
+        """
+        pause = self._limit.wait(peer.owed) if self._limit and peer.owed else 0.0
+        if pause:
+            return self._hold_back(peer, self._lifecycle.current(peer.session), pause)
+        peer.owed = 0.0
         pause = self._way.pause(peer.priority, peer.held_until)
         return pause > 0 and peer.pause(pause)
 
@@ -251,10 +261,20 @@ class Receiving:
         It rests with main: no worker waits with it.
         """
         assert peer.session is not None  # it is attached
-        sharers = self._registry.attached
-        pause = max((one.take(length, sharers) for one in peer.session.buckets), default=0.0)
+        user, bucket, pause = peer.session.user, peer.session.bucket, 0.0
+        streams = self._registry.streams_of(user)
+        if bucket:
+            pause = bucket.take(length, streams)
+        if self._limit:
+            peer.owed = self._limit.take(user, length, streams)
+            pause = max(pause, self._limit.wait(peer.owed))
+        return self._hold_back(peer, transfer, pause)
+
+    @staticmethod
+    def _hold_back(peer: Peer, transfer: Transfer | None, pause: float) -> bool:
+        """Have a data connection rest for a limit; return whether it does."""
         rests = peer.pause(pause)
-        if rests:
+        if rests and transfer:
             transfer.hold_back(pause)
         peer.held_until = peer.paused_until + config.LONGEST_HOLD
         return rests

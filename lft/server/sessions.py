@@ -79,6 +79,7 @@ class Peer:
         self.acks = bytearray()  # not sent yet
         self.acks_due = 0.0  # the instant at which they are sent at the latest
         self.paused_until = 0.0  # nothing is to be received before
+        self.owed = 0.0  # nor before the level of the shared limit that pays for what came
         self.held_until = 0.0  # it brings a block then at the latest, even without the right of way
 
     def __repr__(self) -> str:
@@ -152,7 +153,7 @@ class Session:
         self.token = secrets.token_urlsafe(32)
         self.verifier = b""  # of the account, when the client logged in
         self.login_token = ""  # that it logged in with, if not with a password
-        self.buckets: tuple[TokenBucket, ...] = ()  # what limits its bytes in a second
+        self.bucket: TokenBucket | None = None  # the user's own limit
         self.heard_at = time.monotonic()  # when the coordinator said something last
         self.closed = False  # set by main: the coordinator is gone
         self.streams: set[Peer] = set()  # data connections; the registry's lock protects it
@@ -171,7 +172,8 @@ class Registry:
         self._streams_of: Counter[str] = Counter()  # data connections, by user
         self.places = config.MAX_CONNECTIONS  # for connections, of all kinds; set once, by main
         self.attached = 0  # data connections, of all sessions; reading it needs no lock
-        self._unpaid: dict[str, list[float]] = {}  # ends of the pauses that users left early
+        # pauses that users left early: the end, and what was owed
+        self._unpaid: dict[str, list[tuple[float, float]]] = {}
 
     def add(self, session: Session) -> None:
         """Let data connections find ``session`` by its token (any).
@@ -204,7 +206,7 @@ class Registry:
                 session.streams.add(peer)
                 self.attached += 1
                 self._streams_of[session.user] += 1
-                peer.paused_until = self._inherit_pause(session.user)
+                peer.paused_until, peer.owed = self._inherit_pause(session.user)
             return session
 
     def _check_room(self, session: Session) -> None:
@@ -229,16 +231,21 @@ class Registry:
             self.attached -= 1
             _count_down(self._streams_of, session.user)
             if peer.paused_until > time.monotonic():
-                heapq.heappush(self._unpaid.setdefault(session.user, []), peer.paused_until)
+                pause = peer.paused_until, peer.owed
+                heapq.heappush(self._unpaid.setdefault(session.user, []), pause)
 
-    def _inherit_pause(self, user: str) -> float:
-        """Return the end of a pause that a connection of ``user`` left early; it is paid then."""
-        ends, until = self._unpaid.pop(user, []), 0.0
-        while ends and until <= time.monotonic():
-            until = heapq.heappop(ends)
-        if ends:
-            self._unpaid[user] = ends
-        return until
+    def _inherit_pause(self, user: str) -> tuple[float, float]:
+        """Return a pause that a connection of ``user`` left early: its end, and what was owed."""
+        pauses, pause = self._unpaid.pop(user, []), (0.0, 0.0)
+        while pauses and pause[0] <= time.monotonic():
+            pause = heapq.heappop(pauses)
+        if pauses:
+            self._unpaid[user] = pauses
+        return pause
+
+    def streams_of(self, user: str) -> int:
+        """Return how many data connections ``user`` has; it needs no lock (any)."""
+        return self._streams_of[user]
 
 
 def _count_down(counts: Counter[str], user: str) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
+
+import pytest
 
 import config
 from client import send_files
 from config import KB, MB
 from lft.accounts.account import Accounts
+from lft.accounts.passwords import PASSWORD_VARIABLE
+from lft.server.shared_limit import SharedLimit
 from protocol import CODEC_HELD, CODEC_ZLIB, IntegrityOk
+from tests.support.accounts import PASSWORD, Serve, account
 from tests.support.compressed import zeros
 from tests.support.files import journal_bytes, md5, random_file
 from tests.support.local import DEMO, StartLocal
@@ -83,3 +90,32 @@ def test_blocks_that_the_server_holds_cost_a_limited_user_a_part_of_their_length
         verdict = upload.complete()
     assert isinstance(verdict, IntegrityOk)
     assert verdict.limited > 1000 * 4 * MB / config.UNSENT_PER_BYTE / config.LEAST_LIMIT / 2
+
+
+def test_users_have_equal_parts_of_the_servers_limit_however_many_streams_they_have(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a sixteenth of the streams a user brings half of the bytes; a third at the least."""
+    brought: Counter[str] = Counter()
+    take = SharedLimit.take
+
+    def count(limit: SharedLimit, user: str, size: float, streams: float) -> float:
+        brought[user] += int(size)
+        return take(limit, user, size, streams)
+
+    monkeypatch.setattr(SharedLimit, "take", count)
+    streams = {"many": 32, "few": 2}
+    local = serve(dict.fromkeys(streams, account()), limit=2 * MB)
+    source = random_file(tmp_path / "x", 40 * MB)
+    variables = {**environment(), PASSWORD_VARIABLE: PASSWORD}
+    with contextlib.ExitStack() as running:
+        for user, number in streams.items():
+            options = ("--user", user, "--streams", str(number), "--block-size", "50K", "--quiet")
+            command = client_command(local.port, source, *options)
+            client = running.enter_context(subprocess.Popen(command, env=variables))
+            running.callback(client.kill)
+        attached = local.server.registry.streams_of
+        eventually(lambda: all(attached(one) == streams[one] for one in streams), "the streams")
+        before = brought.copy()
+        eventually(lambda: sum((brought - before).values()) > 8 * MB, "four seconds of the limit")
+        assert (brought - before)["few"] > sum((brought - before).values()) / 3
