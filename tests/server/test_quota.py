@@ -223,6 +223,19 @@ def test_a_new_session_is_no_way_around_a_limit(serve: Serve) -> None:
         eventually(lambda: it.place is Place.RESTING, "it to wait for its turn")
 
 
+def test_a_new_session_is_no_way_around_the_servers_limit(serve: Serve) -> None:
+    """What the connection before owed is paid by the next one, however long that takes."""
+    local = serve({"alice": VERIFIER}, limit=10 * KB)
+    data = os.urandom(400 * KB)
+    interrupted(local, "x", data)
+    with Peer(local.port).log_in() as peer:
+        peer.start("x", data, resume=True)
+        peer.attach()
+        (it,) = (one for one in local.server.connections.peers if one.blocks)
+        eventually(lambda: it.place is Place.RESTING, "it to wait for its turn")
+        assert it.owed > 0
+
+
 def test_large_blocks_of_one_user_do_not_use_up_the_time_of_another(serve: Serve) -> None:
     """A limit is shared by bytes: who brings 40 MB at once waits for that, and he alone."""
     local = serve({"alice": VERIFIER, "bob": VERIFIER}, limit=1024 * KB)
