@@ -168,13 +168,15 @@ class PartFile:
     def set_size(self, size: int) -> None:
         """Give the file its size. Raises ``OSError`` where the disk has no room for it.
 
-        One that grew as it came is here: what it lacks are holes.
+        One that grew as it came is here: what it lacks are holes. It takes no space any more, which
+        would make it longer again.
         """
         free, own = free_bytes(self._output), os.fstat(self._fd).st_blocks * 512
         if size - own > free and not self.facts.unsized:
             raise NoSpaceError(size - own, free)
         os.truncate(self._fd, size)
-        self.reserved = 0 if size and hasattr(os, "posix_fallocate") else size
+        anew = size and hasattr(os, "posix_fallocate") and not self.facts.unsized
+        self.reserved = 0 if anew else size
 
     def reserve_some(self, seconds: float) -> bool:
         """Reserve space for about ``seconds``; return whether there is more to reserve.

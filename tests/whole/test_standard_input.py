@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ import config
 from client import send_files
 from config import BLOCK_SIZE, KB, MB
 from lft.client.standard_input import StandardInput
+from lft.store.partfile import PartFile
 from protocol import (
     FileReady,
     FileStart,
@@ -452,6 +454,30 @@ def test_blocks_may_come_in_any_order(local: ServerThread, order: tuple[int, ...
         assert answer.size == SIZE
     (saved,) = received(local.output)
     assert saved.read_bytes() == b"".join(upload.blocks)
+
+
+def test_a_block_that_comes_again_while_its_file_is_published_makes_it_no_longer(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16: the room for blocks was given back just then, and is not taken anew."""
+    flush, flushing, goes_on = PartFile.flush, threading.Event(), threading.Event()
+
+    def slow(part: PartFile, proven: int = 0) -> None:
+        flushing.set()
+        assert goes_on.wait(PATIENCE)
+        flush(part, proven)
+
+    monkeypatch.setattr(PartFile, "flush", slow)
+    with RawClient(local.port).log_in() as client:
+        upload = begin(client)
+        data = client.attach()
+        upload.send(data, 0, 1, 2)
+        client.control.send(TransferComplete(upload.number, upload.digest, size=SIZE))
+        assert flushing.wait(PATIENCE)
+        upload.send(data, 1)
+        goes_on.set()
+        assert isinstance(client.answer(), IntegrityOk)
+    check_arrived(local.output, b"".join(upload.blocks))
 
 
 def test_the_size_may_be_told_before_the_last_blocks_come(local: ServerThread) -> None:
