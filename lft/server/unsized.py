@@ -119,8 +119,9 @@ class Growth:
             self._reserve(transfer, part, end)
 
     def _reserve(self, transfer: UnsizedTransfer, part: PartFile, size: int) -> None:
-        """Reserve the file's first ``size`` bytes; two workers at once do no harm."""
+        """Reserve the file's first ``size`` bytes, or stay with more that another worker has."""
         transfer.session.rights.check(transfer.name, size)
+        size = max(size, part.reserved)
         part.facts = part.facts._replace(size=size)  # others who count see it from here on
         self._quota.check(transfer, part, anew=True, size=size)
         part.reserve_to(size)

@@ -11,14 +11,16 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import pytest
 
 import config
 from client import send_files
 from config import BLOCK_SIZE, KB, MB
+from lft.accounts.permissions import Rights
 from lft.client.standard_input import StandardInput
+from lft.server.unsized import UnsizedTransfer
 from lft.store.partfile import PartFile
 from protocol import (
     FileReady,
@@ -478,6 +480,27 @@ def test_a_block_that_comes_again_while_its_file_is_published_makes_it_no_longer
         goes_on.set()
         assert isinstance(client.answer(), IntegrityOk)
     check_arrived(local.output, b"".join(upload.blocks))
+
+
+def test_of_two_blocks_at_once_the_one_further_back_hides_no_space(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """13: a quota counts all that is reserved, whichever worker says last how much that is."""
+    with RawClient(local.port).log_in() as client:
+        begin(client)
+        (transfer,) = local.server.admission.active()
+        assert isinstance(transfer, UnsizedTransfer)
+        growth, check = local.server.lifecycle.growth, Rights.check
+
+        def overtaken(*values: Any, **named: Any) -> None:
+            monkeypatch.setattr(Rights, "check", check)
+            growth.make_room(transfer, 100, BLOCK_SIZE)
+            check(*values, **named)
+
+        monkeypatch.setattr(Rights, "check", overtaken)
+        growth.make_room(transfer, 0, BLOCK_SIZE)
+        with transfer.life.use() as part:
+            assert part.facts.size == part.reserved == 2 * config.RESERVE_SLICE
 
 
 def test_the_size_may_be_told_before_the_last_blocks_come(local: ServerThread) -> None:
