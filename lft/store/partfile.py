@@ -365,6 +365,9 @@ class PartFile:
             log.debug("%s: %s", self.stem, error)
 
     def _give_name(self) -> None:
+        if os.fstat(self._fd).st_size != self.facts.size:
+            self.trusted = False
+            raise OSError(errno.EIO, "the part file was made longer or shorter by another program")
         self.published = False
         make_directory(self._output, self.facts.directory)
         with open_directory(self._final.parent) as folder:  # later there may be no descriptor left

@@ -70,6 +70,20 @@ def test_a_published_file_is_recognised_and_keeps_its_name(
     assert [path.read_bytes() for path in received(output)] == [DATA]
 
 
+@pytest.mark.parametrize("size", [38, 40])
+def test_a_file_of_another_size_than_was_hashed_gets_no_name(output: Path, size: int) -> None:
+    """Whoever changed it: what is published is what was proven, not one byte more."""
+    part = PartFile.create(output, facts_of(39))
+    part.write_run([memoryview(DATA)], 0)
+    (name,) = output.glob(".partial/*.part")
+    os.truncate(name, size)
+    with pytest.raises(OSError, match="longer or shorter"):
+        part.publish()
+    assert not part.trusted
+    part.remove()
+    assert not received(output)
+
+
 @pytest.mark.parametrize("how", ["link", "rename"])
 def test_a_published_file_is_never_written_to(
     output: Path, monkeypatch: pytest.MonkeyPatch, how: str
