@@ -83,6 +83,7 @@ class UnsizedTransfer(Transfer):
     def flush_last(self, part: PartFile) -> None:
         """Give back the space beyond the end, then flush as ever. Raises ``OSError``."""
         part.facts = part.facts._replace(size=self.facts.size)
+        part.ends_at = self.facts.size  # first: a worker that reserves sees it, or is undone here
         part.set_size(self.facts.size)
         super().flush_last(part)
 

@@ -73,6 +73,7 @@ class PartFile:
         self._claims_some = False
         self._told_full = False
         self.reserved = 0  # bytes from the start that are reserved
+        self.ends_at: int | None = None  # the size of one that grew, once it is known for good
         self._output = output
         self._path = output / PARTIAL / f"{stem}.part"
         kind = NoJournal if facts.unsized else Journal
@@ -205,7 +206,8 @@ class PartFile:
     def reserve_to(self, size: int) -> None:
         """Reserve the first ``size`` bytes of a file that grows. Raises ``OSError``.
 
-        Where that cannot be, writing them finds out whether there is space.
+        Where that cannot be, writing them finds out whether there is space. One that has its end by
+        now, set by another worker, keeps it.
         """
         start = self.reserved
         if size > start and hasattr(os, "posix_fallocate"):
@@ -215,6 +217,8 @@ class PartFile:
                 if error.errno not in UNSUPPORTED:
                     raise
         self.reserved = max(size, self.reserved)
+        if self.ends_at is not None:
+            os.truncate(self._fd, self.ends_at)
 
     def try_name(self) -> None:
         """See that the file can get its final name; said before a byte is sent.

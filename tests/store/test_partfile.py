@@ -256,3 +256,15 @@ def test_blocks_that_are_written_together_lie_one_behind_the_other(
     part.write_run([memoryview(b"bcd"), memoryview(b""), memoryview(b"efgh")], 1)
     assert part_files(output)[0].read_bytes() == b"\0bcdefgh\0"
     part.remove()
+
+
+def test_space_that_is_reserved_late_makes_a_file_no_longer(output: Path) -> None:
+    """16: one worker reserves for a block that comes again, another has just set the end."""
+    part = PartFile.create(output, facts_of(0)._replace(unsized=True))
+    part.reserve_to(100)
+    part.ends_at = 39
+    part.set_size(39)
+    part.reserve_to(200)
+    (path,) = output.glob(".partial/*.part")
+    assert path.stat().st_size == 39
+    part.remove()
