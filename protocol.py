@@ -157,6 +157,10 @@ class SessionLostError(ConnectionLostError):
     """The server does not know the session any more: only a new login helps."""
 
 
+class TransferOverError(ConnectionLostError):
+    """The server has no such transfer any more: the coordinator is told why."""
+
+
 class ProtocolError(TransferError):
     """A side broke the rules of this module. The peer is told ``code``."""
 

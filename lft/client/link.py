@@ -14,7 +14,7 @@ from lft.client.upload import BlockQueue
 from lft.clock import TokenBucket
 from lft.wire.connection import Connection
 from lft.wire.sockets import Socket, lost, open_socket, peer_name
-from protocol import DIGEST_SIZES, VERSION, Attach, Hello, RemoteProtocolError, Side
+from protocol import DIGEST_SIZES, VERSION, Attach, Hello, Side, TransferOverError
 
 if TYPE_CHECKING:
     from lft.client.compression import Compression
@@ -100,6 +100,6 @@ class Link:
         """
         now, before = time.monotonic(), self._lost_at
         self._lost_at = now
-        over = isinstance(error, RemoteProtocolError) and error.code == "transfer"
+        over = isinstance(error, TransferOverError)
         level = logging.DEBUG if over or now - before < 1 else logging.WARNING
         log.log(level, "a data connection was lost (%s); again in %.1f s", error, pause)

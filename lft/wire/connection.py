@@ -22,6 +22,7 @@ from protocol import (
     Side,
     State,
     TransferError,
+    TransferOverError,
     UsageError,
 )
 
@@ -248,7 +249,7 @@ _ERRORS: dict[str, type[TransferError]] = {
     "authentication": AuthenticationError,
     PLAIN: UsageError,
     "session": SessionLostError,
-    "transfer": ConnectionLostError,
+    "transfer": TransferOverError,
     "shutdown": ConnectionLostError,
     "timeout": ConnectionLostError,
     "busy": ConnectionLostError,

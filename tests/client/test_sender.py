@@ -21,11 +21,20 @@ from lft.client.sender import Sender
 from lft.client.upload import Block, Upload
 from lft.clock import RunLength
 from lft.wire.blocks import HEADER_SIZE
-from lft.wire.connection import Connection
+from lft.wire.connection import Connection, raise_error
 from lft.wire.frames import encode, encode_ack
 from lft.wire.sockets import Waker
 from lft.wire.tls import client_tls
-from protocol import CODEC_ZLIB, ConnectionLostError, FileReady, Ping, Side, SourceError, State
+from protocol import (
+    CODEC_ZLIB,
+    ConnectionLostError,
+    Error,
+    FileReady,
+    Ping,
+    Side,
+    SourceError,
+    State,
+)
 from tests.support.client import link_of
 from tests.support.waiting import PATIENCE, SleepClock
 
@@ -289,3 +298,17 @@ def test_when_a_connection_breaks_within_a_run_all_of_it_goes_another_way(
     assert [block.index for block in link.queue.take(waker, 9)] == [0, 1, 2]
     for one in (connection, theirs, sender, waker):
         one.close()
+
+
+def test_a_connection_that_ends_with_its_transfer_is_no_warning(
+    link: Link, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The coordinator is told why the transfer is over, perhaps a moment later."""
+    caplog.set_level("DEBUG")
+    with pytest.raises(ConnectionLostError) as caught:
+        raise_error(Error("transfer", "no such transfer"))
+    link.tell_lost(caught.value, 1)
+    assert [one.levelname for one in caplog.records] == ["DEBUG"]
+    link._lost_at = float("-inf")
+    link.tell_lost(ConnectionLostError("gone"), 1)
+    assert caplog.records[-1].levelname == "WARNING"

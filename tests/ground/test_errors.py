@@ -21,6 +21,7 @@ from protocol import (
     SessionLostError,
     SourceError,
     TransferError,
+    TransferOverError,
     UsageError,
 )
 from tests.support.dialogue import example_of
@@ -34,7 +35,7 @@ from tests.support.messages import VERBS
     [
         ("authentication", AuthenticationError),
         ("session", SessionLostError),
-        ("transfer", ConnectionLostError),
+        ("transfer", TransferOverError),
         ("shutdown", ConnectionLostError),
         ("timeout", ConnectionLostError),
         ("busy", ConnectionLostError),
