@@ -251,7 +251,8 @@ class Receiving:
             self._verification.ask_for(transfer, due.missing, Why.CHANGED)
         _log_progress(transfer, due.received, length)
         if due.hashing:
-            with contextlib.suppress(ConnectionLostError):  # the next call to receive finds that
+            # that the connection is lost or broken is no fault of the transfer, which goes on
+            with contextlib.suppress(ConnectionLostError, RemoteProtocolError):
                 self._send_acks(peer)
             self._verification.verify_blocks(transfer)
 

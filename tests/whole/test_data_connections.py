@@ -10,14 +10,15 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import pytest
 
 import config
 from client import send_files
 from config import MB
-from lft.server.sessions import Session
+from lft.server.receiving import Receiving
+from lft.server.sessions import Peer, Session
 from lft.server.work_queue import WorkQueue
 from lft.store.partfile import PartFile
 from lft.wire.blocks import BlockHeader
@@ -32,6 +33,7 @@ from protocol import (
     IntegrityOk,
     Missing,
     Rejected,
+    RemoteProtocolError,
     TransferComplete,
 )
 from tests.support.files import random_file
@@ -238,3 +240,34 @@ def test_a_client_whose_user_has_no_more_sessions_waits_for_one(
         other.control.send(Goodbye())
         (receipt,) = sending.result()
     assert receipt.verdict == "INTEGRITY_OK"
+
+
+def test_a_connection_that_breaks_while_it_is_told_of_blocks_ends_no_transfer(
+    local: ServerThread,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS 27: TLS that ends in the middle is the connection's trouble alone."""
+    send, verify, broken = Receiving._send_acks, Receiving._see_to, threading.Event()
+    inside = threading.local()
+
+    def see_to(receiving: Receiving, *facts: Any) -> None:
+        inside.now = True
+        try:
+            verify(receiving, *facts)
+        finally:
+            inside.now = False
+
+    def fail_once(receiving: Receiving, peer: Peer) -> None:
+        if peer.acks and getattr(inside, "now", False) and not broken.is_set():
+            broken.set()
+            raise RemoteProtocolError("TLS: broken")
+        send(receiving, peer)
+
+    monkeypatch.setattr(Receiving, "_see_to", see_to)
+    monkeypatch.setattr(Receiving, "_send_acks", fail_once)
+    (receipt,) = send_files([random_file(tmp_path / "x", 3 * MB)], local.client(streams=1))
+    assert broken.is_set()
+    assert receipt.verdict == "INTEGRITY_OK"
+    assert "internal error" not in caplog.text
