@@ -283,13 +283,22 @@ class ClientSession:
             return self._announce_as(source, size, digest, resume=resume)
         except EarlierAttemptError as earlier:
             if earlier.is_weaker(digest):
-                coordinator_log.warning("%s begins anew: what the server has of it was to be "
-                                        "proven by %s", source.name, earlier.digest)  # fmt: skip
-                return self._announce_as(source, size, digest, resume=False)
+                return self._announce_by_stronger(source, earlier, digest)
             if earlier.digest != digest:
                 coordinator_log.info("%s is proven by %s: an earlier attempt began so",
                                      source.name, earlier.digest)  # fmt: skip
             return self._announce_as(source, earlier.block_size, earlier.digest, resume=True)
+
+    def _announce_by_stronger(
+        self, source: Input, earlier: EarlierAttemptError, digest: str
+    ) -> Upload:
+        """Go on with the blocks of an earlier attempt; begin anew where the server is too old."""
+        try:
+            return self._announce_as(source, earlier.block_size, digest, resume=True)
+        except EarlierAttemptError:
+            coordinator_log.warning("%s begins anew: what the server has of it was to be proven "
+                                    "by %s", source.name, earlier.digest)  # fmt: skip
+            return self._announce_as(source, earlier.block_size, digest, resume=False)
 
     def _announce_as(self, source: Input, size: int, digest: str, *, resume: bool) -> Upload:
         settings, features = self._settings, self._link.features

@@ -98,6 +98,10 @@ class BlockMap:
 
     # -- blocks that come
 
+    def notes_announced(self, block: int) -> bool:
+        """Whether the journal lacks a claimed block by this kind of digest."""
+        return self._claims.by_other and self._states[block] == BlockState.CLAIMED
+
     def announce(self, block: int, digest: bytes) -> Spans:
         """Take the client's digest of a claimed block; return the blocks to be asked for.
 
@@ -106,6 +110,8 @@ class BlockMap:
         """
         if self._states[block] != BlockState.CLAIMED:
             return ()
+        if self._claims.by_other:
+            self._claims.add(block, digest)
         if digest != self._claims.digest_of(block):
             return self._distrust(block)
         self._arrive(block, BlockState.ANNOUNCED)

@@ -233,7 +233,10 @@ class Transfer:
     def announce(self, block: int, digest: bytes) -> Due:
         """Take the client's digest of a block that the journal claims."""
         with self.life.use(), self._lock:
-            missing = self._map.announce(block, digest[: self.facts.digest_size])
+            digest = digest[: self.facts.digest_size]
+            if self._map.notes_announced(block):
+                self._notes.add(record(block, digest))
+            missing = self._map.announce(block, digest)
             self._moved_at = time.monotonic()
             return Due(self._map.received, self._take_hashing_turn(), missing=missing)
 

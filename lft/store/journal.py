@@ -96,8 +96,9 @@ class Claims:
     A claim is no proof: the blocks are hashed again before anything relies on them.
     """
 
-    def __init__(self, count: int, digest_size: int) -> None:
+    def __init__(self, count: int, digest_size: int, *, by_other: bool = False) -> None:
         self.flags = bytearray(count)  # 1 for each block that is claimed
+        self.by_other = by_other  # by digests of another kind, which say nothing here
         self._digests: dict[int, bytearray] = {}  # of so many blocks together, once one is claimed
         self._size = digest_size
 
@@ -227,11 +228,16 @@ class Journal:
 
     def load(self, facts: Facts) -> Claims:
         """Return the claimed blocks; ``facts`` may have another size than the journal itself."""
-        claims = Claims(facts.blocks.count, facts.digest_size)
+        count = facts.blocks.count
         with open(self._path, "rb", opener=open_regular) as file:
-            old = _parse(file.readline(MAX_FIRST_LINE)).blocks
-            for block, digest in _records(file, facts.digest_size):
-                claims.add(block, digest)
+            journaled = _parse(file.readline(MAX_FIRST_LINE))
+            claims = Claims(count, facts.digest_size, by_other=journaled.digest != facts.digest)
+            for block, digest in _records(file, journaled.digest_size):
+                if not claims.by_other:
+                    claims.add(block, digest)
+                elif block < count:
+                    claims.flags[block] = 1
+        old = journaled.blocks
         for block in {old.count - 1, facts.blocks.count - 1}:  # the last one may have been short
             if 0 <= block < facts.blocks.count and old.length(block) != facts.blocks.length(block):
                 claims.flags[block] = 0

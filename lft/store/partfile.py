@@ -133,8 +133,9 @@ class PartFile:
 
     def _renew_journal(self, facts: Facts, claims: Claims) -> None:
         """Write the journal anew; on a full disk the old one has to do, if it is for this size."""
+        known = None if claims.by_other else claims  # others are noted as the client tells them
         try:
-            self._journal.begin(facts, claims)
+            self._journal.begin(facts, known)
         except OSError as error:
             if error.errno not in NO_SPACE or facts.journaled != self.facts.journaled:
                 raise

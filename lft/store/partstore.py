@@ -151,7 +151,7 @@ class PartStore:
         machine.
         """
         while True:
-            part = self._take(facts)
+            part = self._take(facts) or self._take_weaker(facts)
             if part is None:
                 return None
             try:
@@ -197,6 +197,21 @@ class PartStore:
                 self._remove_resting(part)
                 self._in_use.add(part)
             return part
+
+    def _take_weaker(self, facts: Facts) -> PartFile | None:
+        """Take out what rests in the same blocks and was to be proven by a weaker digest.
+
+        Its bytes are hashed again in any case, and then by the digest that is wanted now.
+        """
+        for part in self._earlier(facts):
+            stronger = part.facts.digest_size < facts.digest_size
+            if part.facts.block_size == facts.block_size and stronger:
+                with self._lock:
+                    if part in self._resting.get(facts.user, ()):
+                        self._remove_resting(part)
+                        self._in_use.add(part)
+                        return part
+        return None
 
     def _drop_unfit(self, part: PartFile, error: Exception) -> None:
         log.warning("removing %s: it cannot be resumed (%s)", part.stem, reason_of(error))

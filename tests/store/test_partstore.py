@@ -214,10 +214,8 @@ def test_two_attempts_left_are_for_two_that_come_back(output: Path, store: PartS
     assert found[2] is None
 
 
-@pytest.mark.parametrize(
-    "other", [{"user": "v"}, {"name": "y"}, {"block": 8}, {"digest": "sha256"}]
-)
-def test_a_part_file_is_for_the_same_user_name_block_size_and_digest(
+@pytest.mark.parametrize("other", [{"user": "v"}, {"name": "y"}, {"block": 8}])
+def test_a_part_file_is_for_the_same_user_name_and_block_size(
     output: Path, store: PartStore, other: dict[str, object]
 ) -> None:
     """Nobody goes on with what is somebody else's, or cut in another way."""
@@ -225,6 +223,17 @@ def test_a_part_file_is_for_the_same_user_name_block_size_and_digest(
     store.scan()
     assert resumed(store, transfer_of(DATA, **other).facts) is None  # type: ignore[arg-type]
     assert resumed(store, transfer_of(DATA).facts) is not None
+
+
+def test_a_part_file_is_for_a_stronger_digest_too(output: Path, store: PartStore) -> None:
+    """Its blocks are there, and wait for the client's digests."""
+    leave_part(output)
+    store.scan()
+    found = resumed(store, transfer_of(DATA, digest="sha256").facts)
+    assert found is not None
+    assert found[1].by_other
+    assert claimed(found[1]) == list(range(10))
+    assert journal_file(output).read_bytes().count(b"\n") == 1  # no record of a digest that is not
 
 
 def test_the_right_one_of_several_with_the_same_name_is_found(

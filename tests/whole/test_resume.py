@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterator
@@ -14,7 +15,10 @@ import pytest
 
 from client import send_files
 from config import BLOCK_SIZE, KB, MB, STREAMS
+from lft.client.interrupt import CancelledError
+from lft.client.progress import Progress
 from lft.client.source import Source
+from lft.store.partstore import PartStore
 from lft.wire.connection import Connection
 from protocol import ConnectionLostError, IntegrityOk, Message, SourceError, State
 from tests.support.files import journal_bytes, md5, part_files, random_file, received
@@ -258,10 +262,68 @@ def test_what_began_by_a_stronger_digest_goes_on_by_that(
     check_one(local.output, source)
 
 
-def test_who_asks_for_a_stronger_digest_begins_anew_and_is_told(
-    local: ServerThread, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("block_size", [BLOCK_SIZE, 64 * KB])
+def test_a_stronger_digest_proves_what_began_by_a_weaker_one(
+    local: ServerThread, tmp_path: Path, block_size: int
+) -> None:
+    """DESIGN 4: the bytes are hashed again in any case, and then by the digest that is wanted."""
+    source = random_file(tmp_path / "x", 900_000)
+    two_blocks_left(local, source)
+    (receipt,) = send_files([source], local.client(digest="sha256", block_size=block_size))
+    assert (receipt.resumed_bytes, receipt.algorithm) == (2 * 200 * KB, "sha256")
+    check_one(local.output, source)
+    eventually(lambda: part_files(local.output) == [], "the second name to go")
+
+
+def test_a_stronger_digest_finds_what_is_wrong_of_a_weaker_attempt(
+    local: ServerThread, tmp_path: Path
+) -> None:
+    """FAULTS 35: nothing is taken on trust; damaged blocks are sent again."""
+    source = random_file(tmp_path / "x", 900_000)
+    two_blocks_left(local, source)
+    (part,) = part_files(local.output)
+    with open(part, "r+b") as file:
+        file.seek(300 * KB)
+        file.write(b"damaged")
+    (receipt,) = send_files([source], local.client(digest="sha256"))
+    assert receipt.verdict == "INTEGRITY_OK"
+    check_one(local.output, source)
+
+
+def test_what_a_stronger_digest_went_on_with_is_kept_for_the_next_attempt(
+    local: ServerThread, tmp_path: Path
+) -> None:
+    """Its journal has the blocks of the weaker one, once the client has told their digests."""
+    source = random_file(tmp_path / "x", 40 * 200 * KB)
+    two_blocks_left(local, source)
+    cancel = threading.Event()
+
+    class Stop(Progress):
+        def move(self, acknowledged: int, sent: int, verified: int = 0) -> None:
+            if sent:
+                cancel.set()
+
+    slowly = local.client(digest="sha256", limit=MB)
+    with pytest.raises(CancelledError):
+        send_files([source], slowly, Stop(), cancel=cancel)
+    eventually(lambda: local.server.parts.in_use == 0)
+    (journal,) = local.output.glob(".partial/*.journal")
+    records = journal.read_bytes().partition(b"\n")[2]
+    claimed = {records[at : at + 4] for at in range(0, len(records), 4 + 32)}
+    assert {bytes(4), bytes(3) + b"\1"} < claimed
+    (receipt,) = send_files([source], local.client(digest="sha256"))
+    assert receipt.resumed_bytes > 2 * 200 * KB
+    check_one(local.output, source)
+
+
+def test_an_older_server_begins_anew_for_a_stronger_digest_and_that_is_told(
+    local: ServerThread,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """DESIGN 7: what is thrown away, and why; it does not keep its space."""
+    monkeypatch.setattr(PartStore, "_take_weaker", lambda *_: None)
     source = random_file(tmp_path / "x", 900_000)
     two_blocks_left(local, source)
     (receipt,) = send_files([source], local.client(digest="sha256"))
