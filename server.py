@@ -48,7 +48,7 @@ from config import ServerSettings
 from lft.accounts.account import AccountSource, demo_credentials
 from lft.accounts.file import CredentialStore
 from lft.accounts.scram import SCRAM_PLUS
-from lft.addresses import is_known, is_loopback, place
+from lft.addresses import is_loopback, place
 from lft.files import keep_own_rights
 from lft.options import plural
 from lft.server.admission import Admission
@@ -479,8 +479,8 @@ def _accounts(settings: ServerSettings) -> AccountSource:
     """Load the accounts; the demo ones only where no other machine can reach them."""
     if settings.credentials is not None:
         return CredentialStore(settings.credentials, lambda text: log.warning("%s", text)).current
-    for host in filter(is_known, settings.hosts):  # listening says what is wrong with others
-        _check_loopback(host)  # before anything is opened
+    for host in settings.hosts:  # before anything is opened, which says what is wrong with others
+        _check_loopback(host, if_unknown=True)
     accounts = demo_credentials()
     return lambda: accounts
 
@@ -500,9 +500,9 @@ def _listen(settings: ServerSettings) -> list[socket.socket]:
     return listeners
 
 
-def _check_loopback(host: str) -> None:
-    """Raise ``UsageError`` unless only this machine can reach ``host``."""
-    if not is_loopback(host):
+def _check_loopback(host: str, *, if_unknown: bool = False) -> None:
+    """Raise ``UsageError`` unless only this machine can reach ``host``, or it is unknown."""
+    if not is_loopback(host, if_unknown=if_unknown):
         raise UsageError(
             f"the demo accounts work on loopback only, not on {printable(host)}: "
             "make accounts with auth.py add and start with --credentials"

@@ -15,21 +15,12 @@ from protocol import ConnectionLostError
 MAX_PORT = 65535
 
 
-def is_known(host: str) -> bool:
-    """Whether ``host`` is an address, or a name that has one."""
-    try:
-        resolve(host, 0)
-    except ConnectionLostError:
-        return False
-    return True
-
-
-def is_loopback(host: str) -> bool:
-    """Whether every address of ``host`` is a loopback address."""
+def is_loopback(host: str, *, if_unknown: bool = False) -> bool:
+    """Whether every address of ``host`` is a loopback address; ``if_unknown`` where it has none."""
     try:
         found = resolve(host or "0.0.0.0", 0)  # noqa: S104
     except ConnectionLostError:
-        return False
+        return if_unknown
     return all(_loops_back(str(one.address[0])) for one in found)
 
 

@@ -177,3 +177,14 @@ def test_a_server_whose_certificate_cannot_work_does_not_start(
     assert words in said.err
     assert said.err.count("\n") == 1
     assert said.out == ""
+
+
+def test_a_host_that_is_unknown_is_said_to_be_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not to be one where the demo accounts must not be."""
+    options = ["--host", "no such host", "--output", str(tmp_path / "out")]
+    assert server_module.main(options) == 2
+    said = capsys.readouterr().err
+    assert "cannot listen on no such host: " in said
+    assert "demo accounts" not in said
