@@ -194,8 +194,7 @@ class PartStore:
             own = reversed(self._resting.get(facts.user, ()))
             part = next((one for one in own if one.facts.key == facts.key), None)
             if part:
-                self._remove_resting(part)
-                self._in_use.add(part)
+                self._use(part)
             return part
 
     def _take_weaker(self, facts: Facts) -> PartFile | None:
@@ -208,10 +207,14 @@ class PartStore:
             if part.facts.block_size == facts.block_size and stronger:
                 with self._lock:
                     if part in self._resting.get(facts.user, ()):
-                        self._remove_resting(part)
-                        self._in_use.add(part)
+                        self._use(part)
                         return part
         return None
+
+    def _use(self, part: PartFile) -> None:
+        """Move a part file that rests to those in use; the caller holds the lock."""
+        self._remove_resting(part)
+        self._in_use.add(part)
 
     def _drop_unfit(self, part: PartFile, error: Exception) -> None:
         log.warning("removing %s: it cannot be resumed (%s)", part.stem, reason_of(error))
