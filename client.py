@@ -273,11 +273,8 @@ class ClientSession:
             raise ConnectionLostError("the session ended with the last file")
         check_server(source, self._link.features)
         self._progress.phase("waiting")
-        known = source.size if source.sized else 0
-        size, digest = (
-            block_size_for(known, self._settings, far=self._link.far),
-            self._settings.digest,
-        )
+        known, digest = source.size if source.sized else 0, self._settings.digest
+        size = block_size_for(known, self._settings, far=self._link.far)
         resume = self._settings.resume or self._patience.achieved  # at least what we sent ourselves
         try:
             return self._announce_as(source, size, digest, resume=resume)

@@ -98,7 +98,7 @@ class BlockMap:
 
     # -- blocks that come
 
-    def notes_announced(self, block: int) -> bool:
+    def lacks_record(self, block: int) -> bool:
         """Whether the journal lacks a claimed block by this kind of digest."""
         return self._claims.by_other and self._states[block] == BlockState.CLAIMED
 

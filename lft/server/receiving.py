@@ -215,8 +215,7 @@ class Receiving:
     def _announce(self, peer: Peer, held: list[BlockHeader], transfer: Transfer) -> None:
         """Take the digests of blocks that the journal claims."""
         for header in held:
-            if isinstance(transfer, UnsizedTransfer):
-                self._lifecycle.growth.make_room(transfer, header.block, header.raw_length)
+            self._let_grow(transfer, header.block, header.raw_length)
             due = transfer.announce(header.block, header.digest)
             block_log.debug("%s: block %d held", transfer.name, header.block)
             self._see_to(peer, transfer, [header.block], due, 0)
@@ -224,14 +223,18 @@ class Receiving:
     def _store(self, peer: Peer, arrived: list[Arrived], transfer: Transfer) -> None:
         """Write blocks."""
         length = sum(len(one.buffer.view) for one in arrived)
-        if isinstance(transfer, UnsizedTransfer):
-            for one in arrived:
-                self._lifecycle.growth.make_room(transfer, one.block, len(one.buffer.view))
+        for one in arrived:
+            self._let_grow(transfer, one.block, len(one.buffer.view))
         due = transfer.store(arrived)
         blocks = [one.block for one in arrived]
         for block in blocks:
             block_log.debug("%s: block %d written", transfer.name, block)
         self._see_to(peer, transfer, blocks, due, length)
+
+    def _let_grow(self, transfer: Transfer, block: int, length: int) -> None:
+        """Make room for a block of a file of unknown size. Raises as ``Growth.make_room`` does."""
+        if isinstance(transfer, UnsizedTransfer):
+            self._lifecycle.growth.make_room(transfer, block, length)
 
     def _see_to(
         self, peer: Peer, transfer: Transfer, blocks: list[int], due: Due, length: int

@@ -234,7 +234,7 @@ class Transfer:
         """Take the client's digest of a block that the journal claims."""
         with self.life.use(), self._lock:
             digest = digest[: self.facts.digest_size]
-            if self._map.notes_announced(block):
+            if self._map.lacks_record(block):
                 self._notes.add(record(block, digest))
             missing = self._map.announce(block, digest)
             self._moved_at = time.monotonic()
