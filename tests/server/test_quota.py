@@ -211,9 +211,14 @@ def test_a_dead_attempt_at_the_same_file_does_not_count_against_its_successor(
             assert answer.have == ((0, 1),)
 
 
-def test_a_new_session_is_no_way_around_a_limit(serve: Serve) -> None:
-    """A block is paid for also by who leaves before: his next connection rests in its place."""
-    local = serve({"alice": account(limit=10 * KB)})
+@pytest.mark.parametrize("whose", ["user's", "server's"])
+def test_a_new_session_is_no_way_around_a_limit(serve: Serve, whose: str) -> None:
+    """What was brought by a connection that left early is paid for by the next of that user."""
+    local = (
+        serve({"alice": account(limit=10 * KB)})
+        if whose == "user's"
+        else serve({"alice": VERIFIER}, limit=10 * KB)
+    )
     data = os.urandom(400 * KB)
     interrupted(local, "x", data)
     with Peer(local.port).log_in() as peer:
@@ -221,19 +226,7 @@ def test_a_new_session_is_no_way_around_a_limit(serve: Serve) -> None:
         peer.attach()
         (it,) = (one for one in local.server.connections.peers if one.blocks)
         eventually(lambda: it.place is Place.RESTING, "it to wait for its turn")
-
-
-def test_a_new_session_is_no_way_around_the_servers_limit(serve: Serve) -> None:
-    """What the connection before owed is paid by the next one, however long that takes."""
-    local = serve({"alice": VERIFIER}, limit=10 * KB)
-    data = os.urandom(400 * KB)
-    interrupted(local, "x", data)
-    with Peer(local.port).log_in() as peer:
-        peer.start("x", data, resume=True)
-        peer.attach()
-        (it,) = (one for one in local.server.connections.peers if one.blocks)
-        eventually(lambda: it.place is Place.RESTING, "it to wait for its turn")
-        assert it.owed > 0
+        assert (it.owed > 0) == (whose == "server's")
 
 
 def test_large_blocks_of_one_user_do_not_use_up_the_time_of_another(serve: Serve) -> None:
