@@ -300,9 +300,9 @@ class ClientSession:
     def _announce_as(self, source: Input, size: int, digest: str, *, resume: bool) -> Upload:
         settings, features = self._settings, self._link.features
         start = announcement(source, size, settings, features, digest=digest, resume=resume)
-        self._coordinator.send(start)
         can_go_on = source.name if source.sized else ""
-        self._patience.note_begun(can_go_on)
+        self._patience.note_begun(can_go_on)  # first: the server may be faster than we come to it
+        self._coordinator.send(start)
         position, told = 0, Deadline(0)
         while True:
             message = self._answer()

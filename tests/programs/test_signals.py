@@ -20,6 +20,8 @@ import client as client_module
 import config
 from config import KB
 from lft.client.progress import Progress
+from lft.wire.connection import Connection
+from protocol import FileStart, Message
 from tests.support.certificates import Pki, tls_options
 from tests.support.files import part_files, random_file, received
 from tests.support.processes import (
@@ -80,6 +82,26 @@ def test_a_signal_at_any_moment_is_exit_130_and_one_line(
     assert "interrupted" in told[-1]
     assert not any("interrupted" in line for line in told[:-1])
     assert len(told) <= 2  # that there is no such file may have been told before
+
+
+def test_a_signal_right_behind_the_announcement_says_how_to_go_on(
+    main: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    server: ServerProcess,
+    tmp_path: Path,
+) -> None:
+    """The server may have made a part file before the client does anything else."""
+    send = Connection.send
+
+    def interrupted(connection: Connection, message: Message) -> None:
+        send(connection, message)
+        if isinstance(message, FileStart):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Connection, "send", interrupted)
+    assert main("--port", server.port, random_file(tmp_path / "file.bin", 1)) == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_signal_after_the_last_line_changes_nothing(main: Callable[..., int]) -> None:
