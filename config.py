@@ -62,6 +62,14 @@ LEAST_LIMIT = 64 * KB
 # on with a file takes no more than a 64th of the time that it took to bring it there.
 UNSENT_PER_BYTE = 64
 
+# Entries of one directory that is sent: 200,000 take 35 MB of memory on each side and 20 s to make
+# on a slow disk. What has more is sent by its directories, or packed ...
+MAX_TREE_ENTRIES = 200_000
+MAX_MANIFEST_BYTES = 32 * MB  # ... and bytes of all their paths: 160 for each of so many
+MAX_DEPTH = 128  # directories within each other; more than any program makes by intent
+MAX_PATH_BYTES = 3000  # of a path in a tree: with those before it, it has to stay below 4096
+MAX_COMPONENT_BYTES = 255  # of one name, on every common file system
+
 # --- the client: streams ------------------------------------------------------------------------
 
 DIGESTS = ("md5", "sha256")  # what can prove a file; protocol.py has the bytes of each

@@ -14,6 +14,7 @@ A *session* is one coordinator connection and its data connections. The coordina
                                           (at once, if AUTH_START carries a token)
 
     FILE_START name, size, head ...  -->                        (once for each file)
+    MANIFEST entries ...             -->                        (of a directory: all that is in it)
                                      <--  QUEUED position       (while other files go first)
                                      <--  FILE_READY transfer, blocks the server has
                                           ... blocks flow on the data connections ...
@@ -51,6 +52,15 @@ and algorithm the server finds what an interrupted attempt left, and claims thos
 FILE_READY. For each of them the client sends a block frame of the codec *held*, with the running
 digest and no payload. Where the server's digest is another, MISSING asks for the bytes.
 
+A directory is one virtual file: its files one behind the other, in the order of their paths as
+bytes. FILE_START says how many ``entries`` it has, and the client sends these at once, in as many
+MANIFEST as it takes. A server that has enough says REJECTED meanwhile, and ignores the rest. An
+entry is one of these, with sizes in bytes, permission bits and times in nanoseconds since 1970::
+
+    ["f", path, size, bits, time]    a file
+    ["d", path, bits, time]          a directory
+    ["l", path, target]              a symbolic link to a place in the same directory
+
 Compression: a peer with ``zlib`` or ``zstd`` among the features of its HELLO can unpack blocks of
 that codec. The client chooses a codec for each block. Only the payload is compressed; the running
 digest is always that of the file.
@@ -78,31 +88,41 @@ Ack: ``'A' 00 00 00``, transfer (4), block index (4). The first byte of a contro
 zero, so the client can tell an ack from an ERROR.
 
 The *running digest* of a block is the digest of the file from its start up to and including that
-block: one hash pass gives the checksum of each block and the verdict on the file.
+block: one hash pass gives the checksum of each block and the verdict on the file. Of a directory it
+is the digest of the lines that ``md5sum`` (or ``sha256sum``) prints for the files that have ended,
+followed by the digest (as bytes) of the file that the block ends in, unless that ends there, too.
+So the verdict is the digest of all lines.
 """
 
 from __future__ import annotations
 
 import enum
-import re
-from typing import Any, ClassVar, Tuple
+from typing import Any, ClassVar
 
+from lft.fields import MAX_BLOCKS as MAX_BLOCKS  # noqa: PLC0414  (it is ours to tell, as are ...
+from lft.fields import MAX_SPANS as MAX_SPANS  # noqa: PLC0414
+from lft.fields import MAX_TEXT as MAX_TEXT  # noqa: PLC0414
+from lft.fields import Raw
+from lft.fields import Spans as Spans  # noqa: PLC0414  ... these)
+from lft.fields import digest as _digest
+from lft.fields import entries as _entries
+from lft.fields import spans as _spans
+from lft.fields import text as _text
+from lft.fields import words as _words
 from lft.records import LEFT_OUT, Record, dataclass_transform, field, flag, whole
 
 VERSION = 3
 MAX_CONTROL_FRAME = 64 * 1024
 MAX_FILE_SIZE = 2**63 - 1
-MAX_BLOCKS = 2**32  # a block index has four bytes
-MAX_TEXT = 1024  # characters of a name or a reason
 MAX_MILLISECONDS = 2**53
-MAX_SPANS = 2000  # in one MISSING or FILE_READY: so many fit into a frame
+MAX_ENTRIES = 2**31  # that FILE_START can announce; a server takes far fewer
 DIGEST_SIZES = {"md5": 16, "sha256": 32}  # the names for --digest, and the bytes of each
 SCRAM = "SCRAM-SHA-256"
 UNSIZED = "unsized"  # a feature of a server: it takes files whose size is not known yet
+TREES = "trees"  # a feature of a server: it takes directories
 PRESERVE = "preserve"  # a feature of a server: a file keeps its permission bits and its time
 EARLIER = "earlier"  # a feature, and the code of a REJECTED whose reason is "block-size digest"
 TOKEN = "TOKEN"  # noqa: S105  (the mechanism of a login that shows a token)
-Spans = Tuple[Tuple[int, int], ...]  # half-open ranges of block indexes, ascending, not touching
 CODEC_RAW, CODEC_HELD, CODEC_ZLIB, CODEC_ZSTD = range(4)  # of a block's payload
 
 # --- errors -------------------------------------------------------------------------------------
@@ -179,63 +199,19 @@ class RemoteProtocolError(ProtocolError):
     """The peer broke the rules."""
 
 
-# --- the fields of messages -----------------------------------------------------------------------
-
-
-def _text(low: int = 0, high: int = MAX_TEXT) -> Any:
-    return field(lambda v: _is_text(v, low, high), f"text of {low} to {high} characters")
-
-
-def _digest() -> Any:
-    return field(
-        lambda v: isinstance(v, str) and re.fullmatch("(?:[0-9a-f]{32}){1,2}", v) is not None,
-        "a digest in hexadecimal",
-    )
-
-
-def _words() -> Any:
-    return field(
-        lambda v: isinstance(v, tuple) and len(v) <= 64 and all(_is_text(w, 1, 64) for w in v),
-        "up to 64 short words",
-    )
-
-
-def _spans() -> Any:
-    return field(_are_spans, f"up to {MAX_SPANS} ascending [first, end] pairs")
-
-
-def _is_text(value: object, low: int, high: int) -> bool:
-    if not isinstance(value, str) or not low <= len(value) <= high:
-        return False
-    # lone surrogates have no UTF-8
-    return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
-
-
-def _are_spans(value: object) -> bool:
-    if not isinstance(value, tuple) or len(value) > MAX_SPANS:
-        return False
-    last = -1
-    for span in value:
-        if not isinstance(span, tuple) or [type(v) for v in span] != [int, int]:
-            return False
-        if not last < span[0] < span[1] <= MAX_BLOCKS:
-            return False
-        last = span[1]
-    return True
-
-
 # --- messages -----------------------------------------------------------------------------------
 
 MESSAGES: dict[str, type[Message]] = {}
 
 
 @dataclass_transform(
-    frozen_default=True, field_specifiers=(field, whole, flag, _text, _digest, _words, _spans)
+    frozen_default=True,
+    field_specifiers=(field, whole, flag, _text, _digest, _words, _spans, _entries),
 )
 class Message(Record):
     """A control message. Its fields are checked when it is made, on both sides alike.
 
-    To add a field, declare it in its message with one of the functions above, which checks it.
+    To add a field, declare it in its message with a function of ``lft.fields``, which checks it.
     """
 
     VERB: ClassVar[str]
@@ -304,7 +280,9 @@ class FileStart(Message, verb="FILE_START"):
     whether to go on with what an earlier attempt left. With *preserve* there may be permission
     bits, and the time of the last change in nanoseconds since 1970. With *unsized* and that field
     true, only TRANSFER_COMPLETE tells the size: until then ``size`` is 0, and ``head`` the digest
-    of nothing. A block that is short is the last one.
+    of nothing. A block that is short is the last one. With *trees* and ``entries`` it is a
+    directory, which MANIFEST follows: ``size`` is that of all its files, ``head`` the digest of
+    nothing, and ``mode`` and ``mtime`` are there.
     """
 
     name: str = _text()
@@ -316,6 +294,13 @@ class FileStart(Message, verb="FILE_START"):
     mode: int | None = whole(0, 0o777, default=LEFT_OUT)
     mtime: int | None = whole(0, MAX_FILE_SIZE, default=LEFT_OUT)
     unsized: bool | None = flag(default=LEFT_OUT)
+    entries: int | None = whole(0, MAX_ENTRIES, default=LEFT_OUT)
+
+
+class ManifestPart(Message, verb="MANIFEST"):
+    """Tell some of what is in a directory, in the order of the paths as bytes."""
+
+    entries: tuple[Raw, ...] = _entries()
 
 
 class Queued(Message, verb="QUEUED"):
@@ -449,6 +434,7 @@ class State(enum.Enum):
     CHALLENGED = "challenged"
     PROVING = "proving"
     READY = "ready"
+    LISTING = "listing"
     ASKED = "asked"
     RECEIVING = "receiving"
     VERIFYING = "verifying"
@@ -463,7 +449,9 @@ _C, _S = Side.CLIENT, Side.SERVER
 # GOODBYE from the client are allowed in every state except CLOSED. Messages that cross another one:
 # - TRANSFER_COMPLETE, CANCEL, PONG in READY cross a verdict or REJECTED; the server ignores them.
 # - TRANSFER_COMPLETE in VERIFYING is the second one, or the first crossed a MISSING.
+# - MANIFEST in READY crosses REJECTED; the server ignores it.
 # - INTEGRITY_OK in RECEIVING overtakes it: the blocks that MISSING asked for came first.
+# In place of ASKED a dialogue is in LISTING until MANIFEST has told the entries of a directory.
 # Only the client is ever in LOGIN_AHEAD or ATTACH_AHEAD, because it does not wait for the server's
 # HELLO; a server answers HELLO before it reads the next message.
 DIALOGUE: dict[State, dict[tuple[Side, type[Message]], State]] = {
@@ -484,6 +472,12 @@ DIALOGUE: dict[State, dict[tuple[Side, type[Message]], State]] = {
         (_C, TransferComplete): State.READY,
         (_C, Cancel): State.READY,
         (_C, Pong): State.READY,
+        (_C, ManifestPart): State.READY,
+    },
+    State.LISTING: {
+        (_C, ManifestPart): State.LISTING,
+        (_S, Rejected): State.READY,
+        (_C, Cancel): State.CANCELLING,
     },
     State.ASKED: {
         (_S, Queued): State.ASKED,
@@ -535,6 +529,7 @@ class Dialogue:
     def __init__(self, side: Side) -> None:
         self.side = side
         self.state = State.NEW
+        self._unlisted = 0  # entries of a directory that MANIFEST has still to tell
 
     def __repr__(self) -> str:
         return f"<Dialogue of the {self.side.value}, {self.state.value}>"
@@ -561,7 +556,21 @@ class Dialogue:
         state = self._next(speaker, message)
         if state is None:
             raise error(f"the {speaker.value} sent {message.VERB} in state {self.state.value}")
+        if state in (State.ASKED, State.LISTING):
+            state = self._count_entries(message, state, error)
         self.state = state
+
+    def _count_entries(self, message: Message, state: State, error: type[ProtocolError]) -> State:
+        """Return ``LISTING`` in place of ``ASKED`` until all entries of a directory are told."""
+        if isinstance(message, FileStart):
+            self._unlisted = message.entries or 0
+        elif isinstance(message, ManifestPart):
+            self._unlisted -= len(message.entries)
+        else:
+            return state
+        if self._unlisted < 0:
+            raise error("more entries than were announced")
+        return State.LISTING if self._unlisted else State.ASKED
 
 
 class Blocks:

@@ -87,6 +87,7 @@ from protocol import (
     FileStart,
     Goodbye,
     Hello,
+    ManifestPart,
     Message,
     Pong,
     Queued,
@@ -136,6 +137,7 @@ class Answers:
             TransferComplete: self._on_transfer_complete,
             Cancel: self._on_cancel,
             Pong: self._on_pong,
+            ManifestPart: self._on_manifest,
             Goodbye: self._on_goodbye,
         }
 
@@ -241,6 +243,9 @@ class Answers:
 
     def _on_pong(self, _peer: Peer, _message: Pong) -> None:
         """Do nothing: that something came is all it says, and that has been noted."""
+
+    def _on_manifest(self, _peer: Peer, _message: ManifestPart) -> None:
+        """Ignore it: it crossed our REJECTED."""
 
     def _on_goodbye(self, peer: Peer, _message: Goodbye) -> None:
         if peer.session:

@@ -108,6 +108,8 @@ class Lifecycle:
         """Look at the metadata before anything is reserved. Raises ``RejectedError``."""
         if self.stopping:
             raise RejectedError("shutdown", "the server is shutting down")
+        if start.entries is not None:
+            raise RejectedError("tree", "this server takes no directories")
         if start.digest not in DIGEST_SIZES:
             raise RejectedError("digest", f"unknown digest; take one of {', '.join(DIGEST_SIZES)}")
         if not config.MIN_BLOCK_SIZE <= start.block_size <= config.MAX_BLOCK_SIZE:

@@ -6,7 +6,15 @@ import itertools
 
 import pytest
 
-from protocol import Dialogue, LocalProtocolError, RemoteProtocolError, Side, State
+from protocol import (
+    Dialogue,
+    FileStart,
+    LocalProtocolError,
+    ManifestPart,
+    RemoteProtocolError,
+    Side,
+    State,
+)
 from tests.support.dialogue import LEGAL, WAYS, example_of
 from tests.support.messages import VERBS
 
@@ -73,10 +81,11 @@ def test_a_message_out_of_place_names_who_is_at_fault(
         assert dialogue.state is state
 
 
-def test_a_whole_session_with_two_files_is_legal() -> None:
+def test_a_whole_session_with_two_directories_is_legal() -> None:
     """The dialogue at the top of protocol.py, message by message."""
     session = """client HELLO, server HELLO, client AUTH_START, server AUTH_CHALLENGE,
-        client AUTH_RESPONSE, server AUTH_OK, client FILE_START, server QUEUED, server QUEUED,
+        client AUTH_RESPONSE, server AUTH_OK, client FILE_START, client MANIFEST,
+        server QUEUED, server QUEUED,
         server FILE_READY, server VERIFYING, server MISSING, client TRANSFER_COMPLETE,
         server VERIFYING, server MISSING, client TRANSFER_COMPLETE, server VERIFYING,
         server INTEGRITY_OK, client FILE_START, server REJECTED, client GOODBYE"""
@@ -86,6 +95,30 @@ def test_a_whole_session_with_two_files_is_legal() -> None:
         for dialogue in both:
             say(dialogue, Side(side), verb)
     assert [dialogue.state for dialogue in both] == [State.CLOSED, State.CLOSED]
+
+
+@pytest.mark.parametrize("entries", [None, 0])
+def test_a_file_and_an_empty_directory_need_no_manifest(entries: int | None) -> None:
+    """They are asked for at once; a MANIFEST would be out of place."""
+    start = FileStart("a", 0, 204800, "md5", "0" * 32, True)
+    start = start if entries is None else start.replace(entries=entries)
+    dialogue = dialogue_in(State.READY, Side.SERVER)
+    dialogue.received(start)
+    assert dialogue.state is State.ASKED
+    with pytest.raises(RemoteProtocolError, match="sent MANIFEST in state asked"):
+        say(dialogue, Side.CLIENT, "MANIFEST")
+
+
+def test_a_manifest_has_as_many_entries_as_announced() -> None:
+    """The dialogue counts them; one more breaks the rules."""
+    dialogue = dialogue_in(State.READY, Side.SERVER)
+    dialogue.received(FileStart("a", 0, 204800, "md5", "0" * 32, True, entries=3))
+    for left in (2, 1):
+        say(dialogue, Side.CLIENT, "MANIFEST")
+        assert dialogue.state is State.LISTING, left
+    two = ManifestPart((("d", "a", 0o755, 0), ("d", "b", 0o755, 0)))
+    with pytest.raises(RemoteProtocolError, match="more entries than were announced"):
+        dialogue.received(two)
 
 
 def test_a_dialogue_shows_side_and_state() -> None:

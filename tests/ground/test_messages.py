@@ -37,6 +37,7 @@ from protocol import (
     Hello,
     IntegrityFailed,
     IntegrityOk,
+    ManifestPart,
     Message,
     Missing,
     Ping,
@@ -69,6 +70,13 @@ ranges = st.lists(st.integers(0, MAX_BLOCKS), max_size=20, unique=True).map(
 )
 
 
+raw_entries = st.one_of(
+    st.tuples(st.just("f"), text(), sizes, st.integers(0, 0o777), sizes),
+    st.tuples(st.just("d"), text(), st.integers(0, 0o777), sizes),
+    st.tuples(st.just("l"), text(), text()),
+)
+
+
 def with_some(message: Message, **values: st.SearchStrategy[Any]) -> st.SearchStrategy[Message]:
     """Give ``message`` any of the values that may be left out."""
     return st.fixed_dictionaries({}, optional=values).map(lambda given: message.replace(**given))
@@ -86,9 +94,14 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
         FileStart, text(), sizes, st.integers(1, MAX_FILE_SIZE), text(1, 16), digests, st.booleans()
     ).flatmap(
         lambda start: with_some(
-            start, mode=st.integers(0, 0o777), mtime=sizes, unsized=st.booleans()
+            start,
+            mode=st.integers(0, 0o777),
+            mtime=sizes,
+            unsized=st.booleans(),
+            entries=st.integers(0, 2**31),
         )
     ),
+    ManifestPart: st.builds(ManifestPart, st.lists(raw_entries, min_size=1, max_size=9).map(tuple)),
     Queued: st.builds(Queued, st.integers(1, 2**31)),
     FileReady: st.builds(FileReady, transfers, ranges),
     Rejected: st.builds(Rejected, text(1, 32), text()),
@@ -125,6 +138,7 @@ LARGEST = [
         0o777,
         MAX_FILE_SIZE,
         False,
+        2**31,
     ),
     FileReady(2**32 - 1, MANY_SPANS),
     Missing(2**32 - 1, MANY_SPANS, EMOJI * 32),
@@ -271,6 +285,7 @@ LIMITS = [
     (FileStart, "block_size", 1, 2**63 - 1),
     (FileStart, "mode", 0, 0o777),
     (FileStart, "mtime", 0, 2**63 - 1),
+    (FileStart, "entries", 0, 2**31),
     (TransferComplete, "size", 0, 2**63 - 1),
     (Queued, "position", 1, 2**31),
     (FileReady, "transfer", 1, 2**32 - 1),

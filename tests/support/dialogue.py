@@ -17,10 +17,14 @@ RULES = """
     login       server  AUTH_OK            ready
     challenged  client  AUTH_RESPONSE      proving
     proving     server  AUTH_OK            ready
-    ready       client  FILE_START         asked
+    ready       client  FILE_START         listing
     ready       client  TRANSFER_COMPLETE  ready
     ready       client  CANCEL             ready
     ready       client  PONG               ready
+    ready       client  MANIFEST           ready
+    listing     client  MANIFEST           asked
+    listing     client  CANCEL             cancelling
+    listing     server  REJECTED           ready
     asked       server  QUEUED             asked
     asked       server  FILE_READY         receiving
     asked       server  REJECTED           ready

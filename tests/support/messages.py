@@ -22,6 +22,7 @@ from protocol import (
     Hello,
     IntegrityFailed,
     IntegrityOk,
+    ManifestPart,
     Message,
     Missing,
     Ping,
@@ -45,8 +46,9 @@ EXAMPLES: dict[type[Message], Message] = {
     Attach: Attach("0123456789abcdef"),
     Attached: Attached(),
     FileStart: FileStart(
-        'große@Datei "1".bin', 1 << 40, 204800, "md5", "0" * 32, True, 0o640, 10**18, False
+        'große@Datei "1".bin', 1 << 40, 204800, "md5", "0" * 32, True, 0o640, 10**18, False, 1
     ),
+    ManifestPart: ManifestPart((("f", "große@Datei", 3, 0o640, 10**18),)),
     Queued: Queued(3),
     FileReady: FileReady(7, ((0, 5), (6, 4294967296))),
     Rejected: Rejected("space", "not enough space"),
