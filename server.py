@@ -58,12 +58,13 @@ from lft.server.commandline import parse
 from lft.server.connections import Connections
 from lft.server.descriptors import places, raise_limit
 from lft.server.event_loop import EventLoop
+from lft.server.guests import Guest, Next
 from lft.server.lifecycle import Lifecycle
 from lft.server.log_file import FATAL
 from lft.server.login import Login
 from lft.server.receiving import Receiving
 from lft.server.right_of_way import RightOfWay
-from lft.server.sessions import Next, Peer, Registry
+from lft.server.sessions import Peer, Registry
 from lft.server.signals import heed_signals, ignore_signals
 from lft.server.unsized import UnsizedTransfer
 from lft.server.verification import Verification
@@ -73,6 +74,7 @@ from lft.store.ownership import OutputDirectory
 from lft.store.partstore import PartStore
 from lft.terminal import make_output_safe, printable, say, setup_logging
 from lft.wire.codecs import FEATURES
+from lft.wire.connection import Connection
 from lft.wire.listeners import listen
 from protocol import (
     PRESERVE,
@@ -92,6 +94,7 @@ from protocol import (
     Pong,
     Queued,
     RemoteProtocolError,
+    Side,
     State,
     TransferComplete,
     TransferError,
@@ -258,7 +261,7 @@ class Answers:
 class Server:
     """The main thread: the loop, the clocks, the shutdown.
 
-    Everything runs on main, except ``stop`` and ``reload`` (any) and ``_serve`` (a worker).
+    Everything runs on main, except ``stop`` and ``reload`` (any).
     """
 
     def __init__(self, settings: ServerSettings, accounts: AccountSource) -> None:
@@ -300,8 +303,8 @@ class Server:
         settings, way = self._settings, RightOfWay()
         buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
         self.connections = Connections(
-            self._listeners, self._loop, self.work, way, settings.login_timeout,
-            self._serve, self._end_session,
+            dict.fromkeys(self._listeners, self.greet), self._loop, self.work, way,
+            self._end_session,
         )  # fmt: skip
         self.connections.tls = tls
         self.connections.most = self.registry.places = places(raise_limit())
@@ -369,12 +372,17 @@ class Server:
 
         self.work.put(scan_some, priority=0)
 
-    def _serve(self, peer: Peer) -> Next:
-        """Do one unit of work for ``peer`` (a worker)."""
-        return self.answers.serve(peer)
+    def greet(self, sock: socket.socket, tls: Tls | None) -> Peer:
+        """Make a peer of a new connection of the wire. Raises ``OSError`` if it has gone."""
+        connection = Connection(sock, Side.SERVER, tls.context if tls else None)
+        peer = Peer(connection, self._settings.login_timeout, self.answers.serve)
+        peer.binding = tls.binding if tls else None
+        return peer
 
-    def _end_session(self, peer: Peer) -> list[Peer]:
-        """End the session of a peer that leaves; return the data connections that end with it."""
+    def _end_session(self, peer: Guest) -> list[Peer]:
+        """End the session of a guest that leaves; return the data connections that end with it."""
+        if not isinstance(peer, Peer):
+            return []
         self.receiving.drop_half_block(peer)
         session, peer.session = peer.session, None
         if session is None:

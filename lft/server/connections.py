@@ -8,71 +8,70 @@ import selectors
 import time
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Callable, Sequence
+from typing import TYPE_CHECKING, Callable, Mapping, Sequence
 
 import config
 from lft.addresses import network_of
 from lft.server.event_loop import EventLoop
+from lft.server.guests import TOO_SLOW, Guest, Next, Place
 from lft.server.log_limit import speaking_for
 from lft.server.right_of_way import RightOfWay
-from lft.server.sessions import TOO_SLOW, Next, Peer, Place
+from lft.server.sessions import Peer
 from lft.server.work_queue import WorkQueue
-from lft.wire.connection import Connection
 from lft.wire.sockets import Socket
-from protocol import ConnectionLostError, Message, Side
+from protocol import ConnectionLostError, Message
 
 if TYPE_CHECKING:
     from lft.wire.tls import Tls
 
 log = logging.getLogger("server")
 
+# Makes a guest of a new connection, with the server's certificate if it has one; an ``OSError``
+# says that the connection has gone already.
+Greeter = Callable[[Socket, "Tls | None"], Guest]
 ACCEPTS_TOGETHER = 64  # connections taken before the loop looks at other things
 
 
 class Connections:
     """Every connection of the server; only here their ``place`` changes.
 
-    ``serve`` does one unit of work for a peer, on a worker; ``end_session`` ends what belongs to a
-    peer that leaves, on main, and returns the connections that end with it. All methods run on
-    main, except ``post`` (any thread).
+    Each listener has a ``Greeter``, which says what is spoken on what comes there. ``end_session``
+    ends what belongs to a guest that leaves, on main, and returns the connections that end with it.
+    All methods run on main, except ``post`` and ``nudge`` (any thread).
     """
 
     def __init__(
         self,
-        listeners: Sequence[Socket],
+        doors: Mapping[Socket, Greeter],
         loop: EventLoop,
         work: WorkQueue,
         way: RightOfWay,
-        login_timeout: float,
-        serve: Callable[[Peer], Next],
-        end_session: Callable[[Peer], list[Peer]],
+        end_session: Callable[[Guest], Sequence[Guest]],
     ) -> None:
         self.tls: Tls | None = None  # what new connections are shown
         self.most = config.MAX_CONNECTIONS  # that there are descriptors for
-        self.peers: set[Peer] = set()
-        self._listeners = listeners
+        self.peers: set[Guest] = set()
+        self._doors = dict(doors)
         self._refused = 0  # tries to accept without a descriptor left, of which no one was told
         self._told_at = -config.TELL_AGAIN
         self._loop = loop
         self._work = work
         self._way = way
-        self._login_timeout = login_timeout
-        self._serve_unit = serve
         self._end_session = end_session
         self._neighbours: Counter[str] = Counter()  # connections of each network
-        self._strangers: dict[Peer, None] = {}  # have not logged in, the oldest first
+        self._strangers: dict[Guest, None] = {}  # have not logged in, the oldest first
 
     # -- coming
 
     def listen(self) -> None:
         """Accept connections, unless that is so already."""
-        for listener in self._listeners:
+        for listener in self._doors:
             if not self._loop.watches(listener):
                 self._loop.watch(listener, selectors.EVENT_READ, partial(self._accept, listener))
 
     def stop_listening(self) -> None:
         """Leave new connections with the system."""
-        for listener in self._listeners:
+        for listener in self._doors:
             self._loop.unwatch(listener)
 
     def _accept(self, listener: Socket) -> None:
@@ -86,7 +85,7 @@ class Connections:
                     self._pause_listening(error)
                     return
             else:
-                self.welcome(sock, str(address[0]))
+                self.welcome(sock, self._doors[listener], str(address[0]))
 
     def _pause_listening(self, error: OSError) -> None:
         """Leave new connections with the system for a while; say so now and then."""
@@ -97,19 +96,16 @@ class Connections:
             log.warning("cannot accept connections: %s%s", error.strerror, times)
             self._told_at, self._refused = time.monotonic(), 0
 
-    def welcome(self, sock: Socket, address: str = "") -> None:
+    def welcome(self, sock: Socket, greeter: Greeter, address: str = "") -> None:
         """Take a new connection in, or close it where there is no room."""
         if not self._make_room(address):
             sock.close()
             return
-        tls = self.tls
         try:
-            connection = Connection(sock, Side.SERVER, tls.context if tls else None)
+            peer = greeter(sock, self.tls)
         except OSError:  # it has gone already
             sock.close()
             return
-        peer = Peer(connection, self._login_timeout)
-        peer.binding = tls.binding if tls else None
         self.peers.add(peer)
         self._strangers[peer] = None
         self._neighbours[peer.network] += 1
@@ -133,36 +129,33 @@ class Connections:
         crowd = own if 2 * len(own) > len(strangers) else strangers  # no network pushes all out
         return len(strangers) < most_strangers or self._drop_first(crowd)
 
-    def _unknown(self, network: str | None = None) -> list[Peer]:
+    def _unknown(self, network: str | None = None) -> list[Guest]:
         """Return the peers (of one network) that have not logged in, the oldest first."""
         gone = (Place.CUT, Place.LEAVING, Place.CLOSED)
         return [
             peer for peer in self._strangers
             if network in (None, peer.network)
-            and not (peer.session or peer.done or peer.place in gone)
+            and not (peer.user is not None or peer.done or peer.place in gone)
         ]  # fmt: skip
 
-    def _drop_first(self, strangers: list[Peer]) -> bool:
+    def _drop_first(self, strangers: list[Guest]) -> bool:
         if strangers:
             self._drop(strangers[0])
         return bool(strangers)
 
     # -- with main
 
-    def _watch(self, peer: Peer, place: Place = Place.WATCHED) -> None:
+    def _watch(self, peer: Guest, place: Place = Place.WATCHED) -> None:
         """Own ``peer`` until something comes."""
-        events = selectors.EVENT_READ
-        if peer.connection.unsent:
-            events |= selectors.EVENT_WRITE
         try:
-            self._loop.watch(peer.connection, events, partial(self._on_ready, peer))
+            self._loop.watch(peer.connection, peer.events, partial(self._on_ready, peer))
         except OSError as error:  # the system watches no more descriptors
             log.error("%s: %s", peer.name, error.strerror)
             self._forget(peer)
         else:
             peer.place = place
 
-    def _on_ready(self, peer: Peer) -> None:
+    def _on_ready(self, peer: Guest) -> None:
         """Go on with a peer; an earlier event of the same round may have moved it elsewhere."""
         if peer.place is Place.WATCHED:
             self._hand_over(peer)
@@ -175,13 +168,17 @@ class Connections:
     def post(self, peer: Peer, message: Message) -> None:
         """Have ``message`` sent by the owner of ``peer`` (any)."""
         peer.mailbox.append(message)
+        self.nudge(peer)
+
+    def nudge(self, peer: Guest) -> None:
+        """Have a worker look at ``peer``, for which there is news (any)."""
         self._loop.call(partial(self._nudge, peer))
 
-    def _nudge(self, peer: Peer) -> None:
+    def _nudge(self, peer: Guest) -> None:
         if peer.place is Place.WATCHED:
             self._hand_over(peer)
 
-    def _go_on(self, peer: Peer) -> None:
+    def _go_on(self, peer: Guest) -> None:
         """End the pause of ``peer``, unless it has to give way: that needs no worker to see."""
         if peer.place is not Place.RESTING:
             return
@@ -190,31 +187,31 @@ class Connections:
         else:
             self._hand_over(peer)
 
-    def _rest(self, peer: Peer) -> None:
+    def _rest(self, peer: Guest) -> None:
         peer.place = Place.RESTING
         self._loop.at(peer.paused_until, partial(self._go_on, peer))
 
     # -- to a worker and back
 
-    def _hand_over(self, peer: Peer) -> None:
+    def _hand_over(self, peer: Guest) -> None:
         """Give ``peer`` to a worker."""
         if peer.place is Place.WATCHED:
             self._loop.unwatch(peer.connection)
         peer.place = Place.SERVED
-        serve, session = partial(self._serve, peer), peer.session
-        owner = session.user if session else peer.network
-        self._work.put(serve, peer.priority, owner, login=session is None)
+        serve, user = partial(self._serve, peer), peer.user
+        owner = peer.network if user is None else user
+        self._work.put(serve, peer.priority, owner, login=user is None)
 
-    def _serve(self, peer: Peer) -> None:
+    def _serve(self, peer: Guest) -> None:
         """Serve ``peer`` and give it back to main (a worker)."""
         after = Next.LOST
         try:
-            after = self._serve_unit(peer)
+            after = peer.serve()
         finally:
             self._loop.call(partial(self._take_back, peer, after))
 
-    def _take_back(self, peer: Peer, after: Next) -> None:
-        if peer.session:
+    def _take_back(self, peer: Guest, after: Next) -> None:
+        if peer.user is not None:
             self._strangers.pop(peer, None)
         if peer.place is Place.CUT or after is Next.LOST:
             self._forget(peer)
@@ -222,14 +219,14 @@ class Connections:
             self._see_off(peer)
         elif peer.paused_until > time.monotonic():
             self._rest(peer)
-        elif after is Next.AGAIN or peer.mailbox or peer.connection.pending:
+        elif after is Next.AGAIN or peer.has_news or peer.connection.pending:
             self._hand_over(peer)
         else:
             self._watch(peer)
 
     # -- going
 
-    def _see_off(self, peer: Peer) -> None:
+    def _see_off(self, peer: Guest) -> None:
         """Let a peer read our last words before its connection closes.
 
         Closing while its bytes are unread would reset the connection and destroy those words.
@@ -238,13 +235,13 @@ class Connections:
         peer.deadline = time.monotonic() + config.CLOSING_TIMEOUT
         self._say_rest(peer)
 
-    def _say_rest(self, peer: Peer) -> None:
+    def _say_rest(self, peer: Guest) -> None:
         with contextlib.suppress(ConnectionLostError):  # the selector tells of that as well
             if peer.connection.flush():
                 peer.connection.finish()
         self._watch(peer, Place.LEAVING)
 
-    def _forget(self, peer: Peer) -> None:
+    def _forget(self, peer: Guest) -> None:
         """Close a connection and what depends on it."""
         if peer.place in (Place.WATCHED, Place.LEAVING):
             self._loop.unwatch(peer.connection)
@@ -258,11 +255,11 @@ class Connections:
                 del self._neighbours[peer.network]
         peer.connection.close()
 
-    def _drop_session(self, peer: Peer) -> None:
+    def _drop_session(self, peer: Guest) -> None:
         for stream in self._end_session(peer):
             self._drop(stream)
 
-    def _drop(self, peer: Peer) -> None:
+    def _drop(self, peer: Guest) -> None:
         """Close a connection that a worker may be busy with."""
         if peer.place in (Place.SERVED, Place.CUT):
             peer.place = Place.CUT  # whatever its worker still finds
@@ -273,7 +270,7 @@ class Connections:
     # -- clocks and the end
 
     def look_at_deadlines(self, now: float) -> None:
-        """End peers that are too slow; hand over those whose proof is due."""
+        """End peers that are too slow; hand over those at which a worker is to look now."""
         for peer in list(self.peers):  # one that ends another's session closes it
             if peer.place is Place.LEAVING and now >= peer.deadline:
                 self._forget(peer)
@@ -281,10 +278,10 @@ class Connections:
                 self._drop(peer)  # its worker should have seen that: a peer that is never silent
             elif peer.place is Place.WATCHED and now >= peer.deadline:
                 self._time_out(peer)
-            elif peer.place is Place.WATCHED and peer.proof and now >= peer.proof_due:
+            elif peer.place is Place.WATCHED and now >= peer.due_at:
                 self._hand_over(peer)
 
-    def _time_out(self, peer: Peer) -> None:
+    def _time_out(self, peer: Guest) -> None:
         with speaking_for(peer.network):
             log.info("%s: closed after too long a silence", peer.name)
         self._loop.unwatch(peer.connection)
@@ -300,7 +297,7 @@ class Connections:
     def say_goodbye(self) -> None:
         """Close the listeners, say the last words to all peers, stop the workers' waiting."""
         self.stop_listening()
-        for listener in self._listeners:
+        for listener in self._doors:
             listener.close()
         for peer in self.peers:
             if peer.place in (Place.WATCHED, Place.LEAVING):

@@ -14,9 +14,10 @@ from config import ServerSettings
 from lft.options import format_size
 from lft.server.blockmap import Due
 from lft.server.buffers import Buffer, Shares
+from lft.server.guests import TOO_SLOW, Next
 from lft.server.lifecycle import Lifecycle
 from lft.server.right_of_way import RightOfWay
-from lft.server.sessions import TOO_SLOW, Next, Peer, Registry
+from lft.server.sessions import Peer, Registry
 from lft.server.shared_limit import SharedLimit
 from lft.server.transfer import Arrived, Transfer
 from lft.server.unsized import UnsizedTransfer

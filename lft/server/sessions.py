@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import hashlib
 import heapq
 import secrets
@@ -15,15 +14,14 @@ from typing import Any, Callable
 import config
 from lft.accounts.permissions import Rights
 from lft.accounts.scram import ScramServer
-from lft.addresses import network_of
 from lft.clock import RunLength, TokenBucket
+from lft.server.guests import Guest, Next
 from lft.terminal import printable
 from lft.wire.blocks import BlockReader
 from lft.wire.connection import Connection
 from protocol import (
     AuthResponse,
     AuthStart,
-    ConnectionLostError,
     Error,
     Message,
     RemoteProtocolError,
@@ -31,40 +29,25 @@ from protocol import (
     TransferError,
 )
 
-TOO_SLOW = "too slow, or silent for too long"  # what a peer is told that misses a deadline
 
-
-class Place(enum.Enum):
-    """Which thread has a connection. Only main changes it, in ``Connections``."""
-
-    WATCHED = "watched"  # by the selector: a worker gets it when something comes
-    RESTING = "resting"  # until a timer hands it to a worker
-    SERVED = "served"  # by a worker
-    CUT = "cut"  # served, but over: main closes it when the worker gives it back
-    LEAVING = "leaving"  # all is said; it may read that and close, while the selector watches
-    CLOSED = "closed"
-
-
-class Next(enum.Enum):
-    """How main goes on with a connection that a worker gives back."""
-
-    WAIT = "wait"  # for something to come
-    AGAIN = "again"  # there is more to do at once
-    LOST = "lost"  # the peer is gone
-
-
-class Peer:
-    """One connection and what the server knows of it.
+class Peer(Guest):
+    """One connection of the wire and what the server knows of it.
 
     Owned by the main thread, or by the worker that serves it. Any thread may put a message into
     ``mailbox``, for the owner to send. ``place`` is main's alone.
     """
 
-    def __init__(self, connection: Connection, login_timeout: float) -> None:
-        self.connection = connection
-        self.network = network_of(self.address)
-        self.place = Place.CLOSED  # until main watches it
-        self.deadline = time.monotonic() + login_timeout
+    connection: Connection
+
+    def __init__(
+        self,
+        connection: Connection,
+        login_timeout: float,
+        serve: Callable[[Peer], Next] = lambda _: Next.LOST,
+    ) -> None:
+        """``serve`` does one unit of work for it, on a worker."""
+        super().__init__(connection, login_timeout)
+        self._serve = serve
         self.mailbox: deque[Message] = deque()
         self.session: Session | None = None
         self.features: tuple[str, ...] = ()  # of its HELLO
@@ -78,33 +61,17 @@ class Peer:
         self.run_length = RunLength()  # of the blocks that are taken together
         self.acks = bytearray()  # not sent yet
         self.acks_due = 0.0  # the instant at which they are sent at the latest
-        self.paused_until = 0.0  # nothing is to be received before
         self.owed = 0.0  # nor before the level of the shared limit that pays for what came
-        self.held_until = 0.0  # it brings a block then at the latest, even without the right of way
 
-    def __repr__(self) -> str:
-        return f"<Peer {self.connection!r}, {self.place.value}>"
-
-    @property
-    def address(self) -> str:
-        """The machine it comes from; ``network`` is what limits go by."""
-        address = self.connection.address[1]
-        return str(address[0]) if isinstance(address, tuple) else ""
+    def serve(self) -> Next:
+        return self._serve(self)
 
     @property
-    def port(self) -> int:
-        """Its port on that machine."""
-        address = self.connection.address[1]
-        return int(address[1]) if isinstance(address, tuple) else 0
-
-    @property
-    def name(self) -> str:
-        """What the log calls it."""
-        return self.connection.peer
+    def user(self) -> str | None:
+        return self.session.user if self.session else None
 
     @property
     def priority(self) -> int:
-        """Its session's priority; 0 before it has logged in."""
         return self.session.priority if self.session else 0
 
     @property
@@ -112,22 +79,7 @@ class Peer:
         """Whether it owes us the rest of something; bytes that came with ATTACH are here."""
         return self.blocks.mid_block if self.blocks else self.connection.mid_frame
 
-    def pause(self, seconds: float) -> bool:
-        """Let nothing be received for so long; return whether that is any time (its owner)."""
-        self.paused_until = time.monotonic() + seconds
-        return seconds > 0
-
-    def flush(self) -> None:
-        """Send what is left, as far as the peer has room (its owner).
-
-        Raises ``ConnectionLostError`` for a peer that does not read our answers.
-        """
-        self.connection.flush()
-        if self.connection.unsent > config.MAX_QUEUED_BYTES:
-            raise ConnectionLostError(f"{self.name} does not read our answers")
-
     def refuse(self, code: str, reason: str) -> None:
-        """Say our last words; after them the peer may only read and close (its owner)."""
         with contextlib.suppress(TransferError):
             self.connection.send(Error(code, reason))
 
@@ -135,6 +87,15 @@ class Peer:
     def done(self) -> bool:
         """Whether all is said: an ERROR of ours, or a GOODBYE of the client's."""
         return self.connection.state is State.CLOSED
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self.mailbox)
+
+    @property
+    def due_at(self) -> float:
+        """The instant at which a proof is to be judged that had to wait."""
+        return self.proof_due if self.proof else float("inf")
 
 
 Post = Callable[[Peer, Message], None]  # has a message sent on a connection, from any thread

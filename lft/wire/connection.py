@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Iterable
 
 from lft.clock import Deadline
 from lft.terminal import printable
+from lft.wire.channel import Channel
 from lft.wire.frames import Ack, FrameReader, encode
-from lft.wire.sockets import Buffer, Waker, peer_address, peer_name, wait
-from lft.wire.stream import PLAIN, Stream
-from lft.wire.tcp import Tcp
+from lft.wire.stream import PLAIN
 from protocol import (
     AuthenticationError,
     ConnectionLostError,
@@ -36,7 +35,7 @@ class SilenceError(ConnectionLostError):
     """The peer said nothing for as long as we would wait."""
 
 
-class Connection:
+class Connection(Channel):
     """A dialogue with a peer over one socket: messages, acknowledgements, blocks.
 
     Only ``wait`` and what is built on it (``call``, ``answer``, ``secure_channel``) block.
@@ -52,22 +51,12 @@ class Connection:
         host: str | None = None,
     ) -> None:
         """With ``tls``, a client names the ``host`` that the server's certificate must be for."""
-        self.address = sock.family, peer_address(sock)  # to connect to it again
-        self.peer = peer_name(self.address[1])
+        super().__init__(sock, side, tls, host)
         self.dialogue = Dialogue(side)
-        self.tcp = Tcp(sock)
-        self._socket = sock
-        self._stream = _stream(sock, self.peer, side, tls, host)
         self._frames = FrameReader()
-        sock.setblocking(False)
-        self.tcp.tune()
 
     def __repr__(self) -> str:
         return f"<Connection to {self.peer}, {self.state.value}, {self.unsent} bytes unsent>"
-
-    def fileno(self) -> int:
-        """Return the socket's descriptor, for a selector."""
-        return self._socket.fileno()
 
     @property
     def state(self) -> State:
@@ -78,44 +67,12 @@ class Connection:
         """Whether bytes that were received wait here: part of a frame, or the next frames."""
         return len(self._frames) > 0
 
-    @property
-    def secure(self) -> bool:
-        """Whether an eavesdropper can neither read nor change what is said."""
-        return self._stream.secure
-
-    @property
-    def certificate(self) -> bytes | None:
-        """The peer's certificate in DER form, if there is one."""
-        return self._stream.certificate
-
-    @property
-    def unsent(self) -> int:
-        """The bytes that ``flush`` has still to send."""
-        return self._stream.unsent
-
-    @property
-    def pending(self) -> bool:
-        """Whether something can be received that a poll of the socket does not show."""
-        return self._stream.pending
-
     # -- out
 
     def send(self, message: Message) -> None:
         """Send as much of ``message`` as the socket takes now; ``flush`` sends the rest."""
         self.dialogue.sent(message)
         self._stream.push(encode(message))
-
-    def push(self, *parts: Buffer) -> None:
-        """Send as much of ``parts`` as the socket takes now; ``flush`` sends the rest."""
-        self._stream.push(*parts)
-
-    def hold(self, *parts: Buffer) -> None:
-        """Have ``parts`` wait for ``flush``, which sends many with one call."""
-        self._stream.hold(*parts)
-
-    def flush(self) -> bool:
-        """Send as much of what is unsent as the socket takes now; return whether all is out."""
-        return self._stream.flush()
 
     # -- in
 
@@ -165,17 +122,9 @@ class Connection:
         """
         if len(self._frames):  # the first block came in one piece with ATTACH
             return sum(map(self._frames.take_into, views))
-        return self._stream.receive_into(*views)
+        return super().receive_into(*views)
 
     # -- waiting
-
-    def wait(self, timeout: float, *, write: bool = False, waker: Waker | None = None) -> bool:
-        """Wait until there is something to read (or room to write), or ``waker`` rings.
-
-        Returns whether the socket is ready. Blocks for up to ``timeout`` seconds: never call it
-        under a lock.
-        """
-        return self.pending or wait(self._socket, timeout, write=write, waker=waker)
 
     def secure_channel(self, timeout: float) -> None:
         """Shake hands, where TLS is spoken; for the client only. Blocks.
@@ -209,40 +158,6 @@ class Connection:
         if deadline.passed:
             raise SilenceError(f"{self.peer} did not answer for {timeout:g} s")
         self.wait(deadline.left(), write=not self.flush())
-
-    # -- ending
-
-    def finish(self) -> None:
-        """Say that no more will come from this side; the peer can still be heard.
-
-        While something is unsent this says less or nothing: repeat it once that has been flushed.
-        """
-        self._stream.finish()
-
-    def discard(self) -> bool:
-        """Throw away what has come, up to a limit; return whether the peer has closed."""
-        return self._stream.discard()
-
-    def cut(self) -> None:
-        """Wake the owner with an end of stream (any thread)."""
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # no longer connected, so nothing waits for it
-
-    def close(self) -> None:
-        """Give the socket back to the system."""
-        self._socket.close()
-
-
-def _stream(
-    sock: socket.socket, peer: str, side: Side, tls: ssl.SSLContext | None, host: str | None
-) -> Stream:
-    if tls is None:
-        return Stream(sock, peer)
-    from lft.wire.tls_stream import TlsStream  # noqa: PLC0415  (it loads ssl)
-
-    return TlsStream(sock, peer, side, tls, host)
 
 
 _ERRORS: dict[str, type[TransferError]] = {

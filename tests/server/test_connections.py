@@ -16,11 +16,13 @@ import pytest
 import config
 from config import ServerSettings
 from lft.accounts.account import demo_credentials
+from lft.server.connections import Greeter
+from lft.server.guests import Place
 from lft.server.right_of_way import RightOfWay
-from lft.server.sessions import Place, Session
+from lft.server.sessions import Session
 from server import Server
 from tests.support.files import random_file
-from tests.support.local import ServerThread
+from tests.support.local import ServerThread, wire_peers
 from tests.support.processes import ServerProcess, run_client, still_serves
 from tests.support.rawpeer import Peer, RawClient, is_open, last_words, raw_socket
 from tests.support.transfers import idle_peer
@@ -39,8 +41,8 @@ def test_strangers_whom_a_worker_serves_make_way_one_each(
     with monkeypatch.context() as patch:
         patch.setattr(server.work, "put", lambda *_, **__: None)
         for ours, _ in pairs:
-            server.connections.welcome(ours)
-            for peer in [peer for peer in server.connections.peers if peer.place is Place.WATCHED]:
+            server.connections.welcome(ours, server.greet)
+            for peer in [peer for peer in wire_peers(server) if peer.place is Place.WATCHED]:
                 server.connections._hand_over(peer)
     for _, theirs in pairs:
         theirs.setblocking(False)
@@ -67,7 +69,7 @@ def test_an_address_is_forgotten_with_its_last_connection(tmp_path: Path) -> Non
     server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
     pairs = [socket.socketpair() for _ in range(2)]
     for ours, _ in pairs:
-        server.connections.welcome(ours)
+        server.connections.welcome(ours, server.greet)
     for peer in list(server.connections.peers):
         server.connections._forget(peer)
     assert dict(server.connections._neighbours) == {}
@@ -82,8 +84,8 @@ def test_a_connection_is_never_given_to_two_workers(
     """A post and the peer's own bytes in one round of the selector: the second event is stale."""
     server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
     ours, theirs = socket.socketpair()
-    server.connections.welcome(ours)
-    (peer,) = server.connections.peers
+    server.connections.welcome(ours, server.greet)
+    (peer,) = wire_peers(server)
     units: list[object] = []
     monkeypatch.setattr(server.work, "put", lambda unit, *_, **__: units.append(unit))
     server.connections._nudge(peer)
@@ -117,13 +119,13 @@ def test_connections_that_time_out_together_are_closed_once(tmp_path: Path) -> N
     server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
     pairs = [socket.socketpair() for _ in range(20)]
     for ours, _ in pairs:
-        server.connections.welcome(ours)
-    coordinator, *streams = server.connections.peers
+        server.connections.welcome(ours, server.greet)
+    coordinator, *streams = wire_peers(server)
     coordinator.session = Session("u", 0, coordinator)
     server.registry.add(coordinator.session)
     for stream in streams:
         stream.session = server.registry.attach(coordinator.session.token, stream)
-    for peer in server.connections.peers:
+    for peer in wire_peers(server):
         peer.deadline = 0.0
     server._tick()
     assert coordinator.place is Place.LEAVING
@@ -137,8 +139,8 @@ def test_a_deadline_holds_for_a_peer_that_a_worker_serves(tmp_path: Path) -> Non
     """FAULTS 4: a peer that is never silent is never with main; it is cut all the same."""
     server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
     ours, theirs = socket.socketpair()
-    server.connections.welcome(ours)
-    (peer,) = server.connections.peers
+    server.connections.welcome(ours, server.greet)
+    (peer,) = wire_peers(server)
     server.connections._loop.unwatch(peer.connection)
     peer.place, peer.deadline = Place.SERVED, 0.0
     server._tick()
@@ -220,11 +222,11 @@ def test_strangers_of_one_ipv6_network_are_of_one_address(
     monkeypatch.setattr(config, "MAX_OF_ADDRESS", 2)
     welcome = local.server.connections.welcome
 
-    def welcome_from(address: str) -> Callable[[socket.socket, str], None]:
-        def disguised(sock: socket.socket, _: str) -> None:
+    def welcome_from(address: str) -> Callable[[socket.socket, Greeter, str], None]:
+        def disguised(sock: socket.socket, greeter: Greeter, _: str) -> None:
             with monkeypatch.context() as patch:
-                patch.setattr("lft.wire.connection.peer_address", lambda _: (address, 1))
-                welcome(sock, address)
+                patch.setattr("lft.wire.channel.peer_address", lambda _: (address, 1))
+                welcome(sock, greeter, address)
 
         return disguised
 

@@ -66,7 +66,7 @@ def test_a_stranger_makes_way_when_the_system_has_no_descriptor(
         assert is_open(silent)
         newcomer.log_in()
         connections = local.server.connections
-        (listener,) = connections._listeners[:1]
+        listener = next(iter(connections._doors))
 
         class Exhausted:
             """A listener that finds no descriptor the first time."""
@@ -86,17 +86,17 @@ def test_a_stranger_makes_way_when_the_system_has_no_descriptor(
 
         def listen_with(*listeners: Any) -> None:
             connections.stop_listening()
-            connections._listeners = listeners
+            connections._doors = dict.fromkeys(listeners, local.server.greet)
             connections.listen()
 
-        before = connections._listeners
+        before = connections._doors
         local.server._loop.call(lambda: listen_with(Exhausted()))
-        eventually(lambda: connections._listeners is not before)
+        eventually(lambda: connections._doors is not before)
         with RawClient(local.port) as another:
             another.log_in()
             assert last_words(silent) == b""
         local.server._loop.call(lambda: listen_with(*before))
-        eventually(lambda: len(connections._listeners) == len(before))
+        eventually(lambda: len(connections._doors) == len(before))
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN])

@@ -13,7 +13,7 @@ import pytest
 import config
 from client import send_files
 from config import KB
-from lft.server.sessions import Place
+from lft.server.guests import Place
 from lft.server.transfer import Transfer
 from lft.store.partstore import PartStore
 from protocol import (
@@ -29,6 +29,7 @@ from protocol import (
 )
 from tests.support.accounts import PASSWORD, VERIFIER, Serve, account
 from tests.support.files import part_files, random_file, received
+from tests.support.local import wire_peers
 from tests.support.rawpeer import Peer, interrupted
 from tests.support.waiting import PATIENCE, eventually
 
@@ -224,7 +225,7 @@ def test_a_new_session_is_no_way_around_a_limit(serve: Serve, whose: str) -> Non
     with Peer(local.port).log_in() as peer:
         peer.start("x", data, resume=True)
         peer.attach()
-        (it,) = (one for one in local.server.connections.peers if one.blocks)
+        (it,) = (one for one in wire_peers(local.server) if one.blocks)
         eventually(lambda: it.place is Place.RESTING, "it to wait for its turn")
         assert (it.owed > 0) == (whose == "server's")
 

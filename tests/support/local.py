@@ -7,6 +7,7 @@ from typing import Callable
 
 from config import ClientSettings, ServerSettings
 from lft.accounts.account import AccountSource, demo_credentials
+from lft.server.sessions import Peer
 from server import Server
 from tests.support.waiting import PATIENCE
 
@@ -33,6 +34,11 @@ class ServerThread:
         self.server.stop()
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
+
+
+def wire_peers(server: Server) -> list[Peer]:
+    """Return the connections of a server on which the wire's protocol is spoken."""
+    return [one for one in server.connections.peers if isinstance(one, Peer)]
 
 
 StartLocal = Callable[..., ServerThread]

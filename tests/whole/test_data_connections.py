@@ -37,7 +37,7 @@ from protocol import (
     TransferComplete,
 )
 from tests.support.files import random_file
-from tests.support.local import ServerThread
+from tests.support.local import ServerThread, wire_peers
 from tests.support.rawpeer import HELLO, RawClient, push, raw_socket
 from tests.support.transfers import idle_peer as peer
 from tests.support.waiting import PATIENCE, eventually
@@ -199,8 +199,8 @@ def test_a_client_that_dies_in_mid_block_leaves_nothing_in_memory(
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", bytes(8192), block_size=4096)
         push(client.attach(), upload.frame(0)[:1000])
-        streams = (peer for peer in local.server.connections.peers if peer.mid_frame)
-        eventually(lambda: any(peer.mid_frame for peer in local.server.connections.peers))
+        streams = (peer for peer in wire_peers(local.server) if peer.mid_frame)
+        eventually(lambda: any(peer.mid_frame for peer in wire_peers(local.server)))
         stream = next(streams)
         assert stream.blocks is not None
         assert stream.session is not None

@@ -9,7 +9,8 @@ import time
 import pytest
 
 import config
-from lft.server.sessions import Next, Peer
+from lft.server.guests import Next
+from lft.server.sessions import Peer
 from lft.wire.connection import Connection
 from protocol import ConnectionLostError, IntegrityOk, Rejected, TransferError
 from server import Answers
