@@ -318,8 +318,8 @@ MAX_FLUSHES = 2  # at once, of all transfers: each takes a worker, and there is 
 MAX_PUBLISHING = 4
 
 # Bytes that all programs together may have unwritten in memory, for each file of a group that is
-# flushed by one syncfs(2): it writes those of others, too. On the disk measured a file's own flushes
-# took 0.8 ms, and a megabyte of another program 0.7 ms; on a slow disk both take more.
+# flushed by one syncfs(2): it writes those of others, too. On the disk measured the flushes of a
+# file took 0.8 ms, and a megabyte of another program 0.7 ms; on a slow disk both take more.
 DIRTY_FOR_FILE = 1 * MB
 
 # Bytes of space reserved in one call. Where the file system cannot reserve, the system writes a
