@@ -196,11 +196,14 @@ WORKERS = 10  # threads that do all work; the main thread only watches
 # more. Transfers of lower priority do not count, and where one user has several, each of as many
 # other users has a place all the same: no more than twice as many receive at one priority.
 MAX_ACTIVE_TRANSFERS = 16
-MAX_WAITING_TRANSFERS = 1000  # transfers that wait to be admitted
+# Files that receive at once where sessions have several in one place: each has two descriptors, and
+# at 50 ms so many bring a thousand small files a second.
+MAX_BESIDE = 64
+MAX_WAITING_TRANSFERS = 1000  # sessions, or files of those that have others, that wait
 MAX_CONNECTIONS = 4096  # of all kinds; any more are closed at once
 
-# Open files that connections must leave free: a transfer has two, and a third when it is published;
-# log, pool and Python's modules have some.
+# Open files that connections must leave free: a transfer has two, and a third when it is published,
+# and MAX_BESIDE of them may run; log, pool and Python's modules have some.
 RESERVED_DESCRIPTORS = 256
 
 # Bytes of one user's blocks that have begun to come, since a header of 56 bytes makes the server
@@ -220,7 +223,7 @@ MAX_STRANGERS = 1024  # connections that have not logged in; each one more repla
 MAX_SESSIONS_OF_USER = 512
 MAX_STREAMS_OF_USER = 1536
 MAX_STREAMS_OF_ALL = 3072
-MAX_TRANSFERS_OF_USER = 64  # that receive or wait, so that one user cannot fill the queue
+MAX_TRANSFERS_OF_USER = 64  # sessions that receive or wait: no one user can fill the queue
 
 # Bytes that a file counts in a quota at least, as on most disks: otherwise millions of empty files
 # would cost nothing.

@@ -35,6 +35,12 @@ client may give it up with CANCEL; the session goes on with the next file. ERROR
 the connection it comes on. The client confirms a verdict by its next message, whichever it is;
 until then it can ask for the verdict again, in a new session.
 
+Many files: where the server has the feature *ahead*, the client need not wait for the end of one
+file before it announces the next. It gives each a number, ``file`` in FILE_START, higher than all
+before it in the session, and every message about the file has it. Each file has a dialogue of its
+own then, as above; up to ``MAX_AHEAD`` of them run side by side. They share the data connections,
+where blocks have their transfer's number. The client confirms the verdicts on them by HEARD only.
+
 A data connection carries blocks in one direction. The client waits for no answer on it, because
 each answer costs a round trip, and the coordinator has had the server's HELLO already::
 
@@ -99,11 +105,23 @@ from __future__ import annotations
 import enum
 from typing import Any, ClassVar
 
-from lft.fields import MAX_BLOCKS as MAX_BLOCKS  # noqa: PLC0414  (it is ours to tell, as are ...
-from lft.fields import MAX_SPANS as MAX_SPANS  # noqa: PLC0414
-from lft.fields import MAX_TEXT as MAX_TEXT  # noqa: PLC0414
+from lft.errors import AuthenticationError as AuthenticationError
+from lft.errors import ConnectionLostError as ConnectionLostError
+from lft.errors import IntegrityError as IntegrityError
+from lft.errors import LocalProtocolError as LocalProtocolError
+from lft.errors import ProtocolError as ProtocolError
+from lft.errors import RejectedError as RejectedError
+from lft.errors import RemoteProtocolError as RemoteProtocolError
+from lft.errors import SessionLostError as SessionLostError
+from lft.errors import SourceError as SourceError
+from lft.errors import TransferError as TransferError
+from lft.errors import TransferOverError as TransferOverError
+from lft.errors import UsageError as UsageError
+from lft.fields import MAX_BLOCKS as MAX_BLOCKS
+from lft.fields import MAX_SPANS as MAX_SPANS
+from lft.fields import MAX_TEXT as MAX_TEXT
 from lft.fields import Raw
-from lft.fields import Spans as Spans  # noqa: PLC0414  ... these)
+from lft.fields import Spans as Spans
 from lft.fields import digest as _digest
 from lft.fields import entries as _entries
 from lft.fields import spans as _spans
@@ -116,88 +134,17 @@ MAX_CONTROL_FRAME = 64 * 1024
 MAX_FILE_SIZE = 2**63 - 1
 MAX_MILLISECONDS = 2**53
 MAX_ENTRIES = 2**31  # that FILE_START can announce; a server takes far fewer
+MAX_FILES = 2**31  # of one session
+MAX_AHEAD = 64  # numbered files that may be under way in one session
 DIGEST_SIZES = {"md5": 16, "sha256": 32}  # the names for --digest, and the bytes of each
 SCRAM = "SCRAM-SHA-256"
+AHEAD = "ahead"  # a feature of a server: several files of a session may be under way, with numbers
 UNSIZED = "unsized"  # a feature of a server: it takes files whose size is not known yet
 TREES = "trees"  # a feature of a server: it takes directories
 PRESERVE = "preserve"  # a feature of a server: a file keeps its permission bits and its time
 EARLIER = "earlier"  # a feature, and the code of a REJECTED whose reason is "block-size digest"
 TOKEN = "TOKEN"  # noqa: S105  (the mechanism of a login that shows a token)
 CODEC_RAW, CODEC_HELD, CODEC_ZLIB, CODEC_ZSTD = range(4)  # of a block's payload
-
-# --- errors -------------------------------------------------------------------------------------
-
-
-class TransferError(Exception):
-    """A failure, with one line for the user; the client ends with ``exit_code``."""
-
-    exit_code = 1
-
-
-class IntegrityError(TransferError):
-    """The file did not arrive as it was sent; nothing was published."""
-
-
-class UsageError(TransferError):
-    """A start that cannot work: wrong options, credential file, port or permission."""
-
-    exit_code = 2
-
-
-class SourceError(TransferError):
-    """The input file cannot be read, or it changed while it was sent."""
-
-    exit_code = 2
-
-
-class AuthenticationError(TransferError):
-    """The server does not accept the login, or cannot prove who it is."""
-
-    exit_code = 3
-
-
-class RejectedError(TransferError):
-    """The server does not take this file. ``code`` is the reason for programs."""
-
-    exit_code = 4
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
-
-class ConnectionLostError(TransferError):
-    """The peer cannot be reached, has gone, or made no progress for too long."""
-
-    exit_code = 5
-    unfinished = ""  # the name of the file of which the server keeps a part, to go on with
-
-
-class SessionLostError(ConnectionLostError):
-    """The server does not know the session any more: only a new login helps."""
-
-
-class TransferOverError(ConnectionLostError):
-    """The server has no such transfer any more: the coordinator is told why."""
-
-
-class ProtocolError(TransferError):
-    """A side broke the rules of this module. The peer is told ``code``."""
-
-    exit_code = 5
-
-    def __init__(self, reason: str, code: str = "protocol") -> None:
-        super().__init__(reason)
-        self.code = code
-
-
-class LocalProtocolError(ProtocolError):
-    """We broke the rules: a bug of ours."""
-
-
-class RemoteProtocolError(ProtocolError):
-    """The peer broke the rules."""
-
 
 # --- messages -----------------------------------------------------------------------------------
 
@@ -282,7 +229,7 @@ class FileStart(Message, verb="FILE_START"):
     true, only TRANSFER_COMPLETE tells the size: until then ``size`` is 0, and ``head`` the digest
     of nothing. A block that is short is the last one. With *trees* and ``entries`` it is a
     directory, which MANIFEST follows: ``size`` is that of all its files, ``head`` the digest of
-    nothing, and ``mode`` and ``mtime`` are there.
+    nothing, and ``mode`` and ``mtime`` are there. With *ahead* there may be a number.
     """
 
     name: str = _text()
@@ -295,18 +242,21 @@ class FileStart(Message, verb="FILE_START"):
     mtime: int | None = whole(0, MAX_FILE_SIZE, default=LEFT_OUT)
     unsized: bool | None = flag(default=LEFT_OUT)
     entries: int | None = whole(0, MAX_ENTRIES, default=LEFT_OUT)
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 
 class ManifestPart(Message, verb="MANIFEST"):
     """Tell some of what is in a directory, in the order of the paths as bytes."""
 
     entries: tuple[Raw, ...] = _entries()
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 
 class Queued(Message, verb="QUEUED"):
     """Let the file wait: ``position`` 1 is next."""
 
     position: int = whole(1, 2**31)
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 
 class FileReady(Message, verb="FILE_READY"):
@@ -314,6 +264,7 @@ class FileReady(Message, verb="FILE_READY"):
 
     transfer: int = whole(1, 2**32 - 1)
     have: Spans = _spans()
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 
 class Rejected(Message, verb="REJECTED"):
@@ -321,10 +272,13 @@ class Rejected(Message, verb="REJECTED"):
 
     code: str = _text(1, 32)
     reason: str = _text()
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 
 class Cancel(Message, verb="CANCEL"):
     """Give this file up. The answer is REJECTED, unless a verdict was already on its way."""
+
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 
 class TransferComplete(Message, verb="TRANSFER_COMPLETE"):
@@ -338,12 +292,14 @@ class TransferComplete(Message, verb="TRANSFER_COMPLETE"):
     digest: str = _digest()
     delivered: bool = flag(default=True)
     size: int | None = whole(0, MAX_FILE_SIZE, default=LEFT_OUT)
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 
 class Verifying(Message, verb="VERIFYING"):
     """Say how far the server is: ``verified`` bytes from the start of the file are right."""
 
     verified: int = whole(0, MAX_FILE_SIZE)
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 
 class Missing(Message, verb="MISSING"):
@@ -352,6 +308,7 @@ class Missing(Message, verb="MISSING"):
     transfer: int = whole(1, 2**32 - 1)
     blocks: Spans = _spans()
     reason: str = _text(1, 32)
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 
 class Why:
@@ -366,9 +323,19 @@ class Why:
 class Ping(Message, verb="PING"):
     """Ask whether the client is alive: another one wants to go on with this file."""
 
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
+
 
 class Pong(Message, verb="PONG"):
     """Answer PING."""
+
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
+
+
+class Heard(Message, verb="HEARD"):
+    """Confirm the verdicts on numbered files: the client has read them."""
+
+    files: Spans = _spans()
 
 
 class IntegrityOk(Message, verb="INTEGRITY_OK"):
@@ -387,6 +354,7 @@ class IntegrityOk(Message, verb="INTEGRITY_OK"):
     disk: int = whole(0, MAX_MILLISECONDS, default=0)
     limited: int = whole(0, MAX_MILLISECONDS, default=0)
     kept: bool | None = flag(default=LEFT_OUT)
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 
 class IntegrityFailed(Message, verb="INTEGRITY_FAILED"):
@@ -394,6 +362,7 @@ class IntegrityFailed(Message, verb="INTEGRITY_FAILED"):
 
     digest: str = _digest()
     reason: str = _text()
+    file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 
 class Error(Message, verb="ERROR"):
@@ -405,6 +374,11 @@ class Error(Message, verb="ERROR"):
 
 class Goodbye(Message, verb="GOODBYE"):
     """Say that the client has nothing more to send."""
+
+
+def numbered(message: Message, file: int | None) -> Message:
+    """Return a message about a file with the number of that file, if it has one."""
+    return message if file is None else message.replace(file=file)
 
 
 # --- states -------------------------------------------------------------------------------------
@@ -450,6 +424,8 @@ _C, _S = Side.CLIENT, Side.SERVER
 # - TRANSFER_COMPLETE, CANCEL, PONG in READY cross a verdict or REJECTED; the server ignores them.
 # - TRANSFER_COMPLETE in VERIFYING is the second one, or the first crossed a MISSING.
 # - MANIFEST in READY crosses REJECTED; the server ignores it.
+# - The states from READY to CANCELLING are also those of each numbered file, while that of the
+#   connection stays READY.
 # - INTEGRITY_OK in RECEIVING overtakes it: the blocks that MISSING asked for came first.
 # In place of ASKED a dialogue is in LISTING until MANIFEST has told the entries of a directory.
 # Only the client is ever in LOGIN_AHEAD or ATTACH_AHEAD, because it does not wait for the server's
@@ -469,6 +445,7 @@ DIALOGUE: dict[State, dict[tuple[Side, type[Message]], State]] = {
     State.PROVING: {(_S, AuthOk): State.READY},
     State.READY: {
         (_C, FileStart): State.ASKED,
+        (_C, Heard): State.READY,
         (_C, TransferComplete): State.READY,
         (_C, Cancel): State.READY,
         (_C, Pong): State.READY,
@@ -524,15 +501,32 @@ DIALOGUE: dict[State, dict[tuple[Side, type[Message]], State]] = {
 
 
 class Dialogue:
-    """The state of one connection, which follows from the messages sent and received."""
+    """The states of one connection and of its numbered files, which follow from the messages."""
 
     def __init__(self, side: Side) -> None:
         self.side = side
         self.state = State.NEW
-        self._unlisted = 0  # entries of a directory that MANIFEST has still to tell
+        self._unlisted: dict[int | None, int] = {}  # entries that MANIFEST has still to tell
+        self._files: dict[int, State] = {}  # numbered ones that are under way
+        self._numbered = 0  # the highest number so far
 
     def __repr__(self) -> str:
-        return f"<Dialogue of the {self.side.value}, {self.state.value}>"
+        numbered = f", {self.files} files under way" if self._files else ""
+        return f"<Dialogue of the {self.side.value}, {self.state.value}{numbered}>"
+
+    @property
+    def files(self) -> int:
+        """How many numbered files are under way."""
+        return len(self._files)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the client may announce a file, and no other is under way."""
+        return self.state is State.READY and not self._files
+
+    def state_of(self, file: int | None) -> State:
+        """Return the state of a numbered file, READY if it is not under way; of none the state."""
+        return self.state if file is None else self._files.get(file, State.READY)
 
     def sent(self, message: Message) -> None:
         """Note a message to the peer. Raises ``LocalProtocolError`` if it is not allowed."""
@@ -550,27 +544,50 @@ class Dialogue:
         ends = (speaker, type(message)) in ((_S, Error), (_C, Goodbye))
         if ends and self.state is not State.CLOSED:
             return State.CLOSED
-        return DIALOGUE[self.state].get((speaker, type(message)))
+        if not self._may_have_number(message):
+            return None
+        state = self.state_of(getattr(message, "file", None))
+        return DIALOGUE[state].get((speaker, type(message)))
+
+    def _may_have_number(self, message: Message) -> bool:
+        """Whether a message may have the number that it has, or none."""
+        file, starts = getattr(message, "file", None), isinstance(message, FileStart)
+        if file is None:
+            return not (starts and self._files)
+        known = file <= self._numbered
+        room = len(self._files) < MAX_AHEAD
+        return self.state is State.READY and (room and not known if starts else known)
 
     def _move(self, speaker: Side, message: Message, error: type[ProtocolError]) -> None:
-        state = self._next(speaker, message)
+        state, file = self._next(speaker, message), getattr(message, "file", None)
         if state is None:
-            raise error(f"the {speaker.value} sent {message.VERB} in state {self.state.value}")
+            here = self.state_of(file).value
+            raise error(f"the {speaker.value} sent {message.VERB} in state {here}")
         if state in (State.ASKED, State.LISTING):
             state = self._count_entries(message, state, error)
-        self.state = state
+        if file is None:
+            self.state = state
+            return
+        self._numbered = max(file, self._numbered)
+        self._files[file] = state
+        if state is State.READY:
+            del self._files[file]
+            self._unlisted.pop(file, None)
 
     def _count_entries(self, message: Message, state: State, error: type[ProtocolError]) -> State:
         """Return ``LISTING`` in place of ``ASKED`` until all entries of a directory are told."""
         if isinstance(message, FileStart):
-            self._unlisted = message.entries or 0
+            left = message.entries or 0
         elif isinstance(message, ManifestPart):
-            self._unlisted -= len(message.entries)
+            left = self._unlisted[message.file] - len(message.entries)
         else:
             return state
-        if self._unlisted < 0:
+        if left < 0:
             raise error("more entries than were announced")
-        return State.LISTING if self._unlisted else State.ASKED
+        self._unlisted[message.file] = left
+        if not left:
+            del self._unlisted[message.file]
+        return State.LISTING if left else State.ASKED
 
 
 class Blocks:

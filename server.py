@@ -66,6 +66,7 @@ from lft.server.receiving import Receiving
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Peer, Registry
 from lft.server.signals import heed_signals, ignore_signals
+from lft.server.transfer import Transfer
 from lft.server.unsized import UnsizedTransfer
 from lft.server.verification import Verification
 from lft.server.watchdog import Watchdog
@@ -77,6 +78,7 @@ from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
 from lft.wire.listeners import listen
 from protocol import (
+    AHEAD,
     PRESERVE,
     UNSIZED,
     VERSION,
@@ -88,6 +90,7 @@ from protocol import (
     ConnectionLostError,
     FileStart,
     Goodbye,
+    Heard,
     Hello,
     ManifestPart,
     Message,
@@ -95,11 +98,11 @@ from protocol import (
     Queued,
     RemoteProtocolError,
     Side,
-    State,
     TransferComplete,
     TransferError,
     UsageError,
     Verifying,
+    numbered,
 )
 
 if TYPE_CHECKING:
@@ -139,6 +142,7 @@ class Answers:
             FileStart: self._on_file_start,
             TransferComplete: self._on_transfer_complete,
             Cancel: self._on_cancel,
+            Heard: self._on_heard,
             Pong: self._on_pong,
             ManifestPart: self._on_manifest,
             Goodbye: self._on_goodbye,
@@ -208,7 +212,7 @@ class Answers:
         if peer.session is None:
             return  # the whole login has one deadline, whatever trickles in
         if moved:
-            idle = peer.connection.state is State.READY
+            idle = peer.connection.dialogue.idle
             timeout = self._settings.idle_timeout if idle else float("inf")
             peer.deadline = time.monotonic() + timeout
         if peer.mid_frame and peer.deadline == float("inf"):
@@ -220,18 +224,19 @@ class Answers:
             raise RemoteProtocolError(reason, "version")
         peer.features = message.features
         bound = () if peer.binding is None else (SCRAM_PLUS,)
-        peer.connection.send(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED, *bound)))
+        peer.connection.send(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED, AHEAD, *bound)))
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:
         self._receiving.attach(peer, message.token)
 
     def _on_file_start(self, peer: Peer, message: FileStart) -> None:
         assert peer.session is not None  # the dialogue sees to it
-        self._lifecycle.settle(peer.session, confirmed=True)
+        if message.file is None:
+            self._lifecycle.settle(peer.session, None, confirmed=True)
         self._login.check_account(peer.session)
         answer = self._lifecycle.begin(peer.session, message)
         if answer:
-            peer.connection.send(answer)
+            peer.connection.send(numbered(answer, message.file))
 
     def _on_transfer_complete(self, peer: Peer, message: TransferComplete) -> None:
         transfer = self._lifecycle.current(peer.session, message.transfer)
@@ -240,9 +245,13 @@ class Answers:
                 self._lifecycle.run(lambda _: transfer.end_at(message.size), transfer)
             self._verification.complete(transfer, message.digest, delivered=message.delivered)
 
-    def _on_cancel(self, peer: Peer, _message: Cancel) -> None:
+    def _on_cancel(self, peer: Peer, message: Cancel) -> None:
         assert peer.session is not None  # the dialogue sees to it
-        self._lifecycle.cancel(peer.session)
+        self._lifecycle.cancel(peer.session, message.file)
+
+    def _on_heard(self, peer: Peer, message: Heard) -> None:
+        assert peer.session is not None  # the dialogue sees to it
+        self._lifecycle.settle(peer.session, message.files, confirmed=True)
 
     def _on_pong(self, _peer: Peer, _message: Pong) -> None:
         """Do nothing: that something came is all it says, and that has been noted."""
@@ -251,8 +260,8 @@ class Answers:
         """Ignore it: it crossed our REJECTED."""
 
     def _on_goodbye(self, peer: Peer, _message: Goodbye) -> None:
-        if peer.session:
-            self._lifecycle.settle(peer.session, confirmed=True)
+        if peer.session:  # verdicts on numbered files are confirmed by HEARD only
+            self._lifecycle.settle(peer.session, None, confirmed=True)
 
 
 # --- the main loop ------------------------------------------------------------------------------
@@ -261,7 +270,7 @@ class Answers:
 class Server:
     """The main thread: the loop, the clocks, the shutdown.
 
-    Everything runs on main, except ``stop`` and ``reload`` (any).
+    Everything runs on main, except ``stop``, ``reload`` and ``_tell`` (any).
     """
 
     def __init__(self, settings: ServerSettings, accounts: AccountSource) -> None:
@@ -308,11 +317,12 @@ class Server:
         )  # fmt: skip
         self.connections.tls = tls
         self.connections.most = self.registry.places = places(raise_limit())
-        post = self.connections.post
         self.lifecycle = Lifecycle(
-            settings, self.output, self.admission, self.parts, self.work, buffers, post
+            settings, self.output, self.admission, self.parts, self.work, buffers, self._tell
         )
-        self.verification = Verification(self.lifecycle, self.work, way, post, self._loop.later)
+        self.verification = Verification(
+            self.lifecycle, self.work, way, self._tell, self._loop.later
+        )
         self.receiving = Receiving(
             settings, self.lifecycle, self.verification, self.registry, self.work, way
         )
@@ -400,9 +410,8 @@ class Server:
         """Look at every deadline."""
         self._loop.run_calls()  # should a ring ever be lost
         self.connections.look_at_deadlines(time.monotonic())
-        for transfer in self.admission.active():
-            if transfer.stalled_for() > self._settings.stall_timeout:
-                self.lifecycle.start(self.lifecycle.expire, transfer)
+        for transfer in self.admission.stalled(self._settings.stall_timeout):
+            self.lifecycle.start(self.lifecycle.expire, transfer)
         self.lifecycle.try_again()
         if not self.lifecycle.stopping:
             self.connections.listen()  # after a pause for want of descriptors
@@ -416,10 +425,13 @@ class Server:
         """Tell clients that wait how far they are; it also shows them that we live."""
         for transfer in self.admission.active():
             begun = transfer.life.receiving  # otherwise its part file is looked for, or made
-            report = Verifying(transfer.verified_bytes) if begun else Queued(1)
-            self.connections.post(transfer.session.coordinator, report)
+            self._tell(transfer, Verifying(transfer.verified_bytes) if begun else Queued(1))
         for transfer, position in self.admission.positions():
-            self.connections.post(transfer.session.coordinator, Queued(position))
+            self._tell(transfer, Queued(position))
+
+    def _tell(self, transfer: Transfer, message: Message) -> None:
+        """Have a message about ``transfer`` sent to its client (any)."""
+        self.connections.post(transfer.session.coordinator, numbered(message, transfer.facts.file))
 
     def _read_certificate(self) -> None:
         """Take a renewed certificate for new connections; a bad one changes nothing."""

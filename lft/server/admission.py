@@ -21,6 +21,10 @@ class Admission:
     ones leave it room. The first one of a user may also begin while fewer than ``max_active`` users
     have one: so no user who fills all places, however slowly, keeps the others waiting.
 
+    A session has one place, however many numbered files it has under way: they share its data
+    connections and what these hold in memory. It begins another file in its place while no other
+    session has to wait, up to ``MAX_BESIDE`` files of all sessions.
+
     The rest wait. At equal priority users take turns: that one is first whose user has the fewest
     before it, receiving or waiting, and of those the one whose user got a place the longest ago.
     Between priorities the most urgent goes first: a step counts as having come ``URGENCY`` seconds
@@ -43,12 +47,12 @@ class Admission:
         """
         with self._lock:
             transfer.turn = next(self._turns)
-            if len(self._of_user(transfer.facts.user)) >= config.MAX_TRANSFERS_OF_USER:
+            if self._sessions_beside(transfer) >= config.MAX_TRANSFERS_OF_USER:
                 raise RejectedError("busy", "too many transfers of this user; try again later")
             if self._has_place_for(transfer):
                 self._place(transfer)
                 return 0
-            if len(self._waiting) >= config.MAX_WAITING_TRANSFERS:
+            if self._is_crowded(transfer):
                 raise RejectedError("busy", "too many transfers wait already; try again later")
             self._waiting.append(transfer)
             return dict(self._positions())[transfer]
@@ -67,6 +71,17 @@ class Admission:
     def _of_user(self, user: str) -> list[Transfer]:
         return [one for one in self._active + self._waiting if one.facts.user == user]
 
+    def _sessions_beside(self, transfer: Transfer) -> int:
+        """Count the other sessions of its user that receive or wait."""
+        sessions = {one.session for one in self._of_user(transfer.facts.user)}
+        return len(sessions - {transfer.session})
+
+    def _is_crowded(self, transfer: Transfer) -> bool:
+        """Whether too many wait: sessions, and files of those that have others here."""
+        ahead = any(one.session is transfer.session for one in self._active + self._waiting)
+        waiting = self._waiting if ahead else {one.session for one in self._waiting}
+        return len(waiting) >= config.MAX_WAITING_TRANSFERS
+
     def _place(self, transfer: Transfer) -> None:
         self._active.append(transfer)
         self._last_of[transfer.facts.user] = next(self._admissions)
@@ -82,10 +97,19 @@ class Admission:
             yield one
 
     def _has_place_for(self, transfer: Transfer) -> bool:
-        before = [one.facts.user for one in self._active if one.priority >= transfer.priority]
-        users = set(before)
+        if any(one.session is transfer.session for one in self._active):
+            return self._may_share(transfer)
+        before = [one for one in self._active if one.priority >= transfer.priority]
+        users = {one.facts.user for one in before}
         first = transfer.facts.user not in users
-        return len(before) < self._max_active or (first and len(users) < self._max_active)
+        places = len({one.session for one in before})
+        return places < self._max_active or (first and len(users) < self._max_active)
+
+    def _may_share(self, transfer: Transfer) -> bool:
+        """Whether it may begin in the place that its session has."""
+        level, session = transfer.priority, transfer.session
+        others = (one for one in self._waiting if one.session is not session)
+        return len(self._active) < config.MAX_BESIDE and all(one.priority < level for one in others)
 
     def _line(self) -> Iterator[Transfer]:
         """Give those that wait, the next one first."""
@@ -98,7 +122,7 @@ class Admission:
 
     def _in_turns(self, waiting: list[Transfer]) -> list[Transfer]:
         """Order transfers of one priority, the oldest first, so that their users take turns."""
-        before = Counter(one.facts.user for one in self._active)
+        before = Counter(one.user for one in {one.session for one in self._active})
         last, keys = dict(self._last_of), {}
         for one in waiting:
             user = one.facts.user
@@ -123,6 +147,12 @@ class Admission:
             others = [one for one in self._active + self._waiting if one.turn < transfer.turn]
         place = transfer.facts.directory
         return [one for one in others if not one.life.ended and one.facts.directory == place]
+
+    def stalled(self, timeout: float) -> list[Transfer]:
+        """Return the transfers of sessions in which nothing has come for ``timeout`` seconds."""
+        still = [(one, one.stalled_for()) for one in self.active()]
+        moving = {one.session for one, seconds in still if seconds <= timeout}
+        return [one for one, _ in still if one.session not in moving]
 
     def active(self) -> list[Transfer]:
         """Return the transfers that receive or are verified."""

@@ -14,8 +14,9 @@ from lft.server.buffers import BufferPool
 from lft.server.lifetime import Stage, TransferEndedError
 from lft.server.opening import Opener, Step
 from lft.server.quota import Quota
-from lft.server.sessions import Post, Session
+from lft.server.sessions import Session
 from lft.server.transfer import Transfer
+from lft.server.underway import Tell, UnderWay
 from lft.server.unsized import Growth, UnsizedTransfer
 from lft.server.work_queue import WorkQueue
 from lft.store.journal import Facts
@@ -27,6 +28,7 @@ from lft.terminal import SUCCESS
 from protocol import (
     DIGEST_SIZES,
     EARLIER,
+    MAX_AHEAD,
     Blocks,
     FileStart,
     IntegrityFailed,
@@ -35,6 +37,7 @@ from protocol import (
     Queued,
     Rejected,
     RejectedError,
+    Spans,
 )
 
 log = logging.getLogger("coordinator")
@@ -45,12 +48,9 @@ PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN)
 
 
 class Lifecycle:
-    """Begins transfers and ends them; owns which transfer a session sends.
+    """Begins transfers and ends them; owns which transfers each session has under way.
 
-    ``current`` is what each session sends now; ``unconfirmed`` what was published for it, while its
-    verdict may not have arrived. Workers change them one key at a time: the worker that owns the
-    coordinator, or the one that ends the transfer. All methods run on workers, unless a docstring
-    says otherwise.
+    All methods run on workers, unless a docstring says otherwise.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Lifecycle:
         parts: PartStore,
         work: WorkQueue,
         buffers: BufferPool,
-        post: Post,
+        tell: Tell,
     ) -> None:
         self.stopping = False  # set by main: nothing new begins
         self._settings = settings
@@ -72,25 +72,26 @@ class Lifecycle:
         self.growth = Growth(self._quota)
         self._work = work
         self._buffers = buffers
-        self._post = post
-        self._current: dict[Session, Transfer] = {}
-        self._unconfirmed: dict[Session, Transfer] = {}
+        self._tell = tell
+        self._under_way = UnderWay()
         self._opener = Opener(
-            settings, output, parts, self._quota, post, self.start, self._take_from
+            settings, output, parts, self._quota, tell, self.start, self._take_from
         )
 
     # -- beginning
 
     def begin(self, session: Session, start: FileStart) -> Message | None:
         """Take a file in; return REJECTED or QUEUED, or nothing: then FILE_READY will follow."""
+        self._forget_oldest(session)
         try:
             transfer = self._accept(session, start)
         except RejectedError as error:
             log.warning("rejected %s: %s", start.name, error)
             return rejection(error)
-        self._current[session] = transfer
+        self._under_way.add(transfer)
         try:
             position = self._admission.enter(transfer)
+            self._under_way.note_number(transfer)
             if self._parts.scanned:  # otherwise it is checked when that is done
                 anew = not transfer.resumes
                 self._quota.check(transfer, anew=anew, replaces=anew)
@@ -103,6 +104,12 @@ class Lifecycle:
             return Queued(position)
         self._opener.open(transfer)
         return None
+
+    def _forget_oldest(self, session: Session) -> None:
+        """Let part files go of a client that confirms no verdicts: it may ask for them again."""
+        unconfirmed = self._under_way.unconfirmed(session)
+        for transfer in unconfirmed[: 1 - MAX_AHEAD]:
+            self._under_way.settle(transfer, confirmed=False)
 
     def _accept(self, session: Session, start: FileStart) -> Transfer:
         """Look at the metadata before anything is reserved. Raises ``RejectedError``."""
@@ -123,6 +130,7 @@ class Lifecycle:
         facts = Facts(
             session.user, name, start.size, start.block_size, start.digest, saved_as,
             session.rights.directory, start.head, start.mode, start.mtime,
+            file=start.file,
         )  # fmt: skip
         if not start.unsized:
             return Transfer(session, facts, self._buffers, self._let_go, resumes=start.resume)
@@ -140,15 +148,13 @@ class Lifecycle:
         if not rival.life.ended:
             log.warning("%s: its client is silent, another goes on", rival.name)
         self.finish(rival, Rejected("taken", "another client goes on with this file"))
-        if self._unconfirmed.get(rival.session) is rival:
-            self.settle(rival.session, confirmed=False)
+        self._under_way.settle(rival, confirmed=False)
 
     # -- what runs
 
-    def current(self, session: Session | None, number: int | None = None) -> Transfer | None:
-        """Return what a session sends right now, if it is (that) one (any)."""
-        transfer = self._current.get(session) if session else None
-        return transfer if transfer and number in (None, transfer.number) else None
+    def current(self, session: Session | None, number: int) -> Transfer | None:
+        """Return what a session sends right now under this number of a transfer (any)."""
+        return self._under_way.find(session, number) if session else None
 
     def try_again(self) -> None:
         """Have every transfer try again that waits for its part file (main)."""
@@ -191,7 +197,7 @@ class Lifecycle:
             self._output.check_in_place()
             name = self._publish_counted(part)
             self._output.check_in_place()  # otherwise its name is where no user sees it
-        self._unconfirmed[transfer.session] = transfer  # before the client can confirm it
+        self._under_way.note_published(transfer)  # before the client can confirm it
         receipt = transfer.receipt(name)
         self._conclude(transfer, receipt if part.kept is None else receipt.replace(kept=part.kept))
 
@@ -211,8 +217,7 @@ class Lifecycle:
 
     def _conclude(self, transfer: Transfer, answer: Message | None) -> None:
         """Say how ``transfer`` ended, and admit the next (the thread that ended it)."""
-        if self._current.get(transfer.session) is transfer:
-            del self._current[transfer.session]
+        self._under_way.remove(transfer)
         if isinstance(answer, Rejected) and answer.code == EARLIER:
             log.info("%s: there is an earlier attempt (%s)", transfer.name, answer.reason)
         elif isinstance(answer, (Rejected, IntegrityFailed)):
@@ -221,29 +226,27 @@ class Lifecycle:
             facts = f"{format_size(answer.size)}, {transfer.facts.digest} {answer.digest}"
             server_log.info("saved %s (%s)", answer.saved_as, facts, extra=SUCCESS)
         if answer:  # before the admission lets go of it: a stopping server waits for that
-            self._post(transfer.session.coordinator, answer)
+            self._tell(transfer, answer)
         for admitted in self._admission.leave(transfer):
             self._opener.open(admitted)
 
-    def settle(self, session: Session, *, confirmed: bool) -> None:
-        """Note whether the client has read the last verdict: its part file is let go (any)."""
-        transfer = self._unconfirmed.pop(session, None)
-        if transfer:
-            transfer.life.settle(confirmed=confirmed)
+    def settle(self, session: Session, files: Spans | None, *, confirmed: bool) -> None:
+        """Note whether the client has read verdicts: those on numbered ``files``, or all (any)."""
+        for transfer in self._under_way.unconfirmed(session, files):
+            self._under_way.settle(transfer, confirmed=confirmed)
 
-    def cancel(self, session: Session) -> None:
+    def cancel(self, session: Session, file: int | None) -> None:
         """End what the client has given up."""
-        transfer = self.current(session)
+        transfer = self._under_way.find_file(session, file)
         if transfer:
             self.finish(transfer, Rejected("cancelled", "cancelled by the client"))
 
     def abandon(self, session: Session) -> None:
         """End what a session that is gone has left."""
-        transfer = self.current(session)
-        if transfer:
+        for transfer in self._under_way.of(session):
             log.warning("%s: the client went away; it can go on later", transfer.name)
             self.finish(transfer, None)
-        self.settle(session, confirmed=False)
+        self.settle(session, None, confirmed=False)
 
     def turn_away(self, transfer: Transfer) -> None:
         """End a transfer that has not begun, because the server stops."""

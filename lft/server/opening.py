@@ -13,8 +13,8 @@ import config
 from config import ServerSettings
 from lft.options import format_size, plural
 from lft.server.quota import Quota
-from lft.server.sessions import Post
 from lft.server.transfer import Transfer
+from lft.server.underway import Tell
 from lft.store.journal import Claims, Facts
 from lft.store.ownership import OutputDirectory
 from lft.store.partfile import PartFile
@@ -66,7 +66,7 @@ class Opener:
         output: OutputDirectory,
         parts: PartStore,
         quota: Quota,
-        post: Post,
+        tell: Tell,
         start: Callable[[Step, Transfer], None],
         take_over: Step,
     ) -> None:
@@ -74,7 +74,7 @@ class Opener:
         self._output = output
         self._parts = parts
         self._quota = quota
-        self._post = post
+        self._tell = tell
         self._start = start
         self._take_over = take_over
         self._waiting: deque[Opening] = deque()  # for an owner to answer, or for a disk
@@ -157,7 +157,7 @@ class Opener:
             return
         self._forget(opening)
         self._log_opened(transfer, count)
-        self._post(transfer.session.coordinator, FileReady(transfer.number, have))
+        self._tell(transfer, FileReady(transfer.number, have))
 
     def close(self) -> None:
         """Let go the part files of transfers on their way to them (main, after the workers)."""
@@ -268,8 +268,12 @@ class Opener:
             self._owners.discard(transfer)
 
     def _rivals(self, transfer: Transfer) -> list[Transfer]:
-        """Return the transfers whose part file ``transfer`` could go on with."""
-        return [one for one in self.owners() if one.facts.key == transfer.facts.key]
+        """Return the transfers whose part file ``transfer`` could go on with.
+
+        Of two in one session none is dead: their client wants both files.
+        """
+        others = [one for one in self.owners() if one.session is not transfer.session]
+        return [one for one in others if one.facts.key == transfer.facts.key]
 
     def _ask_rivals(self, opening: Opening, rivals: list[Transfer]) -> bool:
         """Ask silent owners whether they live, take files from dead ones; say whether to wait.
@@ -285,7 +289,7 @@ class Opener:
                 continue  # it lives, or is about to begin
             wait |= now < asked_at + self._settings.stall_timeout  # later a disk is stuck
             if now < asked_at + config.PROBE_TIMEOUT:
-                self._post(rival.session.coordinator, Ping())
+                self._tell(rival, Ping())
             else:
                 self._take_over(rival)
         return wait

@@ -143,7 +143,8 @@ class Receiving:
         """
         pause = self._limit.wait(peer.owed) if self._limit and peer.owed else 0.0
         if pause:
-            return self._hold_back(peer, self._lifecycle.current(peer.session), pause)
+            brings = self._lifecycle.current(peer.session, peer.brings)
+            return self._hold_back(peer, brings, pause)
         peer.owed = 0.0
         pause = self._way.pause(peer.priority, peer.held_until)
         return pause > 0 and peer.pause(pause)
@@ -190,6 +191,7 @@ class Receiving:
             self._shares.give(incoming.transfer.facts.user, incoming.size)
         rests = False
         for transfer, group in itertools.groupby(run, lambda one: one[1].transfer):
+            peer.brings = transfer.number
             rests = self._take_group(peer, transfer, list(group))
         peer.run_length.note(time.monotonic() - began)
         return rests
@@ -246,6 +248,7 @@ class Receiving:
         to another worker cost 4 % of the time of 1 GiB.
         """
         peer.acks += b"".join([encode_ack(transfer.number, block) for block in blocks])
+        peer.acks_of.add(transfer.number)
         self._way.moved(transfer.priority, length)
         if due.flush:
             self._lifecycle.start(self._verification.flush_part, transfer)
@@ -288,9 +291,11 @@ class Receiving:
         """Have the journal claim the written blocks, then acknowledge them."""
         peer.acks_due = time.monotonic() + config.ACK_DELAY
         if peer.acks:
-            transfer = self._lifecycle.current(peer.session)
-            if transfer:
-                self._lifecycle.run(Transfer.note_blocks, transfer)
+            for number in peer.acks_of:
+                transfer = self._lifecycle.current(peer.session, number)
+                if transfer:
+                    self._lifecycle.run(Transfer.note_blocks, transfer)
+            peer.acks_of.clear()
             peer.connection.push(bytes(peer.acks))
             peer.acks.clear()
         peer.flush()

@@ -59,7 +59,9 @@ class Peer(Guest):
         # of a data connection
         self.blocks: BlockReader[Any] | None = None
         self.run_length = RunLength()  # of the blocks that are taken together
-        self.acks = bytearray()  # not sent yet
+        self.brings = 0  # the number of the transfer of its last block
+        self.acks = bytearray()  # not sent yet ...
+        self.acks_of: set[int] = set()  # ... and the transfers that they are of
         self.acks_due = 0.0  # the instant at which they are sent at the latest
         self.owed = 0.0  # nor before the level of the shared limit that pays for what came
 

@@ -14,9 +14,9 @@ from lft.server.blockmap import Stretch
 from lft.server.lifecycle import Lifecycle
 from lft.server.lifetime import TransferEndedError
 from lft.server.right_of_way import RightOfWay
-from lft.server.sessions import Post
 from lft.server.transfer import Transfer
 from lft.server.turns import Slots
+from lft.server.underway import Tell
 from lft.server.unsized import UnsizedTransfer
 from lft.server.work_queue import Unit, WorkQueue
 from protocol import (
@@ -41,13 +41,13 @@ class Verification:
         lifecycle: Lifecycle,
         work: WorkQueue,
         way: RightOfWay,
-        post: Post,
+        tell: Tell,
         later: Callable[[float, Unit], None],
     ) -> None:
         self._lifecycle = lifecycle
         self._work = work
         self._way = way
-        self._post = post
+        self._tell = tell
         self._later = later
         self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
         self._publishing: Slots[Transfer] = Slots(config.MAX_PUBLISHING)
@@ -61,7 +61,7 @@ class Verification:
             stretch = transfer.hash_stretch()
             self._check_content(transfer)
             if isinstance(transfer, UnsizedTransfer) and transfer.take_report():
-                self._post(transfer.session.coordinator, Verifying(transfer.verified_bytes))
+                self._tell(transfer, Verifying(transfer.verified_bytes))
             if stretch.missing:
                 self._repair(transfer, stretch)
             if stretch.judged:
@@ -109,7 +109,7 @@ class Verification:
 
     def ask_for(self, transfer: Transfer, missing: Spans, why: str) -> None:
         """Have the client send blocks (again)."""
-        self._post(transfer.session.coordinator, Missing(transfer.number, missing, why))
+        self._tell(transfer, Missing(transfer.number, missing, why))
 
     # -- the end of the file
 
@@ -161,4 +161,4 @@ class Verification:
             transfer.flush_last(part)
             self._lifecycle.publish(transfer, part)
         if transfer.session.closed:  # while we published
-            self._lifecycle.settle(transfer.session, confirmed=False)
+            self._lifecycle.settle(transfer.session, None, confirmed=False)

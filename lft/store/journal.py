@@ -42,6 +42,7 @@ class Facts(NamedTuple):
     mode: int | None = None  # permission bits that the file is to have, if any are preserved
     mtime: int | None = None  # nanoseconds since 1970, likewise
     unsized: bool = False  # whether the size is the least that it will have; there is no journal
+    file: int | None = None  # what the client calls it in its session, if that has several
 
     @property
     def journaled(self) -> dict[str, object]:

@@ -7,10 +7,13 @@ import itertools
 import pytest
 
 from protocol import (
+    MAX_AHEAD,
     Dialogue,
     FileStart,
+    Heard,
     LocalProtocolError,
     ManifestPart,
+    Message,
     RemoteProtocolError,
     Side,
     State,
@@ -129,3 +132,111 @@ def test_a_dialogue_shows_side_and_state() -> None:
 def test_each_side_has_another() -> None:
     """The other side of the other side is the first one."""
     assert [side.other for side in (Side.CLIENT, Side.SERVER)] == [Side.SERVER, Side.CLIENT]
+
+
+# --- numbered files -----------------------------------------------------------------------------
+
+
+def numbered(verb: str, file: int) -> Message:
+    """Return a message of this kind about a numbered file, no directory."""
+    if verb == "FILE_START":
+        return FileStart("x", 5, 1, "md5", "0" * 32, True, file=file)
+    return example_of(verb).replace(file=file)
+
+
+def follow(dialogue: Dialogue, *steps: str) -> None:
+    """Let both sides say such as ``client FILE_START 1``."""
+    for step in steps:
+        side, verb, file = step.split()
+        note = dialogue.sent if Side(side) is dialogue.side else dialogue.received
+        note(numbered(verb, int(file)))
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_numbered_files_go_side_by_side(side: Side) -> None:
+    """One is announced while another is verified; each has a state of its own."""
+    dialogue = dialogue_in(State.READY, side)
+    follow(
+        dialogue, "client FILE_START 1", "server FILE_READY 1", "client TRANSFER_COMPLETE 1",
+        "client FILE_START 2", "client FILE_START 5", "server FILE_READY 5", "server QUEUED 2",
+    )  # fmt: skip
+    states = [dialogue.state_of(file) for file in (1, 2, 5)]
+    assert states == [State.VERIFYING, State.ASKED, State.RECEIVING]
+    assert (dialogue.state, dialogue.files, dialogue.idle) == (State.READY, 3, False)
+    follow(dialogue, "server INTEGRITY_OK 1", "server REJECTED 2", "server INTEGRITY_OK 5")
+    assert (dialogue.files, dialogue.idle) == (0, True)
+
+
+def test_what_crosses_the_verdict_on_a_numbered_file_is_no_fault() -> None:
+    """As with a file without a number: the server ignores it."""
+    dialogue = dialogue_in(State.READY, Side.SERVER)
+    follow(dialogue, "client FILE_START 1", "server REJECTED 1")
+    follow(dialogue, "client CANCEL 1", "client TRANSFER_COMPLETE 1", "client PONG 1")
+    dialogue.received(Heard(((1, 2),)))
+    assert dialogue.idle
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "client FILE_START 3",  # again
+        "client FILE_START 2",  # lower than one before
+        "client PONG 4",  # never announced
+        "server FILE_READY 4",
+        "server INTEGRITY_OK 3",  # before FILE_READY
+    ],
+)
+def test_a_numbered_message_out_of_place_names_who_is_at_fault(step: str) -> None:
+    """The number has to be that of a file under way, and a new one has to be higher."""
+    for side in Side:
+        dialogue = dialogue_in(State.READY, side)
+        follow(dialogue, "client FILE_START 3")
+        speaker = Side(step.partition(" ")[0])
+        fault = LocalProtocolError if speaker is side else RemoteProtocolError
+        with pytest.raises(fault, match=f"the {speaker.value} sent"):
+            follow(dialogue, step)
+        assert (dialogue.files, dialogue.state_of(3)) == (1, State.ASKED)
+
+
+def test_no_more_than_so_many_numbered_files_are_under_way() -> None:
+    """What a client can have the server remember is bounded."""
+    dialogue = dialogue_in(State.READY, Side.SERVER)
+    for file in range(1, MAX_AHEAD + 1):
+        follow(dialogue, f"client FILE_START {file}")
+    with pytest.raises(RemoteProtocolError):
+        follow(dialogue, f"client FILE_START {MAX_AHEAD + 1}")
+    follow(dialogue, "server REJECTED 7", f"client FILE_START {MAX_AHEAD + 1}")
+    assert dialogue.files == MAX_AHEAD
+
+
+def test_a_file_without_a_number_goes_alone() -> None:
+    """Its messages would be taken for those of the session."""
+    dialogue = dialogue_in(State.READY, Side.SERVER)
+    follow(dialogue, "client FILE_START 1")
+    with pytest.raises(RemoteProtocolError):
+        say(dialogue, Side.CLIENT, "FILE_START")
+    follow(dialogue, "server REJECTED 1")
+    say(dialogue, Side.CLIENT, "FILE_START")
+    with pytest.raises(RemoteProtocolError):
+        follow(dialogue, "client FILE_START 2")
+
+
+def test_numbers_begin_after_the_login() -> None:
+    """Before it there is nothing that they could be about."""
+    for state in set(State) - {State.READY}:
+        with pytest.raises(RemoteProtocolError):
+            follow(dialogue_in(state, Side.SERVER), "client FILE_START 1")
+
+
+def test_numbered_directories_are_told_side_by_side() -> None:
+    """Each has its own entries to tell, whatever stands between them."""
+    dialogue = dialogue_in(State.READY, Side.SERVER)
+    tree, part = example_of("FILE_START"), example_of("MANIFEST")
+    for file in (1, 2):
+        dialogue.received(tree.replace(file=file, entries=2))
+        dialogue.received(part.replace(file=file))
+    assert [dialogue.state_of(file) for file in (1, 2)] == [State.LISTING, State.LISTING]
+    dialogue.received(part.replace(file=1))
+    assert [dialogue.state_of(file) for file in (1, 2)] == [State.ASKED, State.LISTING]
+    with pytest.raises(RemoteProtocolError, match="more entries"):
+        dialogue.received(ManifestPart((("d", "x", 0, 0), ("d", "y", 0, 0)), file=2))

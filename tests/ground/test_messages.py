@@ -19,6 +19,7 @@ from protocol import (
     MAX_BLOCKS,
     MAX_CONTROL_FRAME,
     MAX_FILE_SIZE,
+    MAX_FILES,
     MAX_SPANS,
     MAX_TEXT,
     MESSAGES,
@@ -34,6 +35,7 @@ from protocol import (
     FileReady,
     FileStart,
     Goodbye,
+    Heard,
     Hello,
     IntegrityFailed,
     IntegrityOk,
@@ -119,7 +121,13 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     IntegrityFailed: st.builds(IntegrityFailed, digests, text()),
     Error: st.builds(Error, text(1, 32), text()),
     Goodbye: st.just(Goodbye()),
+    Heard: st.builds(Heard, ranges),
 }
+for _kind, _strategy in STRATEGIES.items():
+    if "file" in _kind.FIELDS:
+        STRATEGIES[_kind] = _strategy.flatmap(
+            lambda message: with_some(message, file=st.integers(1, MAX_FILES))
+        )
 
 EMOJI = "\U0001f600"  # twelve bytes in JSON
 MANY_SPANS = tuple((MAX_BLOCKS - 2 * i - 2, MAX_BLOCKS - 2 * i - 1) for i in range(MAX_SPANS))[::-1]

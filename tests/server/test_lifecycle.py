@@ -14,7 +14,7 @@ from client import send_files
 from config import KB
 from lft.server.lifecycle import rejection
 from lft.server.receiving import Receiving
-from lft.server.sessions import Peer as ServedPeer
+from lft.server.transfer import Transfer
 from lft.server.verification import Verification
 from protocol import (
     Cancel,
@@ -80,15 +80,15 @@ def test_the_log_names_a_saved_file_before_its_client_hears_of_it(
     local: ServerThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A program that reads the log finds the line when the client has its verdict."""
-    logged, post = [], local.server.lifecycle._post
+    logged, tell = [], local.server.lifecycle._tell
 
-    def note(peer: ServedPeer, message: Message) -> None:
+    def note(transfer: Transfer, message: Message) -> None:
         if isinstance(message, IntegrityOk):
             logged.append(f"saved {message.saved_as}" in caplog.text)
-        post(peer, message)
+        tell(transfer, message)
 
     caplog.set_level("INFO")
-    monkeypatch.setattr(local.server.lifecycle, "_post", note)
+    monkeypatch.setattr(local.server.lifecycle, "_tell", note)
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", b"x" * 10)
         upload.send(client.attach(), 0)

@@ -18,6 +18,7 @@ RULES = """
     challenged  client  AUTH_RESPONSE      proving
     proving     server  AUTH_OK            ready
     ready       client  FILE_START         listing
+    ready       client  HEARD              ready
     ready       client  TRANSFER_COMPLETE  ready
     ready       client  CANCEL             ready
     ready       client  PONG               ready
@@ -99,5 +100,7 @@ WAYS = ways()
 
 
 def example_of(verb: str) -> Message:
-    """Return a message of this kind."""
-    return EXAMPLES[MESSAGES[verb]]
+    """Return a message of this kind, about a file without a number."""
+    kind = MESSAGES[verb]
+    values = {name: value for name, value in vars(EXAMPLES[kind]).items() if name != "file"}
+    return kind(**values)

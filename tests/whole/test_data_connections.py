@@ -204,7 +204,7 @@ def test_a_client_that_dies_in_mid_block_leaves_nothing_in_memory(
         stream = next(streams)
         assert stream.blocks is not None
         assert stream.session is not None
-        transfer = local.server.lifecycle.current(stream.session)
+        transfer = local.server.lifecycle.current(stream.session, upload.number)
         owners = (stream, stream.connection, stream.blocks, stream.session, transfer)
         left = [weakref.ref(one) for one in owners]
         del stream, streams, transfer, owners
