@@ -232,7 +232,7 @@ class Answers:
     def _on_file_start(self, peer: Peer, message: FileStart) -> None:
         assert peer.session is not None  # the dialogue sees to it
         if message.file is None:
-            self._lifecycle.settle(peer.session, None, confirmed=True)
+            self._lifecycle.confirm(peer.session, None)
         self._login.check_account(peer.session)
         answer = self._lifecycle.begin(peer.session, message)
         if answer:
@@ -251,7 +251,7 @@ class Answers:
 
     def _on_heard(self, peer: Peer, message: Heard) -> None:
         assert peer.session is not None  # the dialogue sees to it
-        self._lifecycle.settle(peer.session, message.files, confirmed=True)
+        self._lifecycle.confirm(peer.session, message.files)
 
     def _on_pong(self, _peer: Peer, _message: Pong) -> None:
         """Do nothing: that something came is all it says, and that has been noted."""
@@ -261,7 +261,7 @@ class Answers:
 
     def _on_goodbye(self, peer: Peer, _message: Goodbye) -> None:
         if peer.session:  # verdicts on numbered files are confirmed by HEARD only
-            self._lifecycle.settle(peer.session, None, confirmed=True)
+            self._lifecycle.confirm(peer.session, None)
 
 
 # --- the main loop ------------------------------------------------------------------------------

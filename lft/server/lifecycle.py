@@ -230,10 +230,18 @@ class Lifecycle:
         for admitted in self._admission.leave(transfer):
             self._opener.open(admitted)
 
-    def settle(self, session: Session, files: Spans | None, *, confirmed: bool) -> None:
-        """Note whether the client has read verdicts: those on numbered ``files``, or all (any)."""
-        for transfer in self._under_way.unconfirmed(session, files):
-            self._under_way.settle(transfer, confirmed=confirmed)
+    def confirm(self, session: Session, files: Spans | None) -> None:
+        """Note that the client has read verdicts: on numbered ``files``, or that on the last one.
+
+        Their part files are let go.
+        """
+        for transfer in self._under_way.confirmed(session, files):
+            self._under_way.settle(transfer, confirmed=True)
+
+    def forgo(self, session: Session) -> None:
+        """Let part files rest whose verdict the client may not have read: its session is gone."""
+        for transfer in self._under_way.unconfirmed(session):
+            self._under_way.settle(transfer, confirmed=False)
 
     def cancel(self, session: Session, file: int | None) -> None:
         """End what the client has given up."""
@@ -246,7 +254,7 @@ class Lifecycle:
         for transfer in self._under_way.of(session):
             log.warning("%s: the client went away; it can go on later", transfer.name)
             self.finish(transfer, None)
-        self.settle(session, None, confirmed=False)
+        self.forgo(session)
 
     def turn_away(self, transfer: Transfer) -> None:
         """End a transfer that has not begun, because the server stops."""

@@ -56,16 +56,16 @@ class UnderWay:
         """Note a file whose verdict is about to be said."""
         self._unconfirmed[transfer.session, transfer.facts.file] = transfer
 
-    def unconfirmed(self, session: Session, files: Spans | None = None) -> list[Transfer]:
-        """Return the published transfers of ``session``, or of those numbers; the oldest first."""
-        of_session = [one for one in list(self._unconfirmed.values()) if one.session is session]
+    def unconfirmed(self, session: Session) -> list[Transfer]:
+        """Return the published transfers of ``session``, the oldest first."""
+        return [one for one in list(self._unconfirmed.values()) if one.session is session]
+
+    def confirmed(self, session: Session, files: Spans | None) -> list[Transfer]:
+        """Return those of them that have one of these numbers, or no number for ``None``."""
+        numbered = [(one, one.facts.file) for one in self.unconfirmed(session)]
         if files is None:
-            return of_session
-        return [
-            one
-            for one in of_session
-            if one.facts.file is not None and _holds(files, one.facts.file)
-        ]
+            return [one for one, file in numbered if file is None]
+        return [one for one, file in numbered if file is not None and _holds(files, file)]
 
     def settle(self, transfer: Transfer, *, confirmed: bool) -> None:
         """Note whether the client has read the verdict: the part file is let go."""

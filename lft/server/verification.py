@@ -161,4 +161,4 @@ class Verification:
             transfer.flush_last(part)
             self._lifecycle.publish(transfer, part)
         if transfer.session.closed:  # while we published
-            self._lifecycle.settle(transfer.session, None, confirmed=False)
+            self._lifecycle.forgo(transfer.session)
