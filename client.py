@@ -37,7 +37,7 @@ from config import ClientSettings
 from lft.accounts.passwords import read_password
 from lft.client.announcement import announcement, check_files, check_server
 from lft.client.bar import CHECKING, INPUT, READING, SENDING, VERIFYING, progress_shown
-from lft.client.commandline import DEFAULT_FILE, parse, settings_of
+from lft.client.commandline import DEFAULT_FILE, files_of, parse, settings_of
 from lft.client.connect import connect, log_in, tls_context
 from lft.client.interrupt import CancelledError, Interrupt, ignore_signals, raise_on_signals
 from lft.client.link import Access, Link
@@ -47,13 +47,14 @@ from lft.client.progress import Progress
 from lft.client.receipt import FailedIntegrityError, Receipt, Run
 from lft.client.rejected import EarlierAttemptError, raise_rejected
 from lft.client.source import Input
-from lft.client.standard_input import STANDARD_INPUT, interrupted, is_typed, open_source
+from lft.client.sources import open_source
+from lft.client.standard_input import STANDARD_INPUT, interrupted, is_typed
 from lft.client.streams import Streams
 from lft.client.upload import Block, Upload, block_size_for, reader_of
 from lft.clock import Deadline
 from lft.files import keep_own_rights
 from lft.options import format_size
-from lft.terminal import BarSafeHandler, make_output_safe, printable, setup_logging
+from lft.terminal import BarSafeHandler, make_output_safe, printable, say, setup_logging
 from lft.wire.connection import Connection, raise_error
 from lft.wire.sockets import Waker
 from protocol import (
@@ -65,6 +66,7 @@ from protocol import (
     IntegrityError,
     IntegrityFailed,
     IntegrityOk,
+    ManifestPart,
     Message,
     Missing,
     Ping,
@@ -115,7 +117,7 @@ def send_files(
     outcomes, progress = Outcomes(paths, report), progress or Progress()
     check_files(outcomes.paths, settings)
     try:
-        outcomes.note_unreadable()
+        outcomes.note_unreadable(settings)
         if outcomes.left:
             _send_all(outcomes, _with_password(settings), progress, Patience(settings, cancel))
     except Interrupt:
@@ -223,6 +225,8 @@ class ClientSession:
         self._patience = patience
         self._waker = Waker()
         self._sign_of_life = Deadline(config.SIGN_OF_LIFE)
+        self._answer_due = Deadline(self._settings.timeout)
+        self._listing: Iterator[ManifestPart] = iter(())  # what is still to be told of a directory
 
     def start(self) -> None:
         """Start the senders."""
@@ -243,12 +247,10 @@ class ClientSession:
 
     def send(self, path: Path) -> Receipt:
         """Send one file and return its receipt. Raises below ``TransferError``."""
-        source = open_source(path, self._settings.name)
+        source = open_source(path, self._settings)
         self._patience.begin_attempt()
         try:
-            self._progress.begin(source.name, source.size if source.sized else None)
-            upload = self._announce(source)
-            receipt = self._send_upload(upload)
+            receipt = self._send_source(source)
         except ConnectionLostError as error:
             if source.repeatable:
                 raise  # the bar stays: the next session goes on with it
@@ -263,6 +265,17 @@ class ClientSession:
         if receipt.verdict == "INTEGRITY_FAILED":
             raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
         return receipt
+
+    def _send_source(self, source: Input) -> Receipt:
+        """Announce and send a source, a directory again where some of it has changed meanwhile."""
+        while True:
+            self._progress.begin(source.name, source.size if source.sized else None)
+            if source.entries is not None:
+                self._progress.count_files(source.contents.files, source.files_in)
+            try:
+                return self._send_upload(self._announce(source))
+            except SourceError as error:
+                source.begin_again(error)
 
     def _announce(self, source: Input) -> Upload:
         """Announce a file and wait until the server is ready for it.
@@ -303,6 +316,7 @@ class ClientSession:
         can_go_on = source.name if source.sized else ""
         self._patience.note_begun(can_go_on)  # first: the server may be faster than we come to it
         self._coordinator.send(start)
+        self._listing = source.listing()
         position, told = 0, Deadline(0)
         while True:
             message = self._answer()
@@ -323,11 +337,11 @@ class ClientSession:
 
     def _answer(self) -> Message:
         """Wait for the server's next message. Raises ``ConnectionLostError`` if none comes."""
-        deadline = Deadline(self._settings.timeout)
+        self._answer_due.put_off()
         message = self._hear()
         while message is None:
             self._patience.check()
-            if deadline.passed:
+            if self._answer_due.passed:
                 silent = f"did not answer for {self._settings.timeout:g} s"
                 raise ConnectionLostError(f"{self._coordinator.peer} {silent}")
             message = self._hear()
@@ -429,7 +443,7 @@ class ClientSession:
         coordinator = self._coordinator
         message = coordinator.receive()
         if message is None:
-            write = not coordinator.flush()
+            write = not self._say_on()
             coordinator.wait(config.BAR_INTERVAL, write=write, waker=self._waker)
             self._waker.quiet()
             message = coordinator.receive()
@@ -438,6 +452,15 @@ class ClientSession:
         if isinstance(message, Ping) and not coordinator.unsent:  # one unsent answer is enough
             coordinator.send(Pong())
         return message
+
+    def _say_on(self) -> bool:
+        """Send what is unsent, and more of a directory's entries; return whether that was all."""
+        coordinator = self._coordinator
+        if not coordinator.flush() or coordinator.state is not State.LISTING:
+            return not coordinator.unsent
+        coordinator.send(next(self._listing))
+        self._answer_due.put_off()
+        return False
 
     def _send_again(self, upload: Upload, message: Missing) -> None:
         for first, end in message.blocks:
@@ -500,9 +523,7 @@ def _with_proof(settings: ClientSettings, arguments: argparse.Namespace) -> Clie
 
 
 def _send(arguments: argparse.Namespace, progress: Progress, reporter: Reporter) -> None:
-    files = arguments.files or [DEFAULT_FILE]
-    if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
-        raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE, or try --demo")
+    files = files_of(arguments)
     try:
         settings = _with_proof(settings_of(arguments), arguments)
     except (TransferError, Interrupt) as error:  # Ctrl-C at the prompt
@@ -519,8 +540,8 @@ def _demo(
     from lft.client.demo import run_demo, warn_of  # noqa: PLC0415  (no other run needs it)
 
     path, *more = arguments.files or [DEFAULT_FILE]
-    if more or path == STANDARD_INPUT:
-        raise UsageError("--demo takes one FILE, which is no standard input")
+    if more or path == STANDARD_INPUT or path.is_dir() or arguments.dry_run:
+        raise UsageError("--demo takes one FILE, no directory, no standard input and no --dry-run")
 
     warn_of(reporter.given)
 
@@ -529,6 +550,13 @@ def _demo(
         return receipt
 
     run_demo(path, settings_of(arguments), arguments.log_level, send, reporter.say, handler.show)
+
+
+def _dry_run(arguments: argparse.Namespace) -> None:
+    from lft.client.dry_run import DryRun  # noqa: PLC0415  (no other run needs it)
+
+    as_json, brief = arguments.json, arguments.quiet
+    DryRun(settings_of(arguments), say, as_json=as_json, brief=brief).run(files_of(arguments))
 
 
 def _way_on(arguments: argparse.Namespace, unfinished: str) -> str:
@@ -546,6 +574,8 @@ def _run(arguments: argparse.Namespace, handler: BarSafeHandler, given: Collecti
         try:
             if arguments.demo:
                 _demo(arguments, progress, reporter, handler)
+            elif arguments.dry_run:
+                _dry_run(arguments)
             else:
                 _send(arguments, progress, reporter)
         finally:

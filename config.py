@@ -138,6 +138,13 @@ RETRY_MOST = 6  # sessions in a row that logged in and brought the file no furth
 # that flipped where no digest covers it; it does not mend a wrong server.
 BAD_FRAMES = 3
 
+# Bytes of a directory that may change while it is sent, and are sent again in the same run ...
+TREE_LITTLE = 64 * MB
+TREE_PART = 8  # ... or this part of them, an eighth, if that is more ...
+TREE_ROUNDS = 3  # ... so many times: what changes all the time is no more still at the next
+LOOK_ENTRIES = 1000  # entries looked at again between two looks at the server: 10 ms
+PATHS_TOLD = 3  # paths in a directory that the log names for one reason; it counts the others
+
 FAILED_TOLD = 10  # files that did not arrive, in the last line; it gives the number of the rest
 QUEUED_EVERY = 5.0  # seconds between two log lines that tell our place in the server's queue
 REPAIRS_TOLD = 5  # repaired blocks of one file that the log names; it gives the number of the rest
@@ -401,8 +408,13 @@ def _text(wants: str, least: int = 1) -> Rule:
     return lambda v: isinstance(v, str) and len(v) >= least, wants
 
 
+def _are_texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, str) and one for one in value)
+
+
 _DIGEST: Rule = (lambda v: v in DIGESTS), f"one of {', '.join(DIGESTS)}"
 _PATH: Rule = (lambda v: isinstance(v, Path)), "a pathlib.Path"
+_PATTERNS: Rule = _are_texts, "a tuple of patterns"
 _RATE: Rule = (lambda v: is_whole(v, 1, 2**62)), "a number of bytes a second, at least 1"
 
 
@@ -442,6 +454,8 @@ class ClientSettings(Record):
     compress: bool = flag(default=False)  # compress blocks where the link is slower than that
     preserve: bool = flag(default=False)  # keep permission bits and the time of the last change
     name: str | None = field(*_or_none(_text("a file name")), default=None)  # on the server
+    exclude: tuple[str, ...] = field(*_PATTERNS, default=())  # of fnmatch: what is left out
+    strict: bool = flag(default=False)  # refuse a directory of which something would be left out
 
 
 class ServerSettings(Record):

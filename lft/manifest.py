@@ -201,6 +201,10 @@ class Manifest:
         """Return the bytes of the file that has this entry."""
         return self.length(self.number_of(index))
 
+    def files_in(self, size: int) -> int:
+        """Return how many files are complete with the first ``size`` bytes of the tree."""
+        return self.files if size >= self.size else bisect_right(self._starts, size) - 1
+
     def segments(self, offset: int, length: int) -> Iterator[Segment]:
         """Give the stretches of files that make up ``length`` bytes of the tree from ``offset``."""
         number, end = bisect_right(self._starts, offset) - 1, min(offset + length, self.size)

@@ -9,7 +9,7 @@ from typing import Collection
 from config import ClientSettings
 from lft.client.source import Input
 from lft.client.standard_input import STANDARD_INPUT
-from protocol import PRESERVE, UNSIZED, FileStart, RejectedError, UsageError
+from protocol import PRESERVE, TREES, UNSIZED, FileStart, RejectedError, UsageError
 
 log = logging.getLogger("client")
 
@@ -19,7 +19,7 @@ def check_files(files: Collection[Path], settings: ClientSettings) -> None:
     if sum(path == STANDARD_INPUT for path in files) > 1:
         raise UsageError("standard input can be sent once only: name - once")
     if settings.name is not None and len(files) != 1:
-        raise UsageError("--name is for a single FILE")
+        raise UsageError("--name is for a single FILE or DIR")
 
 
 def check_server(source: Input, features: Collection[str]) -> None:
@@ -27,6 +27,9 @@ def check_server(source: Input, features: Collection[str]) -> None:
     if not source.sized and UNSIZED not in features:
         reason = "the server is too old to take standard input; send a file instead"
         raise RejectedError(UNSIZED, f"{source.name}: {reason}")
+    if source.entries is not None and TREES not in features:
+        reason = "the server is too old to take directories; pack it into one file first, with tar"
+        raise RejectedError(TREES, f"{source.name}: {reason}")
 
 
 def announcement(
@@ -41,6 +44,6 @@ def announcement(
             log.warning("%s: --preserve is for files: this has no permission bits and no time",
                         source.name)  # fmt: skip
         return start.replace(size=0, resume=False, unsized=True)
-    if settings.preserve and PRESERVE in features:
+    if source.entries is not None or (settings.preserve and PRESERVE in features):
         return start.replace(**source.attributes)
     return start

@@ -9,6 +9,7 @@ import config
 from config import ClientSettings
 from lft.accounts.passwords import PASSWORD_VARIABLE
 from lft.addresses import one_port, split_place
+from lft.client.exclusion import chosen
 from lft.client.standard_input import file_argument
 from lft.commandline import Parser, adder
 from lft.options import (
@@ -23,15 +24,15 @@ from lft.options import (
     seconds_argument,
 )
 from lft.wire.tcp import check_congestion
-from protocol import DIGEST_SIZES
+from protocol import DIGEST_SIZES, UsageError
 
 DEFAULT_FILE = Path("input") / "big_file.txt"
 
 _DESCRIPTION = """\
-Send files to a running server.py, and prove by their checksums that they arrived. Each file ends \
-with a line on standard output, which begins with INTEGRITY_OK if all is well. The server keeps \
-it below its output directory as server_received_..._NAME. After an interruption the same command \
-goes on where it stopped.
+Send files and directories to a running server.py, and prove by their checksums that they \
+arrived. Each ends with a line on standard output, which begins with INTEGRITY_OK if all is well. \
+The server keeps it below its output directory as server_received_..._NAME; beside a directory are \
+the checksums of all its files. After an interruption the same command goes on where it stopped.
 
 What stands in parentheses holds where an option is not given. SIZE and RATE are bytes, and bytes \
 a second; they may end with K, M or G: 1K is 1024 bytes, 5M or 5MB are 5 * 1024 * 1024."""
@@ -76,12 +77,27 @@ def settings_of(arguments: argparse.Namespace) -> ClientSettings:
     """Make the settings of a command line, without password and token."""
     given = vars(arguments)
     names = ClientSettings.FIELDS.keys() - {"password", "token"}
-    return ClientSettings(**{name: given[name] for name in names})
+    own = {name: given[name] for name in names}
+    return ClientSettings(**{**own, "exclude": tuple(arguments.exclude)})
+
+
+def files_of(arguments: argparse.Namespace) -> list[Path]:
+    """Return what a command line names to be sent. Raises ``UsageError`` where that is nothing."""
+    files: list[Path] = arguments.files or [DEFAULT_FILE]
+    if files == [DEFAULT_FILE] and not DEFAULT_FILE.exists():
+        raise UsageError(f"there is no {DEFAULT_FILE}: name a FILE or a DIR, or try --demo")
+    return chosen(files, arguments.exclude) if arguments.exclude else files
+
+
+def _pattern(text: str) -> str:
+    if not text.strip("/"):
+        raise ValueError("an empty pattern leaves nothing out")
+    return text
 
 
 def _parser() -> Parser:
     parser = Parser(
-        _OTHER_NAMES, usage="%(prog)s [OPTION ...] [FILE ...]", add_help=False,
+        _OTHER_NAMES, usage="%(prog)s [OPTION ...] [FILE|DIR ...]", add_help=False,
         description=_DESCRIPTION, epilog=_EPILOG,
     )  # fmt: skip
     _add_what(parser)
@@ -100,13 +116,23 @@ def _parser() -> Parser:
 def _add_what(parser: Parser) -> None:
     add = adder(parser, "what to send")
     add("files", nargs="*", type=file_argument, metavar="FILE",
-        help=f"a file, or several ({DEFAULT_FILE}); - is standard input, up to its end: it cannot "
-        "be resumed, and that the program before it failed is seen only with the shell's pipefail")
+        help=f"a file or a directory, or several ({DEFAULT_FILE}); - is standard input, up to its "
+        "end: it cannot be resumed, and that the program before it failed is seen only with the "
+        "shell's pipefail")
     add("--name", metavar="NAME",
-        help="what the file is called on the server (its own name; stdin for standard input)")
+        help="what it is called on the server (its own name; stdin for standard input)")
+    add("--exclude", action="append", default=[], type=checked(_pattern), metavar="PATTERN",
+        help="leave out what is called so, wherever it is in a directory, with all that is in it; "
+        "as often as wanted. *, ? and [abc] stand for other characters, for a / too: '*.o', "
+        "'docs/*.tmp'; 'build/' is for directories alone, '/build' for the top alone")
+    add("--strict", action="store_true",
+        help="send no directory in which something cannot be sent, such as a socket or a link that "
+        "leads out of it; otherwise that is named and left out")
+    add("--dry-run", action="store_true", help="only say what would be sent, without a server")
     add("--preserve", action="store_true",
         help="keep permission bits, those that the server's umask allows, and the time of the last "
-        "change; otherwise the file has the server's usual rights and the time of its arrival")
+        "change; otherwise a file has the server's usual rights and the time of its arrival. A "
+        "directory always keeps both")
     add("--demo", action="store_true",
         help="try it out: start a server on this machine, send it a sample file, compare the two "
         "files, stop the server")

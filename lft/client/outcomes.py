@@ -15,7 +15,9 @@ from config import ClientSettings
 from lft.client.interrupt import CancelledError
 from lft.client.patience import way_on
 from lft.client.receipt import FailedIntegrityError, Receipt, arrival_line, receipt_line
-from lft.client.standard_input import NAME, STANDARD_INPUT, InterruptedSourceError, open_source
+from lft.client.source import name_of as own_name_of
+from lft.client.sources import check_source
+from lft.client.standard_input import NAME, STANDARD_INPUT, InterruptedSourceError
 from lft.terminal import SUCCESS, printable, say, shorten
 from protocol import (
     AuthenticationError,
@@ -88,11 +90,11 @@ class Outcomes:
         if self._report:
             self._report(path, outcome)
 
-    def note_unreadable(self) -> None:
+    def note_unreadable(self, settings: ClientSettings) -> None:
         """Note the files at the front that cannot be read; warn of others, whose turn comes."""
         for path in list(self._left):
             try:
-                open_source(path, None).close()
+                check_source(path, settings)
             except SourceError as error:
                 if path is self._left[0]:
                     self.note(error)
@@ -188,7 +190,7 @@ class Reporter:
 
 def name_of(path: Path) -> str:
     """Return the name of a file as lines and objects have it, also of one that cannot be read."""
-    return os.fsencode(path.name or str(path)).decode("utf-8", "replace")
+    return own_name_of(path) or str(path)
 
 
 def reason_of(error: TransferError, path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Callable
 
 import config
 from lft.clock import WakingClock
@@ -15,6 +16,12 @@ class Progress:
         """Take up a file of ``size`` bytes, or go on with it in another session.
 
         ``None`` is a size that is not known yet.
+        """
+
+    def count_files(self, files: int, complete: Callable[[int], int]) -> None:
+        """Note that what was begun is a directory of so many files.
+
+        ``complete`` tells how many of them its first bytes hold, by their number.
         """
 
     def phase(self, phase: str) -> None:

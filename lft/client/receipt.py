@@ -6,6 +6,7 @@ from typing import Collection, NamedTuple
 
 from config import ClientSettings
 from lft.client.bottleneck import advice
+from lft.client.inventory import number
 from lft.client.link import Link
 from lft.client.upload import Upload
 from lft.options import format_size
@@ -47,6 +48,9 @@ class Receipt(NamedTuple):
     wire_bytes: int
     sent_bytes: int
     preserved: bool = False  # whether the file has the permission bits and the time of the source
+    files: int = 1  # in a directory: how many of them there are ...
+    entries: int | None = None  # ... and with directories and links; None for a single file
+    left_out: int = 0  # of a directory: what cannot be sent, such as sockets
 
     @classmethod
     def of(
@@ -81,6 +85,9 @@ class Receipt(NamedTuple):
             wire_bytes=run.wire_bytes,
             sent_bytes=run.sent_bytes,
             preserved=bool(verdict and verdict.kept),
+            files=upload.source.contents.files,
+            entries=upload.source.entries,
+            left_out=upload.source.contents.left_out,
         )
 
 
@@ -109,6 +116,7 @@ def receipt_line(receipt: Receipt) -> str:
     """Return the verdict of a file: the line on standard output."""
     size, sent = format_size(receipt.bytes), format_size(receipt.sent_bytes)
     size += f", {sent} of it sent now," if receipt.sent_bytes < receipt.bytes else ""
+    files = f"{number(receipt.files, 'file')}, " if receipt.entries is not None else ""
     saved = f"saved as {receipt.saved_as}, " if receipt.saved_as else "nothing saved, "
-    facts = f"{size} in {receipt.seconds:.2f} s, {saved}{receipt.algorithm}"
+    facts = f"{size} in {receipt.seconds:.2f} s, {files}{saved}{receipt.algorithm}"
     return printable(f"{receipt.verdict} {facts} {receipt.digest}  {receipt.name}")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import Sequence
+from typing import TYPE_CHECKING, Iterator, Sequence
 
 import config
+from lft.client.inventory import Contents
 from lft.files import read_run
 from lft.holes import next_data, zeros
 from protocol import SourceError
+
+if TYPE_CHECKING:
+    from lft.sums import TreeHash
+    from protocol import ManifestPart
 
 
 class Input:
@@ -20,6 +26,8 @@ class Input:
     sized = True  # whether the size is known before the end
     grew = False  # whether more was added while it was sent, and nothing else happened
     waiting = False  # whether the reader waits for more of it to come
+    entries: int | None = None  # of a directory: files, directories and links in it
+    contents = Contents()
 
     def __init__(self, name: str, size: int = 0) -> None:
         self.name = os.fsencode(name).decode("utf-8", "replace")  # as text that has a UTF-8 form
@@ -34,6 +42,22 @@ class Input:
     def attributes(self) -> dict[str, int]:
         """What the file on the server may keep: the fields of a FILE_START."""
         return {}
+
+    def listing(self) -> Iterator[ManifestPart]:
+        """Give the messages that follow FILE_START: none except for a directory."""
+        return iter(())
+
+    def lines(self) -> Iterator[str]:
+        """Give a line for each thing in a directory."""
+        return iter(())
+
+    def new_hash(self, algorithm: str) -> hashlib._Hash | TreeHash:
+        """Return what the bytes are hashed by."""
+        return hashlib.new(algorithm)
+
+    def files_in(self, size: int) -> int:
+        """Return how many files are complete with the first ``size`` bytes."""
+        return int(size >= self.size)
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``. Raises ``SourceError`` where that cannot be."""
@@ -57,6 +81,10 @@ class Input:
         """Prove that what was sent is still what there is; return whether that is done."""
         return True
 
+    def begin_again(self, error: SourceError) -> None:
+        """Get ready to be announced once more after ``error``; raise it where that is no use."""
+        raise error
+
     def release(self, verified: int) -> None:
         """Note that the server has verified so many bytes from the start (main)."""
 
@@ -65,6 +93,49 @@ class Input:
 
     def close(self) -> None:
         """Release everything."""
+
+
+class OpenFile:
+    """A regular file that is open for reading; holes on the disk are not read. Any thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over the descriptor."""
+        self.descriptor = descriptor
+        self.facts = os.fstat(descriptor)
+        self._sparse = self.facts.st_blocks * 512 < self.facts.st_size
+        self._hole = (0, -1)  # the one found last: its start and end
+
+    def read_run(self, views: Sequence[memoryview], offset: int) -> None:
+        """Fill ``views``, one behind the other, from ``offset``.
+
+        Raises ``OSError``, also where the file is shorter than that.
+        """
+        if not self._sparse:
+            self._read(views, offset)
+            return
+        for view in views:
+            if self._is_hole(offset, offset + len(view)):
+                view[:] = zeros(len(view))
+            else:
+                self._read([view], offset)
+            offset += len(view)
+
+    def _read(self, views: Sequence[memoryview], offset: int) -> None:
+        if read_run(self.descriptor, views, offset) < sum(map(len, views)):
+            raise OSError(errno.ENODATA, "became shorter while it was sent")
+
+    def _is_hole(self, start: int, end: int) -> bool:
+        """Return whether the disk has nothing there; asked once for each hole."""
+        hole_start, hole_end = self._hole
+        if not hole_start <= start <= hole_end:
+            found = next_data(self.descriptor, start)
+            hole_end = self.facts.st_size if found is None else found
+            self._hole = start, hole_end
+        return end <= min(hole_end, os.fstat(self.descriptor).st_size)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self.descriptor)
 
 
 class Source(Input):
@@ -81,15 +152,13 @@ class Source(Input):
             facts = os.stat(path)
             if not stat.S_ISREG(facts.st_mode):
                 raise SourceError(f"{path}: {_kind(facts.st_mode)}")
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._file = OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise SourceError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-        self._facts = os.fstat(self._fd)
+        self._facts = self._file.facts
         self._proof: hashlib._Hash | None = None  # of the part that was read anew to show that
         self._proven = 0  # bytes of it
         self.size = self._facts.st_size
-        self._sparse = self._facts.st_blocks * 512 < self.size
-        self._hole = (0, -1)  # the one found last: its start and end
         try:
             if not self.size and self._has_more():
                 raise SourceError(f"{path}: says it is empty but is not; copy it to a regular file")
@@ -105,7 +174,7 @@ class Source(Input):
 
     def _has_more(self) -> bool:
         try:
-            return bool(os.pread(self._fd, 1, self.size))
+            return bool(os.pread(self._file.descriptor, 1, self.size))
         except OSError as error:
             raise SourceError(f"{self._path}: {error.strerror}") from None
 
@@ -115,31 +184,11 @@ class Source(Input):
 
     def read_run(self, views: Sequence[memoryview], offset: int) -> None:
         """Fill ``views``, one behind the other, from ``offset``. Raises as ``read`` does."""
-        if not self._sparse:
-            self._read(views, offset)
-            return
-        for view in views:
-            if self._is_hole(offset, offset + len(view)):
-                view[:] = zeros(len(view))
-            else:
-                self._read([view], offset)
-            offset += len(view)
-
-    def _read(self, views: Sequence[memoryview], offset: int) -> None:
         try:
-            size = read_run(self._fd, views, offset)
+            self._file.read_run(views, offset)
         except OSError as error:
-            raise SourceError(f"{self._path}: {error.strerror}") from None
-        if size < sum(map(len, views)):
-            raise SourceError(f"{self._path}: became shorter while it was sent; send it again")
-
-    def _is_hole(self, start: int, end: int) -> bool:
-        """Return whether the disk has nothing there; asked once for each hole."""
-        hole_start, hole_end = self._hole
-        if not hole_start <= start <= hole_end:
-            found = next_data(self._fd, start)
-            self._hole = hole_start, hole_end = start, self.size if found is None else found
-        return end <= min(hole_end, os.fstat(self._fd).st_size)
+            again = "; send it again" if error.errno == errno.ENODATA else ""
+            raise SourceError(f"{self._path}: {error.strerror}{again}") from None
 
     def head(self, length: int, algorithm: str) -> str:
         """Return the digest of the first ``length`` bytes, in hexadecimal."""
@@ -161,7 +210,7 @@ class Source(Input):
 
         Raises ``SourceError`` for any other change: what is sent from then on would be worthless.
         """
-        now = os.fstat(self._fd)
+        now = os.fstat(self._file.descriptor)
         same = (now.st_size, now.st_mtime_ns) == (self._facts.st_size, self._facts.st_mtime_ns)
         grows = now.st_size >= self.size if self.grew else now.st_size > self.size
         if self._is_replaced(now) or not (same or grows):
@@ -194,12 +243,21 @@ class Source(Input):
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        self._file.close()
 
 
 def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "is a folder; pack it into one file first, for example with tar"
     if stat.S_ISFIFO(mode):
         return "is a pipe; to send what comes out of it, name - and give it as standard input"
     return "is not a regular file"
+
+
+def name_of(path: Path) -> str:
+    """Return what a file or directory is called, also where its path does not say it: ``..``.
+
+    As text that has a UTF-8 form; the root of all directories has no name.
+    """
+    name = path.name
+    if name in ("", ".."):
+        name = os.path.basename(os.path.realpath(path))
+    return os.fsencode(name).decode("utf-8", "replace")

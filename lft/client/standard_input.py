@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Collection
 
 import config
-from lft.client.source import Input, Source
+from lft.client.source import Input
 from lft.wire.sockets import Waker
 from protocol import MAX_FILE_SIZE, ConnectionLostError, SourceError
 
@@ -51,11 +51,6 @@ def file_argument(text: str) -> Path:
 def is_typed(files: Collection[Path]) -> bool:
     """Return whether one of ``files`` is typed at a terminal, where nothing else must be shown."""
     return STANDARD_INPUT in files and not _is_closed() and os.isatty(DESCRIPTOR)
-
-
-def open_source(path: Path, name: str | None) -> Input:
-    """Open a file or standard input, to be sent as ``name``. Raises ``SourceError``."""
-    return StandardInput(name or NAME) if path == STANDARD_INPUT else Source(path, name)
 
 
 class StandardInput(Input):

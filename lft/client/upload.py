@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import queue
 import threading
 import time
 from collections import deque
-from typing import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Callable, Iterable, Sequence
 
 import config
 from config import ClientSettings
@@ -22,6 +21,11 @@ from lft.client.standard_input import StandardInput
 from lft.memory import pages
 from lft.wire.sockets import Waker
 from protocol import Blocks, FileReady, RemoteProtocolError, Spans, TransferError
+
+if TYPE_CHECKING:
+    import hashlib
+
+    from lft.sums import TreeHash
 
 log = logging.getLogger("client")
 
@@ -50,9 +54,10 @@ class RunningDigests:
     Written by the reader alone, always before any thread can ask for the block in question.
     """
 
-    def __init__(self, algorithm: str) -> None:
+    def __init__(self, algorithm: str, state: hashlib._Hash | TreeHash) -> None:
+        """``state`` is what hashes the bytes; it has seen none so far."""
         self.algorithm = algorithm
-        self._hash = hashlib.new(algorithm)
+        self._hash = state
         self._digests = bytearray()  # one behind the other
 
     def add(self, view: memoryview) -> None:
@@ -88,7 +93,7 @@ class Upload:
         self._ring = ring
         self._first_gap = ready.have[0][1] if ready.have and not ready.have[0][0] else 0
         # with rules of their own
-        self.digests = RunningDigests(algorithm)
+        self.digests = RunningDigests(algorithm, source.new_hash(algorithm))
         self.spent = Spent()
         self.free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()  # see Reader
         # main's own; over is read by any thread

@@ -29,7 +29,7 @@ def _socket(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (Path.mkdir, "is a folder"),
+        (Path.mkdir, "is not a regular file"),
         (_fifo, "is a pipe; to send what comes out of it, name -"),
         (_socket, "not a regular file"),
         (lambda path: None, "No such file"),

@@ -15,7 +15,8 @@ import pytest
 import config
 from config import ClientSettings
 from lft.client.announcement import announcement, check_files, check_server
-from lft.client.standard_input import STANDARD_INPUT, StandardInput, file_argument, open_source
+from lft.client.sources import open_source
+from lft.client.standard_input import STANDARD_INPUT, StandardInput, file_argument
 from lft.client.upload import BlockQueue, Upload, reader_of
 from protocol import (
     PRESERVE,
@@ -189,13 +190,13 @@ def test_a_dash_names_standard_input_and_a_file_of_that_name_has_a_folder(tmp_pa
     assert file_argument("./-") == Path.cwd() / "-"
     assert file_argument("a/b") == Path("a/b")
     with pytest.raises(SourceError, match="No such file"):
-        open_source(tmp_path / "-", None)
+        open_source(tmp_path / "-", ClientSettings())
 
 
 @pytest.mark.parametrize("name", [None, "backup.tar"])
 def test_standard_input_has_a_name(name: str | None) -> None:
     """The one that is given, or one that says where it came from."""
-    source = open_source(STANDARD_INPUT, name)
+    source = open_source(STANDARD_INPUT, ClientSettings(name=name))
     assert source.name == (name or "stdin")
     source.close()
 

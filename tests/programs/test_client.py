@@ -39,13 +39,13 @@ def test_a_wrong_command_line_is_exit_2_and_never_a_traceback(arguments: list[st
     assert done.stderr.strip()
 
 
-@pytest.mark.parametrize("name", ["no such file", ".", "name\nwith\x1b[31mcolour"])
+@pytest.mark.parametrize("name", ["no such file", "/", "name\nwith\x1b[31mcolour"])
 def test_a_file_that_cannot_be_read_is_exit_2_and_has_a_line(name: str) -> None:
     """No server is needed to say so; nothing raw reaches the terminal."""
     done = run_client(1, name)
     assert done.returncode == 2
     assert re.fullmatch(
-        r"FAILED (No such file or directory|is a folder;.*)  [^\x1b]+\n", done.stdout
+        r"FAILED (No such file or directory|has no name; .*)  [^\x1b]+\n", done.stdout
     )
     assert "\x1b" not in done.stderr
     assert done.stderr.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -60,13 +61,15 @@ def test_a_file_that_cannot_be_read_does_not_keep_the_others_back(
     local: ServerThread, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It has its turn in the order given; a warning at the start leaves time to mend it."""
-    files = [tmp_path / "missing", random_file(tmp_path / "a", 10), tmp_path]
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    files = [tmp_path / "missing", random_file(tmp_path / "a", 10), fifo]
     told: list[tuple[Path, type]] = []
     with pytest.raises(SourceError, match="missing"):
         send_files(files, local.client(), report=lambda path, one: told.append((path, type(one))))
     assert told == [(files[0], SourceError), (files[1], Receipt), (files[2], SourceError)]
     assert len(received(local.output)) == 1
-    assert "is a folder" in caplog.text
+    assert "is a pipe" in caplog.text
 
 
 def test_a_file_that_appears_until_its_turn_is_sent(local: ServerThread, tmp_path: Path) -> None:
@@ -85,7 +88,9 @@ def _touch(path: Path) -> None:
 def test_without_a_file_that_can_be_read_no_server_is_needed(tmp_path: Path) -> None:
     """And no password: nothing is to be sent."""
     with reserve_port() as reserved, pytest.raises(SourceError):
-        send_files([tmp_path], ClientSettings(port=reserved.getsockname()[1], user="ann"))
+        send_files(
+            [tmp_path / "missing"], ClientSettings(port=reserved.getsockname()[1], user="ann")
+        )
 
 
 def test_what_ends_everything_is_the_outcome_of_each_file_that_is_left(

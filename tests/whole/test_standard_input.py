@@ -324,7 +324,7 @@ def test_a_source_may_be_silent_for_longer_than_a_server_waits(
     monkeypatch.setattr(config, "SIGN_OF_LIFE", 0.1)
     monkeypatch.setattr(config, "PATIENCE", 0.1)
     local, (ours, theirs) = start_local(stall_timeout=2.0), os.pipe()
-    monkeypatch.setattr("client.open_source", lambda path, name: StandardInput("x", ours))
+    monkeypatch.setattr("client.open_source", lambda path, settings: StandardInput("x", ours))
     with ThreadPoolExecutor(1) as pool, os.fdopen(theirs, "wb", 0) as pipe:
         sending = pool.submit(send_files, ["-"], local.client())
         pipe.write(b"a" * BLOCK_SIZE)
