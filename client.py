@@ -114,9 +114,11 @@ def send_files(
     Raises the worst of the errors at the end (``WORST_FIRST`` in ``lft.client.outcomes``), all of
     them below ``protocol.TransferError``; ``TypeError`` for ``paths`` that are no paths.
     """
-    outcomes, progress = Outcomes(paths, report), progress or Progress()
+    progress = progress or Progress()
+    outcomes = Outcomes(paths, report, progress.settle)
     check_files(outcomes.paths, settings)
     try:
+        progress.plan(outcomes.paths, settings)
         outcomes.note_unreadable(settings)
         if outcomes.left:
             _send_all(outcomes, _with_password(settings), progress, Patience(settings, cancel))

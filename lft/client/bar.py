@@ -6,11 +6,14 @@ import logging
 import os
 import sys
 import time
-from typing import Iterator
+from pathlib import Path
+from typing import Callable, Iterator, Sequence
 
 import config
+from config import ClientSettings
 from lft.client.canvas import Canvas, canvas_for
 from lft.client.progress import Journey, Progress
+from lft.client.whole import Whole, whole_of
 from lft.options import format_size
 from lft.terminal import BarSafeHandler, columns_of, printable, shorten, wants_words
 
@@ -20,6 +23,7 @@ CHECKING = "checking what is there"
 SENDING = "sending"
 VERIFYING = "verifying"
 READING = "reading from the disk"  # which takes long
+LOOKING = "looking at all that is to be sent"
 INPUT = "waiting for input"  # the program before us is busy
 AWAY = ("connecting", "waiting", INPUT)  # in these phases nothing of a file moves
 
@@ -33,29 +37,50 @@ class Shown(Progress):
     def __init__(self) -> None:
         self._journey: Journey | None = None
         self._phase = ""
+        self._count, self._settled = 1, 0  # arguments, and those that had their turn
+        self._files = 0  # in the directory under way; 0 for a file
+        self._complete: Callable[[int], int] = lambda _: 0
+
+    def plan(self, paths: Sequence[Path], settings: ClientSettings) -> None:  # noqa: ARG002
+        self._count = len(paths)
+
+    def settle(self) -> None:
+        self._settled += 1
 
     def begin(self, name: str, size: int | None) -> None:
         """Take up a file, or go on with it in another session."""
-        journey = self._journey
+        journey, self._files = self._journey, 0
         if journey is None or (journey.name, journey.size) != (printable(name), size):
             self.end()
-            self._journey = Journey(printable(name), size)
+            self._journey = self._new_journey(printable(name), size)
+
+    def _new_journey(self, name: str, size: int | None) -> Journey:
+        journey = Journey(name, size)
+        if self._count > 1:
+            journey.place = f"{self._settled + 1:,}/{self._count:,} "
+        return journey
+
+    def count_files(self, files: int, complete: Callable[[int], int]) -> None:
+        self._files, self._complete = files, complete
 
     def phase(self, phase: str) -> None:
         self._phase = phase
 
     def move(self, acknowledged: int, sent: int, verified: int = 0) -> None:
-        assert self._journey  # begin() comes first
-        self._journey.move(acknowledged, sent, verified, sending=self._phase == SENDING)
+        journey = self._journey
+        assert journey  # begin() comes first
+        journey.move(acknowledged, sent, verified, sending=self._phase == SENDING)
+        if self._files:
+            journey.files = self._complete(acknowledged), self._files
 
     def end(self) -> None:
         self._journey = None
 
 
 class Bar(Shown):
-    """A bar over acknowledged bytes, with phase, rate and time left.
+    """A bar over acknowledged bytes, with phase, rate and time left; of several files over all.
 
-    It goes away with its file: how that went is told by the log and the verdict.
+    It goes away with each file: how that went is told by the log and the verdict.
     """
 
     def __init__(self, canvas: Canvas) -> None:
@@ -63,6 +88,18 @@ class Bar(Shown):
         self._canvas = canvas
         self._drawn_at = 0.0
         self._gap = "..." if wants_words(sys.stderr) else "…"
+        self._whole: Whole | None = None
+
+    def plan(self, paths: Sequence[Path], settings: ClientSettings) -> None:
+        super().plan(paths, settings)
+        if len(paths) > 1:
+            self._canvas.write(LOOKING)
+            self._whole = whole_of(paths, settings)
+
+    def settle(self) -> None:
+        super().settle()
+        if self._whole:
+            self._whole.settle()
 
     def begin(self, name: str, size: int | None) -> None:
         super().begin(name, size)
@@ -75,6 +112,8 @@ class Bar(Shown):
 
     def move(self, acknowledged: int, sent: int, verified: int = 0) -> None:
         super().move(acknowledged, sent, verified)
+        if self._whole and self._journey:
+            self._whole.follow(self._journey, sending=self._phase == SENDING)
         if time.monotonic() - self._drawn_at >= config.BAR_INTERVAL:
             self._draw()
 
@@ -83,6 +122,8 @@ class Bar(Shown):
         self._drawn_at = time.monotonic()
         journey, width = self._journey, _width()
         if journey:
+            if self._whole:
+                journey = self._whole.named_as(journey)
             before, after = texts_of(journey, self._phase, width, self._gap)
             self._canvas.draw(before, journey.part, after, width)
         else:
@@ -113,7 +154,8 @@ class Lines(Shown):
             self._told_at, self._told = time.monotonic(), journey.part
             details = " ".join(next(details_of(journey, self._phase)).split())
             percent = "" if journey.size is None else f"{int(100 * journey.part)} %, "
-            log.info("%s %s: %s%s", self._phase, journey.name, percent, details)
+            name = f"{journey.place}{journey.name}"
+            log.info("%s %s: %s%s", self._phase, name, percent, details)
 
 
 def progress_shown(handler: BarSafeHandler, *, quiet: bool) -> Progress:
@@ -137,11 +179,11 @@ def _width() -> int:
 def texts_of(journey: Journey, phase: str, width: int, gap: str = "…") -> tuple[str, str]:
     """Return what stands before and after the bar on a line of ``width`` columns.
 
-    Where it is narrow, bytes go first, then the rate, then the time left; percentage and name stay.
-    A long name loses its middle.
+    Where it is narrow, of a directory the rate goes first; otherwise bytes go first, then the rate,
+    then the time left; percentage and name stay. A long name loses its middle.
     """
     for word, details in _choices(journey, phase):
-        before = f"{word} " if word else ""
+        before = f"{word} {journey.place}" if word else journey.place
         middle, after = f": {100 * journey.part:3.0f}%|", f"| {details}" if details else "|"
         if journey.size is None:
             middle, after = ": ", f" {details}"
@@ -180,13 +222,29 @@ def details_of(journey: Journey, phase: str) -> Iterator[str]:
             yield f"{amount}, {rate}"
             yield amount
             return
-        yield f"{amount}, {rate}, {left}"
-        yield f"{rate}, {left}"
+        if journey.files:
+            long, short = _files(journey.files)
+            yield f"{long}, {amount}, {rate}, {left}"
+            yield f"{short}, {amount}, {left.lstrip()}"
+            yield f"{short}, {left.lstrip()}"
+        else:
+            yield f"{amount}, {rate}, {left}"
+            yield f"{rate}, {left}"
         yield left
     elif phase == VERIFYING and journey.verified:
         yield f"{_amount(journey.verified, journey.size)} verified"
     else:
+        if journey.files:
+            long, short = _files(journey.files)
+            yield f"{long}, {amount}"
+            yield short
         yield amount
+
+
+def _files(files: tuple[int, int]) -> tuple[str, str]:
+    """Return how many of how many files are there, in two lengths: ``3,120 of 10,000 files``."""
+    there, all_of_them = map("{:,}".format, files)
+    return f"{there} of {all_of_them} files", f"{there}/{all_of_them} files"
 
 
 def _amount(at: int, size: int | None) -> str:

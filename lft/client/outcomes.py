@@ -56,12 +56,21 @@ _CODES = (
 class Outcomes:
     """The files to send, in order, and what became of those that had their turn. Main's own."""
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]], report: Report | None) -> None:
-        """Take the files. Raises ``TypeError`` for anything but several paths."""
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        report: Report | None,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the files; ``settle`` is called for each one, before ``report``.
+
+        Raises ``TypeError`` for anything but several paths.
+        """
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f"paths: a list of paths is needed, not a single one: {paths!r}")
         self._left = deque(Path(path) for path in paths)
         self._report = report
+        self._settle = settle
         self._receipts: list[Receipt] = []
         self._errors: list[TransferError] = []
 
@@ -87,6 +96,7 @@ class Outcomes:
             self._errors.append(outcome)
         else:
             self._receipts.append(outcome)
+        self._settle()
         if self._report:
             self._report(path, outcome)
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Callable
+from pathlib import Path
+from typing import Callable, Sequence
 
 import config
+from config import ClientSettings
 from lft.clock import WakingClock
 
 
 class Progress:
     """Is told how a transfer goes, and does nothing with it. ``lft.client.bar`` shows it."""
+
+    def plan(self, paths: Sequence[Path], settings: ClientSettings) -> None:
+        """Note all that is to be sent, in this order, before any of it is."""
+
+    def settle(self) -> None:
+        """Note that it is known what became of one more of these."""
 
     def begin(self, name: str, size: int | None) -> None:
         """Take up a file of ``size`` bytes, or go on with it in another session.
@@ -70,6 +78,8 @@ class Journey:
         self.at = 0  # bytes that the server has
         self.sent = 0  # those of them that this run has sent
         self.verified = 0  # bytes that the server has read back and hashed, as far as it says
+        self.place = ""  # which one it is of several that are sent: "2/5"
+        self.files: tuple[int, int] | None = None  # of several: how many are there, of how many
         self._clock = WakingClock()
         self._moved_at = self._sampled_at = self._clock.read()
         self._sampled = 0  # bytes sent by then

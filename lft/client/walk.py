@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 from array import array
+from pathlib import Path
+from typing import Sequence
 
 import config
 from lft.client.exclusion import Exclusion
@@ -137,6 +139,18 @@ class Walk:
         if device not in self._hides_sizes:
             self._hides_sizes[device] = not os.fstatvfs(directory).f_blocks
         return self._hides_sizes[device]
+
+
+def size_up(path: Path, patterns: Sequence[str]) -> tuple[int, int]:
+    """Return how many bytes and files a directory has. Raises ``OSError``."""
+    descriptor = os.open(path, DIRECTORY)
+    try:
+        manifest = Walk(descriptor, Exclusion(patterns)).manifest
+    except TooLargeError:
+        return 0, 0  # it is not sent
+    finally:
+        os.close(descriptor)
+    return manifest.size, manifest.files
 
 
 def _may_read(directory: int, path: str, facts: os.stat_result) -> bool:
