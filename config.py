@@ -357,6 +357,18 @@ SPARE_BUFFERS = 28 * MB
 ACK_DELAY = 0.1  # seconds an acknowledgement may wait for more of them, while blocks keep coming
 PROGRESS_LINES = 10  # log lines for one transfer, whatever its size
 
+# --- the server: what became of files -----------------------------------------------------------
+
+HISTORY_AGE = 366 * 86400.0  # seconds for which the history keeps an entry, a year and a day ...
+HISTORY_RECEIVED = 200_000  # ... and of so many files that arrived, 160 MB at most, ...
+HISTORY_OTHERS = 50_000  # ... and of so many that did not: who is refused all day fills this alone
+HISTORY_QUEUE = 10_000  # entries that may wait to be written; any more are dropped and counted
+HISTORY_GATHER = 0.2  # seconds for which entries gather, so that one write takes them all
+HISTORY_LOCK_WAIT = 1.0  # seconds for another program to let go of the history
+HISTORY_AGAIN = 10.0  # seconds until a history that could not be written is tried again
+HISTORY_PRUNE_EVERY = 1000  # entries written before the oldest are looked at
+HISTORY_CLOSING = 0.5  # seconds for the last entries at the end, before it goes on without them
+
 # --- accounts -----------------------------------------------------------------------------------
 
 # Rounds of the password hash: about 25 ms for one login, and for each guess at a password from a

@@ -19,9 +19,9 @@ have turns of their own (``Turns``).
 
 Locks: each of ``Registry``, ``Admission``, ``Opener``, ``PartStore``, ``Leftovers``, ``Usage``,
 ``WorkQueue``, ``Slots``, ``LogLimit``, ``BufferPool``, ``Shares``, ``TokenBucket``,
-``SharedLimit``, ``LoginDelay`` and ``CredentialStore`` has one, each transfer two (``Transfer``,
-``Lifetime``). None is taken while another is held, and nothing is received, sent, written, hashed
-or logged under one.
+``SharedLimit``, ``LoginDelay``, ``Recorder`` and ``CredentialStore`` has one, each transfer three
+(``Transfer``, ``Tally``, ``Lifetime``). None is taken while another is held, and nothing is
+received, sent, written, hashed or logged under one.
 """
 
 from __future__ import annotations
@@ -53,16 +53,17 @@ from lft.files import keep_own_rights
 from lft.options import plural
 from lft.server.admission import Admission
 from lft.server.background_log import BackgroundLog
-from lft.server.buffers import BufferPool
 from lft.server.commandline import parse
 from lft.server.connections import Connections
 from lft.server.descriptors import places, raise_limit
 from lft.server.event_loop import EventLoop
 from lft.server.guests import Guest, Next
+from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
 from lft.server.log_file import FATAL
 from lft.server.login import Login
 from lft.server.receiving import Receiving
+from lft.server.recorder import Recorder
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Peer, Registry
 from lft.server.signals import heed_signals, ignore_signals
@@ -287,6 +288,8 @@ class Server:
             undo.callback(self.work.shutdown)
             self._watchdog = Watchdog()
             undo.callback(self._watchdog.dismiss)
+            self.ledger = Ledger(Recorder(settings.output))
+            undo.callback(self.ledger.stop)
             self._start_threads()
             undo.pop_all()
         self._loop = EventLoop()
@@ -304,13 +307,13 @@ class Server:
         try:
             self.work.start()
             self._watchdog.start()
+            self.ledger.start()
         except RuntimeError as error:
             raise UsageError(f"the system gives this server no threads: {error}") from None
 
     def _open_rooms(self, tls: Tls | None) -> None:
         """Make the objects that need each other."""
         settings, way = self._settings, RightOfWay()
-        buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
         self.connections = Connections(
             dict.fromkeys(self._listeners, self.greet), self._loop, self.work, way,
             self._end_session,
@@ -318,8 +321,9 @@ class Server:
         self.connections.tls = tls
         self.connections.most = self.registry.places = places(raise_limit())
         self.lifecycle = Lifecycle(
-            settings, self.output, self.admission, self.parts, self.work, buffers, self._tell
-        )
+            settings, self.output, self.admission, self.parts, self.work, self._tell,
+            self.ledger,
+        )  # fmt: skip
         self.verification = Verification(
             self.lifecycle, self.work, way, self._tell, self._loop.later
         )
@@ -488,9 +492,10 @@ class Server:
         self._watchdog.end_within(config.EXIT_TIMEOUT)
         self.connections.say_goodbye()
         for transfer in self.admission.active() + self.admission.waiting():
-            transfer.life.end()  # workers that are at it stop at the next block
+            self.lifecycle.cut(transfer)
         self.work.shutdown()
         self.lifecycle.close()
+        self.ledger.stop()
         self._watchdog.dismiss()
         self.connections.close()
         self._loop.close()

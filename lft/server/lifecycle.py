@@ -11,6 +11,7 @@ from config import ServerSettings
 from lft.options import format_both, format_size
 from lft.server.admission import Admission
 from lft.server.buffers import BufferPool
+from lft.server.ledger import Ledger
 from lft.server.lifetime import Stage, TransferEndedError
 from lft.server.opening import Opener, Step
 from lft.server.quota import Quota
@@ -43,6 +44,8 @@ from protocol import (
 log = logging.getLogger("coordinator")
 server_log = logging.getLogger("server")
 
+_SHUTDOWN = Rejected("shutdown", "the server is shutting down")
+
 # no fault of the file's or the disk's: the system has no descriptor, buffer or thread left just now
 PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN)
 
@@ -60,8 +63,8 @@ class Lifecycle:
         admission: Admission,
         parts: PartStore,
         work: WorkQueue,
-        buffers: BufferPool,
         tell: Tell,
+        ledger: Ledger,
     ) -> None:
         self.stopping = False  # set by main: nothing new begins
         self._settings = settings
@@ -71,8 +74,9 @@ class Lifecycle:
         self._quota = Quota(settings.output, admission, parts)
         self.growth = Growth(self._quota)
         self._work = work
-        self._buffers = buffers
+        self._buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
         self._tell = tell
+        self._ledger = ledger
         self._under_way = UnderWay()
         self._opener = Opener(
             settings, output, parts, self._quota, tell, self.start, self._take_from
@@ -87,6 +91,7 @@ class Lifecycle:
             transfer = self._accept(session, start)
         except RejectedError as error:
             log.warning("rejected %s: %s", start.name, error)
+            self._ledger.refuse(session, start.name, start.size, rejection(error))
             return rejection(error)
         self._under_way.add(transfer)
         try:
@@ -97,7 +102,7 @@ class Lifecycle:
                 self._quota.check(transfer, anew=anew, replaces=anew)
         except (RejectedError, OSError) as error:
             log.warning("rejected %s: %s", start.name, error)
-            self.finish(transfer, None)
+            self.finish(transfer, None, rejection(error))
             return rejection(error)
         if position:
             log.info("%s waits at position %d", transfer.name, position)
@@ -181,10 +186,15 @@ class Lifecycle:
 
     # -- the end
 
-    def finish(self, transfer: Transfer, answer: Message | None) -> None:
-        """End ``transfer`` with ``answer``, unless another thread does (any)."""
+    def finish(
+        self, transfer: Transfer, answer: Message | None, outcome: Rejected | None = None
+    ) -> None:
+        """End ``transfer`` with ``answer``, unless another thread does (any).
+
+        ``outcome`` is the answer that the client gets in another way.
+        """
         if transfer.life.end():
-            self._conclude(transfer, answer)
+            self._conclude(transfer, answer, outcome)
 
     def fail(self, transfer: Transfer, reason: str) -> None:
         """End ``transfer`` with INTEGRITY_FAILED; its part file is of no use."""
@@ -215,7 +225,9 @@ class Lifecycle:
         usage.note_published(facts.directory, facts.size)
         return name
 
-    def _conclude(self, transfer: Transfer, answer: Message | None) -> None:
+    def _conclude(
+        self, transfer: Transfer, answer: Message | None, outcome: Rejected | None = None
+    ) -> None:
         """Say how ``transfer`` ended, and admit the next (the thread that ended it)."""
         self._under_way.remove(transfer)
         if isinstance(answer, Rejected) and answer.code == EARLIER:
@@ -225,6 +237,7 @@ class Lifecycle:
         elif isinstance(answer, IntegrityOk):  # before the client can hear of it
             facts = f"{format_size(answer.size)}, {transfer.facts.digest} {answer.digest}"
             server_log.info("saved %s (%s)", answer.saved_as, facts, extra=SUCCESS)
+        self._ledger.note(transfer, answer or outcome)
         if answer:  # before the admission lets go of it: a stopping server waits for that
             self._tell(transfer, answer)
         for admitted in self._admission.leave(transfer):
@@ -258,7 +271,12 @@ class Lifecycle:
 
     def turn_away(self, transfer: Transfer) -> None:
         """End a transfer that has not begun, because the server stops."""
-        self.finish(transfer, Rejected("shutdown", "the server is shutting down"))
+        self.finish(transfer, _SHUTDOWN)
+
+    def cut(self, transfer: Transfer) -> None:
+        """End a transfer as the server ends; workers at it stop at the next block (main)."""
+        if transfer.life.end():
+            self._ledger.note(transfer, _SHUTDOWN)
 
     def expire(self, transfer: Transfer) -> None:
         """End a transfer in which nothing moves any more."""

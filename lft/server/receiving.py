@@ -203,6 +203,7 @@ class Receiving:
 
         Raises ``RemoteProtocolError`` for what cannot be unpacked, once those before it are stored.
         """
+        transfer.tally.count_wire(sum(header.wire_length for header, _ in run))
         held = [header for header, _ in run if header.codec == CODEC_HELD]
         arrived, error = _unpack(one for one in run if one[0].codec != CODEC_HELD)
         if held:
@@ -283,7 +284,7 @@ class Receiving:
         """Have a data connection rest for a limit; return whether it does."""
         rests = peer.pause(pause)
         if rests and transfer:
-            transfer.hold_back(pause)
+            transfer.tally.hold_back(pause)
         peer.held_until = peer.paused_until + config.LONGEST_HOLD
         return rests
 

@@ -16,6 +16,7 @@ from lft.accounts.permissions import Rights
 from lft.accounts.scram import ScramServer
 from lft.clock import RunLength, TokenBucket
 from lft.server.guests import Guest, Next
+from lft.store.history import WIRE
 from lft.terminal import printable
 from lft.wire.blocks import BlockReader
 from lft.wire.connection import Connection
@@ -117,6 +118,7 @@ class Session:
         self.verifier = b""  # of the account, when the client logged in
         self.login_token = ""  # that it logged in with, if not with a password
         self.bucket: TokenBucket | None = None  # the user's own limit
+        self.door = WIRE  # through which its files come
         self.heard_at = time.monotonic()  # when the coordinator said something last
         self.closed = False  # set by main: the coordinator is gone
         self.streams: set[Peer] = set()  # data connections; the registry's lock protects it

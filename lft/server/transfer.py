@@ -132,13 +132,41 @@ class NoteTurn:
         self._running = False
 
 
+class Tally:
+    """What a transfer has cost so far. The lock protects all that adds up (any worker)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.wrote_for = 0.0  # seconds, of all workers together, and the last flush
+        self.held_back = Pauses()  # of its data connections, by limits
+        self.wire_bytes = 0  # of the payload of blocks that came
+        self.resumed_bytes = 0  # that the journal claimed at the beginning
+        self.resent = 0  # blocks, once the transfer is over
+
+    def wrote(self, seconds: float) -> None:
+        """Note that writing took so long."""
+        with self._lock:
+            self.wrote_for += seconds
+
+    def hold_back(self, seconds: float) -> None:
+        """Note that a limit keeps one of the data connections from being received from."""
+        with self._lock:
+            self.held_back.add(seconds)
+
+    def count_wire(self, length: int) -> None:
+        """Note that blocks came, with a payload of ``length`` bytes together."""
+        with self._lock:
+            self.wire_bytes += length
+
+
 class Transfer:
     """One file on its way in: its blocks, their hash, and the work that falls due.
 
     Fixed, once the part file is found: ``session``, ``name``, ``facts``, ``blocks``, ``resumes``,
     ``asked_at``, ``buffers``; the admission's own: ``turn``.
     The hasher's own: ``hash``. The lock protects every attribute that begins with an underscore;
-    ``life`` has a lock of its own. All methods run on workers, unless a docstring says otherwise.
+    ``life`` and ``tally`` have locks of their own. All methods run on workers, unless a docstring
+    says otherwise.
     """
 
     def __init__(
@@ -169,8 +197,7 @@ class Transfer:
         self._hashing = False  # whether a worker is at it
         self._flush = FlushTurn()
         self._moved_at = self.asked_at
-        self._wrote_for = 0.0  # seconds, of all workers together, and the last flush
-        self._held_back = Pauses()  # of its data connections, by limits
+        self.tally = Tally()
 
     def __repr__(self) -> str:
         return f"<Transfer {self.number}: {self._map!r}>"
@@ -192,12 +219,15 @@ class Transfer:
         blocks = BlockMap(self.blocks, claims)
         with self._lock:
             self._map, self._moved_at = blocks, time.monotonic()
+            claimed = claims.count * self.blocks.block_size if claims else 0
+            self.tally.resumed_bytes = min(claimed, self.facts.size)
         return self.life.open(part)
 
     def _let_part_go(self, part: PartFile) -> None:
         """Have the journal claim the last blocks; no worker uses the transfer any more."""
         with self._lock:
             records, buffers = self._notes.take(), self._map.take_buffers()
+            self.tally.resent = self._map.resent
             self._map = BlockMap(Blocks(0, 1))  # half a block on a silent connection keeps us alive
         for buffer in buffers:
             buffer.release()
@@ -264,13 +294,13 @@ class Transfer:
     def _note_written(self, run: list[Arrived], took: float) -> Due:
         size = self.facts.digest_size
         kept = [one.buffer.keep_for_hashing() for one in run]
+        self.tally.wrote(took)
         with self._lock:
             for one, stays in zip(run, kept):
                 digest = one.digest[:size]
                 self._map.note_written(one.block, digest, one.buffer if stays else None)
                 self._notes.add(record(one.block, digest))
             self._moved_at = time.monotonic()
-            self._wrote_for += took
             flush = self._flush.take(sum(len(one.buffer.view) for one in run))
             due = Due(self._map.received, self._take_hashing_turn(), flush)
         for one, stays in zip(run, kept):
@@ -320,8 +350,7 @@ class Transfer:
         """Flush the whole file; all data connections wait for that. Raises ``OSError``."""
         began = time.monotonic()
         part.flush()
-        with self._lock:
-            self._wrote_for += (time.monotonic() - began) * self._streams
+        self.tally.wrote((time.monotonic() - began) * self._streams)
 
     # -- hashing: one worker at a time
 
@@ -417,15 +446,15 @@ class Transfer:
         """Whether repair was tried too often without progress."""
         return self._map.rounds > config.MAX_ROUNDS
 
-    def hold_back(self, seconds: float) -> None:
-        """Note that a limit keeps one of the data connections from being received from."""
-        with self._lock:
-            self._held_back.add(seconds)
+    @property
+    def resent(self) -> int:
+        """How many blocks came again."""
+        return max(self._map.resent, self.tally.resent)
 
     def receipt(self, name: str) -> IntegrityOk:
         """Return the verdict for a file published as ``name``, and where the time went."""
-        with self._lock:
-            seconds = self.hash.seconds, self._wrote_for / self._streams, self._held_back.seconds
+        tally = self.tally
+        seconds = self.hash.seconds, tally.wrote_for / self._streams, tally.held_back.seconds
         hashing, disk, limited = (round(1000 * one) for one in seconds)
-        size, resent = self.blocks.size, self._map.resent
+        size, resent = self.blocks.size, self.resent
         return IntegrityOk(name, size, self.digest, resent, True, hashing, disk, limited)

@@ -11,7 +11,7 @@ from typing import Callable
 
 import config
 from lft.store.journal import NO_FACTS, Facts, Journal
-from lft.store.partfile import PartFile
+from lft.store.partfile import SUFFIXES, PartFile
 from lft.store.paths import PARTIAL, reason_of
 
 log = logging.getLogger("server")
@@ -48,8 +48,9 @@ class Leftovers:
     def read_some(self) -> None:
         """Do a part of the first step, one worker at a time. Raises ``OSError``."""
         if self._unread is None:
-            stems = {os.path.splitext(name)[0] for name in os.listdir(self._folder)}
-            self._unread = sorted(stems - {"lock"}, reverse=True)
+            names = map(os.path.splitext, os.listdir(self._folder))
+            stems = {stem for stem, suffix in names if suffix in SUFFIXES}
+            self._unread = sorted(stems, reverse=True)
         for _ in range(min(config.SCAN_STRETCH, len(self._unread))):
             self._read(self._unread[-1])
             self._unread.pop()

@@ -43,6 +43,7 @@ from lft.store.paths import (
 log = logging.getLogger("server")
 
 
+SUFFIXES = (".journal", ".new", ".part")  # in the order in which they go: the journal first
 NO_LINKS = (*UNSUPPORTED, errno.EPERM, errno.EMLINK)  # what a file system without hard links says
 
 
@@ -443,7 +444,7 @@ class PartFile:
     def remove(self) -> None:
         """Close the file and remove its unfinished name; a published file keeps the final one."""
         self.close()
-        for suffix in (".journal", ".new", ".part"):  # without its journal a part file is nothing
+        for suffix in SUFFIXES:
             try:
                 self._path.with_suffix(suffix).unlink()
             except FileNotFoundError:

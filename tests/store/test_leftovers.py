@@ -11,6 +11,8 @@ import config
 from lft.store.journal import Facts, record
 from lft.store.leftovers import Leftovers
 from lft.store.partfile import PartFile
+from lft.store.partstore import PartStore
+from lft.store.paths import PARTIAL
 from tests.support.partfiles import DATA, facts_of, running
 from tests.support.waiting import PATIENCE
 
@@ -84,3 +86,13 @@ def test_what_another_worker_looks_at_is_not_known_yet(
     go_on.set()
     other.join()
     assert not leftovers.left(of_ann)
+
+
+def test_what_is_no_part_file_stays(output: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The history stands in the same folder, and so does the lock."""
+    kept = ["lock", "history.sqlite", "history.sqlite-wal", "history.sqlite.damaged", "notes"]
+    for name in kept:
+        (output / PARTIAL / name).write_bytes(b"x")
+    PartStore(output).scan()
+    assert sorted(path.name for path in (output / PARTIAL).iterdir()) == sorted(kept)
+    assert caplog.messages == []

@@ -8,6 +8,7 @@ import os
 import random
 from pathlib import Path
 
+from lft.store.partfile import SUFFIXES
 from lft.store.paths import PARTIAL
 
 
@@ -47,7 +48,7 @@ def journal_bytes(output: Path) -> int:
 
 def strays(output: Path) -> list[Path]:
     """Return what is in ``.partial`` of an output directory and of no use to a resume."""
-    found = [path for path in (output / PARTIAL).glob("*") if path.name != "lock"]
+    found = [path for path in (output / PARTIAL).glob("*") if path.suffix in SUFFIXES]
     stems = {path.stem for path in found if path.suffix == ".part"}
     both = {path.stem for path in found if path.suffix == ".journal"} & stems
     return [path for path in found if path.stem not in both or path.suffix == ".new"]

@@ -1,0 +1,93 @@
+"""What is done when the outcome of a file is known: it is noted in the history."""
+
+from __future__ import annotations
+
+import time
+from typing import Callable
+
+import config
+from lft.server.recorder import Recorder
+from lft.server.sessions import Session
+from lft.server.transfer import Transfer
+from lft.store.history import FAILED, INTERRUPTED, MICRO, RECEIVED, REFUSED, Outcome
+from lft.terminal import printable
+from protocol import EARLIER, IntegrityFailed, IntegrityOk, Message, Rejected
+
+# codes of REJECTED with which a transfer ends that may go on later
+_INTERRUPTIONS = ("cancelled", "timeout", "taken", "shutdown")
+_LOST = Rejected("lost", "the client went away")
+
+
+class Ledger:
+    """Told of each outcome, before its client: what it does about that holds up no thread.
+
+    Any thread may call any method, unless a docstring says otherwise.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.published: Callable[[str, str], list[Outcome]] = recorder.published  # a worker
+
+    def start(self) -> None:
+        """Start its threads (main). Raises ``RuntimeError`` where the system has none."""
+        self._recorder.start()
+
+    def refuse(self, session: Session, name: str, size: int, answer: Rejected) -> None:
+        """Note a file that is refused as it is announced."""
+        facts = _ended_now(), REFUSED, session.user, printable(name), size
+        self._recorder.add(Outcome(
+            *facts, address=session.coordinator.address, door=session.door,
+            code=answer.code, reason=printable(answer.reason),
+        ))  # fmt: skip
+
+    def note(self, transfer: Transfer, answer: Message | None) -> None:
+        """Note how ``transfer`` ended: with ``answer``, or without one for a lost client."""
+        if isinstance(answer, IntegrityOk):
+            self._recorder.add(_received(transfer, answer))
+        elif isinstance(answer, IntegrityFailed):
+            failed = _outcome(transfer, FAILED)._replace(digest=answer.digest)
+            self._recorder.add(failed._replace(code="digest", reason=printable(answer.reason)))
+        else:
+            refusal = answer if isinstance(answer, Rejected) else _LOST
+            if refusal.code != EARLIER:  # then it is announced anew
+                self._recorder.add(_not_taken(transfer, refusal))
+
+    def stop(self) -> None:
+        """Do what is left, as far as that takes no time (main)."""
+        self._recorder.stop()
+
+
+def _ended_now() -> int:
+    return int(time.time() * MICRO)
+
+
+def _outcome(transfer: Transfer, kind: str) -> Outcome:
+    """Return what is known of a transfer however it ended."""
+    facts, session, tally = transfer.facts, transfer.session, transfer.tally
+    return Outcome(
+        _ended_now(), kind, facts.user, facts.name, facts.size,
+        algorithm=facts.digest, seconds=round(time.monotonic() - transfer.asked_at, 3),
+        wire_bytes=tally.wire_bytes, resumed_bytes=tally.resumed_bytes,
+        resent_blocks=transfer.resent, address=session.coordinator.address, door=session.door,
+    )  # fmt: skip
+
+
+def _received(transfer: Transfer, receipt: IntegrityOk) -> Outcome:
+    return _outcome(transfer, RECEIVED)._replace(
+        saved_as=receipt.saved_as, size=receipt.size, digest=receipt.digest,
+        bottleneck=_bottleneck(receipt, time.monotonic() - transfer.asked_at),
+    )  # fmt: skip
+
+
+def _not_taken(transfer: Transfer, refusal: Rejected) -> Outcome:
+    kind = INTERRUPTED if refusal.code in (_LOST.code, *_INTERRUPTIONS) else REFUSED
+    reason = printable(refusal.reason)
+    return _outcome(transfer, kind)._replace(code=refusal.code, reason=reason)
+
+
+def _bottleneck(receipt: IntegrityOk, seconds: float) -> str:
+    """Return what most of the time went into, if that was here and not on the way."""
+    spent = {"disk": receipt.disk, "hashing": receipt.hashing, "limit": receipt.limited}
+    most = max(spent, key=spent.__getitem__)
+    held_up = seconds >= config.NAMEABLE and spent[most] > config.MOSTLY * seconds * 1000
+    return most if held_up else ""
