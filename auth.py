@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import config
-from lft.accounts.account import Accounts, Credential, check_user_name, parse_extensions
+from lft.accounts.account import (
+    RIGHTS,
+    Accounts,
+    Credential,
+    check_user_name,
+    parse_extensions,
+)
 from lft.accounts.file import OPTIONAL, change, load_credentials, load_or_new
 from lft.accounts.keys import saslprep
 from lft.accounts.passwords import new_password
@@ -139,6 +145,12 @@ def _add_user_options(parser: Parser) -> None:
     add("--keep-password", action="store_true",
         help="leave the password of a user that exists, and change only what is named")
     _add_limits(parser)
+    rights = adder(parser, "what it may do in a browser")
+    rights("--may", choices=(*RIGHTS, ""), action="append", default=argparse.SUPPRESS,
+        metavar="RIGHT",
+        help="read-all: read the files of all users, beside its own; operate: see what all users "
+        "send, cancel it, and read the metrics. As often as wanted; those that are not named end, "
+        "and with '' all do (none)")
     group = parser.add_argument_group("whether the account is open")
     group.add_argument("--expires", type=_or_none(_expiry), default=argparse.SUPPRESS,
         metavar="TIME", help="close it so long from now, such as 30d, 12h or 90m (never)")
@@ -206,6 +218,8 @@ def _add(arguments: argparse.Namespace) -> None:
     check_user_name(arguments.name)
     name = saslprep(arguments.name)
     given = {key: value for key, value in vars(arguments).items() if key in _GIVEN}
+    if "may" in given:
+        given["may"] = tuple(one for one in RIGHTS if one in given["may"])
     known = name in load_or_new(arguments.credentials)  # a bad file is reported before we ask
     if arguments.keep_password and not known:
         raise UsageError(f"no user {name} in {arguments.credentials}")
@@ -267,6 +281,8 @@ def _facts(credential: Credential, now: float) -> Iterator[str]:
         yield f"limit {format_size(credential.limit)}/s"
     if credential.allow_ext:
         yield f"allow-ext {','.join(credential.allow_ext)}"
+    if credential.may:
+        yield f"may {','.join(credential.may)}"
     if credential.expires:
         word = "expires" if now < credential.expires else "expired"
         yield time.strftime(f"{word} %Y-%m-%dT%H:%M:%SZ", time.gmtime(credential.expires))

@@ -368,6 +368,30 @@ HISTORY_LOCK_WAIT = 1.0  # seconds for another program to let go of the history
 HISTORY_AGAIN = 10.0  # seconds until a history that could not be written is tried again
 HISTORY_PRUNE_EVERY = 1000  # entries written before the oldest are looked at
 HISTORY_CLOSING = 0.5  # seconds for the last entries at the end, before it goes on without them
+# --- the server: HTTP ---------------------------------------------------------------------------
+
+MAX_HEAD = 16 * KB  # bytes of a request before its body: twice what Apache and nginx take in a line
+MAX_TARGET = 8000  # characters of its target: the least that RFC 9112, 3, wants to be taken
+MAX_METHOD = 32  # characters of its method; the longest that is registered has 17
+MAX_FIELDS = 100  # header fields; a browser sends 15
+MAX_JSON_BODY = 16 * KB  # bytes of a body that is read as a whole: a login has 300
+REQUESTS_PER_UNIT = 16  # of one connection before others get their turn
+HTTP_IDLE = 65.0  # seconds for which a connection may wait for its next request: a minute's poll
+HTTP_SLICE = 2 * MB  # bytes of a file that a worker sends before it looks for more urgent work
+EVENTS_EVERY = 0.5  # seconds between two looks at the transfers, for those that watch them
+EVENTS_KEPT = 256  # events that a watcher who comes back can still be told of
+MAX_WATCHERS = 64  # streams of events of one user: a stream for each tab of a few browsers
+SILENT_STREAM = 15.0  # seconds without an event after which a comment shows that the stream lives
+WEB_SESSIONS = 4096  # logins by browsers that are remembered; each one more ends the oldest one
+WEB_SESSION_IDLE = 3600.0  # seconds without a request after which such a login ends ...
+WEB_SESSION_LIFETIME = 12 * 3600.0  # ... and the longest that it holds: a working day
+WEB_LOGINS = 1024  # logins that have begun; each one more ends the oldest one
+
+# Passwords of HTTP Basic that are derived at once: with 25 ms each, they would otherwise take all
+# processors. Any more try again so many seconds later.
+DERIVATIONS = 1
+DERIVE_AGAIN = 0.05
+DERIVED_KEPT = 1024  # derived passwords that are remembered, so that a request costs none
 
 # --- accounts -----------------------------------------------------------------------------------
 
@@ -489,3 +513,4 @@ class ServerSettings(Record):
     idle_timeout: float = IDLE_TIMEOUT
     stall_timeout: float = STALL_TIMEOUT
     block_timeout: float = BLOCK_TIMEOUT
+    http: tuple[str, int] | None = None  # host and port for browsers and other programs

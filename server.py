@@ -45,10 +45,9 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import config
 from config import ServerSettings
-from lft.accounts.account import AccountSource, demo_credentials
-from lft.accounts.file import CredentialStore
+from lft.accounts.account import AccountSource
 from lft.accounts.scram import SCRAM_PLUS
-from lft.addresses import is_loopback, place
+from lft.addresses import place
 from lft.files import keep_own_rights
 from lft.options import plural
 from lft.server.admission import Admission
@@ -56,6 +55,7 @@ from lft.server.background_log import BackgroundLog
 from lft.server.commandline import parse
 from lft.server.connections import Connections
 from lft.server.descriptors import places, raise_limit
+from lft.server.doors import accounts_of, open_listeners, open_web_listeners
 from lft.server.event_loop import EventLoop
 from lft.server.guests import Guest, Next
 from lft.server.ledger import Ledger
@@ -74,10 +74,9 @@ from lft.server.watchdog import Watchdog
 from lft.server.work_queue import WorkQueue
 from lft.store.ownership import OutputDirectory
 from lft.store.partstore import PartStore
-from lft.terminal import make_output_safe, printable, say, setup_logging
+from lft.terminal import make_output_safe, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
-from lft.wire.listeners import listen
 from protocol import (
     AHEAD,
     PRESERVE,
@@ -281,8 +280,9 @@ class Server:
         with contextlib.ExitStack() as undo:
             self.output = OutputDirectory(settings.output)
             undo.callback(self.output.release)
-            self._listeners = _listen(settings)
-            for listener in self._listeners:
+            self._listeners = open_listeners(settings)
+            self._web_listeners = open_web_listeners(settings)
+            for listener in (*self._listeners, *self._web_listeners):
                 undo.callback(listener.close)
             self.work = WorkQueue(settings.workers)
             undo.callback(self.work.shutdown)
@@ -297,7 +297,7 @@ class Server:
         self.admission = Admission(settings.max_active)
         self.parts = PartStore(settings.output)
         self.login = Login(settings, accounts, self.registry)
-        self._open_rooms(tls)
+        self._open_rooms(tls, accounts)
         self._stops = 0
         self._grace_ends = self._confirm_by = float("inf")
         self._scan()
@@ -311,13 +311,11 @@ class Server:
         except RuntimeError as error:
             raise UsageError(f"the system gives this server no threads: {error}") from None
 
-    def _open_rooms(self, tls: Tls | None) -> None:
+    def _open_rooms(self, tls: Tls | None, accounts: AccountSource) -> None:
         """Make the objects that need each other."""
         settings, way = self._settings, RightOfWay()
-        self.connections = Connections(
-            dict.fromkeys(self._listeners, self.greet), self._loop, self.work, way,
-            self._end_session,
-        )  # fmt: skip
+        self.connections = Connections(self._loop, self.work, way, self._end_session)
+        self.connections.open_doors(self._listeners, self.greet)
         self.connections.tls = tls
         self.connections.most = self.registry.places = places(raise_limit())
         self.lifecycle = Lifecycle(
@@ -333,11 +331,31 @@ class Server:
         self.answers = Answers(
             settings, self.login, self.lifecycle, self.receiving, self.verification
         )
+        if self._web_listeners:
+            self._open_web(accounts, way)
+
+    def _open_web(self, accounts: AccountSource, way: RightOfWay) -> None:
+        """Serve browsers and other programs, which few servers are asked to do."""
+        from lft.web.api import open_site  # noqa: PLC0415  (it loads http, json and more)
+        from lft.web.site import House  # noqa: PLC0415
+
+        house = House(
+            self._settings, accounts, self.login, self.lifecycle, self.admission,
+            self.connections, self.work, way, self._loop,
+        )  # fmt: skip
+        self.connections.open_doors(self._web_listeners, open_site(house).greet)
 
     @property
     def address(self) -> tuple[str, int]:
         """First host as it was asked for, and the port in use on all."""
         return self._settings.hosts[0], self._listeners[0].getsockname()[1]
+
+    @property
+    def web_address(self) -> tuple[str, int] | None:
+        """The same of the HTTP side, if there is one."""
+        if self._settings.http is None:
+            return None
+        return self._settings.http[0], self._web_listeners[0].getsockname()[1]
 
     def stop(self) -> None:
         """Ask the loop to end (any, also a signal handler); the second time at once.
@@ -470,7 +488,7 @@ class Server:
         self.lifecycle.stopping = True
         self._grace_ends = time.monotonic() + self._settings.grace
         self._confirm_by = time.monotonic() + config.CLOSING_TIMEOUT
-        self.connections.stop_listening()
+        self.connections.stop_listening(keep=self._web_listeners)  # which tell that we stop
         for transfer in self.admission.waiting():
             self.lifecycle.start(self.lifecycle.turn_away, transfer)
         active = len(self.admission.active())
@@ -505,40 +523,6 @@ class Server:
 # --- the command line ---------------------------------------------------------------------------
 
 
-def _accounts(settings: ServerSettings) -> AccountSource:
-    """Load the accounts; the demo ones only where no other machine can reach them."""
-    if settings.credentials is not None:
-        return CredentialStore(settings.credentials, lambda text: log.warning("%s", text)).current
-    for host in settings.hosts:  # before anything is opened, which says what is wrong with others
-        _check_loopback(host, if_unknown=True)
-    accounts = demo_credentials()
-    return lambda: accounts
-
-
-def _listen(settings: ServerSettings) -> list[socket.socket]:
-    """Open the listeners. Raises ``UsageError``.
-
-    With the demo accounts each address that was bound counts: a name may stand for another one here
-    than it did when it was looked at, as ``*`` does.
-    """
-    with contextlib.ExitStack() as undo:
-        listeners = [undo.enter_context(one) for one in listen(settings.hosts, settings.port)]
-        if settings.credentials is None:
-            for listener in listeners:
-                _check_loopback(listener.getsockname()[0])
-        undo.pop_all()
-    return listeners
-
-
-def _check_loopback(host: str, *, if_unknown: bool = False) -> None:
-    """Raise ``UsageError`` unless only this machine can reach ``host``, or it is unknown."""
-    if not is_loopback(host, if_unknown=if_unknown):
-        raise UsageError(
-            f"the demo accounts work on loopback only, not on {printable(host)}: "
-            "make accounts with auth.py add and start with --credentials"
-        )
-
-
 def _load_tls(settings: ServerSettings) -> Tls | None:
     """Read certificate and key, if the settings name any. Raises ``UsageError`` (main)."""
     if settings.tls_cert is None and settings.tls_key is None:
@@ -549,12 +533,14 @@ def _load_tls(settings: ServerSettings) -> Tls | None:
 
 
 def _serve(settings: ServerSettings) -> None:
-    server = Server(settings, _accounts(settings))  # until then a signal ends it at once
+    server = Server(settings, accounts_of(settings))  # until then a signal ends it at once
     heed_signals(server.stop, server.reload if settings.tls_cert else None)
     _, port = server.address
     try:
         for host in settings.hosts:
             say(f"Listening on {place(host, port)}")
+        if server.web_address:
+            say(f"HTTP on {place(*server.web_address)}")
     except UsageError as error:  # a full disk must not keep it from serving
         log.warning("%s", error)
     if server.output.made:

@@ -20,6 +20,7 @@ MAX_USER_NAME = 255  # characters
 MAX_SALT = 64  # bytes: a salt must fit a message, and more than 16 bytes bring nothing
 MAX_TIME = 253_402_300_799  # the last second of 9999, the last year that can be printed
 PRIORITIES = range(-100, 101)
+RIGHTS = ("read-all", "operate")  # beside sending, and reading what one has sent oneself
 DEMO_ACCOUNTS = {"admin": ("admin123", 1), "user1": ("password1", 0)}  # for loopback only
 
 
@@ -56,13 +57,18 @@ def _is_extension(value: object) -> bool:
     return re.fullmatch(r"(\.[^\s./\\,]+)+", value) is not None and value.lower() == value
 
 
+def _are_rights(value: object) -> bool:
+    return isinstance(value, tuple) and len(set(value)) == len(value) and set(value) <= set(RIGHTS)
+
+
 class Credential(Record):
     """A stored identity: a salted verifier (RFC 5802, section 3), never a password, and limits.
 
     ``directory`` is relative to the output directory; "" is the output directory itself.
     ``max_file_size`` and ``quota`` are bytes, ``limit`` bytes a second, ``expires`` seconds since
     1970; ``None`` means no limit. A file's name must end with one of ``allow_ext``, in lower case;
-    where there are none, with anything. The fields are checked when a credential is made:
+    where there are none, with anything. ``may`` has further rights: to read the files of all users,
+    to see and cancel what all send. The fields are checked when a credential is made:
     ``ValueError`` says which one is wrong.
     """
 
@@ -82,6 +88,7 @@ class Credential(Record):
     )
     expires: int | None = _limit(MAX_TIME)
     disabled: bool = flag(default=False)
+    may: tuple[str, ...] = field(_are_rights, f"some of {', '.join(RIGHTS)}", default=())
 
     @classmethod
     def make(
@@ -158,12 +165,11 @@ AccountSource = Callable[[], Accounts]  # gives the accounts of this moment
 
 def demo_credentials() -> Accounts:
     """Make the accounts for trying the program out; the caller allows them on loopback only."""
-    return Accounts(
-        {
-            name: Credential.make(password, priority, MIN_ITERATIONS)  # no secret, so be quick
-            for name, (password, priority) in DEMO_ACCOUNTS.items()
-        }
-    )
+    accounts = {
+        name: Credential.make(password, priority, MIN_ITERATIONS)  # no secret, so be quick
+        for name, (password, priority) in DEMO_ACCOUNTS.items()
+    }
+    return Accounts({**accounts, "admin": accounts["admin"].replace(may=RIGHTS)})
 
 
 def is_user_name(name: str) -> bool:

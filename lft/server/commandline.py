@@ -19,6 +19,7 @@ from lft.options import (
     rate_argument,
     seconds_argument,
 )
+from lft.terminal import printable
 from protocol import MAX_FILE_SIZE
 
 _DESCRIPTION = """\
@@ -78,6 +79,17 @@ def _parser() -> Parser:
     return parser
 
 
+def _http_place(text: str) -> tuple[str, int]:
+    """Take ``[HOST:]PORT`` apart. Raises ``ValueError``."""
+    bare = text.isascii() and text.isdigit()
+    host, port = split_place(f"{config.DEFAULT_HOST}:{text}" if bare else text)
+    if port is None:
+        raise ValueError(
+            f"[HOST:]PORT, such as {config.DEFAULT_HOST}:8080, not {printable(text)!r}"
+        )
+    return host, port
+
+
 # fmt: off
 
 def _add_where(parser: Parser) -> None:
@@ -88,6 +100,11 @@ def _add_where(parser: Parser) -> None:
         "any IPv4 address of it, :: for those that reach any address at all (localhost)")
     add("--port", type=port_argument(), metavar="PORT",
         help=f"port to listen on; 0 takes a free one ({config.DEFAULT_PORT})")
+
+
+    add("--http", type=checked(_http_place), metavar="[HOST:]PORT",
+        help="serve browsers and other programs there, too, by HTTP, or HTTPS with --tls-cert; "
+        "without HOST only those on this machine (off)")
 
 
 def _add_who(parser: Parser) -> None:

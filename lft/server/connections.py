@@ -8,7 +8,7 @@ import selectors
 import time
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Callable, Collection, Sequence
 
 import config
 from lft.addresses import network_of
@@ -42,7 +42,6 @@ class Connections:
 
     def __init__(
         self,
-        doors: Mapping[Socket, Greeter],
         loop: EventLoop,
         work: WorkQueue,
         way: RightOfWay,
@@ -51,7 +50,7 @@ class Connections:
         self.tls: Tls | None = None  # what new connections are shown
         self.most = config.MAX_CONNECTIONS  # that there are descriptors for
         self.peers: set[Guest] = set()
-        self._doors = dict(doors)
+        self._doors: dict[Socket, Greeter] = {}
         self._refused = 0  # tries to accept without a descriptor left, of which no one was told
         self._told_at = -config.TELL_AGAIN
         self._loop = loop
@@ -63,16 +62,21 @@ class Connections:
 
     # -- coming
 
+    def open_doors(self, listeners: Sequence[Socket], greeter: Greeter) -> None:
+        """Have ``greeter`` greet what comes to ``listeners``."""
+        self._doors.update(dict.fromkeys(listeners, greeter))
+
     def listen(self) -> None:
         """Accept connections, unless that is so already."""
         for listener in self._doors:
             if not self._loop.watches(listener):
                 self._loop.watch(listener, selectors.EVENT_READ, partial(self._accept, listener))
 
-    def stop_listening(self) -> None:
-        """Leave new connections with the system."""
+    def stop_listening(self, keep: Collection[Socket] = ()) -> None:
+        """Leave new connections with the system, except those of the listeners to ``keep``."""
         for listener in self._doors:
-            self._loop.unwatch(listener)
+            if listener not in keep:
+                self._loop.unwatch(listener)
 
     def _accept(self, listener: Socket) -> None:
         for _ in range(ACCEPTS_TOGETHER):
@@ -253,6 +257,7 @@ class Connections:
             self._neighbours[peer.network] -= 1
             if not self._neighbours[peer.network]:
                 del self._neighbours[peer.network]
+        peer.release()
         peer.connection.close()
 
     def _drop_session(self, peer: Guest) -> None:
@@ -292,7 +297,7 @@ class Connections:
     def at_rest(self) -> bool:
         """Whether no worker serves a peer, and all answers have left."""
         served = (Place.SERVED, Place.CUT)
-        return not any(peer.place in served or peer.connection.unsent for peer in self.peers)
+        return not any(peer.place in served or peer.busy for peer in self.peers)
 
     def say_goodbye(self) -> None:
         """Close the listeners, say the last words to all peers, stop the workers' waiting."""
@@ -309,5 +314,6 @@ class Connections:
     def close(self) -> None:
         """Close every connection, once the workers have ended."""
         for peer in self.peers:
+            peer.release()
             peer.connection.close()
         self.peers.clear()

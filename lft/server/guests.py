@@ -81,6 +81,11 @@ class Guest(ABC):
         """Whether another thread has left something for it to be sent."""
 
     @property
+    def busy(self) -> bool:
+        """Whether a server that stops lets it end what it does."""
+        return self.connection.unsent > 0
+
+    @property
     def due_at(self) -> float:
         """The instant at which a worker is to look at it, whether something has come or not."""
         return float("inf")
@@ -106,6 +111,9 @@ class Guest(ABC):
     def name(self) -> str:
         """What the log calls it."""
         return self.connection.peer
+
+    def release(self) -> None:  # noqa: B027  (most hold nothing)
+        """Let go of what it holds: the connection ends (main)."""
 
     def pause(self, seconds: float) -> bool:
         """Let nothing be received for so long; return whether that is any time (its owner)."""

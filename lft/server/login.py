@@ -53,7 +53,7 @@ class Login:
     def start(self, peer: Peer, message: AuthStart) -> None:
         """Answer AUTH_START with a challenge, or judge the token that it shows."""
         if message.mechanism == TOKEN:
-            self._expect_proof(peer, message, _token_name(message.data))
+            self._expect_proof(peer, message, token_name(message.data))
             return
         login = ScramServer(self._accounts(), self._secret, binding=peer.binding)
         if message.mechanism != login.mechanism:
@@ -99,7 +99,7 @@ class Login:
         ):  # others can read it on the way
             raise AuthenticationError("a token may be shown over TLS only")
         user, credential = verify_token(proof.data, self._accounts())
-        self.delays.succeeded(_token_name(proof.data), peer.address)
+        self.delays.succeeded(token_name(proof.data), peer.address)
         self._let_in(peer, user, credential, login_token=proof.data)
 
     def _let_in(
@@ -108,30 +108,24 @@ class Login:
         rights = Rights.of(credential, self._settings)
         session = Session(user, credential.priority, peer, rights)
         session.verifier, session.login_token = credential.stored_key, login_token
-        session.bucket = self._bucket_of(user, rights.limit)
+        session.bucket = self.bucket_of(user, rights.limit)
         self._registry.add(session)
         peer.session, peer.login = session, None
         log.info("%s logged in as %s (priority %d)", peer.name, user, session.priority)
         peer.connection.send(AuthOk(final, session.token, session.priority))
 
-    def _bucket_of(self, user: str, limit: int | None) -> TokenBucket | None:
+    def bucket_of(self, user: str, limit: int | None) -> TokenBucket | None:
         """Return the bucket that all sessions of a user share."""
         return self._buckets_of.setdefault((user, limit), TokenBucket(limit)) if limit else None
 
     def tell_refused(self, peer: Peer, error: AuthenticationError) -> None:
-        """Log why a client is refused, which may be more than it is told itself.
-
-        A failed login always has this one form, for programs that look for it. The address stands
-        before all that a client chooses, so that no user name can put another one in its place.
-        """
+        """Log why a client is refused, which may be more than it is told itself."""
         why = error.__cause__ or error
         if peer.session:
             log.warning("%s: %s may go on no more: %s", peer.name, peer.session.user, why)
             return
-        known = why.user if isinstance(why, RefusedLoginError) else peer.login and peer.login.user
-        user = repr(known[:MAX_USER_NAME]) if known else "unknown"
-        address = plain_address(peer.address)
-        log.warning("login failed from %s port %d, user %s: %s", address, peer.port, user, why)
+        known = peer.login.user if peer.login else ""
+        log_refused(peer.address, peer.port, error, known)
 
     def check_account(self, session: Session) -> None:
         """Raise ``AuthenticationError`` if the client could not log in any more as it once did.
@@ -149,7 +143,21 @@ class Login:
             verify_token(session.login_token, accounts)
 
 
-def _token_name(token: str) -> str:
+def log_refused(address: str, port: int, error: AuthenticationError, user: str = "") -> None:
+    """Log why a login is refused, of ``user`` where the error does not name it (any).
+
+    A failed login always has this one form, for programs that look for it. The address stands
+    before all that a client chooses, so that no user name can put another one in its place.
+    """
+    why = error.__cause__ or error
+    known = why.user if isinstance(why, RefusedLoginError) else user
+    shown = repr(known[:MAX_USER_NAME]) if known else "unknown"
+    log.warning(
+        "login failed from %s port %d, user %s: %s", plain_address(address), port, shown, why
+    )
+
+
+def token_name(token: str) -> str:
     """Return what stands for a token's user, which is not known before the token is verified.
 
     So a wrong token counts for itself and its address, not for other tokens or an account.

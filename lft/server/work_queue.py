@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple
 import config
 from lft.server.log_limit import speaking_for
 from lft.server.turns import Turns
-from lft.wire.connection import Connection
+from lft.wire.channel import Channel
 from lft.wire.sockets import Waker
 
 log = logging.getLogger("server")
@@ -176,7 +176,7 @@ class WorkQueue:
             except Exception:
                 log.exception("a unit of work failed")
 
-    def linger(self, connection: Connection, seconds: float) -> bool:
+    def linger(self, connection: Channel, seconds: float) -> bool:
         """Wait for more (a worker); ``False`` if nothing came, or another needs the worker."""
         with self._lock:
             if self.pressed:

@@ -77,12 +77,12 @@ class Channel:
         """Send as much of what is unsent as the socket takes now; return whether all is out."""
         return self._stream.flush()
 
-    def send_file(self, descriptor: int, offset: int, most: int) -> int:
-        """Send up to ``most`` bytes of a file from ``offset``; return how many it was.
+    def send_file(self, descriptor: int, offset: int, most: int) -> int | None:
+        """Send up to ``most`` bytes of a file from ``offset``; return how many those were.
 
-        That is 0 where the socket has no room now, or the file ends there. Nothing may be unsent.
-        Without TLS the system copies them, and they never come here. Raises ``OSError`` for what
-        the disk says, ``ConnectionLostError`` for the connection.
+        ``None`` means that the socket has no room now, 0 that the file ends there. Nothing may be
+        unsent. Without TLS the system copies them, and they never come here. Raises ``OSError`` for
+        what the disk says, ``ConnectionLostError`` for the connection.
         """
         if self.secure:
             data = os.pread(descriptor, most, offset)
@@ -91,7 +91,7 @@ class Channel:
         try:
             return os.sendfile(self.fileno(), descriptor, offset, most)
         except (BlockingIOError, InterruptedError):
-            return 0
+            return None
         except (BrokenPipeError, ConnectionError) as error:
             raise lost(self.peer, error) from error
 

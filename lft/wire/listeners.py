@@ -27,11 +27,11 @@ class _Place(NamedTuple):
     address: Any  # as bind takes it
 
 
-def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
+def listen(hosts: Sequence[str], port: int, option: str = "--port") -> list[socket.socket]:
     """Open a listener on each address of ``hosts``, all with the same port, also if it is 0.
 
     An address that this machine does not have is left out, and logged, where its host has another
-    one that can be used. Raises ``UsageError``.
+    one that can be used. Raises ``UsageError``, which names the ``option`` for another port.
     """
     places = list({one.address: one for host in hosts for one in _places(host, port)}.values())
     for left in reversed(range(config.PORT_TRIES)):
@@ -39,7 +39,8 @@ def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
             return _open_all(places)
         except _PortTakenError as error:
             if not left or port:
-                raise UsageError(str(error)) from None
+                hint = f"; choose another with {option}"
+                raise UsageError(f"{error}{hint}") from None
     raise AssertionError("the last try returns or raises")
 
 
@@ -106,7 +107,5 @@ def _open(one: _Place, port: int, *, six_only: bool) -> socket.socket:
 
 def _cannot(one: _Place, port: int, error: OSError) -> UsageError:
     taken = error.errno == errno.EADDRINUSE
-    hint = "; choose another with --port" if taken else ""
-    return (_PortTakenError if taken else UsageError)(
-        f"cannot listen on {place(one.host, port)}: {error.strerror}{hint}"
-    )
+    kind = _PortTakenError if taken else UsageError
+    return kind(f"cannot listen on {place(one.host, port)}: {error.strerror}")

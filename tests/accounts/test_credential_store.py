@@ -10,11 +10,11 @@ from typing import Any, Callable
 
 import pytest
 
-import server as server_module
 from config import ServerSettings
 from lft.accounts.account import MIN_ITERATIONS, Accounts, Credential
 from lft.accounts.file import CredentialStore, load_credentials, save_credentials
 from lft.accounts.scram import ScramServer
+from lft.server.doors import accounts_of
 from protocol import AuthenticationError, FileReady, IntegrityOk, Rejected, UsageError
 from tests.support.accounts import VERIFIER, account
 from tests.support.local import ServerThread, StartLocal
@@ -239,7 +239,7 @@ def test_a_mounted_file_that_cannot_be_replaced_says_what_to_do(
 @pytest.fixture
 def stored(start_local: StartLocal, users_file: Path, no_delays: None) -> ServerThread:
     """A server that reads this file as server.py does."""
-    return start_local(server_module._accounts(ServerSettings(credentials=users_file)))
+    return start_local(accounts_of(ServerSettings(credentials=users_file)))
 
 
 def gets_in(local: ServerThread, user: str) -> bool:

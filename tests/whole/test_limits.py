@@ -44,11 +44,11 @@ def test_a_limited_user_holds_no_worker_up(start_local: StartLocal, tmp_path: Pa
 def test_all_sessions_of_a_user_share_one_limit(start_local: StartLocal) -> None:
     """Whoever logs in twice does not get twice as much."""
     login = start_local().server.login
-    one, same = login._bucket_of("u", 100_000), login._bucket_of("u", 100_000)
+    one, same = login.bucket_of("u", 100_000), login.bucket_of("u", 100_000)
     assert one is same
-    assert login._bucket_of("other", 100_000) is not one
-    assert login._bucket_of("u", 200_000) is not one
-    assert login._bucket_of("u", None) is None
+    assert login.bucket_of("other", 100_000) is not one
+    assert login.bucket_of("u", 200_000) is not one
+    assert login.bucket_of("u", None) is None
 
 
 def test_blocks_of_zeros_cost_a_limited_user_a_part_of_their_length(

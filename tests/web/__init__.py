@@ -1,0 +1,1 @@
+"""The HTTP side: requests, logins, answers, and what a browser needs."""
