@@ -286,6 +286,17 @@ CERTIFICATE_NOTICE = 14 * 86400.0  # seconds before its end from which on the lo
 CERTIFICATE_LOOK_EVERY = 86400.0  # ... once a day
 CERTIFICATE_TRIES = 5  # times to read certificate and key, which may be replaced just then
 
+# --- several servers on one output directory ----------------------------------------------------
+
+# Seconds for which a file waits, at most, for what another server holds of it: NFS keeps the lock
+# of a dead machine for a lease, 90 s. Sending it anew often takes less, so no file waits longer
+# than that takes at REREAD_RATE ...
+HELD_PATIENCE = 150.0
+HELD_LEAST = 10.0  # ... but so long in any case: the lock of a dead process is free in 1 s
+USELESS_FOR = 3600.0  # seconds for which a part file without journal stays: it may be new
+ALONE_FOR = 2.0  # seconds for which a server that starts waits for one that starts just then
+COUNTER_PATIENCE = 2.0  # seconds for which a counter is waited for, which others lock for 10 ms
+
 # --- the server: who goes first -----------------------------------------------------------------
 
 # Seconds for which a worker stays with a silent connection while no other one is ready: long for
@@ -500,6 +511,7 @@ class ServerSettings(Record):
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
     port: int = DEFAULT_PORT
     output: Path = Path("output")
+    shared: bool = False  # with other servers, which may run on other machines
     workers: int = WORKERS
     credentials: Path | None = None
     tls_cert: Path | None = None
