@@ -74,6 +74,7 @@ from lft.server.watchdog import Watchdog
 from lft.server.work_queue import WorkQueue
 from lft.store.ownership import OutputDirectory
 from lft.store.partstore import PartStore
+from lft.store.sharedstore import SharedPartStore
 from lft.terminal import make_output_safe, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
@@ -82,6 +83,7 @@ from protocol import (
     PRESERVE,
     UNSIZED,
     VERSION,
+    WAITING,
     Attach,
     AuthenticationError,
     AuthResponse,
@@ -278,7 +280,7 @@ class Server:
         self._settings = settings
         tls = _load_tls(settings)
         with contextlib.ExitStack() as undo:
-            self.output = OutputDirectory(settings.output)
+            self.output = OutputDirectory(settings.output, shared=settings.shared)
             undo.callback(self.output.release)
             self._listeners = open_listeners(settings)
             self._web_listeners = open_web_listeners(settings)
@@ -295,7 +297,8 @@ class Server:
         self._loop = EventLoop()
         self.registry = Registry()
         self.admission = Admission(settings.max_active)
-        self.parts = PartStore(settings.output)
+        kind = SharedPartStore if settings.shared else PartStore
+        self.parts = kind(settings.output)
         self.login = Login(settings, accounts, self.registry)
         self._open_rooms(tls, accounts)
         self._stops = 0
@@ -447,13 +450,21 @@ class Server:
         """Tell clients that wait how far they are; it also shows them that we live."""
         for transfer in self.admission.active():
             begun = transfer.life.receiving  # otherwise its part file is looked for, or made
-            self._tell(transfer, Verifying(transfer.verified_bytes) if begun else Queued(1))
+            report = Verifying(transfer.verified_bytes) if begun else self._opening(transfer)
+            self._tell(transfer, report)
         for transfer, position in self.admission.positions():
             self._tell(transfer, Queued(position))
 
     def _tell(self, transfer: Transfer, message: Message) -> None:
         """Have a message about ``transfer`` sent to its client (any)."""
         self.connections.post(transfer.session.coordinator, numbered(message, transfer.facts.file))
+
+    def _opening(self, transfer: Transfer) -> Queued:
+        """Say that a transfer is next, and why it has to wait, if its client understands that."""
+        reason = self.lifecycle.waits_for(transfer)
+        if reason and WAITING in transfer.session.coordinator.features:
+            return Queued(1, reason=reason)
+        return Queued(1)
 
     def _read_certificate(self) -> None:
         """Take a renewed certificate for new connections; a bad one changes nothing."""

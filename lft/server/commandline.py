@@ -119,6 +119,10 @@ def _add_what(parser: Parser) -> None:
     add = adder(parser, "what becomes of files")
     add("--output", type=Path, default=Path("output"), metavar="DIR",
         help="the directory for what arrives, made where there is none (output)")
+    add("--shared", action="store_true",
+        help="share DIR with other servers that have --shared, on this machine or on others that "
+        "mount it: each goes on where another one has ended. The file system must have locks "
+        "between all of them, as NFS 4, CephFS, GlusterFS and Lustre do")
     size = argument(parse_size, 1, MAX_FILE_SIZE, "a size such as 200K, 1.5M, 2G")
     add("--max-file-size", type=size, metavar="SIZE", help="take no larger file (no limit)")
     add("--allow-ext", type=checked(parse_extensions), default=(), metavar=".a,.b",
