@@ -65,9 +65,9 @@ class Expiry:
 
     def _now(self) -> int:
         """Return the time by the clock of the disk, in nanoseconds."""
-        path = self._folder / "lock"
-        os.utime(path)
-        return os.stat(path).st_mtime_ns
+        self._folder.mkdir(exist_ok=True)
+        os.utime(self._folder)
+        return os.stat(self._folder).st_mtime_ns
 
     def _list(self) -> dict[str, _Files]:
         """List the files of each stem. What NFS keeps of a removed one is a stem by itself."""
