@@ -14,7 +14,7 @@ from typing import Callable, ContextManager, Iterator
 
 from lft.files import link_descriptor, open_directory
 from lft.store.attributes import open_again
-from lft.store.journal import Claims, Facts
+from lft.store.journal import Claims, Facts, NoJournal
 from lft.store.locks import HeldElsewhereError, holds, take
 from lft.store.partfile import TRIAL, PartFile
 from lft.store.paths import names_file, native
@@ -158,7 +158,9 @@ class FencedPartFile(PartFile):
         if self._owned:
             return super().go_on(facts)
         self.facts = facts._replace(saved_as=self.facts.saved_as, directory=self.facts.directory)
-        return self._journal.load(self.facts)
+        claims = self._journal.load(self.facts)
+        self._journal = NoJournal(self._path.with_suffix(".journal"))
+        return claims
 
     def publish(self) -> str:
         """Give the file its final name, if it is still ours. Raises ``OSError``."""
