@@ -74,7 +74,6 @@ from lft.server.watchdog import Watchdog
 from lft.server.work_queue import WorkQueue
 from lft.store.ownership import OutputDirectory
 from lft.store.partstore import PartStore
-from lft.store.sharedstore import SharedPartStore
 from lft.terminal import make_output_safe, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
@@ -297,8 +296,7 @@ class Server:
         self._loop = EventLoop()
         self.registry = Registry()
         self.admission = Admission(settings.max_active)
-        kind = SharedPartStore if settings.shared else PartStore
-        self.parts = kind(settings.output)
+        self.parts = _store(settings)
         self.login = Login(settings, accounts, self.registry)
         self._open_rooms(tls, accounts)
         self._stops = 0
@@ -541,6 +539,15 @@ def _load_tls(settings: ServerSettings) -> Tls | None:
     from lft.wire.tls import Tls  # noqa: PLC0415  (it loads ssl)
 
     return Tls.load(settings)
+
+
+def _store(settings: ServerSettings) -> PartStore:
+    """Return what finds part files: by itself, or with others on the same directory (main)."""
+    if not settings.shared:
+        return PartStore(settings.output)
+    from lft.store.sharedstore import SharedPartStore  # noqa: PLC0415  (few servers share)
+
+    return SharedPartStore(settings.output)
 
 
 def _serve(settings: ServerSettings) -> None:

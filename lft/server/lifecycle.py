@@ -14,8 +14,8 @@ from lft.server.buffers import BufferPool
 from lft.server.ledger import Ledger
 from lft.server.lifetime import Stage, TransferEndedError
 from lft.server.opening import Opener, Step
+from lft.server.quota import quota_for
 from lft.server.sessions import Session
-from lft.server.shared_quota import quota_for
 from lft.server.transfer import Transfer
 from lft.server.underway import Tell, UnderWay
 from lft.server.unsized import Growth, UnsizedTransfer
@@ -71,7 +71,7 @@ class Lifecycle:
         self._output = output
         self._admission = admission
         self._parts = parts
-        self._quota = quota_for(settings.output, admission, parts)
+        self._quota = quota_for(settings, admission, parts)
         self.growth = Growth(self._quota)
         self._work = work
         self._buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)

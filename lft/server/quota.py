@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from config import ServerSettings
 from lft.options import format_both, format_size
 from lft.server.admission import Admission
 from lft.server.transfer import Transfer
@@ -83,6 +84,15 @@ class Quota:
         if replaces or not anew:
             resting = [facts for facts in resting if facts.key != key]
         return sum({one.saved_as: counted(one.size) for one in (*moving, *resting)}.values())
+
+
+def quota_for(settings: ServerSettings, admission: Admission, parts: PartStore) -> Quota:
+    """Return what checks quotas: of this server alone, or with others that share the directory."""
+    if not settings.shared:
+        return Quota(settings.output, admission, parts)
+    from lft.server.shared_quota import SharedQuota  # noqa: PLC0415  (few servers share)
+
+    return SharedQuota(settings.output, admission, parts)
 
 
 def check_room(transfer: Transfer, size: int, left: int) -> None:

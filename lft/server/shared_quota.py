@@ -24,8 +24,9 @@ class SharedQuota(Quota):
     another server does not let go of the counter.
     """
 
-    def __init__(self, output: Path, admission: Admission, parts: SharedPartStore) -> None:
+    def __init__(self, output: Path, admission: Admission, parts: PartStore) -> None:
         super().__init__(output, admission, parts)
+        assert isinstance(parts, SharedPartStore)  # as all servers of the directory have it
         self._ledger = parts.ledger
 
     def check(
@@ -76,10 +77,3 @@ class SharedQuota(Quota):
         assert isinstance(part, FencedPartFile)  # the store makes no others
         part.counted = partial(self._ledger.publishing, part.facts, part.stem)
         return part.publish()
-
-
-def quota_for(output: Path, admission: Admission, parts: PartStore) -> Quota:
-    """Return what checks quotas: alone, or with other servers."""
-    if isinstance(parts, SharedPartStore):
-        return SharedQuota(output, admission, parts)
-    return Quota(output, admission, parts)

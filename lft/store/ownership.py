@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import shutil
 from pathlib import Path
 
 import config
@@ -42,10 +42,15 @@ class OutputDirectory:
             reason = f"another server already writes to {self._path}"
             raise UsageError(f"{reason} (several may, if each has --shared)")
         if shared and alone:  # a server without --shared counts nothing there
-            shutil.rmtree(self._path / PARTIAL / COUNTERS, ignore_errors=True)
+            self._begin_counters_anew()
         # one that starts at the same time may be alone for a moment
         if shared and not take_within(config.ALONE_FOR, self._lock, shared=True):
             raise UsageError(f"another server without --shared already writes to {self._path}")
+
+    def _begin_counters_anew(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self._path / PARTIAL / COUNTERS):
+                os.unlink(entry.path)
 
     def check_in_place(self) -> None:
         """Raise ``OSError`` unless the path still leads to this directory (a worker).

@@ -142,7 +142,7 @@ def test_a_verdict_that_one_server_did_not_get_out_another_one_gives(
     (receipt,) = send_files([source], pair[1].client())
     assert receipt.saved_as == verdict.saved_as
     assert len(received(pair[0].output)) == 1
-    assert part_files(pair[0].output) == []
+    eventually(lambda: part_files(pair[0].output) == [], "the second name to go")
 
 
 # --- quotas
