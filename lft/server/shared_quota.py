@@ -27,7 +27,7 @@ class SharedQuota(Quota):
     def __init__(self, output: Path, admission: Admission, parts: PartStore) -> None:
         super().__init__(output, admission, parts)
         assert isinstance(parts, SharedPartStore)  # as all servers of the directory have it
-        self._ledger = parts.ledger
+        self._counters = parts.counters
 
     def check(
         self,
@@ -61,7 +61,7 @@ class SharedQuota(Quota):
         if quota is None:
             return take()
         size = counted(transfer.blocks.size if size is None else size)
-        with self._ledger.open(transfer.facts.directory) as account:
+        with self._counters.open(transfer.facts.directory) as account:
             account.count()
             before = account.parts.get(own.stem, 0) if own else 0
             if account.used - before + size > quota:  # before it is refused, be sure
@@ -75,5 +75,5 @@ class SharedQuota(Quota):
     def publish(self, part: PartFile) -> str:
         """Publish a file; all servers count it as published from the moment on."""
         assert isinstance(part, FencedPartFile)  # the store makes no others
-        part.counted = partial(self._ledger.publishing, part.facts, part.stem)
+        part.counted = partial(self._counters.publishing, part.facts, part.stem)
         return part.publish()

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 import config
+from lft.store.counters import Counters
 from lft.store.expiry import Expiry
 from lft.store.fenced import FencedPartFile, new_stem, prefix_of
 from lft.store.journal import Facts, Journal
-from lft.store.ledger import Ledger
 from lft.store.leftovers import Need
 from lft.store.locks import HeldElsewhereError
 from lft.store.partfile import SUFFIXES, PartFile
@@ -39,7 +39,7 @@ class SharedPartStore(PartStore):
 
     def __init__(self, output: Path) -> None:
         super().__init__(output)
-        self.ledger = Ledger(output)
+        self.counters = Counters(output)
         self._folder = output / PARTIAL
         self._others: dict[str, str] = {}  # stems with other names, and what the names should be
         self._unread: Iterator[str] | None = None
@@ -198,7 +198,7 @@ class SharedPartStore(PartStore):
         with self._lock:
             self._others.pop(part.stem, None)
         if not part.published:
-            self.ledger.release(part.facts.directory, part.stem)
+            self.counters.release(part.facts.directory, part.stem)
 
     def expire(self) -> None:
         """Remove what no client has come back for, and what is of no use."""

@@ -29,13 +29,13 @@ class Account:
     each unfinished file by its part file.
     """
 
-    def __init__(self, ledger: Ledger, directory: str, descriptor: int) -> None:
+    def __init__(self, counters: Counters, directory: str, descriptor: int) -> None:
         """Read the counter from an open file; begin it anew where it makes no sense."""
         self.directory = directory
         self.total = 0
         self.parts: dict[str, int] = {}
         self._changed = -1  # the directory, in nanoseconds; -1 if it is to be counted
-        self._ledger = ledger
+        self._counters = counters
         self._descriptor = descriptor
         self._text = b""
         self._read()
@@ -57,7 +57,7 @@ class Account:
                 raise ValueError
             self.total, self._changed, self.parts = json.loads(values)
         except ValueError:  # new, or its server was killed while it wrote
-            self.parts = self._ledger.unfinished(self.directory)
+            self.parts = self._counters.unfinished(self.directory)
 
     def write(self) -> None:
         """Write the counter, if it has changed. Raises ``OSError``."""
@@ -73,25 +73,27 @@ class Account:
         Unfinished files are looked at ``surely`` if one is to be refused for them, and before the
         published ones: what is published meanwhile may count twice, but is never left out.
         """
-        changed = self._ledger.changed(self.directory)
-        again = self._ledger.may_count(self.directory, same=changed == self._changed, surely=surely)
+        changed = self._counters.changed(self.directory)
+        again = self._counters.may_count(
+            self.directory, same=changed == self._changed, surely=surely
+        )
         if again or surely:
-            self.parts = self._ledger.still_unfinished(self.directory, self.parts)
+            self.parts = self._counters.still_unfinished(self.directory, self.parts)
         if again:
-            self.total, self._changed = self._ledger.published(self.directory), changed
+            self.total, self._changed = self._counters.published(self.directory), changed
 
     @contextlib.contextmanager
     def publishing(self, stem: str, size: int) -> Iterator[None]:
         """Have a file count as published that gets its name within this."""
-        current = self._ledger.changed(self.directory) == self._changed
+        current = self._counters.changed(self.directory) == self._changed
         yield
         self.parts.pop(stem, None)
         self.total += counted(size)
         if current:
-            self._changed = self._ledger.changed(self.directory)
+            self._changed = self._counters.changed(self.directory)
 
 
-class Ledger:
+class Counters:
     """The counters of all directories, each a file below ``.partial`` that one server locks.
 
     A file counts from the moment on in which its part file is made, under the same lock. So two
