@@ -57,6 +57,8 @@ from lft.server.buffers import BufferPool
 from lft.server.commandline import parse
 from lft.server.connections import Connections
 from lft.server.descriptors import places, raise_limit
+from lft.server.disk_probe import DiskProbe
+from lft.server.entrance import Entrance
 from lft.server.event_loop import EventLoop
 from lft.server.guests import Guest, Next
 from lft.server.lifecycle import Lifecycle
@@ -280,8 +282,8 @@ class Server:
         with contextlib.ExitStack() as undo:
             self.output = OutputDirectory(settings.output)
             undo.callback(self.output.release)
-            self._listeners = _listen(settings)
-            for listener in self._listeners:
+            listeners = _listen(settings)
+            for listener in listeners:
                 undo.callback(listener.close)
             self.work = WorkQueue(settings.workers)
             undo.callback(self.work.shutdown)
@@ -289,12 +291,16 @@ class Server:
             undo.callback(self._watchdog.dismiss)
             self._start_threads()
             undo.pop_all()
+        self.address = settings.hosts[0], listeners[0].getsockname()[1]  # as asked for, and in use
         self._loop = EventLoop()
         self.registry = Registry()
         self.admission = Admission(settings.max_active)
         self.parts = PartStore(settings.output)
         self.login = Login(settings, accounts, self.registry)
         self._open_rooms(tls)
+        disk = DiskProbe(self._ask_disk, self.work)
+        self.entrance = Entrance(settings.proxy_from, self._loop, self.connections, disk)
+        self.entrance.add(listeners, self.greet)
         self._stops = 0
         self._grace_ends = self._confirm_by = float("inf")
         self._scan()
@@ -311,10 +317,7 @@ class Server:
         """Make the objects that need each other."""
         settings, way = self._settings, RightOfWay()
         buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
-        self.connections = Connections(
-            dict.fromkeys(self._listeners, self.greet), self._loop, self.work, way,
-            self._end_session,
-        )  # fmt: skip
+        self.connections = Connections(self._loop, self.work, way, self._end_session)
         self.connections.tls = tls
         self.connections.most = self.registry.places = places(raise_limit())
         self.lifecycle = Lifecycle(
@@ -331,9 +334,9 @@ class Server:
         )
 
     @property
-    def address(self) -> tuple[str, int]:
-        """First host as it was asked for, and the port in use on all."""
-        return self._settings.hosts[0], self._listeners[0].getsockname()[1]
+    def trouble(self) -> str:
+        """Why new clients had better go to another server; "" if they need not (any)."""
+        return self.entrance.trouble
 
     def stop(self) -> None:
         """Ask the loop to end (any, also a signal handler); the second time at once.
@@ -351,8 +354,7 @@ class Server:
 
     def run(self) -> None:
         """Serve until ``stop``; then let running transfers end within the grace period."""
-        if not self._stops:
-            self.connections.listen()
+        self._loop.every(config.DISK_ASKED_EVERY, self.entrance.disk.begin)
         self._loop.every(config.TICK, self._tick)
         self._loop.every(config.REPORT_EVERY, self._report)
         self._loop.every(config.EXPIRE_EVERY, self._expire)
@@ -410,11 +412,14 @@ class Server:
         """Look at every deadline."""
         self._loop.run_calls()  # should a ring ever be lost
         self.connections.look_at_deadlines(time.monotonic())
+        self.entrance.look(time.monotonic())
         for transfer in self.admission.stalled(self._settings.stall_timeout):
             self.lifecycle.start(self.lifecycle.expire, transfer)
         self.lifecycle.try_again()
-        if not self.lifecycle.stopping:
-            self.connections.listen()  # after a pause for want of descriptors
+
+    def _ask_disk(self) -> None:
+        """Have the disk answer (a worker); while it is idle anyway, it is left alone."""
+        self.output.ask(write=bool(self.admission.active()))
 
     def _expire(self) -> None:
         """Have a worker remove what no client has come back for."""
@@ -466,7 +471,7 @@ class Server:
         self.lifecycle.stopping = True
         self._grace_ends = time.monotonic() + self._settings.grace
         self._confirm_by = time.monotonic() + config.CLOSING_TIMEOUT
-        self.connections.stop_listening()
+        self.entrance.begin_stop()
         for transfer in self.admission.waiting():
             self.lifecycle.start(self.lifecycle.turn_away, transfer)
         active = len(self.admission.active())
@@ -486,6 +491,7 @@ class Server:
         """Cut what still runs, wait for the workers, release everything."""
         self.lifecycle.stopping = True
         self._watchdog.end_within(config.EXIT_TIMEOUT)
+        self.entrance.close()
         self.connections.say_goodbye()
         for transfer in self.admission.active() + self.admission.waiting():
             transfer.life.end()  # workers that are at it stop at the next block
