@@ -222,6 +222,10 @@ TELL_AGAIN = 60.0  # seconds between two warnings of the same shortage
 # Connections from one IPv4 address, or from one /64 of IPv6, which a single household has. 400
 # clients of a company may share one address.
 MAX_OF_ADDRESS = 2048
+
+# Connections of balancers that have not said from where they come: that takes a round trip. Each
+# one more replaces the oldest one.
+MAX_NEWCOMERS = 128
 MAX_STRANGERS = 1024  # connections that have not logged in; each one more replaces the oldest one
 
 # Of as many connections, or the same part of fewer: sessions of one user, for 200 clients and those
@@ -269,6 +273,16 @@ CLOSING_TIMEOUT = 2.0  # seconds for a peer to read our last message before the 
 GRACE = 5.0
 EXIT_TIMEOUT = 3.0  # seconds after that for the workers to end: one may hang in a dead disk
 LOG_PATIENCE = 1.0  # seconds for the last log lines to be written at the end
+
+# Seconds for a balancer to say from where a connection comes: it does so at once, and a lost packet
+# is sent again within 3 s.
+PROXY_TIMEOUT = 5.0
+
+DISK_ASKED_EVERY = 5.0  # seconds between two looks whether the disk still answers
+
+# Seconds without an answer after which new connections are refused. A flush of 64 MB takes as long
+# on a stick that writes 2 MB/s, so a disk that is only slow keeps no client out.
+DISK_PATIENCE = 30.0
 TICK = 0.5  # seconds between two checks of all deadlines
 REPORT_EVERY = 1.0  # seconds between two reports to a client: its progress or place in the queue
 
@@ -519,6 +533,7 @@ class ServerSettings(Record):
     max_file_size: int | None = None
     allow_ext: tuple[str, ...] = ()
     limit: int | None = None  # bytes a second, of all clients together
+    proxy_from: tuple[str, ...] = ()  # networks of balancers that send a PROXY header
     grace: float = GRACE
     max_active: int = MAX_ACTIVE_TRANSFERS
     login_timeout: float = LOGIN_TIMEOUT

@@ -55,13 +55,15 @@ from lft.server.background_log import BackgroundLog
 from lft.server.commandline import parse
 from lft.server.connections import Connections
 from lft.server.descriptors import places, raise_limit
-from lft.server.doors import accounts_of, open_listeners, open_web_listeners
+from lft.server.disk_probe import DiskProbe
+from lft.server.entrance import Entrance
 from lft.server.event_loop import EventLoop
 from lft.server.guests import Guest, Next
 from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
 from lft.server.log_file import FATAL
 from lft.server.login import Login
+from lft.server.opened import accounts_of, open_listeners, open_web_listeners
 from lft.server.receiving import Receiving
 from lft.server.recorder import Recorder
 from lft.server.right_of_way import RightOfWay
@@ -281,9 +283,9 @@ class Server:
         with contextlib.ExitStack() as undo:
             self.output = OutputDirectory(settings.output, shared=settings.shared)
             undo.callback(self.output.release)
-            self._listeners = open_listeners(settings)
+            listeners = open_listeners(settings)
             self._web_listeners = open_web_listeners(settings)
-            for listener in (*self._listeners, *self._web_listeners):
+            for listener in (*listeners, *self._web_listeners):
                 undo.callback(listener.close)
             self.work = WorkQueue(settings.workers)
             undo.callback(self.work.shutdown)
@@ -293,12 +295,19 @@ class Server:
             undo.callback(self.ledger.stop)
             self._start_threads()
             undo.pop_all()
+        self.address = settings.hosts[0], listeners[0].getsockname()[1]  # as asked for, and in use
         self._loop = EventLoop()
         self.registry = Registry()
         self.admission = Admission(settings.max_active)
         self.parts = _store(settings)
         self.login = Login(settings, accounts, self.registry)
-        self._open_rooms(tls, accounts)
+        self._way = RightOfWay()
+        self._open_rooms(tls)
+        disk = DiskProbe(self._ask_disk, self.work)
+        self.entrance = Entrance(settings.proxy_from, self._loop, self.connections, disk)
+        self.entrance.add(listeners, self.greet)
+        if self._web_listeners:
+            self._open_web(accounts)
         self._stops = 0
         self._grace_ends = self._confirm_by = float("inf")
         self._scan()
@@ -312,11 +321,10 @@ class Server:
         except RuntimeError as error:
             raise UsageError(f"the system gives this server no threads: {error}") from None
 
-    def _open_rooms(self, tls: Tls | None, accounts: AccountSource) -> None:
+    def _open_rooms(self, tls: Tls | None) -> None:
         """Make the objects that need each other."""
-        settings, way = self._settings, RightOfWay()
+        settings, way = self._settings, self._way
         self.connections = Connections(self._loop, self.work, way, self._end_session)
-        self.connections.open_doors(self._listeners, self.greet)
         self.connections.tls = tls
         self.connections.most = self.registry.places = places(raise_limit())
         self.lifecycle = Lifecycle(
@@ -332,24 +340,22 @@ class Server:
         self.answers = Answers(
             settings, self.login, self.lifecycle, self.receiving, self.verification
         )
-        if self._web_listeners:
-            self._open_web(accounts, way)
 
-    def _open_web(self, accounts: AccountSource, way: RightOfWay) -> None:
+    def _open_web(self, accounts: AccountSource) -> None:
         """Serve browsers and other programs, which few servers are asked to do."""
         from lft.web.api import open_site  # noqa: PLC0415  (it loads http, json and more)
         from lft.web.site import House  # noqa: PLC0415
 
         house = House(
             self._settings, accounts, self.login, self.lifecycle, self.admission,
-            self.connections, self.work, way, self._loop,
+            self.connections, self.work, self._way, self._loop,
         )  # fmt: skip
-        self.connections.open_doors(self._web_listeners, open_site(house).greet)
+        self.entrance.add(self._web_listeners, open_site(house).greet, lasts=True)
 
     @property
-    def address(self) -> tuple[str, int]:
-        """First host as it was asked for, and the port in use on all."""
-        return self._settings.hosts[0], self._listeners[0].getsockname()[1]
+    def trouble(self) -> str:
+        """Why new clients had better go to another server; "" if they need not (any)."""
+        return self.entrance.trouble
 
     @property
     def web_address(self) -> tuple[str, int] | None:
@@ -374,8 +380,7 @@ class Server:
 
     def run(self) -> None:
         """Serve until ``stop``; then let running transfers end within the grace period."""
-        if not self._stops:
-            self.connections.listen()
+        self._loop.every(config.DISK_ASKED_EVERY, self.entrance.disk.begin)
         self._loop.every(config.TICK, self._tick)
         self._loop.every(config.REPORT_EVERY, self._report)
         self._loop.every(config.EXPIRE_EVERY, self._expire)
@@ -433,11 +438,14 @@ class Server:
         """Look at every deadline."""
         self._loop.run_calls()  # should a ring ever be lost
         self.connections.look_at_deadlines(time.monotonic())
+        self.entrance.look(time.monotonic())
         for transfer in self.admission.stalled(self._settings.stall_timeout):
             self.lifecycle.start(self.lifecycle.expire, transfer)
         self.lifecycle.try_again()
-        if not self.lifecycle.stopping:
-            self.connections.listen()  # after a pause for want of descriptors
+
+    def _ask_disk(self) -> None:
+        """Have the disk answer (a worker); while it is idle anyway, it is left alone."""
+        self.output.ask(write=bool(self.admission.active()))
 
     def _expire(self) -> None:
         """Have a worker remove what no client has come back for."""
@@ -497,7 +505,7 @@ class Server:
         self.lifecycle.stopping = True
         self._grace_ends = time.monotonic() + self._settings.grace
         self._confirm_by = time.monotonic() + config.CLOSING_TIMEOUT
-        self.connections.stop_listening(keep=self._web_listeners)  # which tell that we stop
+        self.entrance.begin_stop()
         for transfer in self.admission.waiting():
             self.lifecycle.start(self.lifecycle.turn_away, transfer)
         active = len(self.admission.active())
@@ -517,6 +525,7 @@ class Server:
         """Cut what still runs, wait for the workers, release everything."""
         self.lifecycle.stopping = True
         self._watchdog.end_within(config.EXIT_TIMEOUT)
+        self.entrance.close()
         self.connections.say_goodbye()
         for transfer in self.admission.active() + self.admission.waiting():
             self.lifecycle.cut(transfer)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import config
+from lft.files import sync_data
 from lft.store.locks import take, take_within
 from lft.store.paths import COUNTERS, PARTIAL
 from protocol import UsageError
@@ -65,6 +66,17 @@ class OutputDirectory:
         if not in_place:
             reason = "the output directory was moved, replaced or unmounted; restart the server"
             raise OSError(errno.ESTALE, reason)
+
+    def ask(self, *, write: bool) -> None:
+        """Have the file system answer, and with ``write`` the disk below it, too (a worker).
+
+        May take for ever. Raises ``OSError``. What is known of a file system over the network is
+        asked anew each time; a local one knows it by heart, so only a write reaches the disk.
+        """
+        os.fstatvfs(self._directory)
+        if write:
+            os.pwrite(self._lock, b"\n", 0)
+            sync_data(self._lock)
 
     def release(self) -> None:
         """Give the directory back (main)."""
