@@ -121,9 +121,8 @@ class Walk:
         except ValueError:
             note(self.left_out, _OUTSIDE, path)
             return
-        self._found.append(
-            (Entry(Kind.LINK, path, target=target, mtime=max(0, facts.st_mtime_ns)), facts)
-        )
+        entry = Entry(Kind.LINK, path, mtime=max(0, facts.st_mtime_ns), target=target)
+        self._found.append((entry, facts))
 
     def _add(self, kind: Kind, path: str, facts: os.stat_result, size: int = 0) -> None:
         entry = Entry(kind, path, size, facts.st_mode & 0o777, max(0, facts.st_mtime_ns))
