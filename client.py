@@ -478,6 +478,7 @@ class ClientSession:
         raise_rejected(upload.source.name, message)
         if isinstance(message, IntegrityFailed):
             # if it has changed, that was the reason
+            upload.source.doubt()
             digests = upload.digests
             while not upload.source.prove_unchanged(digests.algorithm, digests.hexdigest()):
                 pass
