@@ -284,8 +284,8 @@ class Server:
             self.output = OutputDirectory(settings.output, shared=settings.shared)
             undo.callback(self.output.release)
             listeners = open_listeners(settings)
-            self._web_listeners = open_web_listeners(settings)
-            for listener in (*listeners, *self._web_listeners):
+            web_listeners = open_web_listeners(settings)
+            for listener in (*listeners, *web_listeners):
                 undo.callback(listener.close)
             self.work = WorkQueue(settings.workers)
             undo.callback(self.work.shutdown)
@@ -295,19 +295,19 @@ class Server:
             undo.callback(self.ledger.stop)
             self._start_threads()
             undo.pop_all()
-        self.address = settings.hosts[0], listeners[0].getsockname()[1]  # as asked for, and in use
+        self._ports = [bound.getsockname()[1] for bound in (*listeners[:1], *web_listeners[:1])]
         self._loop = EventLoop()
         self.registry = Registry()
         self.admission = Admission(settings.max_active)
         self.parts = _store(settings)
         self.login = Login(settings, accounts, self.registry)
-        self._way = RightOfWay()
-        self._open_rooms(tls)
+        way = RightOfWay()
+        self._open_rooms(tls, way)
         disk = DiskProbe(self._ask_disk, self.work)
         self.entrance = Entrance(settings.proxy_from, self._loop, self.connections, disk)
         self.entrance.add(listeners, self.greet)
-        if self._web_listeners:
-            self._open_web(accounts)
+        if web_listeners:
+            self._open_web(web_listeners, accounts, way)
         self._stops = 0
         self._grace_ends = self._confirm_by = float("inf")
         self._scan()
@@ -321,9 +321,9 @@ class Server:
         except RuntimeError as error:
             raise UsageError(f"the system gives this server no threads: {error}") from None
 
-    def _open_rooms(self, tls: Tls | None) -> None:
+    def _open_rooms(self, tls: Tls | None, way: RightOfWay) -> None:
         """Make the objects that need each other."""
-        settings, way = self._settings, self._way
+        settings = self._settings
         self.connections = Connections(self._loop, self.work, way, self._end_session)
         self.connections.tls = tls
         self.connections.most = self.registry.places = places(raise_limit())
@@ -341,16 +341,18 @@ class Server:
             settings, self.login, self.lifecycle, self.receiving, self.verification
         )
 
-    def _open_web(self, accounts: AccountSource) -> None:
+    def _open_web(
+        self, listeners: list[socket.socket], accounts: AccountSource, way: RightOfWay
+    ) -> None:
         """Serve browsers and other programs, which few servers are asked to do."""
         from lft.web.api import open_site  # noqa: PLC0415  (it loads http, json and more)
         from lft.web.site import House  # noqa: PLC0415
 
         house = House(
             self._settings, accounts, self.login, self.lifecycle, self.admission,
-            self.connections, self.work, self._way, self._loop,
+            self.connections, self.work, way, self._loop,
         )  # fmt: skip
-        self.entrance.add(self._web_listeners, open_site(house).greet, lasts=True)
+        self.entrance.add(listeners, open_site(house).greet, lasts=True)
 
     @property
     def trouble(self) -> str:
@@ -358,11 +360,15 @@ class Server:
         return self.entrance.trouble
 
     @property
+    def address(self) -> tuple[str, int]:
+        """First host as it was asked for, and the port in use on all."""
+        return self._settings.hosts[0], self._ports[0]
+
+    @property
     def web_address(self) -> tuple[str, int] | None:
         """The same of the HTTP side, if there is one."""
-        if self._settings.http is None:
-            return None
-        return self._settings.http[0], self._web_listeners[0].getsockname()[1]
+        http = self._settings.http
+        return (http[0], self._ports[1]) if http else None
 
     def stop(self) -> None:
         """Ask the loop to end (any, also a signal handler); the second time at once.
