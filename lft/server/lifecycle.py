@@ -203,13 +203,14 @@ class Lifecycle:
 
     def publish(self, transfer: Transfer, part: PartFile) -> None:
         """Give the flushed file its final name, then the verdict."""
-        with transfer.life.publishing():
+        with transfer.life.publishing(), self._ledger.publishing(transfer, part):
             self._output.check_in_place()
             name = self._publish_counted(part)
             self._output.check_in_place()  # otherwise its name is where no user sees it
         self._under_way.note_published(transfer)  # before the client can confirm it
         receipt = transfer.receipt(name)
         self._conclude(transfer, receipt if part.kept is None else receipt.replace(kept=part.kept))
+        self._ledger.run_program(transfer, receipt)
 
     def _publish_counted(self, part: PartFile) -> str:
         """Publish a file; it counts as published before it ends to count as on its way."""
