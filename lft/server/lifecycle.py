@@ -207,13 +207,14 @@ class Lifecycle:
 
     def publish(self, transfer: Transfer, part: PartFile) -> None:
         """Give the flushed file its final name, then the verdict."""
-        with transfer.life.publishing():
+        with transfer.life.publishing(), self._ledger.publishing(transfer, part):
             self._output.check_in_place()
             name = self._quota.publish(part)
             self._output.check_in_place()  # otherwise its name is where no user sees it
         self._under_way.note_published(transfer)  # before the client can confirm it
         receipt = transfer.receipt(name)
         self._conclude(transfer, receipt if part.kept is None else receipt.replace(kept=part.kept))
+        self._ledger.run_program(transfer, receipt)
 
     def _conclude(
         self, transfer: Transfer, answer: Message | None, outcome: Rejected | None = None
