@@ -10,7 +10,6 @@ import json
 import os
 import stat
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
-from urllib.parse import quote
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO is not waited for
@@ -35,8 +34,13 @@ def split_path(path: str) -> tuple[str, ...]:
 
 
 def is_shown(name: str) -> bool:
-    """Return whether a name is one of a file that may be listed and fetched."""
-    return bool(name) and not name.startswith(".") and "/" not in name and "\0" not in name
+    """Return whether a name is one of a file that may be listed and fetched.
+
+    It is one that a URL can say: UTF-8 without control characters, as all names are that the server
+    gives.
+    """
+    plain = not any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in name)
+    return bool(name) and plain and not name.startswith(".") and "/" not in name
 
 
 def is_within(parts: Sequence[str], directory: Sequence[str]) -> bool:
@@ -99,20 +103,10 @@ def _open(name: str, flags: int, folder: int) -> int:
 class Entry(NamedTuple):
     """One file or directory, as the disk has it."""
 
-    name: str  # as the system has it; ``shown`` for people
+    name: str
     is_folder: bool
     size: int
     modified: int  # nanoseconds since 1970
-
-    @property
-    def shown(self) -> str:
-        """The name with U+FFFD in place of bytes that are no UTF-8."""
-        return os.fsencode(self.name).decode(errors="replace")
-
-    @property
-    def reference(self) -> str:
-        """The name as one part of a URL."""
-        return quote(os.fsencode(self.name), safe="")
 
 
 Key = Callable[[Entry], Any]
@@ -196,8 +190,7 @@ def _fill(entry: Entry, folder: int) -> Entry | None:
 
 def cursor(entry: Entry, order: Order) -> str:
     """Return what names the place behind ``entry``, in letters that a URL may have."""
-    *values, name = ORDERS[order.key](entry)
-    text = json.dumps([*values, os.fsencode(name).hex()], separators=(",", ":"))
+    text = json.dumps(ORDERS[order.key](entry), separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -207,10 +200,10 @@ def _place(after: str, order: Order) -> tuple[Any, ...] | None:
         return None
     try:
         padded = after.encode("ascii") + b"=" * (-len(after) % 4)
-        *values, name = json.loads(base64.urlsafe_b64decode(padded))
-        place = (*values, os.fsdecode(bytes.fromhex(name)))
+        place = tuple(json.loads(base64.urlsafe_b64decode(padded)))
     except (ValueError, TypeError, RecursionError):
         raise ValueError("after must be the next of the page before it") from None
-    if len(place) != (1 if order.key == "name" else 2) or not all(type(v) is int for v in values):
+    types = [str] if order.key == "name" else [int, str]
+    if [type(value) for value in place] != types:
         raise ValueError("after must be the next of a page in the same order")
     return place
