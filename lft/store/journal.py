@@ -64,6 +64,14 @@ class Facts(NamedTuple):
         """What two attempts at the same file have in common; the size may have grown."""
         return self.user, self.name, self.block_size, self.digest, self.head
 
+    @property
+    def is_upload(self) -> bool:
+        """Whether it is for an upload over HTTP: then ``head`` is its id, which no digest is.
+
+        By its length: an upload whose digest has 32 bytes has an id of 16, and one of 16 has 32.
+        """
+        return len(self.head) not in (0, 2 * self.digest_size)
+
     def alike(self, other: Facts) -> bool:
         """Return whether ``other`` may be the same file, in other blocks or by another digest."""
         return (self.user, self.name) == (other.user, other.name) and self.size <= other.size

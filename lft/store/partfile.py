@@ -43,7 +43,7 @@ from lft.store.paths import (
 log = logging.getLogger("server")
 
 
-SUFFIXES = (".journal", ".new", ".part")  # in the order in which they go: the journal first
+SUFFIXES = (".journal", ".new", ".upload", ".part")  # in the order in which they go: that first
 NO_LINKS = (*UNSUPPORTED, errno.EPERM, errno.EMLINK)  # what a file system without hard links says
 
 

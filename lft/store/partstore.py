@@ -176,7 +176,22 @@ class PartStore:
         with self._lock:
             own = list(reversed(self._resting.get(facts.user, ())))
         alike = (p for p in own if p.facts.alike(facts) and not p.published)
-        return (part for part in alike if part.begins_with(facts))
+        return (p for p in alike if not p.facts.is_upload and p.begins_with(facts))
+
+    def find_upload(self, user: str, upload: str) -> PartFile | None:
+        """Return what rests of an upload of ``user``, for a look at its facts.
+
+        What an earlier run left is known once ``knows`` says so.
+        """
+        with self._lock:
+            own = self._resting.get(user, ())
+            return next((p for p in own if p.facts.is_upload and p.facts.head == upload), None)
+
+    def remove_upload(self, user: str, upload: str) -> None:
+        """Remove what rests of an upload; a published file keeps its final name."""
+        part = self.find_upload(user, upload)
+        if part:
+            self._remove_if_resting(part)
 
     def go_on(self, part: PartFile, facts: Facts) -> Claims | None:
         """Use a reopened part file; return its claims, ``None`` if it turns out to be unfit."""

@@ -200,10 +200,10 @@ def _place(after: str, order: Order) -> tuple[Any, ...] | None:
         return None
     try:
         padded = after.encode("ascii") + b"=" * (-len(after) % 4)
-        place = tuple(json.loads(base64.urlsafe_b64decode(padded)))
+        place = json.loads(base64.urlsafe_b64decode(padded))
     except (ValueError, TypeError, RecursionError):
         raise ValueError("after must be the next of the page before it") from None
     types = [str] if order.key == "name" else [int, str]
-    if [type(value) for value in place] != types:
+    if not isinstance(place, list) or [type(value) for value in place] != types:
         raise ValueError("after must be the next of a page in the same order")
-    return place
+    return tuple(place)
