@@ -427,7 +427,8 @@ class PartFile:
     @property
     def worth_keeping(self) -> bool:
         """Whether a client could go on with the file, or ask for its verdict again."""
-        return self.trusted and not self.facts.unsized and (self._claims_some or self.published)
+        of_use = self._claims_some or self.published or self.facts.is_upload  # whose id is known
+        return self.trusted and not self.facts.unsized and of_use
 
     def close(self) -> None:
         """Close the file; it stays on the disk."""
