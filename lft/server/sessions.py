@@ -105,6 +105,7 @@ class Peer(Guest):
 class Correspondent(ABC):
     """Who hears what becomes of a session's files, in place of a coordinator of the wire."""
 
+    address: str  # of the client's machine
     features: tuple[str, ...] = ()
 
     @abstractmethod

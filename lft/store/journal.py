@@ -235,6 +235,13 @@ class Journal:
         finally:
             os.close(descriptor)
 
+    def count(self) -> int:
+        """Return how many records there are. Raises ``OSError``, ``ValueError``."""
+        with open(self._path, "rb", opener=open_regular) as file:
+            first = file.readline(MAX_FIRST_LINE)
+            size = os.fstat(file.fileno()).st_size - len(first)
+        return size // (_INDEX.size + _parse(first).digest_size)
+
     def load(self, facts: Facts) -> Claims:
         """Return the claimed blocks; ``facts`` may have another size than the journal itself."""
         count = facts.blocks.count

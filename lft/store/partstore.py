@@ -8,10 +8,10 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, NamedTuple
 
 import config
-from lft.store.journal import Claims, Facts
+from lft.store.journal import Claims, Facts, Journal
 from lft.store.leftovers import Leftovers, Need
 from lft.store.partfile import PartFile
 from lft.store.paths import NO_SPACE, PARTIAL, counted, reason_of
@@ -20,6 +20,14 @@ log = logging.getLogger("server")
 
 # trouble of this machine, not of one part file: a new part file would not go better
 _TROUBLE = (*NO_SPACE, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ENOMEM)
+
+
+class Unfinished(NamedTuple):
+    """An unfinished file, for those who look at it."""
+
+    facts: Facts
+    in_use: bool
+    claimed: int  # bytes that its journal claims, unless it is in use
 
 
 class PartStore:
@@ -117,6 +125,25 @@ class PartStore:
         """Return the unfinished files of a directory that are in use, without ``own``."""
         with self._lock:
             return _unfinished(self._in_use - {own}, directory)
+
+    def unfinished(self, directory: str) -> list[Unfinished]:
+        """Return the unfinished files of a directory."""
+        with self._lock:
+            parts = [(part, False) for part in self._all_resting()]
+            parts += [(part, True) for part in self._in_use]
+        return [
+            Unfinished(part.facts, in_use, 0 if in_use else self._claimed_bytes(part))
+            for part, in_use in parts
+            if part.facts.directory == directory and not part.published
+        ]
+
+    def _claimed_bytes(self, part: PartFile) -> int:
+        """Return about how many bytes a journal claims; none where it cannot be read."""
+        try:
+            blocks = Journal(self._output / PARTIAL / f"{part.stem}.journal").count()
+        except (OSError, ValueError):  # it may be gone by now
+            return 0
+        return min(part.facts.size, blocks * part.facts.block_size)
 
     def published_bytes(self, facts: Facts) -> int:
         """Return what published files count whose verdict this same file can still get."""

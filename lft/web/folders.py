@@ -6,10 +6,11 @@ import base64
 import contextlib
 import errno
 import heapq
+import itertools
 import json
 import os
 import stat
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Set
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO is not waited for
@@ -109,6 +110,8 @@ class Entry(NamedTuple):
     modified: int  # nanoseconds since 1970
 
 
+_TOGETHER = 1000  # names that are judged together
+Wanted = Callable[[List[str]], Set[str]]
 Key = Callable[[Entry], Any]
 ORDERS: dict[str, Key] = {
     "name": lambda entry: (entry.name,),
@@ -140,13 +143,13 @@ class Page(NamedTuple):
 
 
 def list_page(
-    folder: int, after: str, limit: int, order: Order, wanted: Callable[[str], bool]
+    folder: int, after: str, limit: int, order: Order, wanted: Wanted | None = None
 ) -> Page:
     """Return up to ``limit`` entries of an open directory that come behind ``after``.
 
     ``after`` is the ``next`` of the page before it, or empty. What is neither a regular file nor a
-    directory is left out, links among it. ``wanted`` judges names. Raises ``ValueError`` for an
-    ``after`` that is none.
+    directory is left out, links among it. ``wanted`` says which of some names may be listed, all
+    if there is none. Raises ``ValueError`` for an ``after`` that is none.
     """
     key, place = ORDERS[order.key], _place(after, order)
     entries = _entries(folder, wanted, light=order.key == "name")
@@ -161,17 +164,26 @@ def list_page(
     return Page([one for one in map(_filled(folder), page) if one], further)
 
 
-def _entries(folder: int, wanted: Callable[[str], bool], *, light: bool) -> Iterator[Entry]:
+def _entries(folder: int, wanted: Wanted | None, *, light: bool) -> Iterator[Entry]:
     """Give what may be shown; where the name is enough, without a look at each file."""
-    with os.scandir(folder) as found:
-        for one in found:
-            if is_shown(one.name) and wanted(one.name):
-                is_folder = one.is_dir(follow_symlinks=False)
-                if is_folder or one.is_file(follow_symlinks=False):
-                    entry = Entry(one.name, is_folder, -1, 0)
+    with os.scandir(folder) as listed:
+        found = filter(None, map(_look, listed))
+        for some in iter(lambda: list(itertools.islice(found, _TOGETHER)), []):
+            names = None if wanted is None else wanted([one.name for one in some])
+            for entry in some:
+                if names is None or entry.name in names:
                     filled = entry if light else _fill(entry, folder)
                     if filled:
                         yield filled
+
+
+def _look(one: os.DirEntry[str]) -> Entry | None:
+    """Return what may be shown of an entry of a directory, without its size and time."""
+    if not is_shown(one.name):
+        return None
+    is_folder = one.is_dir(follow_symlinks=False)
+    shown = is_folder or one.is_file(follow_symlinks=False)
+    return Entry(one.name, is_folder, -1, 0) if shown else None
 
 
 def _filled(folder: int) -> Callable[[Entry], Entry | None]:

@@ -11,7 +11,7 @@ import config
 from lft.memory import pages
 from lft.server.login import Login
 from lft.web.fields import repr_digest
-from lft.web.problem import Field, HttpError
+from lft.web.problem import CHECKSUM_MISMATCH, Field, HttpError
 from lft.web.request import Caller, Intake, Request
 from lft.web.response import Response, http_date
 from lft.web.router import Need, Route, Takes
@@ -31,7 +31,6 @@ from lft.web.tus import (
 from lft.web.uploads import Proof, Sender, Stage, Upload, Uploads
 
 PLACE = "/api/v1/uploads"
-MISMATCH = 460  # tus: the checksum of a PATCH is not that of its bytes
 
 _RESUMABLE: Field = ("Tus-Resumable", VERSION)
 _VERSIONS: Field = ("Tus-Version", VERSION)
@@ -192,7 +191,7 @@ class Piece(Intake):
         self._uploads.end_writing(self._upload)
         if not right:
             reason = "the checksum is not that of the bytes that came; send them again"
-            raise HttpError(MISMATCH, reason, [_RESUMABLE])
+            raise HttpError(CHECKSUM_MISMATCH, reason, [_RESUMABLE])
 
     def _answer(self) -> Response:
         fields = _state(self._upload)

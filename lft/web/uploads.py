@@ -109,6 +109,7 @@ class Upload(Correspondent):
         self.problem: HttpError | None = None
         self.receipt: IntegrityOk | None = None
         self.changed_at = time.monotonic()  # the stage
+        self.address = sender.address
         self.session = Session(sender.user, sender.priority, self, sender.rights)
         self.session.bucket, self.session.in_order = sender.bucket, True
         self.session.closed = True  # a verdict is never confirmed: its client may ask again
@@ -190,7 +191,7 @@ class Upload(Correspondent):
             raise HttpError(self.problem.status, str(self.problem), self.problem.fields)
 
     def wait_for(self, *stages: Stage) -> None:
-        """Raise ``Later`` until it has come to one of ``stages``; ``HttpError`` if it never will."""
+        """Raise ``Later`` until it is in one of ``stages``, ``HttpError`` if it never will."""
         self.check()
         if self.stage in stages:
             return
@@ -418,8 +419,8 @@ class Uploads:
 
     def look_whether_whole(self, upload: Upload) -> None:
         """Publish the file if all of it is here; the verdict follows (a worker)."""
-        transfer = upload.transfer
-        if upload.stage is Stage.READY and transfer.is_whole:
+        if upload.stage is Stage.READY and upload.transfer.is_whole:
+            transfer = upload.transfer
             upload.note_whole()
             self._lifecycle.run(self._verification.check_content, transfer)
             if transfer.end(upload.notes.digest or None):

@@ -7,8 +7,10 @@ import hashlib
 import os
 import re
 import time
-from email.utils import formatdate, parsedate
+from email.utils import parsedate
 from typing import Mapping, NamedTuple
+
+from lft.web.response import http_date
 
 _TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _READING = ("GET", "HEAD")
@@ -35,7 +37,7 @@ class Validators(NamedTuple):
     @property
     def last_modified(self) -> str:
         """The time as a header field has it."""
-        return formatdate(self.modified, usegmt=True)
+        return http_date(self.modified)
 
 
 def parse_date(text: str) -> int | None:

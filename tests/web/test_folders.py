@@ -33,7 +33,7 @@ def names(root: int, *parts: str, limit: int = 100, order: str = "name") -> list
     found, after = [], ""
     with open_folder(root, parts) as folder:
         while True:
-            page = list_page(folder, after, limit, Order.parse(order), lambda _: True)
+            page = list_page(folder, after, limit, Order.parse(order))
             found += [entry.name for entry in page.entries]
             if page.next is None:
                 return found
@@ -140,7 +140,7 @@ def test_names_that_no_url_can_say_are_left_out(tmp_path: Path, root: int) -> No
 def test_a_cursor_that_is_none_is_refused(root: int, after: str) -> None:
     """And raises nothing but ``ValueError``."""
     with open_folder(root, ()) as folder, pytest.raises(ValueError, match="after must"):
-        list_page(folder, after, 1, Order(), lambda _: True)
+        list_page(folder, after, 1, Order())
 
 
 def test_a_page_of_a_directory_with_many_entries_is_quick(tmp_path: Path, root: int) -> None:
@@ -151,7 +151,7 @@ def test_a_page_of_a_directory_with_many_entries_is_quick(tmp_path: Path, root: 
         os.link(first, tmp_path / f"f{number:06}")
     with open_folder(root, ()) as folder:
         began = time.process_time()
-        page = list_page(folder, "", 200, Order(), lambda _: True)
+        page = list_page(folder, "", 200, Order())
         took = time.process_time() - began
     assert len(page.entries) == 200
     assert took < 1.0
