@@ -341,7 +341,8 @@ class Server:
 
         house = House(
             self._settings, accounts, self.login, self.lifecycle, self.admission,
-            self.connections, self.work, way, self._loop,
+            self.connections, self.work, way, self._loop, self.output, self.parts,
+            self.receiving, self.verification,
         )  # fmt: skip
         self.connections.open_doors(self._web_listeners, open_site(house).greet)
 

@@ -23,7 +23,7 @@ class OutputDirectory:
         self._path = path
         self.made = not path.exists()  # by us
         self._lock = _open_lock(path)
-        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -40,7 +40,7 @@ class OutputDirectory:
         that is published then would be out of sight, or vouched for where it does not stand.
         """
         try:
-            in_place = os.path.samestat(os.stat(self._path), os.fstat(self._directory))
+            in_place = os.path.samestat(os.stat(self._path), os.fstat(self.descriptor))
         except FileNotFoundError:
             in_place = False
         if not in_place:
@@ -49,7 +49,7 @@ class OutputDirectory:
 
     def release(self) -> None:
         """Give the directory back (main)."""
-        os.close(self._directory)
+        os.close(self.descriptor)
         os.close(self._lock)
 
 

@@ -8,10 +8,10 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple
+from typing import Iterable, Iterator
 
 import config
-from lft.store.journal import Claims, Facts, Journal
+from lft.store.journal import Claims, Facts
 from lft.store.leftovers import Leftovers, Need
 from lft.store.partfile import PartFile
 from lft.store.paths import NO_SPACE, PARTIAL, counted, reason_of
@@ -20,14 +20,6 @@ log = logging.getLogger("server")
 
 # trouble of this machine, not of one part file: a new part file would not go better
 _TROUBLE = (*NO_SPACE, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ENOMEM)
-
-
-class Unfinished(NamedTuple):
-    """An unfinished file, for those who look at it."""
-
-    facts: Facts
-    in_use: bool
-    claimed: int  # bytes that its journal claims, unless it is in use
 
 
 class PartStore:
@@ -105,10 +97,6 @@ class PartStore:
         if not own:
             del self._resting[part.facts.user]
 
-    def _all_resting(self) -> list[PartFile]:
-        """Return every part file that rests; the caller holds the lock."""
-        return list(itertools.chain.from_iterable(self._resting.values()))
-
     # -- how much there is
 
     @property
@@ -118,32 +106,18 @@ class PartStore:
 
     def resting(self, directory: str) -> list[Facts]:
         """Return the unfinished files of a directory that wait for their clients."""
-        with self._lock:
-            return _unfinished(self._all_resting(), directory)
+        return _unfinished((part for part, in_use in self.parts() if not in_use), directory)
 
     def used(self, directory: str, own: PartFile | None = None) -> list[Facts]:
         """Return the unfinished files of a directory that are in use, without ``own``."""
         with self._lock:
             return _unfinished(self._in_use - {own}, directory)
 
-    def unfinished(self, directory: str) -> list[Unfinished]:
-        """Return the unfinished files of a directory."""
+    def parts(self) -> list[tuple[PartFile, bool]]:
+        """Return all part files that are known, each with whether it is in use."""
         with self._lock:
-            parts = [(part, False) for part in self._all_resting()]
-            parts += [(part, True) for part in self._in_use]
-        return [
-            Unfinished(part.facts, in_use, 0 if in_use else self._claimed_bytes(part))
-            for part, in_use in parts
-            if part.facts.directory == directory and not part.published
-        ]
-
-    def _claimed_bytes(self, part: PartFile) -> int:
-        """Return about how many bytes a journal claims; none where it cannot be read."""
-        try:
-            blocks = Journal(self._output / PARTIAL / f"{part.stem}.journal").count()
-        except (OSError, ValueError):  # it may be gone by now
-            return 0
-        return min(part.facts.size, blocks * part.facts.block_size)
+            resting = itertools.chain.from_iterable(self._resting.values())
+            return [*((part, False) for part in resting), *((p, True) for p in self._in_use)]
 
     def published_bytes(self, facts: Facts) -> int:
         """Return what published files count whose verdict this same file can still get."""
@@ -204,21 +178,6 @@ class PartStore:
             own = list(reversed(self._resting.get(facts.user, ())))
         alike = (p for p in own if p.facts.alike(facts) and not p.published)
         return (p for p in alike if not p.facts.is_upload and p.begins_with(facts))
-
-    def find_upload(self, user: str, upload: str) -> PartFile | None:
-        """Return what rests of an upload of ``user``, for a look at its facts.
-
-        What an earlier run left is known once ``knows`` says so.
-        """
-        with self._lock:
-            own = self._resting.get(user, ())
-            return next((p for p in own if p.facts.is_upload and p.facts.head == upload), None)
-
-    def remove_upload(self, user: str, upload: str) -> None:
-        """Remove what rests of an upload; a published file keeps its final name."""
-        part = self.find_upload(user, upload)
-        if part:
-            self._remove_if_resting(part)
 
     def go_on(self, part: PartFile, facts: Facts) -> Claims | None:
         """Use a reopened part file; return its claims, ``None`` if it turns out to be unfit."""
@@ -292,14 +251,13 @@ class PartStore:
         for part in iter(lambda: self._take(facts), None):
             self.drop(part)
         for other in self._earlier(facts):
-            self._remove_if_resting(other)
+            self.remove_if_resting(other)
 
     # -- age
 
     def expire(self) -> None:
         """Remove the part files that no client has come back for."""
-        with self._lock:
-            resting = self._all_resting()
+        resting = [part for part, in_use in self.parts() if not in_use]
         for part in filter(self._is_expired, resting):
             self._remove_expired(part)
 
@@ -319,10 +277,10 @@ class PartStore:
         return rested >= limit or found_old
 
     def _remove_expired(self, part: PartFile) -> None:
-        if self._remove_if_resting(part) and not part.published:
+        if self.remove_if_resting(part) and not part.published:
             log.warning("removed %s of %s: left for too long", part.facts.name, part.facts.user)
 
-    def _remove_if_resting(self, part: PartFile) -> bool:
+    def remove_if_resting(self, part: PartFile) -> bool:
         """Remove a part file, unless a client goes on with it; return whether it is gone."""
         with self._lock:
             if part not in self._resting.get(part.facts.user, ()):

@@ -8,6 +8,8 @@ from lft.web.logins import Logins
 from lft.web.router import Route
 from lft.web.site import House, Site
 from lft.web.status import Status
+from lft.web.upload_routes import UploadRoutes
+from lft.web.uploads import Uploads
 
 
 def open_site(house: House) -> Site:
@@ -18,4 +20,8 @@ def open_site(house: House) -> Site:
 def _routes(site: Site) -> Iterator[Route]:
     house = site.house
     yield from Status(house).routes()
+    uploads = Uploads(
+        house.settings.output, house.parts, house.lifecycle, house.receiving, house.verification
+    )  # fmt: skip
+    yield from UploadRoutes(uploads, house.login, house.settings.max_file_size).routes()
     yield from Logins(house.accounts, house.login, site.access, site.sessions).routes()

@@ -24,6 +24,7 @@ from lft.server.transfer import Transfer
 from lft.server.verification import Verification
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
+from lft.store.unfinished import resting_upload
 from lft.store.upload_notes import UploadNotes
 from lft.web.problem import HttpError, not_found
 from lft.web.request import Later
@@ -98,7 +99,9 @@ class Upload(Correspondent):
     ``_writer`` and ``_working``: one request at a time works with it, the newest one.
     """
 
-    def __init__(self, uploads: Uploads, sender: Sender, start: FileStart, notes: UploadNotes) -> None:
+    def __init__(
+        self, uploads: Uploads, sender: Sender, start: FileStart, notes: UploadNotes
+    ) -> None:
         self.id = start.head
         self.size = start.size
         self.name = start.name
@@ -294,7 +297,7 @@ class Uploads:
         if not self._parts.knows(lambda facts: facts.head == upload_id):
             self._parts.look_first(lambda facts: facts.head == upload_id)
             raise Later(_AGAIN)  # the server has just started
-        part = self._parts.find_upload(user, upload_id)
+        part = resting_upload(self._parts, user, upload_id)
         if part is None:
             raise not_found()
         return part
@@ -441,7 +444,9 @@ class Uploads:
             upload.transfer.life.spoil()
             answer = Rejected("cancelled", "given up by its client")
             self._lifecycle.finish(upload.transfer, answer)
-        self._parts.remove_upload(upload.session.user, upload.id)
+        part = resting_upload(self._parts, upload.session.user, upload.id)
+        if part:
+            self._parts.remove_if_resting(part)
 
     def forget(self, upload: Upload) -> None:
         """Leave an upload to the store (any)."""
