@@ -342,7 +342,7 @@ class Server:
         house = House(
             self._settings, accounts, self.login, self.lifecycle, self.admission,
             self.connections, self.work, way, self._loop, self.output, self.parts,
-            self.receiving, self.verification,
+            self.receiving, self.verification, self.ledger,
         )  # fmt: skip
         self.connections.open_doors(self._web_listeners, open_site(house).greet)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Callable
+from typing import Callable, Sequence
 
 import config
 from lft.server.recorder import Recorder
@@ -27,6 +27,7 @@ class Ledger:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self.published: Callable[[str, str], list[Outcome]] = recorder.published  # a worker
+        self.known: Callable[[Sequence[str]], dict[str, Outcome]] = recorder.known  # likewise
 
     def start(self) -> None:
         """Start its threads (main). Raises ``RuntimeError`` where the system has none."""

@@ -48,7 +48,7 @@ class OrderedTransfer(Transfer):
             while right < config.HASH_STRETCH and self._map.claims_next and self._proves(part):
                 right += 1
             self._block = self._map.verified
-            self.offset = self.verified_bytes
+            self.offset = self.tally.resumed_bytes = self.verified_bytes
         return right == config.HASH_STRETCH
 
     def _proves(self, part: PartFile) -> bool:
@@ -95,9 +95,10 @@ class OrderedTransfer(Transfer):
             while view:
                 view = self._fill(part, view)
             due = Due(self.offset) if self._saved else self._count()
+            self.tally.wrote(time.monotonic() - began)
+            self.tally.count_wire(size)
             with self._lock:
                 self._moved_at = time.monotonic()
-                self._wrote_for += self._moved_at - began
                 return due._replace(flush=self._flush.take(size))
 
     def _fill(self, part: PartFile, view: memoryview) -> memoryview:

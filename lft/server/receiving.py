@@ -293,7 +293,7 @@ class Receiving:
         if self._limit:
             pause = max(pause, self._limit.wait(self._limit.take(session.user, length, streams)))
         if pause:
-            transfer.hold_back(pause)
+            transfer.tally.hold_back(pause)
         return max(pause, self._way.pause(transfer.priority, time.monotonic() + config.HOLD))
 
     @staticmethod

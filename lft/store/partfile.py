@@ -43,7 +43,7 @@ from lft.store.paths import (
 log = logging.getLogger("server")
 
 
-SUFFIXES = (".journal", ".new", ".upload", ".part")  # in the order in which they go: that first
+SUFFIXES = (".journal", ".new", ".upload", ".part")  # in the order of their removal
 NO_LINKS = (*UNSUPPORTED, errno.EPERM, errno.EMLINK)  # what a file system without hard links says
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator
 
+from lft.web.files import Files
 from lft.web.logins import Logins
 from lft.web.router import Route
 from lft.web.site import House, Site
@@ -24,4 +25,6 @@ def _routes(site: Site) -> Iterator[Route]:
         house.settings.output, house.parts, house.lifecycle, house.receiving, house.verification
     )  # fmt: skip
     yield from UploadRoutes(uploads, house.login, house.settings.max_file_size).routes()
+    output, root = house.settings.output, house.output.descriptor
+    yield from Files(output, root, house.ledger.known, house.parts, house.admission).routes()
     yield from Logins(house.accounts, house.login, site.access, site.sessions).routes()

@@ -12,6 +12,7 @@ from lft.accounts.account import AccountSource
 from lft.server.admission import Admission
 from lft.server.connections import Connections
 from lft.server.event_loop import EventLoop
+from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
 from lft.server.login import Login
 from lft.server.receiving import Receiving
@@ -55,6 +56,7 @@ class House(NamedTuple):
     parts: PartStore
     receiving: Receiving
     verification: Verification
+    ledger: Ledger
 
 
 class Admitted(NamedTuple):

@@ -22,6 +22,7 @@ from lft.server.receiving import Receiving
 from lft.server.sessions import Correspondent, Session
 from lft.server.transfer import Transfer
 from lft.server.verification import Verification
+from lft.store.history import TUS
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
 from lft.store.unfinished import resting_upload
@@ -114,7 +115,7 @@ class Upload(Correspondent):
         self.changed_at = time.monotonic()  # the stage
         self.address = sender.address
         self.session = Session(sender.user, sender.priority, self, sender.rights)
-        self.session.bucket, self.session.in_order = sender.bucket, True
+        self.session.bucket, self.session.in_order, self.session.door = sender.bucket, True, TUS
         self.session.closed = True  # a verdict is never confirmed: its client may ask again
         self._uploads = uploads
         self._transfer: OrderedTransfer | None = None
