@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterator
+from typing import TYPE_CHECKING, Callable, Iterator, Sequence
 
 import config
 from lft.server.recorder import Recorder
@@ -43,6 +43,7 @@ class Ledger:
             self._programs = Programs(program, output, recorder.add)
         self._notes: dict[Transfer, str] = {}  # of files that are being published, by their workers
         self.published: Callable[[str, str], list[Outcome]] = recorder.published  # a worker
+        self.known: Callable[[Sequence[str]], dict[str, Outcome]] = recorder.known  # likewise
 
     def start(self) -> None:
         """Start its threads (main). Raises ``RuntimeError`` where the system has none."""

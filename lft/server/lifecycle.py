@@ -14,6 +14,7 @@ from lft.server.buffers import BufferPool
 from lft.server.ledger import Ledger
 from lft.server.lifetime import Stage, TransferEndedError
 from lft.server.opening import Opener, Step
+from lft.server.ordered import OrderedTransfer
 from lft.server.quota import quota_for
 from lft.server.sessions import Session
 from lft.server.transfer import Transfer
@@ -138,7 +139,8 @@ class Lifecycle:
             file=start.file,
         )  # fmt: skip
         if not start.unsized:
-            return Transfer(session, facts, self._buffers, self._let_go, resumes=start.resume)
+            kind = OrderedTransfer if session.in_order else Transfer
+            return kind(session, facts, self._buffers, self._let_go, resumes=start.resume)
         facts = facts._replace(size=0, head="", unsized=True)  # no other attempt has such a head
         return UnsizedTransfer(session, facts, self._buffers, self._let_go, resumes=False)
 

@@ -12,10 +12,15 @@ from lft.accounts.account import AccountSource
 from lft.server.admission import Admission
 from lft.server.connections import Connections
 from lft.server.event_loop import EventLoop
+from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
 from lft.server.login import Login
+from lft.server.receiving import Receiving
 from lft.server.right_of_way import RightOfWay
+from lft.server.verification import Verification
 from lft.server.work_queue import WorkQueue
+from lft.store.ownership import OutputDirectory
+from lft.store.partstore import PartStore
 from lft.web.access import Access
 from lft.web.guest import HttpGuest
 from lft.web.head import Head
@@ -47,6 +52,11 @@ class House(NamedTuple):
     work: WorkQueue
     way: RightOfWay
     loop: EventLoop
+    output: OutputDirectory
+    parts: PartStore
+    receiving: Receiving
+    verification: Verification
+    ledger: Ledger
 
 
 class Admitted(NamedTuple):
