@@ -349,7 +349,7 @@ class Server:
 
         house = House(
             self._settings, accounts, self.login, self.lifecycle, self.admission,
-            self.connections, self.work, way, self._loop,
+            self.connections, self.work, way, self._loop, lambda: self.trouble,
         )  # fmt: skip
         self.entrance.add(listeners, open_site(house).greet, lasts=True)
 

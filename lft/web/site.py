@@ -47,6 +47,7 @@ class House(NamedTuple):
     work: WorkQueue
     way: RightOfWay
     loop: EventLoop
+    trouble: Callable[[], str]  # why no new work is taken; "" if it is
 
 
 class Admitted(NamedTuple):
