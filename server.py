@@ -78,6 +78,7 @@ from lft.store.partstore import PartStore
 from lft.terminal import make_output_safe, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
+from lft.wire.service_manager import ServiceManager
 from protocol import (
     AHEAD,
     PRESERVE,
@@ -288,6 +289,7 @@ class Server:
                 undo.callback(listener.close)
             self.work = WorkQueue(settings.workers)
             undo.callback(self.work.shutdown)
+            self._manager = ServiceManager()
             self._watchdog = Watchdog()
             undo.callback(self._watchdog.dismiss)
             self.ledger = Ledger(settings.output, settings.on_received)
@@ -308,7 +310,7 @@ class Server:
         if web_listeners:
             self._open_web(web_listeners, accounts, way)
         self._stops = 0
-        self._grace_ends = self._confirm_by = float("inf")
+        self._stop_began = float("inf")
         self._scan()
 
     def _start_threads(self) -> None:
@@ -350,7 +352,7 @@ class Server:
         house = House(
             self._settings, accounts, self.login, self.lifecycle, self.admission,
             self.connections, self.work, way, self._loop, self.output, self.parts,
-            self.receiving, self.verification, self.ledger,
+            self.receiving, self.verification, self.ledger, lambda: self.trouble,
         )  # fmt: skip
         self.entrance.add(listeners, open_site(house).greet, lasts=True)
 
@@ -388,6 +390,7 @@ class Server:
         """Serve until ``stop``; then let running transfers end within the grace period."""
         self._loop.every(config.DISK_ASKED_EVERY, self.entrance.disk.begin)
         self._loop.every(config.TICK, self._tick)
+        self._manager.tell("READY=1")
         self._loop.every(config.REPORT_EVERY, self._report)
         self._loop.every(config.EXPIRE_EVERY, self._expire)
         self._loop.every(config.CERTIFICATE_LOOK_EVERY, self._look_at_certificate)
@@ -460,6 +463,8 @@ class Server:
 
     def _report(self) -> None:
         """Tell clients that wait how far they are; it also shows them that we live."""
+        under_way = len(self.admission.active())
+        self._manager.show(self.trouble or f"{plural(under_way, 'transfer')} under way")
         for transfer in self.admission.active():
             begun = transfer.life.receiving  # otherwise its part file is looked for, or made
             report = Verifying(transfer.verified_bytes) if begun else self._opening(transfer)
@@ -503,15 +508,16 @@ class Server:
             return False
         if not self.lifecycle.stopping:
             self._begin_stop()
-        late = self._stops > 1 or time.monotonic() >= self._grace_ends
+        late = self._stops > 1 or time.monotonic() >= self._stop_began + self._settings.grace
         return late or self._is_quiet()
 
     def _begin_stop(self) -> None:
         """Begin the grace period."""
         self.lifecycle.stopping = True
-        self._grace_ends = time.monotonic() + self._settings.grace
-        self._confirm_by = time.monotonic() + config.CLOSING_TIMEOUT
+        self._stop_began = time.monotonic()
         self.entrance.begin_stop()
+        lasts = self._settings.grace + config.EXIT_TIMEOUT + config.LOG_PATIENCE
+        self._manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round(lasts * 1e6)}")
         for transfer in self.admission.waiting():
             self.lifecycle.start(self.lifecycle.turn_away, transfer)
         active = len(self.admission.active())
@@ -523,7 +529,7 @@ class Server:
         """Return whether no transfer runs and every verdict has been sent."""
         if self.admission.active() or self._loop.has_calls:
             return False
-        if self.parts.in_use and time.monotonic() < self._confirm_by:
+        if self.parts.in_use and time.monotonic() < self._stop_began + config.CLOSING_TIMEOUT:
             return False  # a client that lives confirms its verdict in no time
         return self.connections.at_rest
 

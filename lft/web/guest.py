@@ -10,7 +10,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import config
-from lft.addresses import is_loopback
 from lft.server.guests import Guest, Next
 from lft.server.log_limit import speaking_for
 from lft.web.head import Head, parse_head
@@ -19,6 +18,7 @@ from lft.web.problem import HttpError
 from lft.web.request import Door, Intake, Later
 from lft.web.response import Response, problem_response
 from lft.wire.channel import Channel
+from lft.wire.proxy_protocol import Origin
 from protocol import ConnectionLostError, RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ class HttpGuest(Guest):
     def __init__(self, connection: Channel, site: Site) -> None:
         super().__init__(connection, site.settings.login_timeout)
         self._site = site
-        private = connection.secure or is_loopback(self.address)
-        self.door = Door(self.address, self.port, connection.secure, private)
+        self.door = self._find_door()
         self._out = Outgoing(connection)
         self._data = bytearray()  # received, and not understood yet
         self._searched = 0  # of it, for the end of a head
@@ -53,6 +52,16 @@ class HttpGuest(Guest):
         self._closing = False  # nothing is read behind this request
         self._done = False
         self._who: tuple[str, int] | None = None  # user and priority, of the last request
+
+    def introduce(self, origin: Origin) -> None:
+        super().introduce(origin)
+        self.door = self._find_door()
+
+    def _find_door(self) -> Door:
+        """Say from where its requests come; the demo accounts are for this machine alone."""
+        secure, demo = self.connection.secure, self._site.settings.credentials is None
+        private = self.is_local or (secure and not demo)
+        return Door(self.address, self.port, secure, private)
 
     @property
     def user(self) -> str | None:

@@ -57,6 +57,7 @@ class House(NamedTuple):
     receiving: Receiving
     verification: Verification
     ledger: Ledger
+    trouble: Callable[[], str]  # why no new work is taken; "" if it is
 
 
 class Admitted(NamedTuple):
