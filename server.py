@@ -49,6 +49,7 @@ from lft.accounts.account import AccountSource
 from lft.accounts.scram import SCRAM_PLUS
 from lft.addresses import place
 from lft.files import keep_own_rights
+from lft.manifest import Manifest
 from lft.options import plural
 from lft.server.admission import Admission
 from lft.server.background_log import BackgroundLog
@@ -61,6 +62,7 @@ from lft.server.event_loop import EventLoop
 from lft.server.guests import Guest, Next
 from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
+from lft.server.listing import Listing, ManifestShares
 from lft.server.log_file import FATAL
 from lft.server.login import Login
 from lft.server.opened import accounts_of, open_listeners, open_web_listeners
@@ -82,6 +84,7 @@ from lft.wire.service_manager import ServiceManager
 from protocol import (
     AHEAD,
     PRESERVE,
+    TREES,
     UNSIZED,
     VERSION,
     WAITING,
@@ -99,6 +102,8 @@ from protocol import (
     Message,
     Pong,
     Queued,
+    Rejected,
+    RejectedError,
     RemoteProtocolError,
     Side,
     TransferComplete,
@@ -137,6 +142,7 @@ class Answers:
         self._lifecycle = lifecycle
         self._receiving = receiving
         self._verification = verification
+        self._manifests = ManifestShares()
         self._answers: dict[type[Message], Callable[[Peer, Any], None]] = {
             Hello: self._on_hello,
             AuthStart: self._login.start,
@@ -192,6 +198,8 @@ class Answers:
             if peer.session:
                 peer.session.heard_at = time.monotonic()
             self._answers[type(message)](peer, message)
+            if isinstance(message, ManifestPart):  # to judge a thousand entries takes 10 ms
+                break
         return MESSAGES_PER_UNIT
 
     def _send_mail(self, peer: Peer) -> bool:
@@ -217,7 +225,8 @@ class Answers:
         if moved:
             idle = peer.connection.dialogue.idle
             timeout = self._settings.idle_timeout if idle else float("inf")
-            peer.deadline = time.monotonic() + timeout
+            listed = [listing.deadline for listing in peer.listings.values()]
+            peer.deadline = min([time.monotonic() + timeout, *listed])
         if peer.mid_frame and peer.deadline == float("inf"):
             peer.deadline = time.monotonic() + self._settings.block_timeout
 
@@ -227,7 +236,9 @@ class Answers:
             raise RemoteProtocolError(reason, "version")
         peer.features = message.features
         bound = () if peer.binding is None else (SCRAM_PLUS,)
-        peer.connection.send(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED, AHEAD, *bound)))
+        trees = () if self._settings.shared else (TREES,)
+        features = *FEATURES, PRESERVE, UNSIZED, AHEAD, *trees, *bound
+        peer.connection.send(Hello(VERSION, features))
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:
         self._receiving.attach(peer, message.token)
@@ -237,7 +248,32 @@ class Answers:
         if message.file is None:
             self._lifecycle.confirm(peer.session, None)
         self._login.check_account(peer.session)
-        answer = self._lifecycle.begin(peer.session, message)
+        if message.entries:
+            answer = self._lifecycle.look_at(peer.session, message)
+            if not answer:
+                listing = Listing(message, peer.session.user, self._manifests)
+                peer.listings[message.file] = listing
+        else:
+            empty = None if message.entries is None else Manifest()
+            answer = self._lifecycle.begin(peer.session, message, empty)
+        if answer:
+            peer.connection.send(numbered(answer, message.file))
+
+    def _on_manifest(self, peer: Peer, message: ManifestPart) -> None:
+        """Take entries of a directory, and begin when all are here."""
+        assert peer.session is not None  # the dialogue sees to it
+        listing = peer.listings.pop(message.file, None)
+        answer: Message | None = None
+        if listing is None:
+            return  # it crossed our REJECTED
+        try:
+            if listing.add(message):
+                answer = self._lifecycle.begin(peer.session, listing.start, listing.manifest)
+            else:
+                peer.listings[message.file] = listing
+        except RejectedError as error:
+            log.warning("rejected %s: %s", listing.start.name, error)
+            answer = Rejected(error.code, str(error))
         if answer:
             peer.connection.send(numbered(answer, message.file))
 
@@ -250,6 +286,10 @@ class Answers:
 
     def _on_cancel(self, peer: Peer, message: Cancel) -> None:
         assert peer.session is not None  # the dialogue sees to it
+        listing = peer.listings.pop(message.file, None)
+        if listing:
+            cancelled = Rejected("cancelled", "cancelled by the client")
+            peer.connection.send(numbered(cancelled, message.file))
         self._lifecycle.cancel(peer.session, message.file)
 
     def _on_heard(self, peer: Peer, message: Heard) -> None:
@@ -258,9 +298,6 @@ class Answers:
 
     def _on_pong(self, _peer: Peer, _message: Pong) -> None:
         """Do nothing: that something came is all it says, and that has been noted."""
-
-    def _on_manifest(self, _peer: Peer, _message: ManifestPart) -> None:
-        """Ignore it: it crossed our REJECTED."""
 
     def _on_goodbye(self, peer: Peer, _message: Goodbye) -> None:
         if peer.session:  # verdicts on numbered files are confirmed by HEARD only
