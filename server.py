@@ -65,7 +65,13 @@ from lft.server.lifecycle import Lifecycle
 from lft.server.listing import Listing, ManifestShares
 from lft.server.log_file import FATAL
 from lft.server.login import Login
-from lft.server.opened import accounts_of, open_listeners, open_web_listeners
+from lft.server.opened import (
+    accounts_of,
+    load_tls,
+    open_listeners,
+    open_store,
+    open_web_listeners,
+)
 from lft.server.receiving import Receiving
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Peer, Registry
@@ -76,7 +82,6 @@ from lft.server.verification import Verification
 from lft.server.watchdog import Watchdog
 from lft.server.work_queue import WorkQueue
 from lft.store.ownership import OutputDirectory
-from lft.store.partstore import PartStore
 from lft.terminal import make_output_safe, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
@@ -316,7 +321,7 @@ class Server:
     def __init__(self, settings: ServerSettings, accounts: AccountSource) -> None:
         """Take the output directory and the port. Raises ``UsageError`` if that cannot be."""
         self._settings = settings
-        tls = _load_tls(settings)
+        tls = load_tls(settings)
         with contextlib.ExitStack() as undo:
             self.output = OutputDirectory(settings.output, shared=settings.shared)
             undo.callback(self.output.release)
@@ -337,7 +342,7 @@ class Server:
         self._loop = EventLoop()
         self.registry = Registry()
         self.admission = Admission(settings.max_active)
-        self.parts = _store(settings)
+        self.parts = open_store(settings)
         self.login = Login(settings, accounts, self.registry)
         way = RightOfWay()
         self._open_rooms(tls, way)
@@ -523,7 +528,7 @@ class Server:
     def _read_certificate(self) -> None:
         """Take a renewed certificate for new connections; a bad one changes nothing."""
         try:
-            self.connections.tls = _load_tls(self._settings)
+            self.connections.tls = load_tls(self._settings)
         except UsageError as error:
             log.error("the old certificate stays in use: %s", error)
         else:
@@ -588,24 +593,6 @@ class Server:
 
 
 # --- the command line ---------------------------------------------------------------------------
-
-
-def _load_tls(settings: ServerSettings) -> Tls | None:
-    """Read certificate and key, if the settings name any. Raises ``UsageError`` (main)."""
-    if settings.tls_cert is None and settings.tls_key is None:
-        return None
-    from lft.wire.tls import Tls  # noqa: PLC0415  (it loads ssl)
-
-    return Tls.load(settings)
-
-
-def _store(settings: ServerSettings) -> PartStore:
-    """Return what finds part files: by itself, or with others on the same directory (main)."""
-    if not settings.shared:
-        return PartStore(settings.output)
-    from lft.store.sharedstore import SharedPartStore  # noqa: PLC0415  (few servers share)
-
-    return SharedPartStore(settings.output)
 
 
 def _serve(settings: ServerSettings) -> None:
