@@ -86,6 +86,10 @@ class PartTree(Part):
         return f"{native(self.facts.saved_as)}.{self.facts.digest}"
 
     @property
+    def _trial(self) -> Path:
+        return self._final.with_name(f".{self._sums_name[1:]}")  # of the longer of its two names
+
+    @property
     def _public_sums(self) -> Path:
         return self._final.with_name(self._sums_name)
 
@@ -142,6 +146,15 @@ class PartTree(Part):
         super().recover()
         if not self.published:
             self._take_sums_back()
+            self._clear_trials()
+
+    def _clear_trials(self) -> None:
+        """Remove what was made for a moment when the server was killed."""
+        for name in {*os.listdir(self._folder)} - {_TREE, _SUMS}:
+            path = self._folder / name
+            (os.unlink if path.is_file() else os.rmdir)(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(self._trial)
 
     def begins_with(self, facts: Facts) -> bool:
         """Return whether the tree, which rests, has most of its bytes in ``facts`` as well.
@@ -202,14 +215,14 @@ class PartTree(Part):
         """
         if self.published:
             return
-        trial = f".{self._sums_name[1:]}"  # the longer one of its two names
-        os.mkdir(self._folder / trial, 0o700)
+        made = self._folder / self._trial.name
+        os.mkdir(made, 0o700)
         try:
-            os.rename(self._folder / trial, self._final.parent / trial)
+            os.rename(made, self._trial)
         except OSError:
-            os.rmdir(self._folder / trial)
+            os.rmdir(made)
             raise
-        os.rmdir(self._final.parent / trial)
+        os.rmdir(self._trial)
 
     # -- making what is in it
 

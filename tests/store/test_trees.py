@@ -393,6 +393,30 @@ def test_what_the_manifest_does_not_have_goes(output: Path) -> None:
     one.remove()
 
 
+def test_what_was_made_for_a_moment_goes_at_the_next_start(output: Path) -> None:
+    """A kill may leave a name that was only tried: a resume must not trip over it."""
+    facts = facts_of()
+    part = made(output, facts)
+    part.write_run([memoryview(DATA)], 0)
+    part.note(record(0, b"1" * 16))
+    part.close()
+    (folder,) = part_files(output)
+    (folder / "trial").touch()
+    (folder / ".erver_received_1_t.md5").mkdir()
+    (output / ".erver_received_1_t.md5").mkdir()
+    one = again(output, part)
+    one.recover()
+    one.reopen(facts)
+    one.go_on(facts)
+    one.try_name()
+    while one.reserve_some(1.0):
+        continue
+    one.finish(lines_of(facts, DATA))
+    assert (output / one.publish()).is_dir()
+    one.remove()
+    assert [path.name for path in output.iterdir() if path.name.startswith(".e")] == []
+
+
 @pytest.mark.parametrize("how", ["no journal", "torn manifest", "no tree"])
 def test_a_tree_of_no_use_is_removed_at_the_start(output: Path, how: str) -> None:
     """FAULTS 35: no client can go on with it."""
