@@ -49,9 +49,9 @@ from lft.accounts.account import AccountSource
 from lft.accounts.scram import SCRAM_PLUS
 from lft.addresses import place
 from lft.files import keep_own_rights
-from lft.manifest import Manifest
 from lft.options import plural
 from lft.server.admission import Admission
+from lft.server.announcements import Announcements
 from lft.server.background_log import BackgroundLog
 from lft.server.commandline import parse
 from lft.server.connections import Connections
@@ -62,7 +62,6 @@ from lft.server.event_loop import EventLoop
 from lft.server.guests import Guest, Next
 from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
-from lft.server.listing import Listing, ManifestShares
 from lft.server.log_file import FATAL
 from lft.server.login import Login
 from lft.server.opened import (
@@ -107,8 +106,6 @@ from protocol import (
     Message,
     Pong,
     Queued,
-    Rejected,
-    RejectedError,
     RemoteProtocolError,
     Side,
     TransferComplete,
@@ -147,7 +144,7 @@ class Answers:
         self._lifecycle = lifecycle
         self._receiving = receiving
         self._verification = verification
-        self._manifests = ManifestShares()
+        self._announcements = Announcements(lifecycle)
         self._answers: dict[type[Message], Callable[[Peer, Any], None]] = {
             Hello: self._on_hello,
             AuthStart: self._login.start,
@@ -253,34 +250,15 @@ class Answers:
         if message.file is None:
             self._lifecycle.confirm(peer.session, None)
         self._login.check_account(peer.session)
-        if message.entries:
-            answer = self._lifecycle.look_at(peer.session, message)
-            if not answer:
-                listing = Listing(message, peer.session.user, self._manifests)
-                peer.listings[message.file] = listing
-        else:
-            empty = None if message.entries is None else Manifest()
-            answer = self._lifecycle.begin(peer.session, message, empty)
-        if answer:
-            peer.connection.send(numbered(answer, message.file))
+        self._send(peer, self._announcements.start(peer, message))
 
     def _on_manifest(self, peer: Peer, message: ManifestPart) -> None:
-        """Take entries of a directory, and begin when all are here."""
-        assert peer.session is not None  # the dialogue sees to it
-        listing = peer.listings.pop(message.file, None)
-        answer: Message | None = None
-        if listing is None:
-            return  # it crossed our REJECTED
-        try:
-            if listing.add(message):
-                answer = self._lifecycle.begin(peer.session, listing.start, listing.manifest)
-            else:
-                peer.listings[message.file] = listing
-        except RejectedError as error:
-            log.warning("rejected %s: %s", listing.start.name, error)
-            answer = Rejected(error.code, str(error))
+        self._send(peer, self._announcements.add(peer, message))
+
+    @staticmethod
+    def _send(peer: Peer, answer: Message | None) -> None:
         if answer:
-            peer.connection.send(numbered(answer, message.file))
+            peer.connection.send(answer)
 
     def _on_transfer_complete(self, peer: Peer, message: TransferComplete) -> None:
         transfer = self._lifecycle.current(peer.session, message.transfer)
@@ -290,12 +268,7 @@ class Answers:
             self._verification.complete(transfer, message.digest, delivered=message.delivered)
 
     def _on_cancel(self, peer: Peer, message: Cancel) -> None:
-        assert peer.session is not None  # the dialogue sees to it
-        listing = peer.listings.pop(message.file, None)
-        if listing:
-            cancelled = Rejected("cancelled", "cancelled by the client")
-            peer.connection.send(numbered(cancelled, message.file))
-        self._lifecycle.cancel(peer.session, message.file)
+        self._send(peer, self._announcements.cancel(peer, message))
 
     def _on_heard(self, peer: Peer, message: Heard) -> None:
         assert peer.session is not None  # the dialogue sees to it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import logging
 import os
 import stat
@@ -52,6 +53,25 @@ def name_sums(ours: Path, public: Path) -> None:
             raise
         with open(ours, "rb") as source:
             write_sums(public, source, mode="xb")
+
+
+def take_sums_back(ours: Path, public: Path) -> None:
+    """Remove the public name of the sums, if it is that of ours."""
+    with contextlib.suppress(OSError):
+        if filecmp.cmp(ours, public, shallow=False):
+            os.unlink(public)
+
+
+def clear_trials(folder: Path, keep: set[str], public: Path) -> None:
+    """Remove what was made for a moment when a server was killed: in ``folder``, and ``public``.
+
+    Raises ``OSError``.
+    """
+    for name in {*os.listdir(folder)} - keep:
+        path = folder / name
+        (os.unlink if path.is_file() else os.rmdir)(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(public)
 
 
 def bits_of(facts: Facts) -> int:

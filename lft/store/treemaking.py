@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Iterator
 
 import config
 from lft.manifest import Kind
-from lft.store.paths import UNSUPPORTED, native
+from lft.store.paths import UNSUPPORTED, NoSpaceError, free_bytes, native
 from lft.store.removal import remove_tree
 from lft.store.treeroot import TreeRoot
 from lft.terminal import printable
@@ -18,6 +19,16 @@ from protocol import RejectedError
 
 # names that are one to some file system: by case, Unicode form or ending
 _ALIKE = ("lft-\u00e9", "LFT-\u00c9", "lft-e\u0301", "lft-\u00e9.")
+
+
+def check_room(output: Path, size: int, entries: int = 0) -> None:
+    """Raise ``OSError`` where the disk has no room for so many bytes, or so many new entries."""
+    needed = size + entries * config.LEAST_COUNTED
+    free, facts = free_bytes(output), os.statvfs(output)
+    if needed > free:
+        raise NoSpaceError(needed, free)
+    if facts.f_files and entries > facts.f_favail:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def make(root: TreeRoot, folder: Path, there: set[int]) -> Iterator[None]:

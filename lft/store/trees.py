@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import filecmp
 import logging
 import os
 import secrets
@@ -13,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Iterable, Iterator, Sequence
 
-import config
 from lft.files import flush_descriptor, open_directory
 from lft.holes import is_zero
 from lft.manifest import Manifest
@@ -24,8 +21,6 @@ from lft.store.part import Part, StaleError
 from lft.store.partfile import SUFFIXES, PartFile
 from lft.store.paths import (
     PARTIAL,
-    NoSpaceError,
-    free_bytes,
     make_directory,
     native,
     output_name,
@@ -34,8 +29,16 @@ from lft.store.paths import (
 )
 from lft.store.removal import remove_tree
 from lft.store.treebytes import TreeBytes, flush_many
-from lft.store.treefinishing import Attributes, bits_of, check_sizes, name_sums, write_sums
-from lft.store.treemaking import make, make_again, make_links
+from lft.store.treefinishing import (
+    Attributes,
+    bits_of,
+    check_sizes,
+    clear_trials,
+    name_sums,
+    take_sums_back,
+    write_sums,
+)
+from lft.store.treemaking import check_room, make, make_again, make_links
 from lft.store.treeroot import TreeRoot
 
 log = logging.getLogger("server")
@@ -99,7 +102,7 @@ class PartTree(Part):
     def create(cls, output: Path, facts: Facts) -> PartTree:
         """Make a new tree; ``reserve_some`` follows. Raises ``OSError`` and leaves nothing."""
         part = cls(output, secrets.token_hex(8), facts)
-        part._check_room(facts.size, len(facts.manifest or ()))
+        check_room(output, facts.size, len(facts.manifest or ()))
         os.mkdir(part._folder, 0o700)
         try:
             with open_directory(part._final.parent) as folder:
@@ -119,15 +122,6 @@ class PartTree(Part):
         root = TreeRoot(self._final if self.published else self._tree, facts.manifest)
         self._opened = TreeBytes(root, published=self.published)
 
-    def _check_room(self, size: int, entries: int) -> None:
-        """Raise ``OSError`` where the disk has no room for so many bytes, or for the entries."""
-        needed = size + entries * config.LEAST_COUNTED
-        free, facts = free_bytes(self._output), os.statvfs(self._output)
-        if needed > free:
-            raise NoSpaceError(needed, free)
-        if facts.f_files and entries > facts.f_favail:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     def look(self) -> None:
         """See whether the tree has its final name. Raises ``ValueError`` if it is not ours now."""
         try:
@@ -145,16 +139,8 @@ class PartTree(Part):
         """Look at what an earlier run left; sums without their tree go. Raises as ``look``."""
         super().recover()
         if not self.published:
-            self._take_sums_back()
-            self._clear_trials()
-
-    def _clear_trials(self) -> None:
-        """Remove what was made for a moment when the server was killed."""
-        for name in {*os.listdir(self._folder)} - {_TREE, _SUMS}:
-            path = self._folder / name
-            (os.unlink if path.is_file() else os.rmdir)(path)
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(self._trial)
+            take_sums_back(self._sums, self._public_sums)
+            clear_trials(self._folder, {_TREE, _SUMS}, self._trial)
 
     def begins_with(self, facts: Facts) -> bool:
         """Return whether the tree, which rests, has most of its bytes in ``facts`` as well.
@@ -203,7 +189,7 @@ class PartTree(Part):
         if self.published:
             self._note_published()
         else:
-            self._check_room((facts.blocks.count - claims.count) * facts.block_size, 0)
+            check_room(self._output, (facts.blocks.count - claims.count) * facts.block_size)
             self._making = make_again(self._root, self._folder)
         self._claims_some = claims.count > 0
         return claims
@@ -336,22 +322,16 @@ class PartTree(Part):
 
     def _choose_another_name(self) -> None:
         """Take another name; the journal must know it before the tree has it."""
-        self._take_sums_back()
+        take_sums_back(self._sums, self._public_sums)
         name = output_name(self.facts.name, unique(), most=len(self.facts.saved_as.encode()))
         self.facts = self.facts._replace(saved_as=name)
         self._journal.begin(self.facts, self._journal.load(self.facts))
 
     def _take_name_back(self, folder: int) -> None:
         self.published = self.trusted = False
-        self._take_sums_back()
+        take_sums_back(self._sums, self._public_sums)
         with contextlib.suppress(OSError):
             os.rename(native(self.facts.saved_as), self._tree, src_dir_fd=folder)
-
-    def _take_sums_back(self) -> None:
-        """Remove the public name of the sums, if it is that of ours."""
-        with contextlib.suppress(OSError):
-            if filecmp.cmp(self._sums, self._public_sums, shallow=False):
-                os.unlink(self._public_sums)
 
     def close(self) -> None:
         """Close the tree; it stays on the disk."""
@@ -366,7 +346,7 @@ class PartTree(Part):
     def remove(self) -> None:
         """Remove what is unfinished; a published tree keeps its final name."""
         if not self.published:
-            self._take_sums_back()
+            take_sums_back(self._sums, self._public_sums)
         self.close()
         remove_leftover(self._output, self.stem)
 
