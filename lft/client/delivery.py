@@ -280,7 +280,7 @@ class Delivery:
         self.upload = Upload(source, digest, size, ready, lambda: self._desk.stir(self))
         self._course.note_begun(can_go_on)
         self._course.note_there(self.upload.resumed_bytes)
-        self._tell_resumed(self.upload)
+        _tell_resumed(self.upload)
         return self.upload
 
     def _list(self, source: Input) -> Steps[None]:
@@ -336,13 +336,6 @@ class Delivery:
     def _silence(self) -> SilenceError:
         silent = f"did not answer for {self._settings.timeout:g} s"
         return SilenceError(f"{self._desk.coordinator.peer} {silent}")
-
-    @staticmethod
-    def _tell_resumed(upload: Upload) -> None:
-        if upload.resumed_bytes:
-            had, size = format_size(upload.resumed_bytes), format_size(upload.source.size)
-            coordinator_log.info("going on with %s: the server has %s of %s",
-                                 upload.source.name, had, size)  # fmt: skip
 
     def _send_upload(self, upload: Upload) -> Steps[Receipt]:
         """Have a file read, sent and judged; in any case no thread works for it afterwards."""
@@ -500,6 +493,13 @@ class Delivery:
                 yield
         except ConnectionLostError as error:  # so will it that the session is over
             log.debug("%s", error)
+
+
+def _tell_resumed(upload: Upload) -> None:
+    if upload.resumed_bytes:
+        had, size = format_size(upload.resumed_bytes), format_size(upload.source.size)
+        coordinator_log.info("going on with %s: the server has %s of %s",
+                             upload.source.name, had, size)  # fmt: skip
 
 
 def _spans(numbers: Iterable[int]) -> Spans:
