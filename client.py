@@ -24,7 +24,6 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
-import enum
 import logging
 import os
 import sys
@@ -35,52 +34,37 @@ from typing import TYPE_CHECKING, Collection, Iterator, Sequence
 import config
 from config import ClientSettings
 from lft.accounts.passwords import read_password
-from lft.client.announcement import announcement, check_files, check_server, place_in_queue
-from lft.client.bar import CHECKING, INPUT, READING, SENDING, VERIFYING, progress_shown
+from lft.client.announcement import check_files
+from lft.client.bar import progress_shown
 from lft.client.commandline import DEFAULT_FILE, files_of, parse, settings_of
 from lft.client.connect import connect, log_in, tls_context
+from lft.client.delivery import Delivery, Desk
 from lft.client.interrupt import CancelledError, Interrupt, ignore_signals, raise_on_signals
 from lft.client.link import Access, Link
 from lft.client.outcomes import Outcome, Outcomes, Report, Reporter
-from lft.client.patience import Patience, Watch, way_on
+from lft.client.patience import Patience, way_on
 from lft.client.progress import Progress
-from lft.client.receipt import FailedIntegrityError, Receipt, Run
-from lft.client.rejected import EarlierAttemptError, raise_rejected
-from lft.client.source import Input
-from lft.client.sources import open_source
-from lft.client.standard_input import STANDARD_INPUT, interrupted, is_typed
-from lft.client.streams import Streams
-from lft.client.upload import Block, Upload, block_size_for, reader_of
+from lft.client.receipt import Receipt
+from lft.client.standard_input import STANDARD_INPUT, is_typed
 from lft.clock import Deadline
 from lft.files import keep_own_rights
-from lft.options import format_size
-from lft.terminal import BarSafeHandler, make_output_safe, printable, say, setup_logging
+from lft.terminal import BarSafeHandler, make_output_safe, say, setup_logging
 from lft.wire.connection import Connection, raise_error
-from lft.wire.sockets import Waker
 from protocol import (
+    AHEAD,
+    MAX_AHEAD,
     PRESERVE,
-    Cancel,
     ConnectionLostError,
-    FileReady,
     Goodbye,
     IntegrityError,
-    IntegrityFailed,
-    IntegrityOk,
-    ManifestPart,
     Message,
-    Missing,
     Ping,
     Pong,
-    Queued,
     RejectedError,
-    RemoteProtocolError,
-    SilenceError,
     SourceError,
-    State,
-    TransferComplete,
     TransferError,
     UsageError,
-    Verifying,
+    numbered,
 )
 
 if TYPE_CHECKING:
@@ -149,22 +133,12 @@ def _send_all(
         patience.check()
         try:
             with open_session(settings, progress, patience) as session:
-                while outcomes.left:
-                    outcomes.note(_outcome(session, outcomes.next))
-                    patience.begin_file()
+                session.send_all(outcomes)
         except ConnectionLostError as error:
             patience.wait(error)
         except Interrupt as interrupt:
             interrupt.unfinished = patience.unfinished
             raise
-
-
-def _outcome(session: ClientSession, path: Path) -> Outcome:
-    """Send one file; an error that concerns only this file is an outcome like another."""
-    try:
-        return session.send(path)
-    except (RejectedError, SourceError, IntegrityError) as error:
-        return error
 
 
 # --- the session --------------------------------------------------------------------------------
@@ -208,34 +182,27 @@ def _log_in(
     return Link(settings, access, coordinator.tcp.round_trip, compression, hello.features)
 
 
-class Told(enum.IntEnum):
-    """What TRANSFER_COMPLETE has told the server of a file."""
-
-    NOTHING = 0
-    READ = 1  # every block has been read and hashed: its digest is known
-    DELIVERED = 2  # every block has been acknowledged, also those that were missing
-
-
 class ClientSession:
-    """A coordinator connection that is logged in, and the senders for all files. Main's own."""
+    """A coordinator connection that is logged in, its senders, and the files under way. Main's own.
+
+    Where the server knows no numbers of files, one is under way at a time.
+    """
 
     def __init__(
         self, coordinator: Connection, link: Link, progress: Progress, patience: Patience
     ) -> None:
         self._coordinator = coordinator
-        self._settings = link.settings
+        self._desk = Desk(coordinator, link, progress, patience)
         self._link = link
-        self._streams = Streams(link)
-        self._progress = progress
-        self._patience = patience
-        self._waker = Waker()
-        self._sign_of_life = Deadline(config.SIGN_OF_LIFE)
-        self._answer_due = Deadline(self._settings.timeout)
-        self._listing: Iterator[ManifestPart] = iter(())  # what is still to be told of a directory
+        self._most = MAX_AHEAD if AHEAD in link.features else 1
+        self._window = self._desk.window
+        self._look_at = Deadline(config.BAR_INTERVAL)  # all of them
+        self._carried = 0  # bytes of those that are over
+        self._unreadable: list[tuple[int, Path]] = []  # tried again once those before are over
 
     def start(self) -> None:
         """Start the senders."""
-        self._streams.start()
+        self._desk.streams.start()
 
     def close(self) -> None:
         """Say goodbye, end the senders, release everything.
@@ -243,203 +210,123 @@ class ClientSession:
         Goodbye says that the last verdict was read: a session that broke off must not say it.
         """
         self._link.ending.set()
-        self._streams.stop()
+        self._desk.streams.stop()
         with contextlib.suppress(TransferError):
-            if self._coordinator.state is State.READY:
+            if self._coordinator.dialogue.idle:
+                self._desk.confirm()
                 self._coordinator.send(Goodbye())
-        self._streams.close()
-        self._waker.close()
+        for delivery in self._window.values():
+            delivery.close()
+        self._desk.streams.close()
+        self._desk.waker.close()
 
-    def send(self, path: Path) -> Receipt:
-        """Send one file and return its receipt. Raises below ``TransferError``."""
-        source = open_source(path, self._settings)
-        self._patience.begin_attempt()
-        try:
-            receipt = self._send_source(source)
-        except ConnectionLostError as error:
-            if source.repeatable:
-                raise  # the bar stays: the next session goes on with it
-            self._progress.end()
-            raise interrupted(source, error) from error
-        except BaseException:
-            self._progress.end()
-            raise
-        finally:
-            source.close()
-        self._progress.end()
-        if receipt.verdict == "INTEGRITY_FAILED":
-            raise FailedIntegrityError(f"{receipt.name}: the file did not arrive intact", receipt)
-        return receipt
+    def send_all(self, outcomes: Outcomes) -> None:
+        """Send the files whose fate is not known, and note what becomes of each.
 
-    def _send_source(self, source: Input) -> Receipt:
-        """Announce and send a source, a directory again where some of it has changed meanwhile."""
-        while True:
-            self._progress.begin(source.name, source.size if source.sized else None)
-            if source.entries is not None:
-                self._progress.count_files(source.contents.files, source.files_in)
-            try:
-                return self._send_upload(self._announce(source))
-            except SourceError as error:
-                source.begin_again(error)
-
-    def _announce(self, source: Input) -> Upload:
-        """Announce a file and wait until the server is ready for it.
-
-        An earlier attempt may have other blocks or a stronger digest: then it goes on with those.
+        Raises below ``TransferError`` what ends the session.
         """
-        if self._coordinator.state is not State.READY:
-            raise ConnectionLostError("the session ended with the last file")
-        check_server(source, self._link.features)
-        self._progress.phase("waiting")
-        known, digest = source.size if source.sized else 0, self._settings.digest
-        size = block_size_for(known, self._settings, far=self._link.far)
-        resume = self._settings.resume or self._patience.achieved  # at least what we sent ourselves
         try:
-            return self._announce_as(source, size, digest, resume=resume)
-        except EarlierAttemptError as earlier:
-            if earlier.is_weaker(digest):
-                return self._announce_by_stronger(source, earlier, digest)
-            if earlier.digest != digest:
-                coordinator_log.info("%s is proven by %s: an earlier attempt began so",
-                                     source.name, earlier.digest)  # fmt: skip
-            return self._announce_as(source, earlier.block_size, earlier.digest, resume=True)
-
-    def _announce_by_stronger(
-        self, source: Input, earlier: EarlierAttemptError, digest: str
-    ) -> Upload:
-        """Go on with the blocks of an earlier attempt; begin anew where the server is too old."""
-        try:
-            return self._announce_as(source, earlier.block_size, digest, resume=True)
-        except EarlierAttemptError:
-            coordinator_log.warning("%s begins anew: what the server has of it was to be proven "
-                                    "by %s", source.name, earlier.digest)  # fmt: skip
-            return self._announce_as(source, earlier.block_size, digest, resume=False)
-
-    def _announce_as(self, source: Input, size: int, digest: str, *, resume: bool) -> Upload:
-        settings, features = self._settings, self._link.features
-        start = announcement(source, size, settings, features, digest=digest, resume=resume)
-        can_go_on = source.name if source.sized else ""
-        self._patience.note_begun(can_go_on)  # first: the server may be faster than we come to it
-        self._coordinator.send(start)
-        self._listing = source.listing()
-        queued: Queued | None = None
-        told = Deadline(0)
-        while True:
-            message = self._answer()
-            if isinstance(message, FileReady):
-                upload = Upload(source, digest, size, message, self._waker.ring)
-                self._patience.note_begun(can_go_on)
-                self._patience.note_there(upload.resumed_bytes)
-                self._tell_resumed(upload)
-                return upload
-            self._patience.note_progress()
-            if isinstance(message, Queued):
-                first = message.position == 1  # or it begins
-                self._patience.note_begun(can_go_on if first else "")
-                if message != queued and told.passed:
-                    queued, told = message, Deadline(config.QUEUED_EVERY)
-                    coordinator_log.info("%s", place_in_queue(message))
-            raise_rejected(source.name, message)
-
-    def _answer(self) -> Message:
-        """Wait for the server's next message. Raises ``ConnectionLostError`` if none comes."""
-        self._answer_due.put_off()
-        message = self._hear()
-        while message is None:
-            self._patience.check()
-            if self._answer_due.passed:
-                silent = f"did not answer for {self._settings.timeout:g} s"
-                raise SilenceError(f"{self._coordinator.peer} {silent}")
-            message = self._hear()
-        return message
-
-    @staticmethod
-    def _tell_resumed(upload: Upload) -> None:
-        if upload.resumed_bytes:
-            had, size = format_size(upload.resumed_bytes), format_size(upload.source.size)
-            coordinator_log.info("going on with %s: the server has %s of %s",
-                                 upload.source.name, had, size)  # fmt: skip
-
-    def _send_upload(self, upload: Upload) -> Receipt:
-        """Have a file read, sent and judged; in any case no thread works for it afterwards."""
-        together = upload.run_length if self._link.takes_runs else 1
-        reader = reader_of(upload, self._link.queue, self._streams.most * together)
-        try:
-            reader.start()
-            return self._supervise(upload)
-        except SourceError:
-            self._cancel()
+            files = outcomes.unknown
+            while outcomes.left:
+                self._begin_some(files, outcomes)
+                self._go_on(outcomes)
+        except ConnectionLostError as error:
+            self._lose(outcomes, error)
             raise
-        finally:
-            upload.end()
-            self._patience.note_sent(upload.carried, upload.wire_bytes)
-            if reader.ident is not None:  # not interrupted before it began
-                reader.join()
-            self._link.queue.clear()
 
-    def _supervise(self, upload: Upload) -> Receipt:
-        """Answer the server while blocks flow; return the verdict's receipt."""
-        self._streams.begin()
-        told = Told.NOTHING
-        watch = Watch(self._settings.timeout)
-        while True:
-            self._patience.check()
-            self._streams.check()
-            upload.check()
-            told = self._tell_complete(upload, told)
-            message = self._hear()
-            if message or told is not Told.DELIVERED:
-                watch.note_sign()
-            if isinstance(message, Missing) and message.transfer == upload.number:
-                self._send_again(upload, message)
-                told = min(told, Told.READ)
-            elif message:
-                receipt = self._take_verdict(upload, message)
-                if receipt:
-                    return receipt
-            self._streams.adapt(upload)
-            verified = message.verified if isinstance(message, Verifying) else 0
-            if verified:
-                upload.note_verified(verified)
-            self._show_life(upload, watch)
-            if watch.note(upload.acknowledged, verified):
-                self._patience.note_progress(watch.acknowledged, watch.verified)
-            self._show(upload, watch, told)
-            if watch.stalled:
-                raise SilenceError(f"{self._coordinator.peer}: no progress for too long")
+    def _begin_some(self, files: Iterator[tuple[int, Path]], outcomes: Outcomes) -> None:
+        """Announce as many of the next files as there is room for."""
+        while self._has_room():
+            index, path = self._unreadable.pop() if self._unreadable else next(files, (-1, Path()))
+            if index < 0:
+                return
+            self._begin(Delivery(index, path, self._desk), outcomes)
 
-    def _show(self, upload: Upload, watch: Watch, told: Told) -> None:
-        """Move the bar."""
-        upload.spent.note_turn()
-        phase = CHECKING if upload.checking else SENDING
-        if upload.spent.read_hangs and (upload.source.sized or upload.source.waiting):
-            phase = READING if upload.source.sized else INPUT
-        self._progress.phase(VERIFYING if told is Told.DELIVERED else phase)
-        sent = self._patience.sent_bytes + upload.carried
-        self._progress.move(watch.acknowledged, sent, watch.verified)
+    def _has_room(self) -> bool:
+        """Whether another file may be announced; a large one is sent by itself."""
+        window = self._window.values()
+        if not window:
+            return True
+        if self._unreadable or len(window) >= self._most or any(one.queued for one in window):
+            return False
+        return sum(one.unread for one in window) <= config.ANNOUNCE_BELOW
 
-    def _tell_complete(self, upload: Upload, told: Told) -> Told:
-        """Say that all is read, or delivered, once: the sooner, the sooner there is a verdict."""
-        delivered = upload.delivered
-        state = Told.DELIVERED if delivered else Told.READ
-        if state <= told or not upload.all_hashed:
-            return told
-        digest = upload.digests.hexdigest()
-        if not upload.source.prove_unchanged(upload.digests.algorithm, digest):
-            self._waker.ring()  # go on with that, after a look at what the server says
-            return told
-        complete = TransferComplete(upload.number, digest, delivered)
-        sized = upload.source.sized
-        self._coordinator.send(complete if sized else complete.replace(size=upload.source.size))
-        return state
+    def _begin(self, delivery: Delivery, outcomes: Outcomes) -> None:
+        """Announce a file; one that cannot be read is left until its turn comes."""
+        if not self._window:
+            self._desk.streams.begin(self._carried)
+        elif not delivery.readable:
+            self._unreadable.append((delivery.index, delivery.path))
+            return
+        self._window[delivery.index] = delivery
+        self._step(delivery, outcomes)
+        self._present()
 
-    def _show_life(self, upload: Upload, watch: Watch) -> None:
-        """While the source has nothing for us, tell the server that we live; it is our turn."""
-        if upload.source.waiting:
-            watch.note_waiting()
-            if self._sign_of_life.passed and not self._coordinator.unsent:
-                self._sign_of_life.put_off()
-                self._coordinator.send(Pong())
+    def _go_on(self, outcomes: Outcomes) -> None:
+        """Hear the server and our threads, and have the files go on of which there is news."""
+        if not self._window:
+            return
+        self._desk.patience.check()
+        self._desk.streams.check()
+        message = self._hear()
+        if message:
+            for one in [one for one in self._window.values() if one.file == _file_of(message)]:
+                self._step(one, outcomes, message)
+        if not self._coordinator.unsent:
+            self._desk.stirred.extend(one for one in self._window.values() if one.listing)
+        while self._desk.stirred:
+            one = self._desk.stirred.popleft()
+            if self._window.get(one.index) is one:
+                self._step(one, outcomes)
+        if self._look_at.passed:
+            self._look_at.put_off()
+            for one in list(self._window.values()):
+                self._step(one, outcomes)
+            self._adapt()
+
+    def _step(self, delivery: Delivery, outcomes: Outcomes, message: Message | None = None) -> None:
+        """Have a file go on; an error that concerns only this file is an outcome like another."""
+        try:
+            outcome: Outcome | None = delivery.take(message)
+        except (RejectedError, SourceError, IntegrityError) as error:
+            outcome = error
+        if outcome:
+            self._end(delivery, outcomes, outcome)
+
+    def _end(self, delivery: Delivery, outcomes: Outcomes, outcome: Outcome) -> None:
+        """Note what became of a file."""
+        shown = delivery is next(iter(self._window.values()))
+        del self._window[delivery.index]
+        self._carried += delivery.carried
+        self._desk.patience.end_file(delivery.index)
+        if shown:
+            self._desk.progress.end()
+        outcomes.note(outcome, delivery.index)
+        self._present()
+
+    def _present(self) -> None:
+        """Show the first of the files under way in the bar."""
+        for first in self._window.values():
+            first.present()
+            return
+
+    def _lose(self, outcomes: Outcomes, error: ConnectionLostError) -> None:
+        """End the files under way with the session; some cannot go on in another one."""
+        for delivery in list(self._window.values()):
+            try:
+                delivery.lose(error)
+            except ConnectionLostError:
+                continue
+            except (SourceError, RejectedError, IntegrityError) as outcome:
+                self._end(delivery, outcomes, outcome)
+
+    def _adapt(self) -> None:
+        """Use as many streams as pay; at the end, help blocks that lag."""
+        window = self._window.values()
+        self._desk.streams.adapt(self._carried + sum(one.carried for one in window))
+        uploads = [one.upload for one in window if one.upload]
+        if all(upload.all_hashed for upload in uploads):
+            self._desk.streams.help(uploads)
 
     def _hear(self) -> Message | None:
         """Wait a moment for the server or a thread of ours; return the message that came, if any.
@@ -449,71 +336,20 @@ class ClientSession:
         coordinator = self._coordinator
         message = coordinator.receive()
         if message is None:
-            write = not self._say_on()
-            coordinator.wait(config.BAR_INTERVAL, write=write, waker=self._waker)
-            self._waker.quiet()
+            self._desk.confirm()
+            write = not coordinator.flush()
+            coordinator.wait(config.BAR_INTERVAL, write=write, waker=self._desk.waker)
+            self._desk.waker.quiet()
             message = coordinator.receive()
         if message:
             raise_error(message)
         if isinstance(message, Ping) and not coordinator.unsent:  # one unsent answer is enough
-            coordinator.send(Pong())
+            coordinator.send(numbered(Pong(), message.file))
         return message
 
-    def _say_on(self) -> bool:
-        """Send what is unsent, and more of a directory's entries; return whether that was all."""
-        coordinator = self._coordinator
-        if not coordinator.flush() or coordinator.state is not State.LISTING:
-            return not coordinator.unsent
-        coordinator.send(next(self._listing))
-        self._answer_due.put_off()
-        return False
 
-    def _send_again(self, upload: Upload, message: Missing) -> None:
-        for first, end in message.blocks:
-            if end > upload.known:
-                raise RemoteProtocolError("the server asks for a block that the file does not have")
-            upload.repairs.tell(first, end, message.reason)
-            again = [index for index in range(first, end) if upload.ask_again(index)]
-            self._link.queue.put(Block(upload, index) for index in again)
-
-    def _take_verdict(self, upload: Upload, message: Message) -> Receipt | None:
-        """Turn a verdict into a receipt; other messages only show that the server lives."""
-        raise_rejected(upload.source.name, message)
-        if isinstance(message, IntegrityFailed):
-            # if it has changed, that was the reason
-            upload.source.doubt()
-            digests = upload.digests
-            while not upload.source.prove_unchanged(digests.algorithm, digests.hexdigest()):
-                pass
-            log.error("%s: %s", upload.source.name, printable(message.reason))
-            return self._receipt(upload, None)
-        if not isinstance(message, IntegrityOk):
-            return None
-        if (message.digest, message.size) != (upload.digests.hexdigest(), upload.source.size):
-            raise RemoteProtocolError("the server's verdict is about another file")
-        upload.repairs.tell_success()
-        if message.kept is False:
-            log.warning("%s: the server's file system does not keep permission bits and time",
-                        upload.source.name)  # fmt: skip
-        if upload.source.grew:
-            log.warning("%s grew while it was sent: its first %s arrived",
-                        upload.source.name, format_size(upload.source.size))  # fmt: skip
-        return self._receipt(upload, message)
-
-    def _receipt(self, upload: Upload, verdict: IntegrityOk | None) -> Receipt:
-        patience, size = self._patience, upload.source.size
-        # what a lost session had sent but not heard of is missing in the one, and not in the other
-        sent = max(patience.sent_bytes + upload.carried, size - (patience.there or 0))
-        run = Run(patience.seconds, min(sent, size), patience.wire_bytes + upload.wire_bytes)
-        return Receipt.of(upload, verdict, self._link, self._streams.waits(), run)
-
-    def _cancel(self) -> None:
-        """Give the file up and wait until the server did: then the session can send the next."""
-        with contextlib.suppress(ConnectionLostError):  # the next file will notice
-            deadline = Deadline(self._settings.timeout)
-            self._coordinator.send(Cancel())
-            while self._coordinator.state is State.CANCELLING:
-                self._coordinator.answer(deadline.left())
+def _file_of(message: Message) -> int | None:
+    return getattr(message, "file", None)
 
 
 # --- the command line ---------------------------------------------------------------------------

@@ -123,6 +123,14 @@ MOSTLY = 0.5  # of the time of a file: whatever takes more is called its bottlen
 NAMEABLE = 5.0  # seconds that a file must take for its bottleneck to be named: less is no bother
 READ_AHEAD = 12  # blocks in memory beyond a run for each stream, to keep the senders busy ...
 READ_AHEAD_BYTES = 48 * MB  # ... and no more than this, whatever the size of a block
+
+# Bytes of files that have been announced and are still to be read, at most, for another one to be
+# announced: enough for the time until the server is ready for it, at 50 ms and 1 GB/s. So a large
+# file lets the next one begin when it is nearly done, and no sooner.
+ANNOUNCE_BELOW = 4 * MB
+READ_BESIDE = (
+    1 * MB
+)  # ... and for the next one to be read: small files need not wait for each other
 LOOK_AT_SOURCE = 1.0  # seconds between two looks whether the file that is sent is still the same
 
 PROVE_STRETCH = 8 * MB  # of a file that grew, read again between two looks at the server: 30 ms

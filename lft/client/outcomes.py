@@ -6,9 +6,8 @@ import json
 import logging
 import os
 import sys
-from collections import deque
 from pathlib import Path
-from typing import Callable, Collection, Sequence, Union
+from typing import Callable, Collection, Iterator, Sequence, Union
 
 import config
 from config import ClientSettings
@@ -54,7 +53,10 @@ _CODES = (
 
 
 class Outcomes:
-    """The files to send, in order, and what became of those that had their turn. Main's own."""
+    """The files to send, in order, and what became of those whose fate is known. Main's own.
+
+    A fate is told once those of all files before it are.
+    """
 
     def __init__(
         self,
@@ -68,7 +70,9 @@ class Outcomes:
         """
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f"paths: a list of paths is needed, not a single one: {paths!r}")
-        self._left = deque(Path(path) for path in paths)
+        self._paths = [Path(path) for path in paths]
+        self._told = 0  # files from the first one on
+        self._known: dict[int, Outcome] = {}  # by index, until it is told
         self._report = report
         self._settle = settle
         self._receipts: list[Receipt] = []
@@ -76,22 +80,30 @@ class Outcomes:
 
     @property
     def left(self) -> int:
-        """The number of files that are still to be sent."""
-        return len(self._left)
+        """The number of files whose fate has not been told."""
+        return len(self._paths) - self._told
 
     @property
     def paths(self) -> list[Path]:
-        """The files that are still to be sent."""
-        return list(self._left)
+        """The files whose fate has not been told."""
+        return self._paths[self._told :]
 
     @property
-    def next(self) -> Path:
-        """The file whose turn it is."""
-        return self._left[0]
+    def unknown(self) -> Iterator[tuple[int, Path]]:
+        """The files whose fate is not known, each with its index."""
+        for index in range(self._told, len(self._paths)):
+            if index >= self._told and index not in self._known:
+                yield index, self._paths[index]
 
-    def note(self, outcome: Outcome) -> None:
-        """Note and report what became of the file whose turn it was."""
-        path = self._left.popleft()
+    def note(self, outcome: Outcome, index: int | None = None) -> None:
+        """Note what became of a file, of the next one to be told without ``index``."""
+        self._known[self._told if index is None else index] = outcome
+        while self._told in self._known:
+            known = self._known.pop(self._told)
+            self._told += 1  # first: what ends the program here does not tell it twice
+            self._tell(self._paths[self._told - 1], known)
+
+    def _tell(self, path: Path, outcome: Outcome) -> None:
         if isinstance(outcome, TransferError):
             self._errors.append(outcome)
         else:
@@ -102,20 +114,20 @@ class Outcomes:
 
     def note_unreadable(self, settings: ClientSettings) -> None:
         """Note the files at the front that cannot be read; warn of others, whose turn comes."""
-        for path in list(self._left):
+        for index, path in list(self.unknown):
             try:
                 check_source(path, settings)
             except SourceError as error:
-                if path is self._left[0]:
+                if index == self._told:
                     self.note(error)
                 else:
                     log.warning("%s; this is tried again after the files before it", error)
 
     def end_with(self, error: TransferError) -> None:
-        """Note that ``error`` ends everything: none of the files that are left is sent."""
+        """Note that ``error`` ends everything: no other file is sent."""
         self._errors.append(error)
-        while self._left:
-            self.note(error)
+        for index, _ in list(self.unknown):
+            self.note(error, index)
 
     def receipts(self) -> list[Receipt]:
         """Return the receipts of all files; raise the worst error, if there is any."""

@@ -17,8 +17,55 @@ from protocol import ConnectionLostError
 log = logging.getLogger("client")
 
 
+class Course:
+    """How one file fares in all sessions of this run. Main's own."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._began: float | None = None  # when its first attempt did
+        self._acknowledged = self._verified = 0  # bytes, the most of all sessions
+        self.sent_bytes = self.wire_bytes = 0  # of the sessions that have ended
+        self.there: int | None = None  # bytes that the server had before the first of them
+        self.unfinished = ""  # the file's name, once the server may keep a part of it
+
+    def begin_attempt(self) -> None:
+        """Note that an attempt to send the file begins, the first one or another."""
+        self._began = self._began or time.monotonic()
+
+    def note_begun(self, name: str) -> None:
+        """Note that the server may keep the file ``name`` from now on; "" for none."""
+        self.unfinished = name
+
+    def note_there(self, there: int) -> None:
+        """Note how many bytes the server has of the file, at the beginning of a session."""
+        if self.there is None:
+            self.there = there
+
+    def note_progress(self, acknowledged: int, verified: int) -> None:
+        """Note how many bytes of the file the server has, and how many it has verified."""
+        further = acknowledged > self._acknowledged or verified > self._verified
+        self._acknowledged = max(acknowledged, self._acknowledged)
+        self._verified = max(verified, self._verified)
+        self._patience.note_progress(further=further)
+
+    def note_sent(self, sent_bytes: int, wire_bytes: int) -> None:
+        """Note what a session that ends brought of the file, and the payload that it sent."""
+        self.sent_bytes += sent_bytes
+        self.wire_bytes += wire_bytes
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the first attempt to send the file began."""
+        return time.monotonic() - self._began if self._began else 0.0
+
+    @property
+    def achieved(self) -> bool:
+        """Whether an earlier session brought a part of this file to the server."""
+        return self._acknowledged > 0
+
+
 class Patience:
-    """How long to try again, and how far one file got in its attempts so far. Main's own.
+    """How long to try again, and how the files under way fared so far. Main's own.
 
     A server that cannot be reached at the start is tried for ``timeout``. Once a session stood, a
     lost one is replaced for ``PATIENCE`` times as long after the last progress, but by no more than
@@ -36,17 +83,24 @@ class Patience:
         self._stood = False
         self._clock: WakingClock | None = None  # of the session that stands
         self._told = ""  # the reason that was logged last
-        self.begin_file()
+        self._fruitless = 0  # sessions in a row that brought no file further
+        self._courses: dict[int, Course] = {}  # of the files that have been begun, by their index
 
-    def begin_file(self) -> None:
-        """Begin anew for the next file."""
-        self._began: float | None = None  # when its first attempt did
-        self._acknowledged = self._verified = 0  # bytes, the most of all sessions
-        self.sent_bytes = self.wire_bytes = 0  # of the sessions that have ended
-        self.there: int | None = None  # bytes that the server had before the first of them
-        self._fruitless = 0  # sessions in a row that got no further
-        self.unfinished = ""  # the file's name, once the server may keep a part of it
+    def course(self, index: int) -> Course:
+        """Return how the file of this index fares, which is to be sent now."""
+        return self._courses.setdefault(index, Course(self))
+
+    def end_file(self, index: int) -> None:
+        """Note that the fate of a file is known; the patience for the others begins anew."""
+        self._courses.pop(index, None)
+        self._fruitless = 0
         self._deadline.put_off()
+
+    @property
+    def unfinished(self) -> str:
+        """The name of the first file of which the server may keep a part; "" where none is."""
+        begun = sorted(self._courses.items())
+        return next((course.unfinished for _, course in begun if course.unfinished), "")
 
     def note_session(self) -> None:
         """Note that a session stands: the server was reached."""
@@ -58,28 +112,12 @@ class Patience:
             self._stood = True
             self._deadline = Deadline(config.PATIENCE * self._timeout)
 
-    def note_progress(self, acknowledged: int = 0, verified: int = 0) -> None:
-        """Note how many bytes of the file the server has, and how many it has verified."""
+    def note_progress(self, *, further: bool = False) -> None:
+        """Note that the server is there, or that a file got ``further`` than ever before."""
         self._deadline.put_off()
-        if acknowledged > self._acknowledged or verified > self._verified:
-            self._acknowledged = max(acknowledged, self._acknowledged)
-            self._verified = max(verified, self._verified)
-            self._fruitless = -1  # this one got further
+        if further:
+            self._fruitless = -1  # this session got further
             self._backoff.reset()
-
-    def note_begun(self, name: str) -> None:
-        """Note that the server may keep the file ``name`` from now on; "" for none."""
-        self.unfinished = name
-
-    def note_sent(self, sent_bytes: int, wire_bytes: int) -> None:
-        """Note what a session that ends brought of the file, and the payload that it sent."""
-        self.sent_bytes += sent_bytes
-        self.wire_bytes += wire_bytes
-
-    def note_there(self, there: int) -> None:
-        """Note how many bytes the server has of the file, at the beginning of a session."""
-        if self.there is None:
-            self.there = there
 
     def check(self) -> None:
         """Raise ``CancelledError`` once the transfer is to be stopped.
@@ -91,20 +129,6 @@ class Patience:
             self._deadline.put_off()
         if self._cancel and self._cancel.is_set():
             raise CancelledError("cancelled")
-
-    def begin_attempt(self) -> None:
-        """Note that an attempt to send the file begins, the first one or another."""
-        self._began = self._began or time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """The seconds since the first attempt to send the file began."""
-        return time.monotonic() - self._began if self._began else 0.0
-
-    @property
-    def achieved(self) -> bool:
-        """Whether an earlier session brought a part of this file to the server."""
-        return self._acknowledged > 0
 
     def left(self) -> float:
         """Return the seconds left for one attempt to connect."""

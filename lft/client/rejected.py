@@ -38,10 +38,16 @@ class EarlierAttemptError(RejectedError):
         return DIGEST_SIZES[self.digest] < DIGEST_SIZES[digest]
 
 
+class BusyError(SentAwayError):
+    """The server has too many files just now."""
+
+
 def raise_rejected(name: str, message: Message) -> None:
     """Raise what a REJECTED says of the file ``name``; any other message passes."""
     if isinstance(message, Rejected) and message.code == EARLIER:
         raise EarlierAttemptError(message.reason)
+    if isinstance(message, Rejected) and message.code == "busy":
+        raise BusyError(f"{name}: {printable(message.reason)}")
     if isinstance(message, Rejected) and message.code in ELSEWHERE:
         raise SentAwayError(f"{name}: {printable(message.reason)}")
     if isinstance(message, Rejected) and message.code in PASSING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Callable
+from typing import Callable, Sequence
 
 import config
 from lft.client.link import Link
@@ -98,8 +98,7 @@ class Streams:
         self._futures: list[Future[None]] = []
         self._climber: Climber | None = None
         self._climbed = 0  # streams that the climber wanted last
-        self._carried = 0  # bytes of the file that had been carried then
-        self._waits_before = (0.0, 0.0)  # of the files before this one
+        self._carried = 0  # bytes of files that had been carried then
 
     def start(self) -> None:
         """Begin with as many as the settings and the link suggest."""
@@ -123,18 +122,19 @@ class Streams:
         for sender in self._senders:
             sender.wake()
 
-    def begin(self) -> None:
-        """Begin a file: measure anew, and let senders drop what is left of the last one."""
+    def begin(self, carried: int) -> None:
+        """Begin a file while no other is under way: measure anew, let senders drop what is left.
+
+        ``carried`` are the bytes of files that the session has brought to the server so far.
+        """
         for sender in self._senders:
             sender.wake()
-        self._carried = 0
-        self._waits_before = self._waits()
+        self._carried = carried
         if self._climber:
             self._climber.begin(time.monotonic())
 
-    def adapt(self, upload: Upload) -> None:
-        """Use more or fewer streams where that may pay; at the end, help blocks that lag."""
-        carried = upload.carried
+    def adapt(self, carried: int) -> None:
+        """Use more or fewer streams where that may pay; ``carried`` as for ``begin``."""
         if self._climber:
             count = self._climber.climb(time.monotonic(), max(0, carried - self._carried))
             if count != self._climbed:
@@ -142,16 +142,15 @@ class Streams:
                 congestion = self._link.wanted_congestion or "as usual"
                 log.debug("data connections: %d (%s)", self._link.streams, congestion)
         self._carried = carried
-        if upload.all_hashed:
-            self._help(upload)
 
-    def _help(self, upload: Upload) -> None:
+    def help(self, uploads: Sequence[Upload]) -> None:
         """Send the last blocks that lag on another stream, too: it has nothing else to send."""
         free = [sender for sender in self._senders[: self._link.streams] if sender.free]
         hasty = self._link.far and not self._full()
-        for sender, block in zip(free, upload.resend_late(len(free), hasty=hasty)):
-            block_log.debug("block %d lags: another stream sends it, too", block)
-            sender.hand(Block(upload, block))
+        for upload in uploads:
+            for block in upload.resend_late(len(free), hasty=hasty):
+                block_log.debug("block %d lags: another stream sends it, too", block)
+                free.pop().hand(Block(upload, block))
 
     def _full(self) -> bool:
         """Whether a queue stands on a far link: another stream would only wait in it, too."""
@@ -161,12 +160,8 @@ class Streams:
     def waits(self) -> tuple[float, float]:
         """Return for how many seconds data was under way, and the server had no room for more.
 
-        Of this file, as far as the connections that it has now were used for it.
+        Of all files together, as far as the connections that there are now were used.
         """
-        (busy, no_room), (busy_before, no_room_before) = self._waits(), self._waits_before
-        return max(0.0, busy - busy_before), max(0.0, no_room - no_room_before)
-
-    def _waits(self) -> tuple[float, float]:
         waits = [sender.waits for sender in self._senders]
         return sum(busy for busy, _ in waits), sum(no_room for _, no_room in waits)
 

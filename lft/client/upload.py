@@ -134,6 +134,11 @@ class Upload:
         return self._hashed == self.blocks.count
 
     @property
+    def unread(self) -> int:
+        """The bytes that are still to be read; very many while the end is unknown (any)."""
+        return max(0, self.blocks.size - self._hashed * self.blocks.block_size)
+
+    @property
     def checking(self) -> bool:
         """Whether all that was read so far is there already, and only its digests go out (any)."""
         return self._hashed < self._first_gap
@@ -215,6 +220,10 @@ class Upload:
 
     def _holds(self, block: int) -> bool:
         return self._held[block : block + 1] == b"\1"
+
+    def note_read(self) -> None:
+        """Note that the reader is done: the next file may be read."""
+        self._ring()
 
     def end_at(self, size: int) -> None:
         """Take in that the source ends after ``size`` bytes, which was unknown before."""
@@ -362,10 +371,10 @@ class BlockQueue:
         if other:
             other.ring()
 
-    def clear(self) -> None:
-        """Drop all blocks."""
+    def drop(self, upload: Upload) -> None:
+        """Drop the blocks of a file that is over."""
         with self._lock:
-            self._blocks.clear()
+            self._blocks = deque(block for block in self._blocks if block.upload is not upload)
 
 
 class Reader(threading.Thread):
@@ -397,6 +406,7 @@ class Reader(threading.Thread):
         except Exception as error:  # a bug of ours must not leave main waiting
             log.exception("the reader failed")
             self._upload.fail(TransferError(f"internal error: {error!r}"))
+        self._upload.note_read()
 
     def _read_next(self, index: int) -> int:
         """Read some blocks from ``index`` on; return how many, none when the upload is over."""

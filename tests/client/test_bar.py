@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import client as client_module
 from client import send_files
 from config import GB, MB
 from lft.client.bar import CHECKING, SENDING, Bar, Lines, details_of, texts_of
 from lft.client.canvas import Canvas
+from lft.client.delivery import Delivery, Steps
 from lft.client.progress import Journey, Progress
 from lft.client.receipt import Receipt
 from lft.client.upload import Upload
@@ -101,7 +101,7 @@ def test_a_lost_session_leaves_the_bar_to_the_next(
 ) -> None:
     """It is ended once, when the file has arrived."""
     local, told = start_local(), []
-    supervise = client_module.ClientSession._supervise
+    supervise = Delivery._supervise
 
     class Recorder(Progress):
         def begin(self, name: str, size: int | None) -> None:
@@ -110,11 +110,12 @@ def test_a_lost_session_leaves_the_bar_to_the_next(
         def end(self) -> None:
             told.append("end")
 
-    def once(session: client_module.ClientSession, upload: Upload) -> Receipt:
-        monkeypatch.setattr(client_module.ClientSession, "_supervise", supervise)
+    def once(_delivery: Delivery, _upload: Upload) -> Steps[Receipt]:
+        monkeypatch.setattr(Delivery, "_supervise", supervise)
+        yield
         raise LOST
 
-    monkeypatch.setattr(client_module.ClientSession, "_supervise", once)
+    monkeypatch.setattr(Delivery, "_supervise", once)
     send_files([random_file(tmp_path / "x", 10)], local.client(), Recorder())
     assert told == ["begin", "begin", "end"]
 

@@ -26,7 +26,7 @@ def _attempts(
     for attempt in itertools.count(1):
         clock.now += each
         if again:
-            patience.note_progress(again)
+            patience.course(0).note_progress(again, 0)
         try:
             patience.wait(error)
         except ConnectionLostError:
@@ -55,7 +55,7 @@ def test_progress_puts_the_end_of_patience_off(clock: SleepClock) -> None:
     patience.note_session()
     for more in range(1, 26):
         clock.now += 299
-        patience.note_progress(more)
+        patience.course(0).note_progress(more, 0)
         patience.wait(LOST)
     began = clock.now
     _attempts(patience, clock, LOST, 0.0)
@@ -68,7 +68,7 @@ def test_sessions_that_get_no_further_are_not_repeated_for_ever(clock: SleepCloc
 
     def session() -> None:
         patience.note_session()
-        patience.note_progress(50)
+        patience.course(0).note_progress(50, 0)
         patience.wait(LOST)
 
     for _ in range(config.RETRY_MOST + 2):  # the first one got further than none
@@ -118,7 +118,7 @@ def test_pauses_grow_up_to_a_limit_and_begin_anew_after_progress(clock: SleepClo
         patience.wait(LOST)
     assert clock.slept[0] <= config.RETRY_FIRST
     assert config.RETRY_LONGEST / 2 <= clock.slept[-1] <= config.RETRY_LONGEST
-    patience.note_progress(1)
+    patience.course(0).note_progress(1, 0)
     patience.wait(LOST)
     assert clock.slept[-1] <= config.RETRY_FIRST
 

@@ -14,7 +14,7 @@ from client import send_files
 from config import KB, ClientSettings
 from lft.client.patience import way_on
 from protocol import ConnectionLostError
-from tests.support.files import random_file, received
+from tests.support.files import part_files, random_file, received
 from tests.support.processes import (
     ROOT,
     ServerProcess,
@@ -33,14 +33,20 @@ GOES_ON = "the same command goes on where this one stopped"
 BEGUN = "ing large.bin ("  # receiving or resuming it
 
 
-def interrupted(server: ServerProcess, *arguments: str | Path, at: str = BEGUN) -> str:
-    """Run a client, stop it once the server's log says ``at`` again; return its last line."""
+def interrupted(
+    server: ServerProcess, *arguments: str | Path, at: str = BEGUN, parts: int | None = None
+) -> str:
+    """Run a client, stop it once the server's log says ``at`` again; return its last line.
+
+    Not before there are as many ``parts``, if a number is given.
+    """
     before = server.log.count(at)
     with subprocess.Popen(
         client_command(server.port, *arguments, "--limit", "1M"),
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment(), text=True,
     ) as client:  # fmt: skip
         eventually(lambda: server.log.count(at) > before, "the file to begin")
+        eventually(lambda: parts in (None, len(part_files(server.output))), "the others to end")
         client.send_signal(signal.SIGINT)
         _, error = client.communicate(timeout=PATIENCE)
     assert client.returncode == 130
@@ -99,7 +105,7 @@ def test_of_several_files_the_one_that_can_go_on_is_named(
 ) -> None:
     """The same command would send the others once more."""
     small = random_file(tmp_path / "small.bin", 10)
-    said = interrupted(server, small, large)
+    said = interrupted(server, small, large, parts=1)
     assert len(received(server.output)) == 1
     assert said.endswith("interrupted; large.bin goes on where it stopped when it is sent again")
 

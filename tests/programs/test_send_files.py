@@ -40,8 +40,11 @@ def test_send_files_returns_a_receipt_for_each_file(local: ServerThread, tmp_pat
         assert receipt.durable
 
 
-def test_one_bad_file_does_not_stop_the_others(local: ServerThread, tmp_path: Path) -> None:
+def test_one_bad_file_does_not_stop_the_others(
+    local: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is reported, the rest is sent, and its error is raised at the end."""
+    monkeypatch.setattr("client.MAX_AHEAD", 1)  # otherwise it is sent before it goes
     good = [random_file(tmp_path / name, 1000) for name in "ab"]
     bad = random_file(tmp_path / "bad", 1000)
     outcomes: list[Receipt | TransferError] = []

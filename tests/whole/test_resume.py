@@ -22,7 +22,7 @@ from lft.store.journal import Facts
 from lft.store.part import Part
 from lft.store.partstore import PartStore
 from lft.wire.connection import Connection
-from protocol import ConnectionLostError, IntegrityOk, Message, SourceError, State
+from protocol import ConnectionLostError, IntegrityOk, Message, Side, SourceError, State
 from tests.support.files import journal_bytes, md5, part_files, random_file, received
 from tests.support.local import ServerThread
 from tests.support.network import SLOW, StartClient, check_one, send_file
@@ -197,21 +197,22 @@ def test_a_connection_lost_while_a_file_is_given_up_costs_the_next_file_nothing(
 ) -> None:
     """The first file changed and is cancelled; the answer never comes: another session goes on."""
     changed, good = random_file(tmp_path / "a", 1000), random_file(tmp_path / "b", 1000)
-    cancelled = []
-    answer, check = Connection.answer, Source.prove_unchanged
+    cancelled: list[Connection] = []
+    receive, check = Connection.receive, Source.prove_unchanged
 
-    def lose(connection: Connection, timeout: float) -> Message:
-        if connection.state is State.CANCELLING:
+    def lose(connection: Connection) -> Message | None:
+        client = connection.dialogue.side is Side.CLIENT
+        if client and connection.dialogue.state_of(1) is State.CANCELLING and not cancelled:
             cancelled.append(connection)
             raise ConnectionLostError("gone")
-        return answer(connection, timeout)
+        return receive(connection)
 
     def notice(source: Source, algorithm: str, digest: str) -> bool:
         if source.name == changed.name:
             raise SourceError("changed")
         return check(source, algorithm, digest)
 
-    monkeypatch.setattr(Connection, "answer", lose)
+    monkeypatch.setattr(Connection, "receive", lose)
     monkeypatch.setattr(Source, "prove_unchanged", notice)
     with pytest.raises(SourceError, match="changed"):
         send_files([changed, good], local.client())

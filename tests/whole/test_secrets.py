@@ -107,8 +107,8 @@ def test_a_client_that_crashes_does_not_show_its_secrets(
     source = random_file(tmp_path / "x", 10)
     program = (
         "import sys, client\n"
-        "def crash(self, path): raise RuntimeError(f'a bug in {self._settings!r}')\n"
-        "client.ClientSession.send = crash\n"
+        "def crash(self, _): raise RuntimeError(f'a bug in {self._link.settings!r}')\n"
+        "client.ClientSession.send_all = crash\n"
         "sys.exit(client.main(sys.argv[1:]))\n"
     )
     command = client_command(local.port, source)[2:]
