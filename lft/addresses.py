@@ -81,7 +81,7 @@ def parse_network(text: str) -> str:
     import ipaddress  # noqa: PLC0415  (as above)
 
     try:
-        return str(ipaddress.ip_network(text))
+        return str(ipaddress.ip_network(text.replace("%", "no zone ")))  # Python 3.9 takes one
     except ValueError as error:
         hint = f"; {printable(str(error))}" if "host bits" in str(error) else ""
         wanted = "an address such as 10.0.0.7, or a network such as 10.0.0.0/24"

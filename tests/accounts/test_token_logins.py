@@ -16,6 +16,7 @@ from lft.accounts.tokens import make_token, signing_key
 from lft.wire.codecs import FEATURES
 from lft.wire.frames import encode
 from protocol import (
+    AHEAD,
     PRESERVE,
     TOKEN,
     UNSIZED,
@@ -79,7 +80,7 @@ def test_a_bad_token_gets_the_one_answer(serve: Serve, kind: str) -> None:
     request = encode(Hello(VERSION, FEATURES)) + encode(AuthStart(TOKEN, BAD_TOKENS[kind]()))
     with raw_socket(local.port, request) as sock:
         words = last_words(sock)
-    hello = encode(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED)))
+    hello = encode(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED, AHEAD)))
     assert words == hello + encode(Error("authentication", "the token is not valid"))
 
 

@@ -10,11 +10,13 @@ import pytest
 
 from lft.addresses import (
     HopelessError,
+    Networks,
     NoNameServiceError,
     UnknownHostError,
     is_address,
     is_loopback,
     network_of,
+    parse_network,
     place,
     plain_address,
     resolve,
@@ -215,3 +217,50 @@ def test_a_host_name_is_shown_safely() -> None:
     with pytest.raises(ConnectionLostError) as caught:
         resolve("\x1b[31m\u202e", 1)
     assert str(caught.value).isprintable()
+
+
+# --- networks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "usual"),
+    [
+        ("10.0.0.7", "10.0.0.7/32"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("10.0.0.0/255.0.0.0", "10.0.0.0/8"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("::1", "::1/128"),
+    ],
+)
+def test_an_address_or_a_network_has_one_form(text: str, usual: str) -> None:
+    """An address is a network of its own."""
+    assert parse_network(text) == usual
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "10.0.0", "10.0.0.1/8", "10.0.0.0/33", "::1%lo", "a\x1b"]
+)
+def test_what_is_no_network_is_refused_in_words(text: str) -> None:
+    """A slip in a network would trust other machines than meant."""
+    with pytest.raises(ValueError, match="a network such as 10") as caught:
+        parse_network(text)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "inside"),
+    [
+        ("10.1.2.3", True),
+        ("::ffff:10.1.2.3", True),  # as a listener for both IP versions sees it
+        ("11.0.0.1", False),
+        ("2001:db8::5", True),
+        ("fe80::1%eth0", True),
+        ("", False),
+        ("::", False),
+    ],
+)
+def test_an_address_is_in_a_network_or_not(address: str, *, inside: bool) -> None:
+    """In whichever form the system gives it."""
+    networks = Networks(["10.0.0.0/8", "2001:db8::/32", "fe80::/10"])
+    assert (address in networks) is inside
+    assert address not in Networks([])

@@ -88,7 +88,10 @@ class HAProxy:
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.log
-        return self._control.exists() and "Version" in self.ask("show info")
+        try:
+            return "Version" in self.ask("show info")
+        except (FileNotFoundError, ConnectionRefusedError):  # not made, or not listening yet
+            return False
 
     def states(self) -> list[str]:
         """Return the state of each server, such as ``UP`` and ``DOWN``."""

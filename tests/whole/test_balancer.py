@@ -40,33 +40,60 @@ def _begin(port: int, source: Path, *options: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def _owner_of_transfer(*servers: ServerProcess) -> tuple[ServerProcess, ServerProcess]:
-    """Wait until one of two servers has blocks; return that one, and the other."""
-    eventually(lambda: any(journal_bytes(one.output) > 500 for one in servers), "the first blocks")
-    first, second = servers
-    return (first, second) if journal_bytes(first.output) else (second, first)
+def _shared(start_server: StartServer) -> list[ServerProcess]:
+    """Start two servers on one directory."""
+    options = ("--shared", "--proxy-from", "127.0.0.1")
+    first = start_server(*options, folder="one")
+    return [first, start_server(*options, folder="two", sees=str(first.output))]
 
 
-def test_a_frozen_server_is_taken_out_and_its_client_finishes_elsewhere(
+def _index_of_owner(balancer: HAProxy, output: Path) -> int:
+    """Wait until a transfer is under way; return which server has its connections."""
+    eventually(lambda: journal_bytes(output) > 500, "the first blocks")
+    counts = balancer.counts()
+    return counts.index(max(counts))
+
+
+def test_a_frozen_server_is_taken_out_and_its_client_finishes_at_another_one(
     start_server: StartServer, tmp_path: Path
 ) -> None:
-    """It still accepts connections, so only its missing HELLO tells; 30 s are enough for all."""
-    servers = [start_server("--proxy-from", "127.0.0.1", folder=name) for name in ("one", "two")]
-    source = random_file(tmp_path / "x.bin", 8 * MB)
+    """It still accepts connections, so only its missing HELLO tells, and it keeps its locks.
+
+    The file waits for that at the other server for 10 s, and begins anew.
+    """
+    servers = _shared(start_server)
+    source = random_file(tmp_path / "x.bin", 4 * MB)
     with HAProxy(*(one.port for one in servers)) as balancer:
         balancer.await_states("UP", "UP")
         with _begin(balancer.port, source) as client:
-            owner, other = _owner_of_transfer(*servers)
+            owner = servers[_index_of_owner(balancer, servers[0].output)]
             owner.process.send_signal(signal.SIGSTOP)
             began = time.monotonic()
             try:
                 _, errors = client.communicate(timeout=2 * FINISHED_WITHIN)
+                lasted = time.monotonic() - began
             finally:
                 owner.process.send_signal(signal.SIGCONT)
-            assert client.returncode == 0, errors
-            assert time.monotonic() - began < FINISHED_WITHIN
-        assert balancer.states()[servers.index(owner)] == "DOWN"
-    check_one(other.output, source)
+        assert client.returncode == 0, errors
+        assert lasted < FINISHED_WITHIN
+        assert "DOWN" in balancer.states()
+    check_one(servers[0].output, source)
+
+
+def test_the_client_of_a_killed_server_resumes_at_another_one_of_the_directory(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """What it has brought is not sent again."""
+    servers = _shared(start_server)
+    source = random_file(tmp_path / "x.bin", 6 * MB)
+    with HAProxy(*(one.port for one in servers)) as balancer:
+        balancer.await_states("UP", "UP")
+        with _begin(balancer.port, source) as client:
+            servers[_index_of_owner(balancer, servers[0].output)].process.kill()
+            _, errors = client.communicate(timeout=2 * FINISHED_WITHIN)
+        assert client.returncode == 0, errors
+        assert "going on with x.bin: the server has" in errors
+    check_one(servers[0].output, source)
 
 
 @pytest.mark.parametrize("send", ["send-proxy-v2", "send-proxy"])
