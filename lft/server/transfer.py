@@ -437,6 +437,20 @@ class Transfer:
         return min(self._map.verified * self.blocks.block_size, self.blocks.size)
 
     @property
+    def received_bytes(self) -> int:
+        """How much of the file is here, proven or not."""
+        return self._map.received
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """The seconds that went into what may hold it up here."""
+        return {
+            "hashing": self.hash.seconds,
+            "disk": self._wrote_for / self._streams,
+            "limit": self._held_back.seconds,
+        }
+
+    @property
     def full(self) -> bool:
         """Whether remembering one more block would take memory without bound."""
         return self._map.unproven > config.MAX_AHEAD

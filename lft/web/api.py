@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from typing import Iterator
 
+import config
+from lft.web.events import Events
+from lft.web.feed import Feed
 from lft.web.logins import Logins
+from lft.web.metrics import Metrics
+from lft.web.overview import Overview
 from lft.web.router import Route
 from lft.web.site import House, Site
 from lft.web.status import Status
+from lft.web.transfers import Transfers
 
 
 def open_site(house: House) -> Site:
-    """Build the HTTP side of a server (main)."""
-    return Site(house, lambda site: list(_routes(site)))
+    """Build the HTTP side of a server; it begins to look at transfers (main)."""
+    overview, events = Overview(house.admission), Events(house.accounts)
+    feed = Feed(overview, events, house.connections, house.work, house.loop)
+    house.loop.every(config.EVENTS_EVERY, feed.tick)
+    return Site(house, lambda site: list(_routes(site, overview, events)))
 
 
-def _routes(site: Site) -> Iterator[Route]:
+def _routes(site: Site, overview: Overview, events: Events) -> Iterator[Route]:
     house = site.house
+    yield from Transfers(house.lifecycle, overview).routes()
+    yield from events.routes()
+    yield from Metrics(house, site.counts).routes()
     yield from Status(house).routes()
     yield from Logins(house.accounts, house.login, site.access, site.sessions).routes()

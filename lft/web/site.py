@@ -20,6 +20,7 @@ from lft.web.access import Access
 from lft.web.guest import HttpGuest
 from lft.web.head import Head
 from lft.web.hosts import Hosts, check_origin
+from lft.web.metrics import Counts
 from lft.web.problem import HttpError
 from lft.web.request import Caller, Door, Intake, Request
 from lft.web.response import Response
@@ -81,6 +82,7 @@ class Site:
         self.work = house.work
         self.sessions = WebSessions()
         self.access = Access(house.settings, house.accounts, house.login, self.sessions)
+        self.counts = Counts()
         self.router = Router(list(routes(self)))
         host = house.settings.http[0] if house.settings.http else ""
         self._hosts = Hosts([host, *house.settings.hosts])
@@ -121,6 +123,7 @@ class Site:
 
     def note(self, name: str, head: Head | None, status: int) -> None:
         """Take note of an answer."""
+        self.counts.count_request(status)
         if head:
             log.debug("%s: %s %s: %d", name, head.method, head.path, status)
         else:
