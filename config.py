@@ -386,6 +386,7 @@ WEB_SESSIONS = 4096  # logins by browsers that are remembered; each one more end
 WEB_SESSION_IDLE = 3600.0  # seconds without a request after which such a login ends ...
 WEB_SESSION_LIFETIME = 12 * 3600.0  # ... and the longest that it holds: a working day
 WEB_LOGINS = 1024  # logins that have begun; each one more ends the oldest one
+WEB_LOGINS_OF_USER = 64  # of both kinds, for a user or for a network that has not logged in yet
 
 # Passwords of HTTP Basic that are derived at once: with 25 ms each, they would otherwise take all
 # processors. Any more try again so many seconds later.

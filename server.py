@@ -106,6 +106,7 @@ from protocol import (
 )
 
 if TYPE_CHECKING:
+    from lft.web.site import Site
     from lft.wire.tls import Tls
 
 log = logging.getLogger("server")
@@ -331,6 +332,7 @@ class Server:
         self.answers = Answers(
             settings, self.login, self.lifecycle, self.receiving, self.verification
         )
+        self.web: Site | None = None
         if self._web_listeners:
             self._open_web(accounts, way)
 
@@ -343,7 +345,8 @@ class Server:
             self._settings, accounts, self.login, self.lifecycle, self.admission,
             self.connections, self.work, way, self._loop,
         )  # fmt: skip
-        self.connections.open_doors(self._web_listeners, open_site(house).greet)
+        self.web = open_site(house)
+        self.connections.open_doors(self._web_listeners, self.web.greet)
 
     @property
     def address(self) -> tuple[str, int]:
