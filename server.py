@@ -343,7 +343,7 @@ class Server:
 
         house = House(
             self._settings, accounts, self.login, self.lifecycle, self.admission,
-            self.connections, self.work, way, self._loop,
+            self.connections, self.work, way, self._loop, self.ledger,
         )  # fmt: skip
         self.web = open_site(house)
         self.connections.open_doors(self._web_listeners, self.web.greet)

@@ -446,8 +446,8 @@ class Transfer:
         """The seconds that went into what may hold it up here."""
         return {
             "hashing": self.hash.seconds,
-            "disk": self._wrote_for / self._streams,
-            "limit": self._held_back.seconds,
+            "disk": self.tally.wrote_for / self._streams,
+            "limit": self.tally.held_back.seconds,
         }
 
     @property

@@ -7,6 +7,7 @@ from typing import Iterator
 import config
 from lft.web.events import Events
 from lft.web.feed import Feed
+from lft.web.history import Past
 from lft.web.logins import Logins
 from lft.web.metrics import Metrics
 from lft.web.overview import Overview
@@ -21,13 +22,17 @@ def open_site(house: House) -> Site:
     overview, events = Overview(house.admission), Events(house.accounts)
     feed = Feed(overview, events, house.connections, house.work, house.loop)
     house.loop.every(config.EVENTS_EVERY, feed.tick)
-    return Site(house, lambda site: list(_routes(site, overview, events)))
+    site = Site(house, events, lambda site: list(_routes(site, overview)))
+    house.ledger.watch(events.tell_outcome)
+    house.ledger.watch(site.counts.count_outcome)
+    return site
 
 
-def _routes(site: Site, overview: Overview, events: Events) -> Iterator[Route]:
+def _routes(site: Site, overview: Overview) -> Iterator[Route]:
     house = site.house
     yield from Transfers(house.lifecycle, overview).routes()
-    yield from events.routes()
+    yield from site.events.routes()
+    yield from Past(house.ledger.history).routes()
     yield from Metrics(house, site.counts).routes()
     yield from Status(house).routes()
     yield from Logins(house.accounts, house.login, site.access, site.sessions).routes()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Sequence
 
 import config
 from lft.accounts.account import AccountSource
+from lft.store.history import RECEIVED, Outcome
 from lft.web.problem import HttpError
 from lft.web.request import Caller, Request
 from lft.web.response import Response, Stream
@@ -68,6 +69,11 @@ class Events:
         with self._lock:
             self.last += 1
             self._kept.append(Event(self.last, kind, user, data))
+
+    def tell_outcome(self, outcome: Outcome) -> None:
+        """Let those know that may what became of a file."""
+        kind = "verdict" if outcome.outcome == RECEIVED else "failure"
+        self.tell(kind, outcome.user, outcome.facts)
 
     def tell_progress(self, transfers: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Let those know that may how far everything is; once more when there is nothing left."""

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Iterator, NamedTuple, Sequence, Tuple
 
 import config
+from lft.store.history import OUTCOMES, RECEIVED, Outcome
 from lft.store.paths import free_bytes
 from lft.web.request import Request
 from lft.web.response import Response
@@ -37,11 +38,11 @@ class Counts:
         with self._lock:
             self._requests[status] += 1
 
-    def count_outcome(self, outcome: str, size: int) -> None:
-        """Count a file whose outcome is known, and ``size`` bytes of it that were received."""
+    def count_outcome(self, outcome: Outcome) -> None:
+        """Count a file whose outcome is known, and its bytes if it was received."""
         with self._lock:
-            self._outcomes[outcome] += 1
-            self._bytes += size
+            self._outcomes[outcome.outcome] += 1
+            self._bytes += outcome.size if outcome.outcome == RECEIVED else 0
 
     def read(self) -> tuple[Counter[int], Counter[str], int]:
         """Return requests by status, outcomes, and bytes received."""
@@ -78,7 +79,7 @@ class Metrics:
 
     def _counted(self) -> Iterator[_Metric]:
         requests, outcomes, received = self._counts.read()
-        files = [(f'outcome="{one}"', number) for one, number in sorted(outcomes.items())]
+        files = [(f'outcome="{one}"', outcomes[one]) for one in OUTCOMES]
         answers = [(f'status="{one}"', number) for one, number in sorted(requests.items())]
         yield _Metric("files_total", "counter", "Files whose outcome is known.", files)
         yield _counter("received_bytes_total", "Bytes of files that were received.", received)

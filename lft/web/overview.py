@@ -76,7 +76,7 @@ class Overview:
             "held_up_by": (sample.held_up if sample else "") or None,
             "seconds": round(time.monotonic() - transfer.asked_at, 3),
             "address": session.coordinator.address,
-            "door": "wire",
+            "door": session.door,
         }
 
 

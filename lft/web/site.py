@@ -12,11 +12,13 @@ from lft.accounts.account import AccountSource
 from lft.server.admission import Admission
 from lft.server.connections import Connections
 from lft.server.event_loop import EventLoop
+from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
 from lft.server.login import Login
 from lft.server.right_of_way import RightOfWay
 from lft.server.work_queue import WorkQueue
 from lft.web.access import Access
+from lft.web.events import Events
 from lft.web.guest import HttpGuest
 from lft.web.head import Head
 from lft.web.hosts import Hosts, check_origin
@@ -48,6 +50,7 @@ class House(NamedTuple):
     work: WorkQueue
     way: RightOfWay
     loop: EventLoop
+    ledger: Ledger
 
 
 class Admitted(NamedTuple):
@@ -76,8 +79,11 @@ class Site:
     ``greet`` runs on main, the rest on workers.
     """
 
-    def __init__(self, house: House, routes: Callable[[Site], Sequence[Route]]) -> None:
+    def __init__(
+        self, house: House, events: Events, routes: Callable[[Site], Sequence[Route]]
+    ) -> None:
         self.house = house
+        self.events = events
         self.settings = house.settings
         self.work = house.work
         self.sessions = WebSessions()
