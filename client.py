@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Collection, Iterator, Sequence
 import config
 from config import ClientSettings
 from lft.accounts.passwords import read_password
-from lft.client.announcement import announcement, check_files, check_server
+from lft.client.announcement import announcement, check_files, check_server, place_in_queue
 from lft.client.bar import CHECKING, INPUT, READING, SENDING, VERIFYING, progress_shown
 from lft.client.commandline import DEFAULT_FILE, files_of, parse, settings_of
 from lft.client.connect import connect, log_in, tls_context
@@ -319,7 +319,8 @@ class ClientSession:
         self._patience.note_begun(can_go_on)  # first: the server may be faster than we come to it
         self._coordinator.send(start)
         self._listing = source.listing()
-        position, told = 0, Deadline(0)
+        queued: Queued | None = None
+        told = Deadline(0)
         while True:
             message = self._answer()
             if isinstance(message, FileReady):
@@ -332,9 +333,9 @@ class ClientSession:
             if isinstance(message, Queued):
                 first = message.position == 1  # or it begins
                 self._patience.note_begun(can_go_on if first else "")
-                if message.position != position and told.passed:
-                    position, told = message.position, Deadline(config.QUEUED_EVERY)
-                    coordinator_log.info("waiting for our turn: position %d", position)
+                if message != queued and told.passed:
+                    queued, told = message, Deadline(config.QUEUED_EVERY)
+                    coordinator_log.info("%s", place_in_queue(message))
             raise_rejected(source.name, message)
 
     def _answer(self) -> Message:
@@ -477,6 +478,7 @@ class ClientSession:
         raise_rejected(upload.source.name, message)
         if isinstance(message, IntegrityFailed):
             # if it has changed, that was the reason
+            upload.source.doubt()
             digests = upload.digests
             while not upload.source.prove_unchanged(digests.algorithm, digests.hexdigest()):
                 pass

@@ -222,6 +222,10 @@ TELL_AGAIN = 60.0  # seconds between two warnings of the same shortage
 # Connections from one IPv4 address, or from one /64 of IPv6, which a single household has. 400
 # clients of a company may share one address.
 MAX_OF_ADDRESS = 2048
+
+# Connections of balancers that have not said from where they come: that takes a round trip. Each
+# one more replaces the oldest one.
+MAX_NEWCOMERS = 128
 MAX_STRANGERS = 1024  # connections that have not logged in; each one more replaces the oldest one
 
 # Of as many connections, or the same part of fewer: sessions of one user, for 200 clients and those
@@ -269,6 +273,16 @@ CLOSING_TIMEOUT = 2.0  # seconds for a peer to read our last message before the 
 GRACE = 5.0
 EXIT_TIMEOUT = 3.0  # seconds after that for the workers to end: one may hang in a dead disk
 LOG_PATIENCE = 1.0  # seconds for the last log lines to be written at the end
+
+# Seconds for a balancer to say from where a connection comes: it does so at once, and a lost packet
+# is sent again within 3 s.
+PROXY_TIMEOUT = 5.0
+
+DISK_ASKED_EVERY = 5.0  # seconds between two looks whether the disk still answers
+
+# Seconds without an answer after which new connections are refused. A flush of 64 MB takes as long
+# on a stick that writes 2 MB/s, so a disk that is only slow keeps no client out.
+DISK_PATIENCE = 30.0
 TICK = 0.5  # seconds between two checks of all deadlines
 REPORT_EVERY = 1.0  # seconds between two reports to a client: its progress or place in the queue
 
@@ -285,6 +299,17 @@ EXPIRE_EVERY = 600.0  # seconds between two searches for what has been kept for 
 CERTIFICATE_NOTICE = 14 * 86400.0  # seconds before its end from which on the log warns of it ...
 CERTIFICATE_LOOK_EVERY = 86400.0  # ... once a day
 CERTIFICATE_TRIES = 5  # times to read certificate and key, which may be replaced just then
+
+# --- several servers on one output directory ----------------------------------------------------
+
+# Seconds for which a file waits, at most, for what another server holds of it: NFS keeps the lock
+# of a dead machine for a lease, 90 s. Sending it anew often takes less, so no file waits longer
+# than that takes at REREAD_RATE ...
+HELD_PATIENCE = 150.0
+HELD_LEAST = 10.0  # ... but so long in any case: the lock of a dead process is free in 1 s
+USELESS_FOR = 3600.0  # seconds for which a part file without journal stays: it may be new
+ALONE_FOR = 2.0  # seconds for which a server that starts waits for one that starts just then
+COUNTER_PATIENCE = 2.0  # seconds for which a counter is waited for, which others lock for 10 ms
 
 # --- the server: who goes first -----------------------------------------------------------------
 
@@ -503,6 +528,7 @@ class ServerSettings(Record):
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
     port: int = DEFAULT_PORT
     output: Path = Path("output")
+    shared: bool = False  # with other servers, which may run on other machines
     workers: int = WORKERS
     credentials: Path | None = None
     tls_cert: Path | None = None
@@ -510,6 +536,7 @@ class ServerSettings(Record):
     max_file_size: int | None = None
     allow_ext: tuple[str, ...] = ()
     limit: int | None = None  # bytes a second, of all clients together
+    proxy_from: tuple[str, ...] = ()  # networks of balancers that send a PROXY header
     grace: float = GRACE
     max_active: int = MAX_ACTIVE_TRANSFERS
     login_timeout: float = LOGIN_TIMEOUT

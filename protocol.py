@@ -142,6 +142,7 @@ AHEAD = "ahead"  # a feature of a server: several files of a session may be unde
 UNSIZED = "unsized"  # a feature of a server: it takes files whose size is not known yet
 TREES = "trees"  # a feature of a server: it takes directories
 PRESERVE = "preserve"  # a feature of a server: a file keeps its permission bits and its time
+WAITING = "waiting"  # a feature of a client: QUEUED may say why
 EARLIER = "earlier"  # a feature, and the code of a REJECTED whose reason is "block-size digest"
 TOKEN = "TOKEN"  # noqa: S105  (the mechanism of a login that shows a token)
 CODEC_RAW, CODEC_HELD, CODEC_ZLIB, CODEC_ZSTD = range(4)  # of a block's payload
@@ -253,10 +254,11 @@ class ManifestPart(Message, verb="MANIFEST"):
 
 
 class Queued(Message, verb="QUEUED"):
-    """Let the file wait: ``position`` 1 is next."""
+    """Let the file wait: ``position`` 1 is next. With *waiting*, ``reason`` may say for what."""
 
     position: int = whole(1, 2**31)
     file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
+    reason: str | None = _text(default=LEFT_OUT)
 
 
 class FileReady(Message, verb="FILE_READY"):

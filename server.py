@@ -55,13 +55,15 @@ from lft.server.background_log import BackgroundLog
 from lft.server.commandline import parse
 from lft.server.connections import Connections
 from lft.server.descriptors import places, raise_limit
-from lft.server.doors import accounts_of, open_listeners, open_web_listeners
+from lft.server.disk_probe import DiskProbe
+from lft.server.entrance import Entrance
 from lft.server.event_loop import EventLoop
 from lft.server.guests import Guest, Next
 from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
 from lft.server.log_file import FATAL
 from lft.server.login import Login
+from lft.server.opened import accounts_of, open_listeners, open_web_listeners
 from lft.server.receiving import Receiving
 from lft.server.recorder import Recorder
 from lft.server.right_of_way import RightOfWay
@@ -82,6 +84,7 @@ from protocol import (
     PRESERVE,
     UNSIZED,
     VERSION,
+    WAITING,
     Attach,
     AuthenticationError,
     AuthResponse,
@@ -279,11 +282,11 @@ class Server:
         self._settings = settings
         tls = _load_tls(settings)
         with contextlib.ExitStack() as undo:
-            self.output = OutputDirectory(settings.output)
+            self.output = OutputDirectory(settings.output, shared=settings.shared)
             undo.callback(self.output.release)
-            self._listeners = open_listeners(settings)
-            self._web_listeners = open_web_listeners(settings)
-            for listener in (*self._listeners, *self._web_listeners):
+            listeners = open_listeners(settings)
+            web_listeners = open_web_listeners(settings)
+            for listener in (*listeners, *web_listeners):
                 undo.callback(listener.close)
             self.work = WorkQueue(settings.workers)
             undo.callback(self.work.shutdown)
@@ -293,12 +296,20 @@ class Server:
             undo.callback(self.ledger.stop)
             self._start_threads()
             undo.pop_all()
+        self._ports = [bound.getsockname()[1] for bound in (*listeners[:1], *web_listeners[:1])]
         self._loop = EventLoop()
         self.registry = Registry()
         self.admission = Admission(settings.max_active)
-        self.parts = PartStore(settings.output)
+        self.parts = _store(settings)
         self.login = Login(settings, accounts, self.registry)
-        self._open_rooms(tls, accounts)
+        way = RightOfWay()
+        self._open_rooms(tls, way)
+        disk = DiskProbe(self._ask_disk, self.work)
+        self.entrance = Entrance(settings.proxy_from, self._loop, self.connections, disk)
+        self.entrance.add(listeners, self.greet)
+        self.web: Site | None = None
+        if web_listeners:
+            self._open_web(web_listeners, accounts, way)
         self._stops = 0
         self._grace_ends = self._confirm_by = float("inf")
         self._scan()
@@ -312,11 +323,10 @@ class Server:
         except RuntimeError as error:
             raise UsageError(f"the system gives this server no threads: {error}") from None
 
-    def _open_rooms(self, tls: Tls | None, accounts: AccountSource) -> None:
+    def _open_rooms(self, tls: Tls | None, way: RightOfWay) -> None:
         """Make the objects that need each other."""
-        settings, way = self._settings, RightOfWay()
+        settings = self._settings
         self.connections = Connections(self._loop, self.work, way, self._end_session)
-        self.connections.open_doors(self._listeners, self.greet)
         self.connections.tls = tls
         self.connections.most = self.registry.places = places(raise_limit())
         self.lifecycle = Lifecycle(
@@ -332,11 +342,10 @@ class Server:
         self.answers = Answers(
             settings, self.login, self.lifecycle, self.receiving, self.verification
         )
-        self.web: Site | None = None
-        if self._web_listeners:
-            self._open_web(accounts, way)
 
-    def _open_web(self, accounts: AccountSource, way: RightOfWay) -> None:
+    def _open_web(
+        self, listeners: list[socket.socket], accounts: AccountSource, way: RightOfWay
+    ) -> None:
         """Serve browsers and other programs, which few servers are asked to do."""
         from lft.web.api import open_site  # noqa: PLC0415  (it loads http, json and more)
         from lft.web.site import House  # noqa: PLC0415
@@ -344,21 +353,26 @@ class Server:
         house = House(
             self._settings, accounts, self.login, self.lifecycle, self.admission,
             self.connections, self.work, way, self._loop, self.ledger,
+            lambda: self.trouble,
         )  # fmt: skip
         self.web = open_site(house)
-        self.connections.open_doors(self._web_listeners, self.web.greet)
+        self.entrance.add(listeners, self.web.greet, lasts=True)
+
+    @property
+    def trouble(self) -> str:
+        """Why new clients had better go to another server; "" if they need not (any)."""
+        return self.entrance.trouble
 
     @property
     def address(self) -> tuple[str, int]:
         """First host as it was asked for, and the port in use on all."""
-        return self._settings.hosts[0], self._listeners[0].getsockname()[1]
+        return self._settings.hosts[0], self._ports[0]
 
     @property
     def web_address(self) -> tuple[str, int] | None:
         """The same of the HTTP side, if there is one."""
-        if self._settings.http is None:
-            return None
-        return self._settings.http[0], self._web_listeners[0].getsockname()[1]
+        http = self._settings.http
+        return (http[0], self._ports[1]) if http else None
 
     def stop(self) -> None:
         """Ask the loop to end (any, also a signal handler); the second time at once.
@@ -376,8 +390,7 @@ class Server:
 
     def run(self) -> None:
         """Serve until ``stop``; then let running transfers end within the grace period."""
-        if not self._stops:
-            self.connections.listen()
+        self._loop.every(config.DISK_ASKED_EVERY, self.entrance.disk.begin)
         self._loop.every(config.TICK, self._tick)
         self._loop.every(config.REPORT_EVERY, self._report)
         self._loop.every(config.EXPIRE_EVERY, self._expire)
@@ -435,11 +448,14 @@ class Server:
         """Look at every deadline."""
         self._loop.run_calls()  # should a ring ever be lost
         self.connections.look_at_deadlines(time.monotonic())
+        self.entrance.look(time.monotonic())
         for transfer in self.admission.stalled(self._settings.stall_timeout):
             self.lifecycle.start(self.lifecycle.expire, transfer)
         self.lifecycle.try_again()
-        if not self.lifecycle.stopping:
-            self.connections.listen()  # after a pause for want of descriptors
+
+    def _ask_disk(self) -> None:
+        """Have the disk answer (a worker); while it is idle anyway, it is left alone."""
+        self.output.ask(write=bool(self.admission.active()))
 
     def _expire(self) -> None:
         """Have a worker remove what no client has come back for."""
@@ -450,13 +466,21 @@ class Server:
         """Tell clients that wait how far they are; it also shows them that we live."""
         for transfer in self.admission.active():
             begun = transfer.life.receiving  # otherwise its part file is looked for, or made
-            self._tell(transfer, Verifying(transfer.verified_bytes) if begun else Queued(1))
+            report = Verifying(transfer.verified_bytes) if begun else self._opening(transfer)
+            self._tell(transfer, report)
         for transfer, position in self.admission.positions():
             self._tell(transfer, Queued(position))
 
     def _tell(self, transfer: Transfer, message: Message) -> None:
         """Have a message about ``transfer`` sent to its client (any)."""
         self.connections.post(transfer.session.coordinator, numbered(message, transfer.facts.file))
+
+    def _opening(self, transfer: Transfer) -> Queued:
+        """Say that a transfer is next, and why it has to wait, if its client understands that."""
+        reason = self.lifecycle.waits_for(transfer)
+        if reason and WAITING in transfer.session.coordinator.features:
+            return Queued(1, reason=reason)
+        return Queued(1)
 
     def _read_certificate(self) -> None:
         """Take a renewed certificate for new connections; a bad one changes nothing."""
@@ -491,7 +515,7 @@ class Server:
         self.lifecycle.stopping = True
         self._grace_ends = time.monotonic() + self._settings.grace
         self._confirm_by = time.monotonic() + config.CLOSING_TIMEOUT
-        self.connections.stop_listening(keep=self._web_listeners)  # which tell that we stop
+        self.entrance.begin_stop()
         for transfer in self.admission.waiting():
             self.lifecycle.start(self.lifecycle.turn_away, transfer)
         active = len(self.admission.active())
@@ -511,6 +535,7 @@ class Server:
         """Cut what still runs, wait for the workers, release everything."""
         self.lifecycle.stopping = True
         self._watchdog.end_within(config.EXIT_TIMEOUT)
+        self.entrance.close()
         self.connections.say_goodbye()
         for transfer in self.admission.active() + self.admission.waiting():
             self.lifecycle.cut(transfer)
@@ -533,6 +558,15 @@ def _load_tls(settings: ServerSettings) -> Tls | None:
     from lft.wire.tls import Tls  # noqa: PLC0415  (it loads ssl)
 
     return Tls.load(settings)
+
+
+def _store(settings: ServerSettings) -> PartStore:
+    """Return what finds part files: by itself, or with others on the same directory (main)."""
+    if not settings.shared:
+        return PartStore(settings.output)
+    from lft.store.sharedstore import SharedPartStore  # noqa: PLC0415  (few servers share)
+
+    return SharedPartStore(settings.output)
 
 
 def _serve(settings: ServerSettings) -> None:

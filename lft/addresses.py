@@ -52,6 +52,42 @@ def plain_address(address: str) -> str:
     return bare[7:] if bare.startswith("::ffff:") and "." in bare else bare
 
 
+class Networks:
+    """Addresses and networks, for asking whether an address is in one of them."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        """Take ``texts`` as ``parse_network`` returns them."""
+        import ipaddress  # noqa: PLC0415  (as above)
+
+        self._networks = [ipaddress.ip_network(text) for text in texts]
+
+    def __contains__(self, address: str) -> bool:
+        if not self._networks:
+            return False
+        import ipaddress  # noqa: PLC0415  (as above)
+
+        try:
+            found = ipaddress.ip_address(plain_address(address))
+        except ValueError:  # a Unix socket has none
+            return False
+        return any(found in network for network in self._networks)
+
+
+def parse_network(text: str) -> str:
+    """Return an address or a network such as ``10.0.0.0/8`` in its usual form.
+
+    Raises ``ValueError`` with what is wrong, in words.
+    """
+    import ipaddress  # noqa: PLC0415  (as above)
+
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        hint = f"; {printable(str(error))}" if "host bits" in str(error) else ""
+        wanted = "an address such as 10.0.0.7, or a network such as 10.0.0.0/24"
+        raise ValueError(f"{wanted}, not {printable(text)!r}{hint}") from None
+
+
 def look_up(host: str, port: int, flags: int = 0) -> list[Any]:
     """Ask the system for addresses. Raises ``OSError`` and ``UnicodeError``.
 

@@ -15,9 +15,9 @@ Raw = Tuple[Any, ...]  # an entry of a directory as it is on the wire
 _SHAPES = {"f": (str, str, int, int, int), "d": (str, str, int, int), "l": (str, str, str)}
 
 
-def text(low: int = 0, high: int = MAX_TEXT) -> Any:
+def text(low: int = 0, high: int = MAX_TEXT, **default: Any) -> Any:
     """Declare a text of so many characters, all of which UTF-8 can carry."""
-    return field(lambda v: _is_text(v, low, high), f"text of {low} to {high} characters")
+    return field(lambda v: _is_text(v, low, high), f"text of {low} to {high} characters", **default)
 
 
 def digest() -> Any:

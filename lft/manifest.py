@@ -17,6 +17,7 @@ from lft.terminal import is_hidden, printable
 from protocol import MAX_CONTROL_FRAME, MAX_FILE_SIZE, ManifestPart
 
 _FRAME_ROOM = MAX_CONTROL_FRAME - 64  # bytes of a MANIFEST for its entries
+_NUMBERS = 64  # bytes, at most, of all that an entry of a file has beside its path
 _SHOWN = 80  # characters of a path that a refusal names
 
 
@@ -26,6 +27,9 @@ class Kind(enum.Enum):
     FILE = "f"
     DIRECTORY = "d"
     LINK = "l"
+
+
+_FILE, _DIRECTORY = ord(Kind.FILE.value), ord(Kind.DIRECTORY.value)
 
 
 class Entry(NamedTuple):
@@ -156,7 +160,17 @@ class Manifest:
         return Entry(kind, path, size, self._modes[index], self._mtimes[index])
 
     def __iter__(self) -> Iterator[Entry]:
-        return map(self.__getitem__, range(len(self)))
+        """Give all entries: in half the time that it takes to ask for each."""
+        number = 0
+        columns = zip(self._paths, self._kinds, self._modes, self._mtimes)
+        for index, (path, kind, mode, mtime) in enumerate(columns):
+            if kind == _FILE:
+                yield Entry(Kind.FILE, path.decode(), self.length(number), mode, mtime)
+                number += 1
+            elif kind == _DIRECTORY:
+                yield Entry(Kind.DIRECTORY, path.decode(), 0, mode, mtime)
+            else:
+                yield self[index]
 
     @property
     def files(self) -> int:
@@ -259,13 +273,21 @@ def _hides(text: str) -> bool:
 # --- the wire -----------------------------------------------------------------------------------
 
 
+def _length_of(raw: Raw) -> int:
+    """Return how many bytes an entry takes in a frame, at most: exactly only where it must be."""
+    path = raw[1]
+    if raw[0] != Kind.LINK.value and path.isascii() and '"' not in path and "\\" not in path:
+        return len(path) + _NUMBERS
+    return len(json.dumps(raw)) + 2
+
+
 def parts_of(manifest: Iterable[Entry]) -> Iterator[ManifestPart]:
     """Give the messages that announce the entries, as many in each as a frame holds."""
     some: list[Raw] = []
     room = _FRAME_ROOM
     for entry in manifest:
         raw = entry.raw
-        length = len(json.dumps(raw)) + 2
+        length = _length_of(raw)
         if length > room:
             yield ManifestPart(tuple(some))
             some, room = [], _FRAME_ROOM

@@ -9,7 +9,8 @@ from typing import Collection
 from config import ClientSettings
 from lft.client.source import Input
 from lft.client.standard_input import STANDARD_INPUT
-from protocol import PRESERVE, TREES, UNSIZED, FileStart, RejectedError, UsageError
+from lft.terminal import printable
+from protocol import PRESERVE, TREES, UNSIZED, FileStart, Queued, RejectedError, UsageError
 
 log = logging.getLogger("client")
 
@@ -47,3 +48,10 @@ def announcement(
     if source.entries is not None or (settings.preserve and PRESERVE in features):
         return start.replace(**source.attributes)
     return start
+
+
+def place_in_queue(queued: Queued) -> str:
+    """Say what the server lets a file wait for."""
+    if queued.reason:
+        return f"waiting: {printable(queued.reason)}"
+    return f"waiting for our turn: position {queued.position}"

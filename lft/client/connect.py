@@ -20,6 +20,7 @@ from protocol import (
     EARLIER,
     TOKEN,
     VERSION,
+    WAITING,
     AuthChallenge,
     AuthenticationError,
     AuthOk,
@@ -65,7 +66,7 @@ def log_in(
     """Log in on a new connection, within ``timeout`` for its TLS; return what the server said."""
     _secure(connection, timeout)
     # no codecs among the features: they are those that a peer can unpack, and we only pack
-    connection.send(Hello(VERSION, (*DIGEST_SIZES, EARLIER)))
+    connection.send(Hello(VERSION, (*DIGEST_SIZES, EARLIER, WAITING)))
     return (_prove_password if settings.token is None else _show_token)(connection, settings)
 
 

@@ -81,6 +81,9 @@ class Input:
         """Prove that what was sent is still what there is; return whether that is done."""
         return True
 
+    def doubt(self) -> None:
+        """Prove anew what has been proven (main)."""
+
     def begin_again(self, error: SourceError) -> None:
         """Get ready to be announced once more after ``error``; raise it where that is no use."""
         raise error

@@ -214,32 +214,33 @@ class Tree(Input):
         return sum(sizes[index].size for index in list(self._changes))
 
     def prove_unchanged(self, _algorithm: str, _digest: str) -> bool:
-        """Look at some more entries; return whether these were the last ones (main).
+        """Look at some more entries; return whether all have been looked at (main).
 
         Raises ``ChangedTreeError`` if any is not as it was when it was sent. A file that came
         meanwhile is none of the tree.
         """
-        manifest = self.walk.manifest
-        end = min(self._looked + config.LOOK_ENTRIES, len(manifest))
+        end = min(self._looked + config.LOOK_ENTRIES, len(self.walk.manifest))
         for index in range(self._looked, end):
-            self._look_at(index)
+            change = self._look_at(index)
+            if change:
+                self._changes.setdefault(index, change)
         self._looked = end
-        if end < len(manifest):
-            return False
-        self._looked = 0
-        if self._changes:
+        if self._changes and end == len(self.walk.manifest):
             raise self._changed()
-        return True
+        return end == len(self.walk.manifest)
 
-    def _look_at(self, index: int) -> None:
+    def _look_at(self, index: int) -> str:
+        """Say what happened to an entry; "" for nothing."""
         path = self.walk.manifest.path(index)
         try:
             facts = os.stat(path, dir_fd=self._root, follow_symlinks=False)
-            change = self.walk.change_of(index, facts)
         except OSError as error:
-            change = _what(error)
-        if change:
-            self._changes.setdefault(index, change)
+            return _what(error)
+        return self.walk.change_of(index, facts)
+
+    def doubt(self) -> None:
+        """Look at all of it again when it is to be proven once more (main)."""
+        self._looked = 0
 
     def _changed(self) -> ChangedTreeError:
         changes = {index: self._changes[index] for index in sorted(self._changes)}

@@ -15,14 +15,13 @@ from lft.client.inventory import Reasons, note
 from lft.manifest import Entry, Kind, Manifest, check_path, check_target
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-KINDS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.LINK: stat.S_IFLNK}
-
 _STRANGE = {
     stat.S_IFIFO: "pipe",
     stat.S_IFSOCK: "socket",
     stat.S_IFCHR: "device",
     stat.S_IFBLK: "device",
 }
+_SHORT = 200  # characters of a path that cannot be too long, nor can its last part
 _OUTSIDE = "outside link"
 _BAD_NAME = "bad name"
 _FALSE = "virtual file"
@@ -45,7 +44,7 @@ class Walk:
         self.unreadable: Reasons = {}
         self.excluded = 0  # entries, without what is in them
         self._exclusion = exclusion
-        self._found: list[tuple[Entry, int]] = []  # each with its inode
+        self._found: list[tuple[Entry, os.stat_result]] = []
         self._hides_sizes: dict[int, bool] = {}  # by device
         self._enter(directory, "")
         self._found.sort(key=lambda one: one[0].path)  # as the bytes of UTF-8 would be sorted
@@ -53,18 +52,18 @@ class Walk:
             self.manifest = Manifest(entry for entry, _ in self._found)
         except ValueError as error:
             raise TooLargeError(str(error)) from None
-        self.inodes = array("Q", [inode for _, inode in self._found])
+        self._inodes = array("Q", [facts.st_ino for _, facts in self._found])
+        self._sizes = array("q", [facts.st_size for _, facts in self._found])
+        self._times = array("q", [facts.st_mtime_ns for _, facts in self._found])
         del self._found
 
     def change_of(self, index: int, facts: os.stat_result) -> str:
         """Say what happened to an entry, of which these are the facts now; "" for nothing."""
-        entry = self.manifest[index]
-        if stat.S_IFMT(facts.st_mode) != KINDS[entry.kind] or facts.st_ino != self.inodes[index]:
+        if facts.st_ino != self._inodes[index]:
             return "replaced"
-        if entry.kind is not Kind.FILE:
+        if facts.st_mtime_ns == self._times[index] and facts.st_size == self._sizes[index]:
             return ""
-        now = facts.st_size, max(0, facts.st_mtime_ns)
-        return "" if now == (entry.size, entry.mtime) else "changed"
+        return "" if stat.S_ISDIR(facts.st_mode) else "changed"  # what is in it is looked at, too
 
     def _enter(self, directory: int, prefix: str) -> None:
         """Note all that is in an open directory, and below; ``prefix`` is its path and a slash."""
@@ -86,9 +85,7 @@ class Walk:
         if self._exclusion.covers(path, directory=kind == stat.S_IFDIR):
             self.excluded += 1
             return
-        try:
-            check_path(path)
-        except ValueError:
+        if not _is_sendable(path, one.name):
             note(self.left_out, _BAD_NAME, path)
             return
         if kind == stat.S_IFREG:
@@ -124,11 +121,12 @@ class Walk:
         except ValueError:
             note(self.left_out, _OUTSIDE, path)
             return
-        self._found.append((Entry(Kind.LINK, path, target=target), facts.st_ino))
+        entry = Entry(Kind.LINK, path, mtime=max(0, facts.st_mtime_ns), target=target)
+        self._found.append((entry, facts))
 
     def _add(self, kind: Kind, path: str, facts: os.stat_result, size: int = 0) -> None:
         entry = Entry(kind, path, size, facts.st_mode & 0o777, max(0, facts.st_mtime_ns))
-        self._found.append((entry, facts.st_ino))
+        self._found.append((entry, facts))
 
     def _may_hide_sizes(self, directory: int, facts: os.stat_result) -> bool:
         """Return whether a file on this device may have bytes although it has no size.
@@ -139,6 +137,17 @@ class Walk:
         if device not in self._hides_sizes:
             self._hides_sizes[device] = not os.fstatvfs(directory).f_blocks
         return self._hides_sizes[device]
+
+
+def _is_sendable(path: str, name: str) -> bool:
+    """Return whether a manifest takes ``path``, of which all except the last ``name`` is in it."""
+    if name.isascii() and name.isprintable() and len(path) <= _SHORT:  # nearly all of them
+        return path.count("/") < config.MAX_DEPTH
+    try:
+        check_path(path)
+    except ValueError:
+        return False
+    return True
 
 
 def size_up(path: Path, patterns: Sequence[str]) -> tuple[int, int]:

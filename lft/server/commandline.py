@@ -7,7 +7,7 @@ from pathlib import Path
 
 import config
 from lft.accounts.account import parse_extensions
-from lft.addresses import one_port, split_place
+from lft.addresses import one_port, parse_network, split_place
 from lft.commandline import Parser, adder
 from lft.options import (
     add_log_level,
@@ -62,6 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     except ValueError as error:
         parser.error(str(error))
     arguments.hosts = tuple(host for host, _ in places)
+    arguments.proxy_from = tuple(arguments.proxy_from)
     return arguments
 
 
@@ -100,6 +101,11 @@ def _add_where(parser: Parser) -> None:
         "any IPv4 address of it, :: for those that reach any address at all (localhost)")
     add("--port", type=port_argument(), metavar="PORT",
         help=f"port to listen on; 0 takes a free one ({config.DEFAULT_PORT})")
+    add("--proxy-from", type=checked(parse_network), action="append", default=[],
+        metavar="ADDRESS|NETWORK",
+        help="address or network of a balancer, as often as wanted: each connection from there "
+        "has to begin with a PROXY header (HAProxy's send-proxy-v2 or send-proxy), which says "
+        "whose it is; one from elsewhere must not (none)")
 
 
     add("--http", type=checked(_http_place), metavar="[HOST:]PORT",
@@ -119,6 +125,10 @@ def _add_what(parser: Parser) -> None:
     add = adder(parser, "what becomes of files")
     add("--output", type=Path, default=Path("output"), metavar="DIR",
         help="the directory for what arrives, made where there is none (output)")
+    add("--shared", action="store_true",
+        help="share DIR with other servers that have --shared, on this machine or on others that "
+        "mount it: each goes on where another one has ended. The file system must have locks "
+        "between all of them, as NFS 4, CephFS, GlusterFS and Lustre do")
     size = argument(parse_size, 1, MAX_FILE_SIZE, "a size such as 200K, 1.5M, 2G")
     add("--max-file-size", type=size, metavar="SIZE", help="take no larger file (no limit)")
     add("--allow-ext", type=checked(parse_extensions), default=(), metavar=".a,.b",

@@ -1,14 +1,13 @@
-"""Connections while no worker serves them: accept, watch, hand over, see off."""
+"""Connections while no worker serves them: take in, watch, hand over, see off."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import selectors
 import time
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Callable, Sequence
 
 import config
 from lft.addresses import network_of
@@ -18,6 +17,7 @@ from lft.server.log_limit import speaking_for
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Peer
 from lft.server.work_queue import WorkQueue
+from lft.wire.proxy_protocol import Origin
 from lft.wire.sockets import Socket
 from protocol import ConnectionLostError, Message
 
@@ -29,14 +29,13 @@ log = logging.getLogger("server")
 # Makes a guest of a new connection, with the server's certificate if it has one; an ``OSError``
 # says that the connection has gone already.
 Greeter = Callable[[Socket, "Tls | None"], Guest]
-ACCEPTS_TOGETHER = 64  # connections taken before the loop looks at other things
 
 
 class Connections:
     """Every connection of the server; only here their ``place`` changes.
 
-    Each listener has a ``Greeter``, which says what is spoken on what comes there. ``end_session``
-    ends what belongs to a guest that leaves, on main, and returns the connections that end with it.
+    A ``Greeter`` says what is spoken on a new one. ``end_session`` ends what belongs to a guest
+    that leaves, on main, and returns the connections that end with it.
     All methods run on main, except ``post`` and ``nudge`` (any thread).
     """
 
@@ -50,9 +49,6 @@ class Connections:
         self.tls: Tls | None = None  # what new connections are shown
         self.most = config.MAX_CONNECTIONS  # that there are descriptors for
         self.peers: set[Guest] = set()
-        self._doors: dict[Socket, Greeter] = {}
-        self._refused = 0  # tries to accept without a descriptor left, of which no one was told
-        self._told_at = -config.TELL_AGAIN
         self._loop = loop
         self._work = work
         self._way = way
@@ -62,58 +58,43 @@ class Connections:
 
     # -- coming
 
-    def open_doors(self, listeners: Sequence[Socket], greeter: Greeter) -> None:
-        """Have ``greeter`` greet what comes to ``listeners``."""
-        self._doors.update(dict.fromkeys(listeners, greeter))
+    def welcome(
+        self, sock: Socket, greeter: Greeter, address: str = "", origin: Origin | None = None
+    ) -> None:
+        """Take a new connection in, or close it where there is no room.
 
-    def listen(self) -> None:
-        """Accept connections, unless that is so already."""
-        for listener in self._doors:
-            if not self._loop.watches(listener):
-                self._loop.watch(listener, selectors.EVENT_READ, partial(self._accept, listener))
+        ``address`` is what limits go by. ``origin`` is that address and port where the connection
+        comes by a balancer.
+        """
+        peer = self._take_in(sock, greeter, address, origin)
+        if peer:
+            self._watch(peer)
 
-    def stop_listening(self, keep: Collection[Socket] = ()) -> None:
-        """Leave new connections with the system, except those of the listeners to ``keep``."""
-        for listener in self._doors:
-            if listener not in keep:
-                self._loop.unwatch(listener)
+    def turn_away(self, sock: Socket, greeter: Greeter, address: str, reason: str) -> None:
+        """End a new connection that has broken the protocol; without TLS it is told the reason."""
+        peer = self._take_in(sock, greeter, address, None)
+        if peer:
+            peer.refuse("protocol", reason)
+            self._see_off(peer)
 
-    def _accept(self, listener: Socket) -> None:
-        for _ in range(ACCEPTS_TOGETHER):
-            try:
-                sock, address = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-                return
-            except OSError as error:  # out of descriptors
-                if not self._drop_first(self._unknown()):
-                    self._pause_listening(error)
-                    return
-            else:
-                self.welcome(sock, self._doors[listener], str(address[0]))
-
-    def _pause_listening(self, error: OSError) -> None:
-        """Leave new connections with the system for a while; say so now and then."""
-        self.stop_listening()
-        self._refused += 1
-        if time.monotonic() - self._told_at >= config.TELL_AGAIN:
-            times = f" ({self._refused} times)" if self._refused > 1 else ""
-            log.warning("cannot accept connections: %s%s", error.strerror, times)
-            self._told_at, self._refused = time.monotonic(), 0
-
-    def welcome(self, sock: Socket, greeter: Greeter, address: str = "") -> None:
-        """Take a new connection in, or close it where there is no room."""
+    def _take_in(
+        self, sock: Socket, greeter: Greeter, address: str, origin: Origin | None
+    ) -> Guest | None:
+        """Make a guest of a new connection, if there is room."""
         if not self._make_room(address):
             sock.close()
-            return
+            return None
         try:
             peer = greeter(sock, self.tls)
         except OSError:  # it has gone already
             sock.close()
-            return
+            return None
+        if origin:
+            peer.introduce(origin)
         self.peers.add(peer)
         self._strangers[peer] = None
         self._neighbours[peer.network] += 1
-        self._watch(peer)
+        return peer
 
     def _make_room(self, address: str) -> bool:
         """Have room for one more connection, if need be in place of a stranger; return whether.
@@ -141,6 +122,10 @@ class Connections:
             if network in (None, peer.network)
             and not (peer.user is not None or peer.done or peer.place in gone)
         ]  # fmt: skip
+
+    def drop_stranger(self) -> bool:
+        """End the connection that has said nothing for the longest time; return whether one did."""
+        return self._drop_first(self._unknown())
 
     def _drop_first(self, strangers: list[Guest]) -> bool:
         if strangers:
@@ -306,10 +291,7 @@ class Connections:
         return not any(peer.place in served or peer.busy for peer in self.peers)
 
     def say_goodbye(self) -> None:
-        """Close the listeners, say the last words to all peers, stop the workers' waiting."""
-        self.stop_listening()
-        for listener in self._doors:
-            listener.close()
+        """Say the last words to all peers, stop the workers' waiting."""
         for peer in self.peers:
             if peer.place in (Place.WATCHED, Place.LEAVING):
                 peer.refuse("shutdown", "the server is shutting down")

@@ -6,10 +6,12 @@ import enum
 import selectors
 import time
 from abc import ABC, abstractmethod
+from typing import Any
 
 import config
-from lft.addresses import network_of
+from lft.addresses import is_loopback, network_of
 from lft.wire.channel import Channel
+from lft.wire.proxy_protocol import Origin
 from protocol import ConnectionLostError
 
 TOO_SLOW = "too slow, or silent for too long"  # what a peer is told that misses a deadline
@@ -32,6 +34,10 @@ class Next(enum.Enum):
     WAIT = "wait"  # for something to come
     AGAIN = "again"  # there is more to do at once
     LOST = "lost"  # the peer is gone
+
+
+def _machine(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) else ""
 
 
 class Guest(ABC):
@@ -95,17 +101,29 @@ class Guest(ABC):
         """What main watches it for."""
         return selectors.EVENT_READ | (selectors.EVENT_WRITE if self.connection.unsent else 0)
 
+    def introduce(self, origin: Origin) -> None:
+        """Let it come from where a balancer says (main, before it is watched)."""
+        self.connection.introduce(origin)
+        self.network = network_of(self.address)
+
     @property
     def address(self) -> str:
         """The machine it comes from; ``network`` is what limits go by."""
-        address = self.connection.address[1]
-        return str(address[0]) if isinstance(address, tuple) else ""
+        return _machine(self.connection.origin)
 
     @property
     def port(self) -> int:
         """Its port on that machine."""
-        address = self.connection.address[1]
-        return int(address[1]) if isinstance(address, tuple) else 0
+        origin = self.connection.origin
+        return int(origin[1]) if isinstance(origin, tuple) else 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it comes from this machine, also where a balancer hands it on.
+
+        The loopback address of a client of another machine's balancer is on that machine.
+        """
+        return is_loopback(self.address) and is_loopback(_machine(self.connection.address[1]))
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ from lft.server.buffers import BufferPool
 from lft.server.ledger import Ledger
 from lft.server.lifetime import Stage, TransferEndedError
 from lft.server.opening import Opener, Step
-from lft.server.quota import Quota
+from lft.server.quota import quota_for
 from lft.server.sessions import Session
 from lft.server.transfer import Transfer
 from lft.server.underway import Tell, UnderWay
@@ -71,7 +71,7 @@ class Lifecycle:
         self._output = output
         self._admission = admission
         self._parts = parts
-        self._quota = Quota(settings.output, admission, parts)
+        self._quota = quota_for(settings, admission, parts)
         self.growth = Growth(self._quota)
         self._work = work
         self._buffers = BufferPool(config.SPARE_BUFFERS, config.KEEP_FOR_HASHING)
@@ -184,6 +184,10 @@ class Lifecycle:
             log.exception("%s: internal error", transfer.name)
             self.finish(transfer, Rejected("internal", "internal error of the server"))
 
+    def waits_for(self, transfer: Transfer) -> str:
+        """Return what keeps a transfer from its part file, in words; empty if nothing does."""
+        return self._opener.waits_for(transfer)
+
     # -- the end
 
     def finish(
@@ -205,25 +209,11 @@ class Lifecycle:
         """Give the flushed file its final name, then the verdict."""
         with transfer.life.publishing():
             self._output.check_in_place()
-            name = self._publish_counted(part)
+            name = self._quota.publish(part)
             self._output.check_in_place()  # otherwise its name is where no user sees it
         self._under_way.note_published(transfer)  # before the client can confirm it
         receipt = transfer.receipt(name)
         self._conclude(transfer, receipt if part.kept is None else receipt.replace(kept=part.kept))
-
-    def _publish_counted(self, part: PartFile) -> str:
-        """Publish a file; it counts as published before it ends to count as on its way."""
-        facts, usage = part.facts, self._quota.usage
-        if part.published:  # before a kill, it has been counted
-            return part.publish()
-        usage.add(facts.directory, facts.size)
-        try:
-            name = part.publish()
-        except BaseException:
-            usage.take_back(facts.directory, facts.size)
-            raise
-        usage.note_published(facts.directory, facts.size)
-        return name
 
     def _conclude(
         self, transfer: Transfer, answer: Message | None, outcome: Rejected | None = None

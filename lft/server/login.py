@@ -17,7 +17,7 @@ from lft.accounts.permissions import Rights
 from lft.accounts.scram import ScramServer
 from lft.accounts.throttle import LoginDelay
 from lft.accounts.tokens import verify_token
-from lft.addresses import is_loopback, plain_address
+from lft.addresses import plain_address
 from lft.clock import TokenBucket
 from lft.server.sessions import Peer, Registry, Session
 from protocol import (
@@ -68,6 +68,8 @@ class Login:
 
     def _expect_proof(self, peer: Peer, proof: AuthStart | AuthResponse, user: str) -> None:
         """Judge a proof at once, or later if wrong ones came before it."""
+        if self._settings.credentials is None and not peer.is_local:  # handed on by a balancer
+            raise AuthenticationError("the demo accounts are for clients on the server's machine")
         delay = self.delays.attempt(user, peer.address)
         if delay == float("inf"):
             raise AuthenticationError("too many wrong passwords; try again later")
@@ -94,9 +96,7 @@ class Login:
         self._let_in(peer, login.user, login.credential, final)
 
     def _judge_token(self, peer: Peer, proof: AuthStart) -> None:
-        if not (
-            peer.connection.secure or is_loopback(peer.address)
-        ):  # others can read it on the way
+        if not (peer.connection.secure or peer.is_local):  # others can read it on the way
             raise AuthenticationError("a token may be shown over TLS only")
         user, credential = verify_token(proof.data, self._accounts())
         self.delays.succeeded(token_name(proof.data), peer.address)

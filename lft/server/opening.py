@@ -16,6 +16,7 @@ from lft.server.quota import Quota
 from lft.server.transfer import Transfer
 from lft.server.underway import Tell
 from lft.store.journal import Claims, Facts
+from lft.store.locks import HeldElsewhereError
 from lft.store.ownership import OutputDirectory
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
@@ -38,6 +39,8 @@ class Opening:
         self.part: PartFile | None = None  # once it is found or made
         self.claims: Claims | None = None  # of its journal, if an earlier attempt left it
         self._asked: dict[Transfer, float] = {}  # owners of a part file, and since when
+        self._held_since: float | None = None  # by another server, as far as we know
+        self.waits_for = ""  # in words
 
     def needs(self, facts: Facts) -> bool:
         """Return whether the transfer has to know of a part file of an earlier run.
@@ -50,6 +53,22 @@ class Opening:
     def asked_at(self, owner: Transfer) -> float:
         """Return since when ``owner`` is asked whether it lives: from now on, if not before."""
         return self._asked.setdefault(owner, time.monotonic())
+
+    def begin_to_wait(self, held: HeldElsewhereError) -> bool:
+        """Wait for another server to let go of the part file; ``False`` once that took too long.
+
+        Its process may be dead, or its machine, or it may go on for ever. The file then begins anew
+        beside it.
+        """
+        now, least = time.monotonic(), max(config.HELD_LEAST, held.size / config.REREAD_RATE)
+        if self._held_since is None:
+            self._held_since, self.waits_for = now, str(held)
+            log.info("%s waits: %s", self.transfer.name, held)
+        waits = now < self._held_since + min(least, config.HELD_PATIENCE)
+        if not waits and self.waits_for:
+            self.waits_for = ""
+            log.warning("%s begins anew: %s", self.transfer.name, held)
+        return waits
 
 
 class Opener:
@@ -188,8 +207,7 @@ class Opener:
         elif not self._look_for_earlier(opening):
             return False
         if opening.part is None:
-            self._quota.check(transfer, anew=True)
-            opening.part = self._parts.create(transfer.facts)
+            opening.part = self._quota.create(transfer)
         # what it is called until it is published: a quota counts each name once
         transfer.facts = transfer.facts._replace(saved_as=opening.part.facts.saved_as)
         self._own(transfer)
@@ -218,7 +236,11 @@ class Opener:
         """Look for what an earlier attempt left; return whether the search is over."""
         transfer = opening.transfer
         rivals = self._rivals(transfer)  # before the search: what rests then is found
-        opening.part = self._parts.reopen(transfer.facts)  # from here on it is let go with it
+        try:
+            opening.part = self._parts.reopen(transfer.facts)  # from here on it is let go with it
+        except HeldElsewhereError as error:
+            if opening.begin_to_wait(error):
+                return False
         if opening.part and self._use(opening, opening.part):
             return True
         self._offer_earlier(transfer)
@@ -254,6 +276,12 @@ class Opener:
             log.info("resuming %s: the server has %s", facts, plural(claimed, "block"))
         else:
             log.info("receiving %s", facts)
+
+    def waits_for(self, transfer: Transfer) -> str:
+        """Return what keeps a transfer from its part file, in words; empty if nothing does."""
+        with self._lock:
+            found = [one.waits_for for one in self._openings if one.transfer is transfer]
+        return "".join(found)
 
     # -- whose part file it is
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from config import ServerSettings
 from lft.options import format_both, format_size
 from lft.server.admission import Admission
 from lft.server.transfer import Transfer
@@ -18,7 +19,7 @@ class Quota:
     """Counts a user's directory: files published, on their way, or unfinished (a worker)."""
 
     def __init__(self, output: Path, admission: Admission, parts: PartStore) -> None:
-        self.usage = Usage(output)
+        self._usage = Usage(output)
         self._admission = admission
         self._parts = parts
 
@@ -46,11 +47,29 @@ class Quota:
         reserved = self._reserved(transfer, own, anew=anew, replaces=replaces)
         reserved -= 0 if anew else self._parts.published_bytes(transfer.facts)
         size = counted(transfer.blocks.size if size is None else size)
-        used = reserved + self.usage.total(directory)
+        used = reserved + self._usage.total(directory)
         if used + size > quota:  # before it is refused, be sure
-            used = reserved + self.usage.total(directory, surely=True)
-        if used + size > quota:
-            raise RejectedError("quota", _too_much(transfer, size, max(0, quota - used)))
+            used = reserved + self._usage.total(directory, surely=True)
+        check_room(transfer, size, quota - used)
+
+    def create(self, transfer: Transfer) -> PartFile:
+        """Return a new part file for a transfer. Raises ``RejectedError`` if it has no room."""
+        self.check(transfer, anew=True)
+        return self._parts.create(transfer.facts)
+
+    def publish(self, part: PartFile) -> str:
+        """Publish a file; it counts as published before it ends to count as on its way."""
+        facts, usage = part.facts, self._usage
+        if part.published:  # before a kill, it has been counted
+            return part.publish()
+        usage.add(facts.directory, facts.size)
+        try:
+            name = part.publish()
+        except BaseException:
+            usage.take_back(facts.directory, facts.size)
+            raise
+        usage.note_published(facts.directory, facts.size)
+        return name
 
     def _reserved(
         self, transfer: Transfer, own: PartFile | None, *, anew: bool, replaces: bool
@@ -65,6 +84,21 @@ class Quota:
         if replaces or not anew:
             resting = [facts for facts in resting if facts.key != key]
         return sum({one.saved_as: counted(one.size) for one in (*moving, *resting)}.values())
+
+
+def quota_for(settings: ServerSettings, admission: Admission, parts: PartStore) -> Quota:
+    """Return what checks quotas: of this server alone, or with others that share the directory."""
+    if not settings.shared:
+        return Quota(settings.output, admission, parts)
+    from lft.server.shared_quota import SharedQuota  # noqa: PLC0415  (few servers share)
+
+    return SharedQuota(settings.output, admission, parts)
+
+
+def check_room(transfer: Transfer, size: int, left: int) -> None:
+    """Raise ``RejectedError`` if a file that counts ``size`` bytes has no room in ``left``."""
+    if size > left:
+        raise RejectedError("quota", _too_much(transfer, size, max(0, left)))
 
 
 def _too_much(transfer: Transfer, size: int, left: int) -> str:

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Callable
 
@@ -96,13 +97,17 @@ class Leftovers:
         part = PartFile(self._output, stem, facts)
         try:
             part.recover()
-            age = part.age()
+            age = self._age(stem)
         except (OSError, ValueError) as error:
             self._leave(stem, error)
         else:
             with self._lock:
                 self.kept += 1
             self._keep(part, age)
+
+    def _age(self, stem: str) -> float:
+        """Return the seconds since a journal was last written to, says the clock of the disk."""
+        return max(0.0, time.time() - (self._folder / f"{stem}.journal").stat().st_mtime)
 
     def _leave(self, stem: str, error: Exception) -> None:
         """Remove a part file without use; leave one alone that the disk does not give just now."""

@@ -11,7 +11,7 @@ import secrets
 import stat
 import time
 from pathlib import Path
-from typing import Sequence
+from typing import Sequence, TypeVar
 
 import config
 from lft.files import (
@@ -43,7 +43,9 @@ from lft.store.paths import (
 log = logging.getLogger("server")
 
 
-SUFFIXES = (".journal", ".new", ".part")  # in the order in which they go: the journal first
+Self = TypeVar("Self", bound="PartFile")
+TRIAL = ".trial"  # a further name of a part file, for a moment
+SUFFIXES = (".journal", ".new", TRIAL, ".part")  # in the order in which they go: the journal first
 NO_LINKS = (*UNSUPPORTED, errno.EPERM, errno.EMLINK)  # what a file system without hard links says
 
 
@@ -87,18 +89,22 @@ class PartFile:
     # -- beginning
 
     @classmethod
-    def create(cls, output: Path, facts: Facts) -> PartFile:
+    def create(cls: type[Self], output: Path, facts: Facts, stem: str = "") -> Self:
         """Make a new part file; ``reserve_some`` follows. Raises ``OSError`` and leaves nothing."""
-        part = cls(output, secrets.token_hex(8), facts)
+        part = cls(output, stem or secrets.token_hex(8), facts)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         part._fd = os.open(part._path, flags, 0o666)
         try:
+            part._make_own()
             part.set_size(facts.size)
             part._journal.begin(facts)
         except OSError:
             part.remove()
             raise
         return part
+
+    def _make_own(self) -> None:
+        """Keep other servers from the open file: they stay out of the whole directory."""
 
     def reopen(self, facts: Facts) -> None:
         """Open what an earlier attempt left; ``go_on`` follows. Raises ``OSError``.
@@ -382,8 +388,12 @@ class PartFile:
                 try:
                     self._link(folder, native(self.facts.saved_as))
                     self.published = True
-                except FileExistsError:  # the name of another file
-                    self._choose_another_name()
+                except FileExistsError:
+                    # ours, if a network file system did twice what it was asked once, or another
+                    # server published the file; otherwise that of another file
+                    self.published = names_file(self._final, os.fstat(self._fd))
+                    if not self.published:
+                        self._choose_another_name()
             try:
                 flush_descriptor(folder)
             except OSError:  # the disk may not have the name: the client will hear of no success
@@ -442,8 +452,10 @@ class PartFile:
             log.warning("%s: %s", self._path.name, error.strerror)
 
     def remove(self) -> None:
-        """Close the file and remove its unfinished name; a published file keeps the final one."""
-        self.close()
+        """Remove the unfinished name and close the file; a published file keeps the final one.
+
+        The name goes first: other servers may take the file once it is closed.
+        """
         for suffix in SUFFIXES:
             try:
                 self._path.with_suffix(suffix).unlink()
@@ -451,7 +463,4 @@ class PartFile:
                 continue
             except OSError as error:  # no transfer must hang on it; a later look cleans up
                 log.warning("cannot remove %s: %s", self._path.name, error.strerror)
-
-    def age(self) -> float:
-        """Return the seconds since the journal was last written to, says the clock of the disk."""
-        return max(0.0, time.time() - self._path.with_suffix(".journal").stat().st_mtime)
+        self.close()

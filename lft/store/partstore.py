@@ -7,8 +7,9 @@ import itertools
 import logging
 import threading
 import time
+from functools import partial
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Callable, Iterable, Iterator, Sequence
 
 import config
 from lft.store.journal import Claims, Facts
@@ -20,6 +21,13 @@ log = logging.getLogger("server")
 
 # trouble of this machine, not of one part file: a new part file would not go better
 _TROUBLE = (*NO_SPACE, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ENOMEM)
+
+
+Around = Callable[[Callable[[], PartFile]], PartFile]
+
+
+def at_once(make: Callable[[], PartFile]) -> PartFile:
+    return make()
 
 
 class PartStore:
@@ -97,10 +105,6 @@ class PartStore:
         if not own:
             del self._resting[part.facts.user]
 
-    def _all_resting(self) -> list[PartFile]:
-        """Return every part file that rests; the caller holds the lock."""
-        return list(itertools.chain.from_iterable(self._resting.values()))
-
     # -- how much there is
 
     @property
@@ -111,7 +115,7 @@ class PartStore:
     def resting(self, directory: str) -> list[Facts]:
         """Return the unfinished files of a directory that wait for their clients."""
         with self._lock:
-            return _unfinished(self._all_resting(), directory)
+            return _unfinished(itertools.chain(*self._resting.values()), directory)
 
     def used(self, directory: str, own: PartFile | None = None) -> list[Facts]:
         """Return the unfinished files of a directory that are in use, without ``own``."""
@@ -127,11 +131,14 @@ class PartStore:
 
     # -- to and from a transfer
 
-    def create(self, facts: Facts) -> PartFile:
-        """Return a new part file; older attempts at the same file make room for it."""
+    def create(self, facts: Facts, around: Around = at_once) -> PartFile:
+        """Return a new part file; older attempts at the same file make room for it.
+
+        ``around`` makes it, and may do something before and after that.
+        """
         while True:
             try:
-                part = PartFile.create(self._output, facts)
+                part = around(partial(self._make, facts))
             except FileNotFoundError:  # the folder was removed
                 (self._output / PARTIAL).mkdir(exist_ok=True)  # another worker may be faster
             except OSError as error:
@@ -143,6 +150,9 @@ class PartStore:
                 with self._lock:
                     self._in_use.add(part)
                 return part
+
+    def _make(self, facts: Facts) -> PartFile:
+        return PartFile.create(self._output, facts)
 
     def reopen(self, facts: Facts) -> PartFile | None:
         """Open the newest part file of an earlier attempt at this file, if there is one.
@@ -173,10 +183,13 @@ class PartStore:
 
     def _earlier(self, facts: Facts) -> Iterator[PartFile]:
         """Give what rests of this file, in whatever blocks and by whatever digest, newest first."""
-        with self._lock:
-            own = list(reversed(self._resting.get(facts.user, ())))
-        alike = (p for p in own if p.facts.alike(facts) and not p.published)
+        alike = (p for p in self._resting_of(facts) if p.facts.alike(facts) and not p.published)
         return (part for part in alike if part.begins_with(facts))
+
+    def _resting_of(self, facts: Facts) -> Sequence[PartFile]:
+        """Return what rests of a user, at least of the files of this name, the newest first."""
+        with self._lock:
+            return list(reversed(self._resting.get(facts.user, ())))
 
     def go_on(self, part: PartFile, facts: Facts) -> Claims | None:
         """Use a reopened part file; return its claims, ``None`` if it turns out to be unfit."""
@@ -257,9 +270,10 @@ class PartStore:
     def expire(self) -> None:
         """Remove the part files that no client has come back for."""
         with self._lock:
-            resting = self._all_resting()
+            resting = list(itertools.chain(*self._resting.values()))
         for part in filter(self._is_expired, resting):
-            self._remove_expired(part)
+            if self._remove_if_resting(part) and not part.published:
+                log.warning("removed %s of %s: left for too long", part.facts.name, part.facts.user)
 
     def _is_expired(self, part: PartFile) -> bool:
         fresh = PartFile(self._output, part.stem, part.facts)  # the other may be in use by now
@@ -275,10 +289,6 @@ class PartStore:
         rested = time.monotonic() - part.rested_at
         found_old = part.found_age + rested >= limit and rested >= config.KEEP_AFTER_START
         return rested >= limit or found_old
-
-    def _remove_expired(self, part: PartFile) -> None:
-        if self._remove_if_resting(part) and not part.published:
-            log.warning("removed %s of %s: left for too long", part.facts.name, part.facts.user)
 
     def _remove_if_resting(self, part: PartFile) -> bool:
         """Remove a part file, unless a client goes on with it; return whether it is gone."""

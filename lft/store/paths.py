@@ -16,6 +16,7 @@ from lft.terminal import is_hidden, printable
 from protocol import RejectedError
 
 PARTIAL = ".partial"  # the folder below the output directory for unfinished files
+COUNTERS = "counters"  # a folder in it, where several servers count together
 MAX_NAME_BYTES = 255  # of a file name, on every common file system
 MAX_EXTENSION_BYTES = 32  # what is longer is no extension, just a dot somewhere in the name
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

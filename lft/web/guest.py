@@ -38,8 +38,7 @@ class HttpGuest(Guest):
     def __init__(self, connection: Channel, site: Site) -> None:
         super().__init__(connection, site.settings.login_timeout)
         self._site = site
-        private = connection.secure or is_loopback(self.address)
-        self.door = Door(self.address, self.port, connection.secure, private)
+        self.door = self._find_door()
         self._out = Outgoing(connection)
         self._data = bytearray()  # received, and not understood yet
         self._searched = 0  # of it, for the end of a head
@@ -52,6 +51,14 @@ class HttpGuest(Guest):
         self._closing = False  # nothing is read behind this request
         self._done = False
         self._who: tuple[str, int] | None = None  # user and priority, of the last request
+
+    def introduce(self, origin: Origin) -> None:
+        super().introduce(origin)
+        self.door = self._find_door()
+
+    def _find_door(self) -> Door:
+        secure = self.connection.secure
+        return Door(self.address, self.port, secure, secure or is_loopback(self.address))
 
     @property
     def user(self) -> str | None:

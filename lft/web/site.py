@@ -51,6 +51,7 @@ class House(NamedTuple):
     way: RightOfWay
     loop: EventLoop
     ledger: Ledger
+    trouble: Callable[[], str]  # why new clients had better go elsewhere; "" if they need not
 
 
 class Admitted(NamedTuple):

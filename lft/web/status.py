@@ -45,8 +45,9 @@ class Status:
 
     def health(self, _request: Request) -> Response:
         """Say whether new work is taken. Raises ``HttpError`` (503) otherwise."""
-        if self._house.lifecycle.stopping:
-            raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down")
+        trouble = self._house.trouble()
+        if trouble:
+            raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, trouble)
         return json_response({"status": "ok"})
 
     def server(self, request: Request) -> Response:

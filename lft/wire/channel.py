@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lft.wire.proxy_protocol import Origin
 from lft.wire.sockets import Buffer, Waker, lost, peer_address, peer_name, wait
 from lft.wire.stream import Stream
 from lft.wire.tcp import Tcp
@@ -31,7 +32,8 @@ class Channel:
     ) -> None:
         """With ``tls``, a client names the ``host`` that the server's certificate must be for."""
         self.address = sock.family, peer_address(sock)  # to connect to it again
-        self.peer = peer_name(self.address[1])
+        self.origin: Any = self.address[1]  # where the peer is: elsewhere if a balancer hands it on
+        self.peer = peer_name(self.origin)
         self.tcp = Tcp(sock)
         self._socket = sock
         self._stream = _stream(sock, self.peer, side, tls, host)
@@ -40,6 +42,11 @@ class Channel:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self.peer}, {self.unsent} bytes unsent>"
+
+    def introduce(self, origin: Origin) -> None:
+        """Note where the peer is, of a new connection that a balancer hands on."""
+        self.origin = origin
+        self.peer = self._stream.peer = peer_name(origin)
 
     def fileno(self) -> int:
         """Return the socket's descriptor, for a selector."""

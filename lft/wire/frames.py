@@ -106,6 +106,8 @@ class FrameReader:
 
 def _bad_start(start: bytes) -> str:
     """Say what is wrong with a stream that starts with these four bytes."""
+    if start in (b"PROX", b"\r\n\r\n"):
+        return "a PROXY header from an address that --proxy-from does not name"
     known = {b"SSH-": "SSH", b"GET ": "HTTP", b"POST": "HTTP", b"HEAD": "HTTP", b"HTTP": "HTTP"}
     records = b"\x15\x03", b"\x16\x03"  # an alert, a handshake
     name = "TLS" if start.startswith(records) else known.get(start)

@@ -89,20 +89,40 @@ def _check_missing(missing: list[tuple[_Place, OSError]], served: set[str]) -> N
         log.log(level, "not listening on %s: %s", one.address[0], error.strerror)
 
 
+class Listening(NamedTuple):
+    """Where a listener is bound, for opening it again."""
+
+    family: int
+    address: Any  # as bind takes it
+    six_only: bool  # of IPv6: IPv4 does not come here
+
+    @classmethod
+    def of(cls, listener: socket.socket) -> Listening:
+        """Return where ``listener`` is bound."""
+        six = listener.family == socket.AF_INET6
+        only = six and bool(listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+        return cls(listener.family, listener.getsockname(), only)
+
+    def open(self) -> socket.socket:
+        """Listen there. Raises ``OSError``."""
+        listener = socket.socket(self.family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self.six_only:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(self.address)
+            listener.listen(config.LISTEN_BACKLOG)
+            listener.setblocking(False)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+
 def _open(one: _Place, port: int, *, six_only: bool) -> socket.socket:
     """Open one listener. Raises ``OSError``."""
-    listener = socket.socket(one.family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if one.family == socket.AF_INET6 and six_only:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind((one.address[0], port, *one.address[2:]))
-        listener.listen(config.LISTEN_BACKLOG)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
+    address = (one.address[0], port, *one.address[2:])
+    return Listening(one.family, address, six_only and one.family == socket.AF_INET6).open()
 
 
 def _cannot(one: _Place, port: int, error: OSError) -> UsageError:

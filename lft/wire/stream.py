@@ -42,7 +42,7 @@ class Stream:
         self.unsent = 0  # bytes in _out
         self._out: deque[memoryview] = deque()
         self._socket = sock
-        self._peer = peer
+        self.peer = peer
 
     @property
     def certificate(self) -> bytes | None:
@@ -87,7 +87,7 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
-            raise lost(self._peer, error) from error
+            raise lost(self.peer, error) from error
 
     def _forget(self, sent: int) -> None:
         """Drop the first ``sent`` bytes of what waits: the system has them."""
@@ -105,9 +105,9 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             return b""
         except OSError as error:
-            raise lost(self._peer, error) from error
+            raise lost(self.peer, error) from error
         if not data:
-            raise ConnectionLostError(f"{self._peer} closed the connection")
+            raise ConnectionLostError(f"{self.peer} closed the connection")
         return data
 
     def receive_into(self, *views: memoryview) -> int:
@@ -121,9 +121,9 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
-            raise lost(self._peer, error) from error
+            raise lost(self.peer, error) from error
         if not size:
-            raise ConnectionLostError(f"{self._peer} closed the connection")
+            raise ConnectionLostError(f"{self.peer} closed the connection")
         return size
 
     def discard(self) -> bool:

@@ -14,7 +14,7 @@ from config import ServerSettings
 from lft.accounts.account import MIN_ITERATIONS, Accounts, Credential
 from lft.accounts.file import CredentialStore, load_credentials, save_credentials
 from lft.accounts.scram import ScramServer
-from lft.server.doors import accounts_of
+from lft.server.opened import accounts_of
 from protocol import AuthenticationError, FileReady, IntegrityOk, Rejected, UsageError
 from tests.support.accounts import VERIFIER, account
 from tests.support.local import ServerThread, StartLocal

@@ -234,6 +234,6 @@ def test_a_server_believes_no_token_from_afar_without_tls(
 ) -> None:
     """24: others may have read it on the way."""
     local = serve(ALICE_ALONE)
-    monkeypatch.setattr("lft.server.login.is_loopback", lambda host: False)
+    monkeypatch.setattr("lft.server.guests.is_loopback", lambda host: False)
     with Peer(local.port) as peer, pytest.raises(AuthenticationError, match="over TLS only"):
         peer.show(token())

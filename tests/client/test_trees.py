@@ -16,8 +16,8 @@ import config
 from config import ClientSettings
 from lft.client.trees import ChangedTreeError, Tree
 from protocol import SourceError
+from tests.support.directories import make_tree
 from tests.support.files import open_descriptors, random_file
-from tests.support.trees import make_tree
 
 SETTINGS = ClientSettings()
 

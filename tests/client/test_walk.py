@@ -12,7 +12,7 @@ import pytest
 import config
 from lft.client.exclusion import Exclusion
 from lft.client.walk import DIRECTORY, TooLargeError, Walk
-from tests.support.trees import as_nobody, make_tree, paths_of
+from tests.support.directories import as_nobody, make_tree, paths_of
 
 
 @pytest.fixture(autouse=True)

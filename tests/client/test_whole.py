@@ -12,8 +12,8 @@ from lft.client.bar import SENDING, Bar, Lines, texts_of
 from lft.client.canvas import Canvas
 from lft.client.progress import Journey
 from lft.client.whole import Whole, whole_of
+from tests.support.directories import make_tree
 from tests.support.files import random_file
-from tests.support.trees import make_tree
 from tests.support.waiting import SleepClock
 
 

@@ -104,7 +104,9 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
         )
     ),
     ManifestPart: st.builds(ManifestPart, st.lists(raw_entries, min_size=1, max_size=9).map(tuple)),
-    Queued: st.builds(Queued, st.integers(1, 2**31)),
+    Queued: st.builds(Queued, st.integers(1, 2**31)).flatmap(
+        lambda queued: with_some(queued, reason=text())
+    ),
     FileReady: st.builds(FileReady, transfers, ranges),
     Rejected: st.builds(Rejected, text(1, 32), text()),
     Cancel: st.just(Cancel()),
@@ -327,6 +329,7 @@ TEXTS = [
     (Attach, "token", 1, 128),
     (FileStart, "name", 0, 1024),
     (FileStart, "digest", 1, 16),
+    (Queued, "reason", 0, 1024),
     (Rejected, "code", 1, 32),
     (Rejected, "reason", 0, 1024),
     (IntegrityOk, "saved_as", 1, 1024),

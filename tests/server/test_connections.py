@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import resource
 import socket
 import threading
 from pathlib import Path
-from typing import Callable
 
 import pytest
 
 import config
 from config import ServerSettings
 from lft.accounts.account import demo_credentials
-from lft.server.connections import Greeter
 from lft.server.guests import Place
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Session
 from server import Server
 from tests.support.files import random_file
-from tests.support.local import ServerThread, wire_peers
+from tests.support.local import ServerThread, StartLocal, wire_peers
 from tests.support.processes import ServerProcess, run_client, still_serves
 from tests.support.rawpeer import Peer, RawClient, is_open, last_words, raw_socket
 from tests.support.transfers import idle_peer
@@ -216,26 +213,16 @@ def test_strangers_of_a_crowded_address_make_way_for_their_like(
 
 
 def test_strangers_of_one_ipv6_network_are_of_one_address(
-    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+    start_local: StartLocal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """29: who has IPv6 has 2**64 addresses, and would have as many limits."""
     monkeypatch.setattr(config, "MAX_OF_ADDRESS", 2)
-    welcome = local.server.connections.welcome
-
-    def welcome_from(address: str) -> Callable[[socket.socket, Greeter, str], None]:
-        def disguised(sock: socket.socket, greeter: Greeter, _: str) -> None:
-            with monkeypatch.context() as patch:
-                patch.setattr("lft.wire.channel.peer_address", lambda _: (address, 1))
-                welcome(sock, greeter, address)
-
-        return disguised
-
+    local = start_local(proxy_from=("127.0.0.1",))
     with contextlib.ExitStack() as stack:
         strangers = []
         for number in range(4):
-            address = f"2001:db8:0:{number == 0:d}::{number}"
-            monkeypatch.setattr(local.server.connections, "welcome", welcome_from(address))
-            strangers.append(stack.enter_context(raw_socket(local.port)))
+            header = f"PROXY TCP6 2001:db8:0:{number == 0:d}::{number} ::1 1 2\r\n".encode()
+            strangers.append(stack.enter_context(raw_socket(local.port, header)))
             eventually(
                 lambda: len(local.server.connections.peers) == min(len(strangers), 3),
                 "the next one",
@@ -267,22 +254,3 @@ def test_a_server_out_of_descriptors_makes_room_and_recovers(
     assert server.log.count("cannot accept") <= 1
     done = run_client(server.port, random_file(tmp_path / "x", 10), "--streams", "1")
     assert done.returncode == 0, done.stderr
-
-
-def test_the_log_tells_now_and_then_that_connections_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """29: without descriptors for hours there is a line a minute, and it says how many times."""
-    server = Server(ServerSettings(port=0, output=tmp_path), demo_credentials)
-    pause = server.connections._pause_listening
-    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    for _ in range(5):
-        pause(error)
-    monkeypatch.setattr(config, "TELL_AGAIN", 0.0)
-    pause(error)
-    said = [line for line in caplog.messages if "cannot accept" in line]
-    assert said == [
-        "cannot accept connections: Too many open files",
-        "cannot accept connections: Too many open files (5 times)",
-    ]
-    server._close()

@@ -65,8 +65,8 @@ def test_a_stranger_makes_way_when_the_system_has_no_descriptor(
     with raw_socket(local.port) as silent, RawClient(local.port) as newcomer:
         assert is_open(silent)
         newcomer.log_in()
-        connections = local.server.connections
-        listener = next(iter(connections._doors))
+        door = local.server.entrance.doors[0]
+        listener = door._listeners[0]
 
         class Exhausted:
             """A listener that finds no descriptor the first time."""
@@ -85,18 +85,18 @@ def test_a_stranger_makes_way_when_the_system_has_no_descriptor(
                 return listener.fileno()
 
         def listen_with(*listeners: Any) -> None:
-            connections.stop_listening()
-            connections._doors = dict.fromkeys(listeners, local.server.greet)
-            connections.listen()
+            door.pause()
+            door._listeners = list(listeners)
+            door.open()
 
-        before = connections._doors
+        before = door._listeners
         local.server._loop.call(lambda: listen_with(Exhausted()))
-        eventually(lambda: connections._doors is not before)
+        eventually(lambda: door._listeners is not before)
         with RawClient(local.port) as another:
             another.log_in()
             assert last_words(silent) == b""
         local.server._loop.call(lambda: listen_with(*before))
-        eventually(lambda: len(connections._doors) == len(before))
+        eventually(lambda: len(door._listeners) == len(before))
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN])

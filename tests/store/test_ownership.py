@@ -6,11 +6,14 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
+import config
 from lft.store.ownership import OutputDirectory
+from lft.store.paths import COUNTERS, PARTIAL
 from protocol import UsageError
 
 
@@ -48,3 +51,51 @@ def test_a_directory_that_is_not_at_its_path_any_more_is_noticed(tmp_path: Path,
     with pytest.raises(OSError, match="moved, replaced or unmounted"):
         owned.check_in_place()
     owned.release()
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, False), (False, True)])
+def test_a_server_that_shares_and_one_that_does_not_never_run_together(
+    tmp_path: Path, first: bool, second: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only servers that lock part files may see each other's."""
+    monkeypatch.setattr(config, "ALONE_FOR", 0.0)
+    owned = OutputDirectory(tmp_path, shared=first)
+    with pytest.raises(UsageError, match="another server"):
+        OutputDirectory(tmp_path, shared=second)
+    owned.release()
+    OutputDirectory(tmp_path, shared=second).release()
+
+
+def test_servers_that_share_run_together(tmp_path: Path) -> None:
+    """Each of them keeps out one that does not share, also when the others have ended."""
+    servers = [OutputDirectory(tmp_path, shared=True) for _ in range(3)]
+    for one in servers[:2]:
+        one.release()
+    with pytest.raises(UsageError, match="another server"):
+        OutputDirectory(tmp_path)
+    servers[2].release()
+
+
+def test_two_that_start_at_the_same_time_both_start(tmp_path: Path) -> None:
+    """The first one is alone for a moment, in which it has the directory for itself."""
+    (tmp_path / PARTIAL).mkdir()
+    lock = os.open(tmp_path / PARTIAL / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    timer = threading.Timer(0.1, fcntl.flock, (lock, fcntl.LOCK_SH))
+    timer.start()
+    OutputDirectory(tmp_path, shared=True).release()
+    timer.join()
+    os.close(lock)
+
+
+def test_who_starts_alone_counts_anew(tmp_path: Path) -> None:
+    """A server without --shared may have been there, which keeps no counters up to date."""
+    counters = tmp_path / PARTIAL / COUNTERS
+    counters.mkdir(parents=True)
+    (counters / "x").write_text("")
+    first = OutputDirectory(tmp_path, shared=True)
+    assert list(counters.iterdir()) == []
+    (counters / "x").write_text("")
+    OutputDirectory(tmp_path, shared=True).release()
+    assert list(counters.iterdir()) != []
+    first.release()

@@ -49,7 +49,7 @@ class HAProxy:
     def _configuration(self, send: str, changes: dict[str, str]) -> str:
         text = CONFIGURATION.read_text(encoding="utf-8")
         text = re.sub(r"\n +server .*", "", text)
-        for before, after in {**changes, SEND: send, "bind :4455": self._bind}.items():
+        for before, after in {SEND: send, "bind :4455": self._bind, **changes}.items():
             assert before in text, before
             text = text.replace(before, after)
         places = (f"    server s{n} {place}" for n, place in enumerate(self.servers, 1))

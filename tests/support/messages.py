@@ -50,7 +50,7 @@ EXAMPLES: dict[type[Message], Message] = {
         'große@Datei "1".bin', 1 << 40, 204800, "md5", "0" * 32, True, 0o640, 10**18, False, 1, 2
     ),
     ManifestPart: ManifestPart((("f", "große@Datei", 3, 0o640, 10**18),), file=2),
-    Queued: Queued(3, file=2),
+    Queued: Queued(3, file=2, reason="another server has it"),
     FileReady: FileReady(7, ((0, 5), (6, 4294967296)), file=2),
     Rejected: Rejected("space", "not enough space", file=2),
     Cancel: Cancel(file=2),

@@ -205,6 +205,8 @@ def two_blocks_left(local: ServerThread, source: Path, digest: str = "md5") -> N
 class Peer(RawClient):
     """A raw client that can speak TLS and come from another address of this machine."""
 
+    greeting = b""  # what each of its connections begins with, before TLS
+
     def __init__(self, port: int, *, ca: Path | None = None, source: str = "127.0.0.1") -> None:
         self._tls = client_tls(ca) if ca else None
         self._source = source
@@ -218,6 +220,7 @@ class Peer(RawClient):
         sock = socket.create_connection(
             ("127.0.0.1", self.port), timeout=PATIENCE, source_address=(self._source, 0)
         )
+        sock.sendall(self.greeting)
         host = "localhost" if self._tls else None
         self._connections.append(Connection(sock, Side.CLIENT, self._tls, host))
         self._connections[-1].secure_channel(PATIENCE)
