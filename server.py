@@ -311,7 +311,7 @@ class Server:
         if web_listeners:
             self._open_web(web_listeners, accounts, way)
         self._stops = 0
-        self._grace_ends = self._confirm_by = float("inf")
+        self._stop_began = float("inf")  # the instant at which the grace period began
         self._scan()
 
     def _start_threads(self) -> None:
@@ -507,14 +507,13 @@ class Server:
             return False
         if not self.lifecycle.stopping:
             self._begin_stop()
-        late = self._stops > 1 or time.monotonic() >= self._grace_ends
+        late = self._stops > 1 or time.monotonic() >= self._stop_began + self._settings.grace
         return late or self._is_quiet()
 
     def _begin_stop(self) -> None:
         """Begin the grace period."""
         self.lifecycle.stopping = True
-        self._grace_ends = time.monotonic() + self._settings.grace
-        self._confirm_by = time.monotonic() + config.CLOSING_TIMEOUT
+        self._stop_began = time.monotonic()
         self.entrance.begin_stop()
         for transfer in self.admission.waiting():
             self.lifecycle.start(self.lifecycle.turn_away, transfer)
@@ -527,7 +526,7 @@ class Server:
         """Return whether no transfer runs and every verdict has been sent."""
         if self.admission.active() or self._loop.has_calls:
             return False
-        if self.parts.in_use and time.monotonic() < self._confirm_by:
+        if self.parts.in_use and time.monotonic() < self._stop_began + config.CLOSING_TIMEOUT:
             return False  # a client that lives confirms its verdict in no time
         return self.connections.at_rest
 

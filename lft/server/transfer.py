@@ -142,6 +142,7 @@ class Tally:
         self.wire_bytes = 0  # of the payload of blocks that came
         self.resumed_bytes = 0  # that the journal claimed at the beginning
         self.resent = 0  # blocks, once the transfer is over
+        self.received = 0  # bytes that are here, each block once; set under the transfer's lock
 
     def wrote(self, seconds: float) -> None:
         """Note that writing took so long."""
@@ -268,6 +269,7 @@ class Transfer:
                 self._notes.add(record(block, digest))
             missing = self._map.announce(block, digest)
             self._moved_at = time.monotonic()
+            self.tally.received = self._map.received
             return Due(self._map.received, self._take_hashing_turn(), missing=missing)
 
     def store(self, run: Sequence[Arrived]) -> Due:
@@ -302,6 +304,7 @@ class Transfer:
                 self._notes.add(record(one.block, digest))
             self._moved_at = time.monotonic()
             flush = self._flush.take(sum(len(one.buffer.view) for one in run))
+            self.tally.received = self._map.received
             due = Due(self._map.received, self._take_hashing_turn(), flush)
         for one, stays in zip(run, kept):
             if not stays:
@@ -435,20 +438,6 @@ class Transfer:
     def verified_bytes(self) -> int:
         """How much of the file, from its start, is proven right."""
         return min(self._map.verified * self.blocks.block_size, self.blocks.size)
-
-    @property
-    def received_bytes(self) -> int:
-        """How much of the file is here, proven or not."""
-        return self._map.received
-
-    @property
-    def spent(self) -> dict[str, float]:
-        """The seconds that went into what may hold it up here."""
-        return {
-            "hashing": self.hash.seconds,
-            "disk": self.tally.wrote_for / self._streams,
-            "limit": self.tally.held_back.seconds,
-        }
 
     @property
     def full(self) -> bool:

@@ -19,6 +19,7 @@ from lft.web.problem import HttpError
 from lft.web.request import Door, Intake, Later
 from lft.web.response import Response, problem_response
 from lft.wire.channel import Channel
+from lft.wire.proxy_protocol import Origin
 from protocol import ConnectionLostError, RemoteProtocolError
 
 if TYPE_CHECKING:

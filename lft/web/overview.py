@@ -57,7 +57,7 @@ class Overview:
         with self._lock:
             sample = self._samples.get(key)
         size = None if transfer.facts.unsized else transfer.facts.size
-        received, rate = transfer.received_bytes, (sample.rate or 0.0) if sample else 0.0
+        received, rate = transfer.tally.received, (sample.rate or 0.0) if sample else 0.0
         left = math.ceil((size - received) / rate) if size is not None and rate >= 1 else None
         session = transfer.session
         return {
@@ -91,9 +91,16 @@ def _state(transfer: Transfer, received: int) -> str:
     return VERIFIES if received >= transfer.facts.size and received else RECEIVES
 
 
+def _spent(transfer: Transfer) -> dict[str, float]:
+    """Return the seconds that went into what may hold a transfer up here."""
+    tally, streams = transfer.tally, max(1, len(transfer.session.streams))
+    spent = {"hashing": transfer.hash.seconds, "disk": tally.wrote_for / streams}
+    return {**spent, "limit": tally.held_back.seconds}
+
+
 def _sample(transfer: Transfer, before: _Sample | None) -> _Sample:
     """Measure one transfer, after an earlier look at it."""
-    now, received, spent = time.monotonic(), transfer.received_bytes, transfer.spent
+    now, received, spent = time.monotonic(), transfer.tally.received, _spent(transfer)
     if before is None:
         return _Sample(now, received, None, spent, "")
     passed = max(now - before.at, 1e-3)

@@ -38,6 +38,12 @@ log = logging.getLogger("http")
 _OVERRIDES = ("HEAD", "PATCH", "DELETE")  # methods that a client may hide in a POST, as tus does
 
 
+_PLAIN = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+    b"Content-Length: 50\r\n\r\nTLS is spoken here: begin the address with https:\n"
+)
+
+
 class House(NamedTuple):
     """The parts of the server that the HTTP side is built on."""
 
@@ -101,7 +107,10 @@ class Site:
 
     def greet(self, sock: Socket, tls: Tls | None) -> HttpGuest:
         """Make a guest of a new connection. Raises ``OSError`` if it has gone."""
-        return HttpGuest(Channel(sock, Side.SERVER, tls.context if tls else None), self)
+        if tls:
+            self._hosts.certified = tls.names
+        context = tls.context if tls else None
+        return HttpGuest(Channel(sock, Side.SERVER, context, plain_words=_PLAIN), self)
 
     def admit(self, head: Head, door: Door, *, waited: bool) -> Admitted:
         """Return what is to be done for a request, whose body may be still to come.

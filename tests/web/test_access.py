@@ -151,6 +151,33 @@ def test_tls_is_the_one_of_the_wire(serve: Serve, pki: Pki) -> None:
         assert browser.get("/healthz").status == 200
 
 
+def test_a_client_without_tls_is_told_where_it_is_spoken(serve: Serve, pki: Pki) -> None:
+    """FAULTS 27: plain on the TLS port, in words that a browser shows."""
+    site = serve({"alice": account()}, http=WEB, **tls(pki.server))
+    with Browser(web_port(site)) as browser:
+        answer = browser.get("/healthz")
+        words = b"TLS is spoken here: begin the address with https:\n"
+        assert (answer.status, answer.body) == (400, words)
+        assert browser.rest() == b""
+
+
+HOSTS = [
+    ("files.example", 200), ("a.files.example:443", 200), ("a.b.files.example", 421),
+    ("example", 421), ("files.example.", 200), ("evil.example", 421),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "status"), HOSTS)
+def test_the_names_of_the_certificate_are_ours(
+    serve: Serve, tmp_path: Path, pki: Pki, host: str, status: int
+) -> None:
+    """A server that listens everywhere is known by them, and by no other."""
+    named = pki.issue("named", "files.example", "*.files.example", "localhost")
+    site = serve({"alice": account()}, http=WEB, **tls(named))
+    with Browser(web_port(site), ca=pki.ca) as browser:
+        assert browser.get("/healthz", {"Host": host}).status == status
+
+
 def test_a_script_is_not_offered_what_opens_a_window(browser: Browser) -> None:
     """The page asks for the password itself."""
     browser.send(request("GET", SESSION))
