@@ -392,6 +392,10 @@ HISTORY_GATHER = 0.2  # seconds for which entries gather, so that one write take
 HISTORY_LOCK_WAIT = 1.0  # seconds for another program to let go of the history
 HISTORY_AGAIN = 10.0  # seconds until a history that could not be written is tried again
 HISTORY_PRUNE_EVERY = 1000  # entries written before the oldest are looked at
+PROGRAMS = 2  # of --on-received at once: they share machine and link with what comes in
+PROGRAM_TIMEOUT = 3600.0  # seconds for one of them: it may send a huge file on, and it may hang
+PROGRAM_CLOSING = 1.0  # seconds from the request to end until it is killed
+PROGRAM_AGAIN = 10.0  # seconds until a program is tried again that could not be started
 HISTORY_CLOSING = 0.5  # seconds for the last entries at the end, before it goes on without them
 # --- the server: HTTP ---------------------------------------------------------------------------
 
@@ -537,6 +541,7 @@ class ServerSettings(Record):
     allow_ext: tuple[str, ...] = ()
     limit: int | None = None  # bytes a second, of all clients together
     proxy_from: tuple[str, ...] = ()  # networks of balancers that send a PROXY header
+    on_received: Path | None = None  # a program that is run for each file
     grace: float = GRACE
     max_active: int = MAX_ACTIVE_TRANSFERS
     login_timeout: float = LOGIN_TIMEOUT

@@ -65,7 +65,6 @@ from lft.server.log_file import FATAL
 from lft.server.login import Login
 from lft.server.opened import accounts_of, open_listeners, open_web_listeners
 from lft.server.receiving import Receiving
-from lft.server.recorder import Recorder
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Peer, Registry
 from lft.server.signals import heed_signals, ignore_signals
@@ -292,7 +291,7 @@ class Server:
             undo.callback(self.work.shutdown)
             self._watchdog = Watchdog()
             undo.callback(self._watchdog.dismiss)
-            self.ledger = Ledger(Recorder(settings.output))
+            self.ledger = Ledger(settings.output, settings.on_received)
             undo.callback(self.ledger.stop)
             self._start_threads()
             undo.pop_all()
@@ -352,8 +351,8 @@ class Server:
 
         house = House(
             self._settings, accounts, self.login, self.lifecycle, self.admission,
-            self.connections, self.work, way, self._loop, self.ledger,
-            lambda: self.trouble,
+            self.connections, self.work, way, self._loop, self.output, self.parts,
+            self.receiving, self.verification, self.ledger, lambda: self.trouble,
         )  # fmt: skip
         self.web = open_site(house)
         self.entrance.add(listeners, self.web.greet, lasts=True)

@@ -144,6 +144,20 @@ class BlockMap:
         self._here -= 1
         self.received -= self.blocks.length(block)
 
+    def prove_next(self) -> None:
+        """Note that the next block in file order is in the part file, and proven as it came."""
+        self._arrive(self.verified, BlockState.VERIFIED)
+        self.verified += 1
+
+    @property
+    def claims_next(self) -> bool:
+        """Whether the journal claims the first block that is not proven."""
+        return self._states[self.verified : self.verified + 1] == bytes([BlockState.CLAIMED])
+
+    def claimed_digest(self, block: int) -> bytes:
+        """Return the running digest that the journal has of ``block``."""
+        return self._claims.digest_of(block)
+
     # -- blocks to be asked for
 
     def _ask(self, missing: Spans) -> Spans:

@@ -134,6 +134,10 @@ def _add_what(parser: Parser) -> None:
     add("--allow-ext", type=checked(parse_extensions), default=(), metavar=".a,.b",
         help="take only files whose names end so; of common kinds, such as .pdf, the content "
         "must look like it, too (all)")
+    add("--on-received", type=Path, metavar="PROGRAM",
+        help="run PROGRAM for each file that was received, after its verdict, without arguments: "
+        "LFT_SAVED_AS, LFT_USER and other variables have the facts (lft/README.md). It may run "
+        "more than once for a file if the server is killed")
 
 
 def _add_encryption(parser: Parser) -> None:

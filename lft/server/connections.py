@@ -15,7 +15,7 @@ from lft.server.event_loop import EventLoop
 from lft.server.guests import TOO_SLOW, Guest, Next, Place
 from lft.server.log_limit import speaking_for
 from lft.server.right_of_way import RightOfWay
-from lft.server.sessions import Peer
+from lft.server.sessions import Correspondent, Peer
 from lft.server.work_queue import WorkQueue
 from lft.wire.proxy_protocol import Origin
 from lft.wire.sockets import Socket
@@ -154,8 +154,11 @@ class Connections:
             self._loop.unwatch(peer.connection)
             self._say_rest(peer)
 
-    def post(self, peer: Peer, message: Message) -> None:
+    def post(self, peer: Peer | Correspondent, message: Message) -> None:
         """Have ``message`` sent by the owner of ``peer`` (any)."""
+        if isinstance(peer, Correspondent):
+            peer.hear(message)
+            return
         peer.mailbox.append(message)
         self.nudge(peer)
 

@@ -1,17 +1,23 @@
-"""What is done when the outcome of a file is known: it is noted in the history."""
+"""What is done when the outcome of a file is known: noted in the history, told to a program."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Iterator, Sequence
 
 import config
 from lft.server.recorder import Recorder
 from lft.server.sessions import Session
 from lft.server.transfer import Transfer
 from lft.store.history import FAILED, INTERRUPTED, MICRO, RECEIVED, REFUSED, Outcome
+from lft.store.partfile import PartFile
 from lft.terminal import printable
 from protocol import EARLIER, IntegrityFailed, IntegrityOk, Message, Rejected
+
+if TYPE_CHECKING:
+    from lft.server.on_received import Programs
 
 # codes of REJECTED with which a transfer ends that may go on later
 _INTERRUPTIONS = ("cancelled", "timeout", "taken", "shutdown")
@@ -24,11 +30,22 @@ class Ledger:
     Any thread may call any method, unless a docstring says otherwise.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, output: Path, program: Path | None = None) -> None:
+        """Keep the history of ``output``; have ``program`` run for what was received.
+
+        Raises ``UsageError`` for one that cannot be run.
+        """
+        self._recorder = recorder = Recorder(output)
+        self._programs: Programs | None = None
+        if program:
+            from lft.server.on_received import Programs  # noqa: PLC0415  (it loads subprocess)
+
+            self._programs = Programs(program, output, recorder.add)
+        self._notes: dict[Transfer, str] = {}  # of files that are being published, by their workers
         self._watchers: list[Callable[[Outcome], None]] = []
         self.history = recorder.history
         self.published: Callable[[str, str], list[Outcome]] = recorder.published  # a worker
+        self.known: Callable[[Sequence[str]], dict[str, Outcome]] = recorder.known  # likewise
 
     def watch(self, watcher: Callable[[Outcome], None]) -> None:
         """Have ``watcher`` told of each outcome, by any thread; it must not wait (main)."""
@@ -42,6 +59,37 @@ class Ledger:
     def start(self) -> None:
         """Start its threads (main). Raises ``RuntimeError`` where the system has none."""
         self._recorder.start()
+        if self._programs:
+            self._programs.start()
+
+    # -- the program
+
+    @contextlib.contextmanager
+    def publishing(self, transfer: Transfer, part: PartFile) -> Iterator[None]:
+        """Publish a file within this: a kill then keeps no program from running (a worker).
+
+        One that was published before a kill has had its note then.
+        """
+        if not self._programs or part.published:
+            yield
+            return
+        entry = _outcome(transfer, RECEIVED)._replace(
+            saved_as=part.facts.place, size=part.facts.size, digest=transfer.digest
+        )
+        self._notes[transfer] = self._programs.prepare(entry, part.stem)
+        try:
+            yield
+        except BaseException:
+            self._programs.forget(self._notes.pop(transfer))
+            raise
+
+    def run_program(self, transfer: Transfer, receipt: IntegrityOk) -> None:
+        """Have the program run for a published file, once its client has been told."""
+        name = self._notes.pop(transfer, None)
+        if self._programs and name is not None:
+            self._programs.put(name, _received(transfer, receipt))
+
+    # -- the history
 
     def refuse(self, session: Session, name: str, size: int, answer: Rejected) -> None:
         """Note a file that is refused as it is announced."""
@@ -65,6 +113,8 @@ class Ledger:
 
     def stop(self) -> None:
         """Do what is left, as far as that takes no time (main)."""
+        if self._programs:
+            self._programs.stop()
         self._recorder.stop()
 
 

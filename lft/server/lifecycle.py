@@ -14,6 +14,7 @@ from lft.server.buffers import BufferPool
 from lft.server.ledger import Ledger
 from lft.server.lifetime import Stage, TransferEndedError
 from lft.server.opening import Opener, Step
+from lft.server.ordered import OrderedTransfer
 from lft.server.quota import quota_for
 from lft.server.sessions import Session
 from lft.server.transfer import Transfer
@@ -138,7 +139,8 @@ class Lifecycle:
             file=start.file,
         )  # fmt: skip
         if not start.unsized:
-            return Transfer(session, facts, self._buffers, self._let_go, resumes=start.resume)
+            kind = OrderedTransfer if session.in_order else Transfer
+            return kind(session, facts, self._buffers, self._let_go, resumes=start.resume)
         facts = facts._replace(size=0, head="", unsized=True)  # no other attempt has such a head
         return UnsizedTransfer(session, facts, self._buffers, self._let_go, resumes=False)
 
@@ -207,13 +209,14 @@ class Lifecycle:
 
     def publish(self, transfer: Transfer, part: PartFile) -> None:
         """Give the flushed file its final name, then the verdict."""
-        with transfer.life.publishing():
+        with transfer.life.publishing(), self._ledger.publishing(transfer, part):
             self._output.check_in_place()
             name = self._quota.publish(part)
             self._output.check_in_place()  # otherwise its name is where no user sees it
         self._under_way.note_published(transfer)  # before the client can confirm it
         receipt = transfer.receipt(name)
         self._conclude(transfer, receipt if part.kept is None else receipt.replace(kept=part.kept))
+        self._ledger.run_program(transfer, receipt)
 
     def _conclude(
         self, transfer: Transfer, answer: Message | None, outcome: Rejected | None = None

@@ -279,6 +279,23 @@ class Receiving:
             pause = max(pause, self._limit.wait(peer.owed))
         return self._hold_back(peer, transfer, pause)
 
+    def charge_upload(self, transfer: Transfer, length: int, writers: int) -> float:
+        """Charge bytes of an upload to the limits; return the seconds until it may bring more.
+
+        ``writers`` are the uploads that the user brings at once: they share the user's limit with
+        the data connections.
+        """
+        session = transfer.session
+        streams, pause = self._registry.streams_of(session.user) + writers, 0.0
+        self._way.moved(transfer.priority, length)
+        if session.bucket:
+            pause = session.bucket.take(length, streams)
+        if self._limit:
+            pause = max(pause, self._limit.wait(self._limit.take(session.user, length, streams)))
+        if pause:
+            transfer.tally.hold_back(pause)
+        return max(pause, self._way.pause(transfer.priority, time.monotonic() + config.HOLD))
+
     @staticmethod
     def _hold_back(peer: Peer, transfer: Transfer | None, pause: float) -> bool:
         """Have a data connection rest for a limit; return whether it does."""

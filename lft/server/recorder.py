@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
+from typing import Sequence
 
 import config
 from lft.store.database import Database, set_aside
@@ -82,6 +83,18 @@ class Recorder:
         except MissingModuleError:
             log.debug("the history cannot be read")
         return list(itertools.islice(found.values(), limit))
+
+    def known(self, places: Sequence[str]) -> dict[str, Outcome]:
+        """Return what was received under those of ``places`` that are known (a worker)."""
+        wanted = set(places)
+        with self._lock:
+            waiting = {one.saved_as: one for one in self._waiting if one.saved_as in wanted}
+        found: dict[str, Outcome] = {}
+        try:
+            found = self.history.known(places)
+        except MissingModuleError:
+            log.debug("the history cannot be read")
+        return {**found, **{key: one for key, one in waiting.items() if one.outcome == RECEIVED}}
 
     def stop(self) -> None:
         """Write what waits, if that takes no longer than ``HISTORY_CLOSING`` seconds (main)."""

@@ -8,8 +8,9 @@ import heapq
 import secrets
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
-from typing import Any, Callable
+from typing import Any, Callable, Union
 
 import config
 from lft.accounts.permissions import Rights
@@ -101,14 +102,30 @@ class Peer(Guest):
         return self.proof_due if self.proof else float("inf")
 
 
-Post = Callable[[Peer, Message], None]  # has a message sent on a connection, from any thread
+class Correspondent(ABC):
+    """Who hears what becomes of a session's files, in place of a coordinator of the wire."""
+
+    address: str  # of the client's machine
+    features: tuple[str, ...] = ()
+
+    @abstractmethod
+    def hear(self, message: Message) -> None:
+        """Take news of a file (any); whatever takes time is left to a worker."""
+
+
+# has a message sent on a connection, from any thread
+Post = Callable[[Union[Peer, Correspondent], Message], None]
 
 
 class Session:
     """One logged-in client: its coordinator and the data connections that showed its token."""
 
     def __init__(
-        self, user: str, priority: int, coordinator: Peer, rights: Rights | None = None
+        self,
+        user: str,
+        priority: int,
+        coordinator: Peer | Correspondent,
+        rights: Rights | None = None,
     ) -> None:
         self.user = user
         self.priority = priority
@@ -121,6 +138,7 @@ class Session:
         self.door = WIRE  # through which its files come
         self.heard_at = time.monotonic()  # when the coordinator said something last
         self.closed = False  # set by main: the coordinator is gone
+        self.in_order = False  # whether the bytes of its files come from their start to their end
         self.streams: set[Peer] = set()  # data connections; the registry's lock protects it
 
     def __repr__(self) -> str:

@@ -50,6 +50,15 @@ class RunningHash:
         if blocks < len(self._before):
             self._hash = self._before[blocks]
 
+    def save(self) -> hashlib._Hash:
+        """Return the state as it is now, to be taken up again by ``restore``."""
+        return self._hash.copy()
+
+    def restore(self, saved: hashlib._Hash) -> None:
+        """Take back all blocks since ``saved`` was made."""
+        self._before.clear()
+        self._hash = saved
+
     @property
     def hexdigest(self) -> str:
         """The digest of the blocks hashed so far, in hexadecimal."""

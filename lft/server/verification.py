@@ -59,7 +59,7 @@ class Verification:
         while not self._way.pause(transfer.priority, transfer.hash.gives_way_until):
             transfer.hash.gives_way_until = time.monotonic() + config.LONGEST_HOLD
             stretch = transfer.hash_stretch()
-            self._check_content(transfer)
+            self.check_content(transfer)
             if isinstance(transfer, UnsizedTransfer) and transfer.take_report():
                 self._tell(transfer, Verifying(transfer.verified_bytes))
             if stretch.missing:
@@ -80,8 +80,11 @@ class Verification:
         else:
             self._lifecycle.start(self.verify_blocks, transfer)
 
-    def _check_content(self, transfer: Transfer) -> None:
-        """Once the beginning is verified, see that the file is what its extension says."""
+    def check_content(self, transfer: Transfer) -> None:
+        """Once the beginning is verified, see that the file is what its extension says.
+
+        Raises ``TransferEndedError`` where it is not.
+        """
         beginning = min(LONGEST_BEGINNING, transfer.blocks.size)
         hashing = transfer.hash
         if not transfer.session.rights.allow_ext or hashing.looked_at:

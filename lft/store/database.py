@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS outcomes (
 CREATE INDEX IF NOT EXISTS newest ON outcomes (ended, outcome, user, words);
 CREATE INDEX IF NOT EXISTS of_user ON outcomes (user, ended);
 CREATE INDEX IF NOT EXISTS of_file ON outcomes (user, name, ended);
+CREATE INDEX IF NOT EXISTS of_place ON outcomes (saved_as);
 PRAGMA user_version = {VERSION};
 """
 

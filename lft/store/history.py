@@ -9,7 +9,7 @@ import re
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple, Sequence
 
 import config
 from lft.store.paths import PARTIAL
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 OUTCOMES = RECEIVED, FAILED, REFUSED, INTERRUPTED = "received", "failed", "refused", "interrupted"
-WIRE = "wire"  # the door of ``client.py``
+WIRE, TUS = "wire", "tus"  # the doors: of ``client.py``, and of uploads over HTTP
 
 VERSION = 1  # of the tables, in each database
 _SUFFIX = ".sqlite"
+_PLACES_TOGETHER = 500  # of one query: SQLite takes 999 values
 _STEM = r"history(?:-[\w.-]{1,100})?"
 MICRO = 1_000_000
 
@@ -169,6 +170,14 @@ class _Filter:
         self._pairs = list(pairs)
 
     @classmethod
+    def of_places(cls, places: Sequence[str]) -> _Filter:
+        """Return what was received under ``places``."""
+        marks = ", ".join("?" * len(places))
+        condition = f"saved_as IN ({marks})"  # the values of the pairs behind it are for it, too
+        return cls((condition, places[0]), *(("", one) for one in places[1:]),
+                   ("outcome = ?", RECEIVED))  # fmt: skip
+
+    @classmethod
     def of(cls, query: Query, before: _Place | None, server: str) -> _Filter:
         """Return what ``query`` wants of the database of ``server``."""
         found = cls()
@@ -183,7 +192,7 @@ class _Filter:
 
     def newest(self, opened: Connection, server: str, limit: int) -> list[tuple[_Place, Outcome]]:
         """Read the newest entries, each with its place."""
-        where = " AND ".join(condition for condition, _ in self._pairs) or "1"
+        where = " AND ".join(condition for condition, _ in self._pairs if condition) or "1"
         rows = opened.execute(
             f"SELECT row, {COLUMNS} FROM outcomes WHERE {where} "
             "ORDER BY ended DESC, row DESC LIMIT ?",
@@ -230,6 +239,21 @@ class History:
         """
         wanted = _Filter(("user = ?", user), ("name = ?", name), ("outcome = ?", RECEIVED))
         return [entry for _, entry in self._newest(lambda _: wanted, limit)[0]]
+
+    def known(self, places: Sequence[str]) -> dict[str, Outcome]:
+        """Return what was received under those of ``places`` that are known.
+
+        They are as ``Outcome.saved_as`` has them. Raises ``MissingModuleError``.
+        """
+        found: dict[str, Outcome] = {}
+        for start in range(0, len(places), _PLACES_TOGETHER):
+            found.update(self._known(places[start : start + _PLACES_TOGETHER]))
+        return found
+
+    def _known(self, places: Sequence[str]) -> dict[str, Outcome]:
+        wanted = _Filter.of_places(places)
+        entries, _ = self._newest(lambda _: wanted, 2 * len(places))
+        return {entry.saved_as: entry for _, entry in reversed(entries)}
 
     def _newest(
         self, wanted: Callable[[str], _Filter], limit: int

@@ -64,6 +64,14 @@ class Facts(NamedTuple):
         """What two attempts at the same file have in common; the size may have grown."""
         return self.user, self.name, self.block_size, self.digest, self.head
 
+    @property
+    def is_upload(self) -> bool:
+        """Whether it is for an upload over HTTP: then ``head`` is its id, which no digest is.
+
+        By its length: an upload whose digest has 32 bytes has an id of 16, and one of 16 has 32.
+        """
+        return len(self.head) not in (0, 2 * self.digest_size)
+
     def alike(self, other: Facts) -> bool:
         """Return whether ``other`` may be the same file, in other blocks or by another digest."""
         return (self.user, self.name) == (other.user, other.name) and self.size <= other.size
@@ -226,6 +234,13 @@ class Journal:
             return _parse(os.read(descriptor, MAX_FIRST_LINE).partition(b"\n")[0])
         finally:
             os.close(descriptor)
+
+    def count(self) -> int:
+        """Return how many records there are. Raises ``OSError``, ``ValueError``."""
+        with open(self._path, "rb", opener=open_regular) as file:
+            first = file.readline(MAX_FIRST_LINE)
+            size = os.fstat(file.fileno()).st_size - len(first)
+        return size // (_INDEX.size + _parse(first).digest_size)
 
     def load(self, facts: Facts) -> Claims:
         """Return the claimed blocks; ``facts`` may have another size than the journal itself."""

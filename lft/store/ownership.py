@@ -26,7 +26,7 @@ class OutputDirectory:
         self._path = path
         self.made = not path.exists()  # by us
         self._lock = _open_lock(path)
-        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._take(shared=shared)
         except OSError as error:
@@ -60,7 +60,7 @@ class OutputDirectory:
         that is published then would be out of sight, or vouched for where it does not stand.
         """
         try:
-            in_place = os.path.samestat(os.stat(self._path), os.fstat(self._directory))
+            in_place = os.path.samestat(os.stat(self._path), os.fstat(self.descriptor))
         except FileNotFoundError:
             in_place = False
         if not in_place:
@@ -73,14 +73,14 @@ class OutputDirectory:
         May take for ever. Raises ``OSError``. What is known of a file system over the network is
         asked anew each time; a local one knows it by heart, so only a write reaches the disk.
         """
-        os.fstatvfs(self._directory)
+        os.fstatvfs(self.descriptor)
         if write:
             os.pwrite(self._lock, b"\n", 0)
             sync_data(self._lock)
 
     def release(self) -> None:
         """Give the directory back (main)."""
-        os.close(self._directory)
+        os.close(self.descriptor)
         os.close(self._lock)
 
 

@@ -45,7 +45,7 @@ log = logging.getLogger("server")
 
 Self = TypeVar("Self", bound="PartFile")
 TRIAL = ".trial"  # a further name of a part file, for a moment
-SUFFIXES = (".journal", ".new", TRIAL, ".part")  # in the order in which they go: the journal first
+SUFFIXES = (".journal", ".new", TRIAL, ".upload", ".part")  # the journal goes first
 NO_LINKS = (*UNSUPPORTED, errno.EPERM, errno.EMLINK)  # what a file system without hard links says
 
 
@@ -437,7 +437,8 @@ class PartFile:
     @property
     def worth_keeping(self) -> bool:
         """Whether a client could go on with the file, or ask for its verdict again."""
-        return self.trusted and not self.facts.unsized and (self._claims_some or self.published)
+        of_use = self._claims_some or self.published or self.facts.is_upload  # whose id is known
+        return self.trusted and not self.facts.unsized and of_use
 
     def close(self) -> None:
         """Close the file; it stays on the disk."""

@@ -114,13 +114,18 @@ class PartStore:
 
     def resting(self, directory: str) -> list[Facts]:
         """Return the unfinished files of a directory that wait for their clients."""
-        with self._lock:
-            return _unfinished(itertools.chain(*self._resting.values()), directory)
+        return _unfinished((part for part, in_use in self.parts() if not in_use), directory)
 
     def used(self, directory: str, own: PartFile | None = None) -> list[Facts]:
         """Return the unfinished files of a directory that are in use, without ``own``."""
         with self._lock:
             return _unfinished(self._in_use - {own}, directory)
+
+    def parts(self) -> list[tuple[PartFile, bool]]:
+        """Return all part files that are known, each with whether it is in use."""
+        with self._lock:
+            resting = itertools.chain.from_iterable(self._resting.values())
+            return [*((part, False) for part in resting), *((p, True) for p in self._in_use)]
 
     def published_bytes(self, facts: Facts) -> int:
         """Return what published files count whose verdict this same file can still get."""
@@ -184,7 +189,7 @@ class PartStore:
     def _earlier(self, facts: Facts) -> Iterator[PartFile]:
         """Give what rests of this file, in whatever blocks and by whatever digest, newest first."""
         alike = (p for p in self._resting_of(facts) if p.facts.alike(facts) and not p.published)
-        return (part for part in alike if part.begins_with(facts))
+        return (p for p in alike if not p.facts.is_upload and p.begins_with(facts))
 
     def _resting_of(self, facts: Facts) -> Sequence[PartFile]:
         """Return what rests of a user, at least of the files of this name, the newest first."""
@@ -207,7 +212,8 @@ class PartStore:
             own = reversed(self._resting.get(facts.user, ()))
             part = next((one for one in own if one.facts.key == facts.key), None)
             if part:
-                self._use(part)
+                self._remove_resting(part)
+                self._in_use.add(part)
             return part
 
     def _take_weaker(self, facts: Facts) -> PartFile | None:
@@ -220,14 +226,10 @@ class PartStore:
             if part.facts.block_size == facts.block_size and stronger:
                 with self._lock:
                     if part in self._resting.get(facts.user, ()):
-                        self._use(part)
+                        self._remove_resting(part)
+                        self._in_use.add(part)
                         return part
         return None
-
-    def _use(self, part: PartFile) -> None:
-        """Move a part file that rests to those in use; the caller holds the lock."""
-        self._remove_resting(part)
-        self._in_use.add(part)
 
     def _drop_unfit(self, part: PartFile, error: Exception) -> None:
         log.warning("removing %s: it cannot be resumed (%s)", part.stem, reason_of(error))
@@ -263,16 +265,15 @@ class PartStore:
         for part in iter(lambda: self._take(facts), None):
             self.drop(part)
         for other in self._earlier(facts):
-            self._remove_if_resting(other)
+            self.remove_if_resting(other)
 
     # -- age
 
     def expire(self) -> None:
         """Remove the part files that no client has come back for."""
-        with self._lock:
-            resting = list(itertools.chain(*self._resting.values()))
+        resting = [part for part, in_use in self.parts() if not in_use]
         for part in filter(self._is_expired, resting):
-            if self._remove_if_resting(part) and not part.published:
+            if self.remove_if_resting(part) and not part.published:
                 log.warning("removed %s of %s: left for too long", part.facts.name, part.facts.user)
 
     def _is_expired(self, part: PartFile) -> bool:
@@ -290,7 +291,7 @@ class PartStore:
         found_old = part.found_age + rested >= limit and rested >= config.KEEP_AFTER_START
         return rested >= limit or found_old
 
-    def _remove_if_resting(self, part: PartFile) -> bool:
+    def remove_if_resting(self, part: PartFile) -> bool:
         """Remove a part file, unless a client goes on with it; return whether it is gone."""
         with self._lock:
             if part not in self._resting.get(part.facts.user, ()):

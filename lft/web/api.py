@@ -7,6 +7,7 @@ from typing import Iterator
 import config
 from lft.web.events import Events
 from lft.web.feed import Feed
+from lft.web.files import Files
 from lft.web.history import Past
 from lft.web.logins import Logins
 from lft.web.metrics import Metrics
@@ -15,6 +16,8 @@ from lft.web.router import Route
 from lft.web.site import House, Site
 from lft.web.status import Status
 from lft.web.transfers import Transfers
+from lft.web.upload_routes import UploadRoutes
+from lft.web.uploads import Uploads
 
 
 def open_site(house: House) -> Site:
@@ -35,4 +38,10 @@ def _routes(site: Site, overview: Overview) -> Iterator[Route]:
     yield from Past(house.ledger.history).routes()
     yield from Metrics(house, site.counts).routes()
     yield from Status(house).routes()
+    uploads = Uploads(
+        house.settings.output, house.parts, house.lifecycle, house.receiving, house.verification
+    )  # fmt: skip
+    yield from UploadRoutes(uploads, house.login, house.settings.max_file_size).routes()
+    output, root = house.settings.output, house.output.descriptor
+    yield from Files(output, root, house.ledger.known, house.parts, house.admission).routes()
     yield from Logins(house.accounts, house.login, site.access, site.sessions).routes()

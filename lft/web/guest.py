@@ -48,6 +48,7 @@ class HttpGuest(Guest):
         self._left = 0  # bytes of its body that are still to come
         self._counted = 0  # of them, since the deadline was put off
         self._intake: Intake | None = None
+        self._rests = False  # for a while, in this unit
         self._waited = False  # the request has had to wait for its login
         self._closing = False  # nothing is read behind this request
         self._done = False
@@ -112,6 +113,11 @@ class HttpGuest(Guest):
         return Next.LOST
 
     def _serve(self) -> Next:
+        """Do a few steps; after a pause there is more to do, even if nothing comes meanwhile.
+
+        A pause may be over before main hears of it: main would otherwise wait for the client.
+        """
+        self._rests = False
         for _ in range(config.REQUESTS_PER_UNIT):
             if self._out.busy:
                 goes_on = self._send()
@@ -121,10 +127,14 @@ class HttpGuest(Guest):
             else:
                 goes_on = self._read_on()
             if not goes_on or self.paused_until > time.monotonic():
-                return Next.WAIT
+                return Next.AGAIN if self._rests else Next.WAIT
             if self._site.work.pressed:
                 break
         return Next.AGAIN
+
+    def pause(self, seconds: float) -> bool:
+        self._rests = super().pause(seconds)
+        return self._rests
 
     def _send(self) -> bool:
         """Send on; return whether that brought it further."""

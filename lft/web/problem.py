@@ -12,17 +12,25 @@ PROBLEM = "application/problem+json"
 Field = Tuple[str, str]  # a header field: name and value
 
 
+CHECKSUM_MISMATCH = 460  # tus: the checksum of a PATCH is not that of its bytes
+
+
+def phrase_of(status: int) -> str:
+    """Return what a status is called."""
+    return "Checksum Mismatch" if status == CHECKSUM_MISMATCH else HTTPStatus(status).phrase
+
+
 class HttpError(TransferError):
     """A request cannot be done: the status, a reason that a person understands, and fields."""
 
     def __init__(self, status: int, detail: str, fields: Sequence[Field] = ()) -> None:
         super().__init__(detail)
-        self.status = HTTPStatus(status)
+        self.status = int(status)
         self.fields = tuple(fields)
 
     def document(self) -> bytes:
         """Return the problem as the client gets it."""
-        told = {"status": int(self.status), "title": self.status.phrase, "detail": str(self)}
+        told = {"status": self.status, "title": phrase_of(self.status), "detail": str(self)}
         return json.dumps(told).encode()
 
 

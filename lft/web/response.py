@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from http import HTTPStatus
 from typing import Any, NamedTuple, Sequence, Union
 
-from lft.web.problem import PROBLEM, Field, HttpError
+from lft.web.problem import PROBLEM, Field, HttpError, phrase_of
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = (
@@ -101,7 +101,7 @@ def encode_head(response: Response, connection: str = "") -> bytes:
     it is not empty.
     """
     own = {name for name, _ in response.fields}
-    lines = [f"HTTP/1.1 {int(response.status)} {HTTPStatus(response.status).phrase}"]
+    lines = [f"HTTP/1.1 {int(response.status)} {phrase_of(response.status)}"]
     lines.append(f"Date: {http_date(time.time())}")
     lines += [f"{name}: {value}" for name, value in response.fields]
     lines += [f"{name}: {value}" for name, value in _SAFE.items() if name not in own]

@@ -15,8 +15,12 @@ from lft.server.event_loop import EventLoop
 from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
 from lft.server.login import Login
+from lft.server.receiving import Receiving
 from lft.server.right_of_way import RightOfWay
+from lft.server.verification import Verification
 from lft.server.work_queue import WorkQueue
+from lft.store.ownership import OutputDirectory
+from lft.store.partstore import PartStore
 from lft.web.access import Access
 from lft.web.events import Events
 from lft.web.guest import HttpGuest
@@ -56,6 +60,10 @@ class House(NamedTuple):
     work: WorkQueue
     way: RightOfWay
     loop: EventLoop
+    output: OutputDirectory
+    parts: PartStore
+    receiving: Receiving
+    verification: Verification
     ledger: Ledger
     trouble: Callable[[], str]  # why new clients had better go elsewhere; "" if they need not
 

@@ -1,0 +1,46 @@
+"""Looking at unfinished files: what there is of them, and which upload each one is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from lft.store.journal import Facts, Journal
+from lft.store.partfile import PartFile
+from lft.store.partstore import PartStore
+from lft.store.paths import PARTIAL
+
+
+class Unfinished(NamedTuple):
+    """An unfinished file, for those who look at it."""
+
+    facts: Facts
+    in_use: bool
+    claimed: int  # bytes that its journal claims, unless it is in use
+
+
+def unfinished_in(output: Path, parts: PartStore, directory: str) -> list[Unfinished]:
+    """Return the unfinished files that are to be published in ``directory`` (a worker)."""
+    return [
+        Unfinished(part.facts, in_use, 0 if in_use else _claimed_bytes(output, part))
+        for part, in_use in parts.parts()
+        if part.facts.directory == directory and not part.published
+    ]
+
+
+def _claimed_bytes(output: Path, part: PartFile) -> int:
+    """Return about how many bytes a journal claims; none where it cannot be read."""
+    try:
+        blocks = Journal(output / PARTIAL / f"{part.stem}.journal").count()
+    except (OSError, ValueError):  # it may be gone by now
+        return 0
+    return min(part.facts.size, blocks * part.facts.block_size)
+
+
+def resting_upload(parts: PartStore, user: str, upload: str) -> PartFile | None:
+    """Return what rests of an upload of ``user``, for a look at its facts (a worker).
+
+    What an earlier run left is known once ``PartStore.knows`` says so.
+    """
+    resting = (part for part, in_use in parts.parts() if not in_use and part.facts.user == user)
+    return next((one for one in resting if one.facts.is_upload and one.facts.head == upload), None)

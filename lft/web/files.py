@@ -1,0 +1,260 @@
+"""The files of the output directory: listed, and sent to those who may have them."""
+
+from __future__ import annotations
+
+import os
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from urllib.parse import quote
+
+from lft.server.admission import Admission
+from lft.store.history import Outcome
+from lft.store.partstore import PartStore
+from lft.store.unfinished import unfinished_in
+from lft.web.fields import content_disposition, original_name, repr_digest
+from lft.web.folders import (
+    MOST_LISTED,
+    AbsentError,
+    Entry,
+    Order,
+    is_within,
+    list_page,
+    open_file,
+    open_folder,
+    split_path,
+)
+from lft.web.problem import Field, HttpError, not_found
+from lft.web.ranges import Span, UnsatisfiableError, parse_range
+from lft.web.request import Caller, Request
+from lft.web.response import FileSlice, Response, json_response
+from lft.web.router import Route
+from lft.web.validators import Validators, judge, range_holds
+
+PLACE = "/api/v1/files"
+USUALLY_LISTED = 200  # entries of a page, unless it is asked for more or fewer
+
+# What an uploaded page could do if a browser showed it: nothing, and it is not shown but saved.
+_HARMLESS: tuple[Field, ...] = (
+    ("Content-Type", "application/octet-stream"),
+    ("Content-Security-Policy", "sandbox; default-src 'none'"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cache-Control", "private, no-cache"),
+    ("Accept-Ranges", "bytes"),
+)
+
+# Gives, for paths below the output directory, what the history knows of those that it knows.
+Known = Callable[[Sequence[str]], Mapping[str, Outcome]]
+
+
+class Reach(NamedTuple):
+    """What a user may see: all below a directory, or there only what the user has sent."""
+
+    base: tuple[str, ...]  # the directory
+    sender: str | None  # whose files, where others send to the same directory
+
+    @classmethod
+    def of(cls, caller: Caller) -> Reach:
+        """Return the reach of a user.
+
+        A directory of the user's own is all the user's. Those who have none share the output
+        directory, with the directories of others in it: there only the history tells who sent what.
+        """
+        if caller.may("read-all"):
+            return cls((), None)
+        base = split_path(caller.rights.directory)
+        return cls(base, None if base else caller.user)
+
+
+class Files:
+    """Lists and sends files. All of it runs on workers.
+
+    ``root`` is the descriptor of the output directory; nothing is opened by its path.
+    """
+
+    def __init__(
+        self, output: Path, root: int, known: Known, parts: PartStore, admission: Admission
+    ) -> None:
+        self._output = output
+        self._root = root
+        self._known = known
+        self._parts = parts
+        self._admission = admission
+
+    def routes(self) -> list[Route]:
+        """Return their lines of the table."""
+        return [Route("GET", PLACE, self.list_files), Route("GET", PLACE + "/{path...}", self.send)]
+
+    # -- listing
+
+    def list_files(self, request: Request) -> Response:
+        """List a page of a directory. Raises ``HttpError``."""
+        query = request.query("dir", "after", "limit", "sort")
+        reach = Reach.of(request.caller)
+        try:
+            order = Order.parse(query.get("sort", "name"))
+            limit = _limit(query.get("limit", str(USUALLY_LISTED)))
+            parts = split_path(query["dir"].strip("/")) if query.get("dir") else reach.base
+            self._check(reach, parts)
+            page = self._page(reach, parts, query.get("after", ""), limit, order)
+        except (AbsentError, FileNotFoundError):
+            raise not_found() from None
+        except ValueError as error:
+            raise HttpError(HTTPStatus.BAD_REQUEST, str(error)) from None
+        if not query.get("after"):
+            page["unfinished"] = self._unfinished(request.caller, "/".join(parts))
+        return json_response(page, fields=_links(page, query))
+
+    def _check(self, reach: Reach, parts: Sequence[str]) -> None:
+        """Raise ``AbsentError`` unless a path, or what it is in, is the user's to see."""
+        if not is_within(parts, reach.base):
+            raise AbsentError
+        if reach.sender is not None and parts:
+            known = self._known([parts[0]]).get(parts[0])
+            if known is None or known.user != reach.sender:
+                raise AbsentError
+
+    def _page(
+        self, reach: Reach, parts: Sequence[str], after: str, limit: int, order: Order
+    ) -> dict[str, Any]:
+        """Return a page as JSON says it."""
+        sender = None if parts else reach.sender
+        with open_folder(self._root, parts) as folder:
+            page = list_page(folder, after, limit, order, self._judge(sender))
+        places = ["/".join((*parts, entry.name)) for entry in page.entries]
+        known = self._known(places)
+        entries = [_told(one, place, known.get(place)) for one, place in zip(page.entries, places)]
+        return {"dir": "/".join(parts), "entries": entries, "next": page.next}
+
+    def _judge(self, sender: str | None) -> Callable[[list[str]], set[str]] | None:
+        """Return what tells the names that ``sender`` has sent from others; ``None`` for all."""
+        if sender is None:
+            return None
+
+        def sent(names: list[str]) -> set[str]:
+            return {name for name, one in self._known(names).items() if one.user == sender}
+
+        return sent
+
+    def _unfinished(self, caller: Caller, directory: str) -> list[dict[str, Any]]:
+        """Return what is on its way to a directory, or waits for its client to go on."""
+        moving = {one.facts.saved_as: one.verified_bytes for one in self._admission.active()}
+        found = []
+        for facts, in_use, claimed in unfinished_in(self._output, self._parts, directory):
+            if facts.user == caller.user or caller.may("read-all"):
+                own = facts.user == caller.user and facts.is_upload
+                found.append({
+                    "name": facts.name, "size": facts.size, "user": facts.user,
+                    "received": moving.get(facts.saved_as, 0) if in_use else claimed,
+                    "state": "arriving" if in_use else "resting",
+                    "upload": facts.head if own else None,
+                })  # fmt: skip
+        return sorted(found, key=lambda one: (one["name"], one["received"]))
+
+    # -- sending
+
+    def send(self, request: Request) -> Response:
+        """Send a file, or a part of it. Raises ``HttpError``: the same for absent and forbidden."""
+        request.query()
+        reach = Reach.of(request.caller)
+        path = request.parameters["path"]
+        try:
+            parts = split_path(path)
+            self._check(reach, parts)
+            descriptor, facts = open_file(self._root, parts)
+        except AbsentError:
+            raise not_found() from None
+        try:
+            known = self._known([path]).get(path)
+            response = _answer(request, Sent(descriptor, facts, parts[-1], known))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if not isinstance(response.body, FileSlice):
+            os.close(descriptor)
+        return response
+
+
+class Sent(NamedTuple):
+    """A file that is open to be sent."""
+
+    descriptor: int
+    facts: os.stat_result
+    name: str
+    known: Outcome | None
+
+    @property
+    def sha256(self) -> str:
+        """Its SHA-256 in hexadecimal, where that was its digest."""
+        known = self.known
+        right = known and known.algorithm == "sha256" and known.size == self.facts.st_size
+        return known.digest if known and right else ""
+
+
+def _answer(request: Request, file: Sent) -> Response:
+    """Answer a request for an open file. The file is closed with its slice, or by the caller."""
+    validators = Validators.of(file.facts)
+    fields = [*_HARMLESS, ("ETag", validators.etag), ("Last-Modified", validators.last_modified)]
+    headers = request.head.fields
+    status = judge(request.head.method, headers, validators)
+    if status == HTTPStatus.PRECONDITION_FAILED:
+        raise HttpError(status, "the file is not in the state that was asked for")
+    if status is not None:
+        return Response(status, [one for one in fields if one[0] != "Content-Type"])
+    fields.append(("Content-Disposition", content_disposition(original_name(file.name))))
+    if file.sha256:
+        fields.append(("Repr-Digest", repr_digest(file.sha256)))
+    size = file.facts.st_size
+    span = _span(headers, validators, size)
+    if span is None:
+        return Response(HTTPStatus.OK, fields, FileSlice(file.descriptor, 0, size))
+    fields.append(("Content-Range", f"bytes {span.start}-{span.end - 1}/{size}"))
+    part = FileSlice(file.descriptor, span.start, len(span))
+    return Response(HTTPStatus.PARTIAL_CONTENT, fields, part)
+
+
+def _span(headers: Mapping[str, str], validators: Validators, size: int) -> Span | None:
+    """Return the range that is asked for, ``None`` for the whole file. Raises ``HttpError``."""
+    if "range" not in headers or not range_holds(headers, validators):
+        return None
+    try:
+        return parse_range(headers["range"], size)
+    except UnsatisfiableError:
+        fields = [("Content-Range", f"bytes */{size}"), ("Accept-Ranges", "bytes")]
+        reason = f"the file has {size} bytes, and none of those that were asked for"
+        raise HttpError(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, reason, fields) from None
+
+
+def _told(entry: Entry, place: str, known: Outcome | None) -> dict[str, Any]:
+    """Return an entry as JSON says it."""
+    told: dict[str, Any] = {
+        "name": entry.name,
+        "path": place,
+        "original_name": original_name(entry.name),
+        "kind": "directory" if entry.is_folder else "file",
+        "size": None if entry.is_folder else entry.size,
+        "modified": entry.modified / 1e9,
+        "digest": None,
+        "algorithm": None,
+    }
+    if not entry.is_folder:
+        told["href"] = f"{PLACE}/{quote(place)}"
+        if known and known.digest and known.size == entry.size:
+            told["digest"], told["algorithm"] = known.digest, known.algorithm
+    return told
+
+
+def _limit(text: str) -> int:
+    """Read the number of entries of a page. Raises ``ValueError``."""
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MOST_LISTED):
+        raise ValueError(f"limit must be a number from 1 to {MOST_LISTED}")
+    return int(text)
+
+
+def _links(page: Mapping[str, Any], query: Mapping[str, str]) -> list[Field]:
+    """Return the field that leads to the next page (RFC 8288)."""
+    if page["next"] is None:
+        return []
+    said = {**query, "after": page["next"]}
+    pairs = "&".join(f"{name}={quote(value, safe='')}" for name, value in said.items())
+    return [("Link", f'<{PLACE}?{pairs}>; rel="next"')]
