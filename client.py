@@ -74,6 +74,7 @@ from protocol import (
     Queued,
     RejectedError,
     RemoteProtocolError,
+    SilenceError,
     SourceError,
     State,
     TransferComplete,
@@ -176,7 +177,9 @@ def open_session(
     """Connect, log in, give the session, and end it. Raises below ``TransferError``."""
     progress.phase("connecting")
     tls, timeout = tls_context(settings), patience.left()
-    with contextlib.closing(connect(settings, timeout, tls)) as coordinator:
+    connected = connect(settings, timeout, tls, order=patience.servers.order)
+    with contextlib.closing(connected) as coordinator:
+        patience.servers.note_connected(*coordinator.address)
         link = _log_in(coordinator, settings, timeout, tls)
         patience.note_session()
         session = ClientSession(coordinator, link, progress, patience)
@@ -346,7 +349,7 @@ class ClientSession:
             self._patience.check()
             if self._answer_due.passed:
                 silent = f"did not answer for {self._settings.timeout:g} s"
-                raise ConnectionLostError(f"{self._coordinator.peer} {silent}")
+                raise SilenceError(f"{self._coordinator.peer} {silent}")
             message = self._hear()
         return message
 
@@ -403,7 +406,7 @@ class ClientSession:
                 self._patience.note_progress(watch.acknowledged, watch.verified)
             self._show(upload, watch, told)
             if watch.stalled:
-                raise ConnectionLostError(f"{self._coordinator.peer}: no progress for too long")
+                raise SilenceError(f"{self._coordinator.peer}: no progress for too long")
 
     def _show(self, upload: Upload, watch: Watch, told: Told) -> None:
         """Move the bar."""

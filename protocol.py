@@ -112,7 +112,9 @@ from lft.errors import LocalProtocolError as LocalProtocolError
 from lft.errors import ProtocolError as ProtocolError
 from lft.errors import RejectedError as RejectedError
 from lft.errors import RemoteProtocolError as RemoteProtocolError
+from lft.errors import SentAwayError as SentAwayError
 from lft.errors import SessionLostError as SessionLostError
+from lft.errors import SilenceError as SilenceError
 from lft.errors import SourceError as SourceError
 from lft.errors import TransferError as TransferError
 from lft.errors import TransferOverError as TransferOverError

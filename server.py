@@ -78,6 +78,7 @@ from lft.store.partstore import PartStore
 from lft.terminal import make_output_safe, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
+from lft.wire.service_manager import ServiceManager
 from protocol import (
     AHEAD,
     PRESERVE,
@@ -289,6 +290,7 @@ class Server:
                 undo.callback(listener.close)
             self.work = WorkQueue(settings.workers)
             undo.callback(self.work.shutdown)
+            self._manager = ServiceManager()
             self._watchdog = Watchdog()
             undo.callback(self._watchdog.dismiss)
             self.ledger = Ledger(settings.output, settings.on_received)
@@ -310,7 +312,7 @@ class Server:
         if web_listeners:
             self._open_web(web_listeners, accounts, way)
         self._stops = 0
-        self._stop_began = float("inf")  # the instant at which the grace period began
+        self._stop_began = float("inf")
         self._scan()
 
     def _start_threads(self) -> None:
@@ -391,6 +393,7 @@ class Server:
         """Serve until ``stop``; then let running transfers end within the grace period."""
         self._loop.every(config.DISK_ASKED_EVERY, self.entrance.disk.begin)
         self._loop.every(config.TICK, self._tick)
+        self._manager.tell("READY=1")
         self._loop.every(config.REPORT_EVERY, self._report)
         self._loop.every(config.EXPIRE_EVERY, self._expire)
         self._loop.every(config.CERTIFICATE_LOOK_EVERY, self._look_at_certificate)
@@ -463,6 +466,8 @@ class Server:
 
     def _report(self) -> None:
         """Tell clients that wait how far they are; it also shows them that we live."""
+        under_way = len(self.admission.active())
+        self._manager.show(self.trouble or f"{plural(under_way, 'transfer')} under way")
         for transfer in self.admission.active():
             begun = transfer.life.receiving  # otherwise its part file is looked for, or made
             report = Verifying(transfer.verified_bytes) if begun else self._opening(transfer)
@@ -514,6 +519,8 @@ class Server:
         self.lifecycle.stopping = True
         self._stop_began = time.monotonic()
         self.entrance.begin_stop()
+        lasts = self._settings.grace + config.EXIT_TIMEOUT + config.LOG_PATIENCE
+        self._manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round(lasts * 1e6)}")
         for transfer in self.admission.waiting():
             self.lifecycle.start(self.lifecycle.turn_away, transfer)
         active = len(self.admission.active())

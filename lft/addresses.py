@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 from queue import Empty, SimpleQueue
-from typing import Any, Callable, Iterable, List, NamedTuple
+from typing import Any, Callable, Iterable, List, NamedTuple, Sequence
 
 from lft.terminal import printable
 from protocol import ConnectionLostError
@@ -88,6 +88,45 @@ def parse_network(text: str) -> str:
         raise ValueError(f"{wanted}, not {printable(text)!r}{hint}") from None
 
 
+class Address(NamedTuple):
+    """Where to connect to, as ``socket.connect`` takes it."""
+
+    family: int
+    address: Any
+
+
+def shuffled(addresses: Sequence[Address]) -> list[Address]:
+    """Return addresses of a name so that of equal ones each has the same chance to be the first.
+
+    The system has sorted them by how well they can be reached (RFC 6724). Equal are those of one
+    family that lead equally far: which of them has more bits in common with an address of ours (its
+    rule 9) says nothing about servers that share their load, and may be left out (section 6).
+    """
+    order = list(addresses)
+    families = [one.family for one in order]
+    if len(set(families)) == len(families):
+        return order
+    import random  # noqa: PLC0415  (5 ms, and few names have several addresses)
+
+    groups: dict[object, list[int]] = {}
+    for place, one in enumerate(order):
+        groups.setdefault((one.family, _reach(str(one.address[0]))), []).append(place)
+    for places in groups.values():
+        chosen = random.sample(places, len(places))
+        for place, other in zip(places, chosen):
+            order[place] = addresses[other]
+    return order
+
+
+def _reach(address: str) -> object:
+    """Return how far an address leads: this machine, this link, a private network, or anywhere."""
+    import ipaddress  # noqa: PLC0415  (as above)
+
+    one = ipaddress.ip_address(address.partition("%")[0])
+    tunnel = isinstance(one, ipaddress.IPv6Address) and bool(one.sixtofour or one.teredo)
+    return one.is_loopback, one.is_link_local, one.is_private, tunnel
+
+
 def look_up(host: str, port: int, flags: int = 0) -> list[Any]:
     """Ask the system for addresses. Raises ``OSError`` and ``UnicodeError``.
 
@@ -134,13 +173,6 @@ class UnknownHostError(HopelessError):
 
 class NoNameServiceError(ConnectionLostError):
     """No name service could be asked: it may be away for a moment, or for good."""
-
-
-class Address(NamedTuple):
-    """Where to connect to, as ``socket.connect`` takes it."""
-
-    family: int
-    address: Any
 
 
 Lookup = Callable[..., List[Any]]  # as ``look_up``

@@ -48,6 +48,14 @@ class ConnectionLostError(TransferError):
     unfinished = ""  # the name of the file of which the server keeps a part, to go on with
 
 
+class SilenceError(ConnectionLostError):
+    """The peer said nothing for as long as we would wait."""
+
+
+class SentAwayError(ConnectionLostError):
+    """The server has no room for us, or ends: another one may take us, or this one later."""
+
+
 class SessionLostError(ConnectionLostError):
     """The server does not know the session any more: only a new login helps."""
 

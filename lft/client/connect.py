@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from config import ClientSettings
 from lft.accounts.scram import SCRAM_PLUS, ScramClient
-from lft.addresses import Lookup, is_address, is_loopback, look_up, place, resolve
+from lft.addresses import (
+    Address,
+    Lookup,
+    is_address,
+    is_loopback,
+    look_up,
+    place,
+    resolve,
+    shuffled,
+)
 from lft.clock import Deadline
 from lft.terminal import printable
 from lft.wire.channel_binding import server_end_point
-from lft.wire.connection import Connection, SilenceError
+from lft.wire.connection import Connection
 from lft.wire.frames import ForeignProtocolError
 from lft.wire.happy_eyeballs import open_first
 from lft.wire.sockets import unreached
@@ -29,6 +38,7 @@ from protocol import (
     Hello,
     RemoteProtocolError,
     Side,
+    SilenceError,
     UsageError,
 )
 
@@ -50,11 +60,15 @@ def connect(
     timeout: float,
     tls: TlsContext | None,
     lookup: Lookup = look_up,
+    order: Callable[[list[Address]], list[Address]] = shuffled,
 ) -> Connection:
-    """Connect to the first of the server's addresses that answers, within ``timeout`` seconds."""
+    """Connect to the first of the server's addresses that answers, within ``timeout`` seconds.
+
+    ``order`` says which one is tried first.
+    """
     host, port, deadline = settings.server, settings.port, Deadline(timeout)
     try:
-        sock = open_first(resolve(host, port, timeout, lookup), deadline.left())
+        sock = open_first(order(resolve(host, port, timeout, lookup)), deadline.left())
     except OSError as error:
         raise unreached(place(host, port), error, by_name=not is_address(host)) from error
     return Connection(sock, Side.CLIENT, tls, host)

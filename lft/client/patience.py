@@ -10,6 +10,7 @@ import config
 from config import ClientSettings
 from lft.addresses import HopelessError, NoNameServiceError
 from lft.client.interrupt import CancelledError
+from lft.client.servers import Servers
 from lft.clock import Backoff, Deadline, WakingClock
 from protocol import ConnectionLostError
 
@@ -26,6 +27,7 @@ class Patience:
 
     def __init__(self, settings: ClientSettings, cancel: threading.Event | None = None) -> None:
         """``cancel`` ends all patience: it is set by another thread, to stop the transfer."""
+        self.servers = Servers()  # which of them is tried first
         self._timeout = settings.timeout
         self._cancel = cancel
         self._deadline = Deadline(settings.timeout)
@@ -48,6 +50,7 @@ class Patience:
 
     def note_session(self) -> None:
         """Note that a session stands: the server was reached."""
+        self.servers.note_session()
         self._told = ""
         self._clock = WakingClock()
         self._fruitless += 1
@@ -111,6 +114,7 @@ class Patience:
     def wait(self, error: ConnectionLostError) -> None:
         """Pause before the next attempt, or raise ``error`` if there should be none."""
         self.check()
+        self.servers.note_lost(error)
         self._clock = None  # what follows may take longer, without a look at the clock
         deadline = self._deadline
         if isinstance(error, NoNameServiceError) and not self._stood:

@@ -14,9 +14,11 @@ from protocol import (
     Rejected,
     RejectedError,
     RemoteProtocolError,
+    SentAwayError,
 )
 
-PASSING = ("shutdown", "timeout", "taken", "stale", "busy")  # rejections that do not last
+PASSING = ("shutdown", "timeout", "taken", "stale", "busy")  # rejections that do not last ...
+ELSEWHERE = ("shutdown", "busy")  # ... and those of a server that has no room for us
 
 
 class EarlierAttemptError(RejectedError):
@@ -40,6 +42,8 @@ def raise_rejected(name: str, message: Message) -> None:
     """Raise what a REJECTED says of the file ``name``; any other message passes."""
     if isinstance(message, Rejected) and message.code == EARLIER:
         raise EarlierAttemptError(message.reason)
+    if isinstance(message, Rejected) and message.code in ELSEWHERE:
+        raise SentAwayError(f"{name}: {printable(message.reason)}")
     if isinstance(message, Rejected) and message.code in PASSING:
         raise ConnectionLostError(f"{name}: {printable(message.reason)}")
     if isinstance(message, Rejected):

@@ -10,7 +10,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import config
-from lft.addresses import is_loopback
 from lft.server.guests import Guest, Next
 from lft.server.log_limit import speaking_for
 from lft.web.head import Head, parse_head
@@ -59,8 +58,10 @@ class HttpGuest(Guest):
         self.door = self._find_door()
 
     def _find_door(self) -> Door:
-        secure = self.connection.secure
-        return Door(self.address, self.port, secure, secure or is_loopback(self.address))
+        """Say from where its requests come; the demo accounts are for this machine alone."""
+        secure, demo = self.connection.secure, self._site.settings.credentials is None
+        private = self.is_local or (secure and not demo)
+        return Door(self.address, self.port, secure, private)
 
     @property
     def user(self) -> str | None:

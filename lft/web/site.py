@@ -65,7 +65,7 @@ class House(NamedTuple):
     receiving: Receiving
     verification: Verification
     ledger: Ledger
-    trouble: Callable[[], str]  # why new clients had better go elsewhere; "" if they need not
+    trouble: Callable[[], str]  # why no new work is taken; "" if it is
 
 
 class Admitted(NamedTuple):

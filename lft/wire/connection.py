@@ -17,8 +17,10 @@ from protocol import (
     Error,
     Message,
     RemoteProtocolError,
+    SentAwayError,
     SessionLostError,
     Side,
+    SilenceError,
     State,
     TransferError,
     TransferOverError,
@@ -29,10 +31,6 @@ if TYPE_CHECKING:  # slow to load, and most runs do without
     import ssl
 
 _READ = 16 * 1024  # bytes of messages, or of acknowledgements, in one call
-
-
-class SilenceError(ConnectionLostError):
-    """The peer said nothing for as long as we would wait."""
 
 
 class Connection(Channel):
@@ -165,9 +163,9 @@ _ERRORS: dict[str, type[TransferError]] = {
     PLAIN: UsageError,
     "session": SessionLostError,
     "transfer": TransferOverError,
-    "shutdown": ConnectionLostError,
+    "shutdown": SentAwayError,
     "timeout": ConnectionLostError,
-    "busy": ConnectionLostError,
+    "busy": SentAwayError,
     "internal": ConnectionLostError,
 }
 

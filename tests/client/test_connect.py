@@ -43,7 +43,7 @@ def test_only_a_lost_connection_is_tried_again(
     """A wrong password or a refusal would be the same the next time."""
     entered = []
 
-    def enter(*_: object) -> None:
+    def enter(*_: object, **__: object) -> None:
         entered.append(True)
         raise error
 

@@ -22,6 +22,7 @@ from tests.support.local import ServerThread, StartLocal
 from tests.support.processes import StartServer, still_serves
 from tests.support.rawpeer import Peer, RawClient, raw_socket
 from tests.support.waiting import PATIENCE, eventually
+from tests.support.web import Browser, web_port
 
 
 def is_refused(port: int) -> bool:
@@ -120,6 +121,21 @@ def test_a_door_that_lasts_is_open_while_the_disk_hangs_and_while_the_server_sto
         assert is_refused(local.port)
         with Peer(port) as peer:
             peer.hello(peer.control)
+
+
+def test_healthz_says_that_the_disk_hangs(disk: Disk, start_local: StartLocal) -> None:
+    """A balancer that asks there sends clients elsewhere; afterwards all is well again."""
+    local = start_local(http=("localhost", 0))
+    port = web_port(local)
+    with Browser(port) as browser:
+        assert browser.get("/healthz").status == 200
+        disk.answers.clear()
+        eventually(lambda: is_refused(local.port), "the listener to be closed")
+        answer = browser.get("/healthz")
+        assert (answer.status, DISK_HANGS in answer.body.decode()) == (503, True)
+        disk.answers.set()
+        eventually(lambda: not is_refused(local.port), "the listener to be opened")
+        assert browser.get("/healthz").status == 200
 
 
 def test_an_idle_disk_is_not_written_to(disk: Disk, local: ServerThread) -> None:

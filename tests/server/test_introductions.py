@@ -18,6 +18,7 @@ from tests.support.local import ServerThread, StartLocal
 from tests.support.outputs import lines
 from tests.support.rawpeer import HELLO, Peer, is_open, last_words, raw_socket
 from tests.support.waiting import eventually
+from tests.support.web import Browser, basic, web_port
 
 HERE = ("127.0.0.1",)
 OTHER = "203.0.113.9"
@@ -192,6 +193,20 @@ def test_the_demo_accounts_are_for_clients_on_this_machine(local_behind: ServerT
         here.log_in("user1", "password1")
     with Behind(local_behind.port) as there, pytest.raises(AuthenticationError, match="demo"):
         there.log_in("user1", "password1")
+
+
+def test_browsers_come_from_where_the_balancer_says(start_local: StartLocal) -> None:
+    """Passwords without TLS, the demo accounts, limits and the log go by that, as on the wire."""
+    local = start_local(proxy_from=HERE, http=("localhost", 0))
+    statuses = []
+    for greeting in (binary("127.0.0.1"), binary()):
+        with Browser(web_port(local)) as browser:
+            browser.send(greeting)
+            statuses.append(browser.get("/api/v1/server", basic()).status)
+    assert statuses == [200, 403]
+    with Browser(web_port(local)) as browser:
+        browser.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert last_words(browser.sock) == b""
 
 
 @pytest.fixture

@@ -49,16 +49,18 @@ class ServerProcess:
         *options: str,
         program: Sequence[str] = SERVER,
         errors: int | None = None,
+        sees: str = "",
         **how: Any,
     ) -> None:
         """Start ``program``; ``errors`` is its standard error in place of the file.
 
-        ``how`` goes to ``Popen``.
+        ``sees`` is where it sees its output directory, if that is elsewhere. ``how`` goes to
+        ``Popen``.
         """
         self.output = folder / "output"
         self.log_file = folder / "server.log"
         command = [*program, "--port", "0", *options]
-        command += ["--output", str(self.output)]
+        command += ["--output", sees or str(self.output)]
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log if errors is None else errors,

@@ -1,0 +1,1 @@
+"""Files for running a server as a service."""
