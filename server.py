@@ -109,7 +109,6 @@ from protocol import (
 )
 
 if TYPE_CHECKING:
-    from lft.web.site import Site
     from lft.wire.tls import Tls
 
 log = logging.getLogger("server")
@@ -308,7 +307,6 @@ class Server:
         disk = DiskProbe(self._ask_disk, self.work)
         self.entrance = Entrance(settings.proxy_from, self._loop, self.connections, disk)
         self.entrance.add(listeners, self.greet)
-        self.web: Site | None = None
         if web_listeners:
             self._open_web(web_listeners, accounts, way)
         self._stops = 0
@@ -356,8 +354,7 @@ class Server:
             self.connections, self.work, way, self._loop, self.output, self.parts,
             self.receiving, self.verification, self.ledger, lambda: self.trouble,
         )  # fmt: skip
-        self.web = open_site(house)
-        self.entrance.add(listeners, self.web.greet, lasts=True)
+        self.entrance.add(listeners, open_site(house).greet, lasts=True)
 
     @property
     def trouble(self) -> str:

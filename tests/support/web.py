@@ -116,8 +116,10 @@ def request(
 
 def site_of(local: ServerThread) -> Site:
     """Return the HTTP side of a server."""
-    assert local.server.web is not None
-    return local.server.web
+    (door,) = local.server.entrance._lasting
+    site = door._let_in.args[0].__self__  # type: ignore[attr-defined]
+    assert isinstance(site, Site)
+    return site
 
 
 def web_port(local: ServerThread) -> int:
