@@ -430,13 +430,16 @@ REQUESTS_PER_UNIT = 16  # of one connection before others get their turn
 HTTP_IDLE = 65.0  # seconds for which a connection may wait for its next request: a minute's poll
 HTTP_SLICE = 2 * MB  # bytes of a file that a worker sends before it looks for more urgent work
 EVENTS_EVERY = 0.5  # seconds between two looks at the transfers, for those that watch them
-EVENTS_KEPT = 256  # events that a watcher who comes back can still be told of
+EVENTS_KEPT = 1000  # events that a stream can still be told of that was cut off for a moment
 MAX_WATCHERS = 64  # streams of events of one user: a stream for each tab of a few browsers
 SILENT_STREAM = 15.0  # seconds without an event after which a comment shows that the stream lives
+HISTORY_PAGE = 100  # entries of the history in a page, unless fewer or more are asked for ...
+HISTORY_LONGEST_PAGE = 1000  # ... up to this: half a MB of JSON
 WEB_SESSIONS = 4096  # logins by browsers that are remembered; each one more ends the oldest one
 WEB_SESSION_IDLE = 3600.0  # seconds without a request after which such a login ends ...
 WEB_SESSION_LIFETIME = 12 * 3600.0  # ... and the longest that it holds: a working day
 WEB_LOGINS = 1024  # logins that have begun; each one more ends the oldest one
+WEB_LOGINS_OF_USER = 64  # of both kinds, for a user or for a network that has not logged in yet
 
 # Passwords of HTTP Basic that are derived at once: with 25 ms each, they would otherwise take all
 # processors. Any more try again so many seconds later.

@@ -166,6 +166,12 @@ class Connections:
         """Have a worker look at ``peer``, for which there is news (any)."""
         self._loop.call(partial(self._nudge, peer))
 
+    def nudge_all(self) -> None:
+        """Have workers look at all for which there is news."""
+        for peer in list(self.peers):
+            if peer.place is Place.WATCHED and peer.has_news:
+                self._hand_over(peer)
+
     def _nudge(self, peer: Guest) -> None:
         if peer.place is Place.WATCHED:
             self._hand_over(peer)

@@ -42,8 +42,19 @@ class Ledger:
 
             self._programs = Programs(program, output, recorder.add)
         self._notes: dict[Transfer, str] = {}  # of files that are being published, by their workers
+        self._watchers: list[Callable[[Outcome], None]] = []
+        self.history = recorder.history
         self.published: Callable[[str, str], list[Outcome]] = recorder.published  # a worker
         self.known: Callable[[Sequence[str]], dict[str, Outcome]] = recorder.known  # likewise
+
+    def watch(self, watcher: Callable[[Outcome], None]) -> None:
+        """Have ``watcher`` told of each outcome, by any thread; it must not wait (main)."""
+        self._watchers.append(watcher)
+
+    def _add(self, outcome: Outcome) -> None:
+        self._recorder.add(outcome)
+        for watcher in self._watchers:
+            watcher(outcome)
 
     def start(self) -> None:
         """Start its threads (main). Raises ``RuntimeError`` where the system has none."""
@@ -83,7 +94,7 @@ class Ledger:
     def refuse(self, session: Session, name: str, size: int, answer: Rejected) -> None:
         """Note a file that is refused as it is announced."""
         facts = _ended_now(), REFUSED, session.user, printable(name), size
-        self._recorder.add(Outcome(
+        self._add(Outcome(
             *facts, address=session.coordinator.address, door=session.door,
             code=answer.code, reason=printable(answer.reason),
         ))  # fmt: skip
@@ -91,14 +102,14 @@ class Ledger:
     def note(self, transfer: Transfer, answer: Message | None) -> None:
         """Note how ``transfer`` ended: with ``answer``, or without one for a lost client."""
         if isinstance(answer, IntegrityOk):
-            self._recorder.add(_received(transfer, answer))
+            self._add(_received(transfer, answer))
         elif isinstance(answer, IntegrityFailed):
             failed = _outcome(transfer, FAILED)._replace(digest=answer.digest)
-            self._recorder.add(failed._replace(code="digest", reason=printable(answer.reason)))
+            self._add(failed._replace(code="digest", reason=printable(answer.reason)))
         else:
             refusal = answer if isinstance(answer, Rejected) else _LOST
             if refusal.code != EARLIER:  # then it is announced anew
-                self._recorder.add(_not_taken(transfer, refusal))
+                self._add(_not_taken(transfer, refusal))
 
     def stop(self) -> None:
         """Do what is left, as far as that takes no time (main)."""

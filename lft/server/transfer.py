@@ -162,6 +162,7 @@ class Tally:
         self.wire_bytes = 0  # of the payload of blocks that came
         self.resumed_bytes = 0  # that the journal claimed at the beginning
         self.resent = 0  # blocks, once the transfer is over
+        self.received = 0  # bytes that are here, each block once; set under the transfer's lock
 
     def wrote(self, seconds: float) -> None:
         """Note that writing took so long."""
@@ -288,6 +289,7 @@ class Transfer:
                 self._notes.add(record(block, digest))
             missing = self._map.announce(block, digest)
             self._moved_at = time.monotonic()
+            self.tally.received = self._map.received
             return Due(self._map.received, self._take_hashing_turn(), missing=missing)
 
     def store(self, run: Sequence[Arrived]) -> Due:
@@ -322,6 +324,7 @@ class Transfer:
                 self._notes.add(record(one.block, digest))
             self._moved_at = time.monotonic()
             flush = self._flush.take(sum(len(one.buffer.view) for one in run))
+            self.tally.received = self._map.received
             due = Due(self._map.received, self._take_hashing_turn(), flush)
         for one, stays in zip(run, kept):
             if not stays:

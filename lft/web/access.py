@@ -80,11 +80,11 @@ class Access:
         known = self._known.find(accounts, user, password)
         if known:
             return known
-        if not waited:
-            self.count(user, door)
-        if not self._derivations.acquire(blocking=False):
-            raise Later(config.DERIVE_AGAIN)
+        if not self._derivations.acquire(blocking=False):  # perhaps for the same password
+            raise Later(config.DERIVE_AGAIN, counted=waited)
         try:
+            if not waited:
+                self.count(user, door)
             identity = verify_password(accounts, user, password)
         finally:
             self._derivations.release()

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 from typing import Iterator
 
+import config
+from lft.web.events import Events
+from lft.web.feed import Feed
 from lft.web.files import Files
+from lft.web.history import Past
 from lft.web.logins import Logins
+from lft.web.metrics import Metrics
+from lft.web.overview import Overview
 from lft.web.router import Route
 from lft.web.site import House, Site
 from lft.web.status import Status
+from lft.web.transfers import Transfers
 from lft.web.upload_routes import UploadRoutes
 from lft.web.uploads import Uploads
 
 
 def open_site(house: House) -> Site:
-    """Build the HTTP side of a server (main)."""
-    return Site(house, lambda site: list(_routes(site)))
+    """Build the HTTP side of a server; it begins to look at transfers (main)."""
+    overview, events = Overview(house.admission), Events(house.accounts)
+    feed = Feed(overview, events, house.connections, house.work, house.loop)
+    house.loop.every(config.EVENTS_EVERY, feed.tick)
+    site = Site(house, events, lambda site: list(_routes(site, overview)))
+    house.ledger.watch(events.tell_outcome)
+    house.ledger.watch(site.counts.count_outcome)
+    return site
 
 
-def _routes(site: Site) -> Iterator[Route]:
+def _routes(site: Site, overview: Overview) -> Iterator[Route]:
     house = site.house
+    yield from Transfers(house.lifecycle, overview).routes()
+    yield from site.events.routes()
+    yield from Past(house.ledger.history).routes()
+    yield from Metrics(house, site.counts).routes()
     yield from Status(house).routes()
     uploads = Uploads(
         house.settings.output, house.parts, house.lifecycle, house.receiving, house.verification

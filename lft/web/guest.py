@@ -171,7 +171,7 @@ class HttpGuest(Guest):
                 return False
             response = self._answer()
         except Later as later:
-            self._waited = True
+            self._waited = later.counted
             self.deadline = time.monotonic() + later.seconds + self._site.settings.login_timeout
             return self.pause(later.seconds)
         except HttpError as error:
@@ -300,7 +300,9 @@ class HttpGuest(Guest):
         keeps = head is not None and head.keep_alive and whole
         self._closing = not keeps or self._site.stopping
         bodiless = head is not None and head.method == "HEAD"
-        self._out.begin(response, bodiless=bodiless, close=self._closing)
+        wishes = head.fields.get("connection", "") if head else ""
+        connection = "close" if self._closing else "keep-alive" if wishes else ""
+        self._out.begin(response, connection, bodiless=bodiless)
         self._put_off()
         self._site.note(self.name, head, response.status)
 

@@ -70,6 +70,9 @@ def _check_unfinished(data: bytearray, searched: int) -> None:
     """Raise ``HttpError`` for what cannot become a request any more."""
     if _BARE_LF.search(data, searched):
         raise _bad("a line ends with LF alone")
+    line_end = data.find(b"\r\n")
+    if line_end > 0 and line_end + 2 > searched:  # here now: other protocols need not wait
+        _request_line(data[:line_end].decode("latin-1"))
     if len(data) < config.MAX_HEAD:
         return
     if data.find(b"\n", 2) < 0:

@@ -19,10 +19,14 @@ _OWN_SITES = ("same-origin", "none")  # of Sec-Fetch-Site: our own page, or no p
 
 
 class Hosts:
-    """The names of this server. They never change."""
+    """The names of this server: those that the user has named, the machine's, the certificate's.
+
+    Main sets ``certified``, which is replaced as a whole; any thread may ask.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Take those that the user has named; the machine's own is one as well."""
+        """Take those that the user has named."""
+        self.certified: tuple[str, ...] = ()
         self._names = {"localhost", os.uname().nodename.lower(), *(one.lower() for one in names)}
 
     def check(self, head: Head) -> None:
@@ -30,10 +34,15 @@ class Hosts:
 
         An address in place of a name is our own: no page of another name came from there.
         """
-        host = head.host.strip("[]")
-        if host not in self._names and host.rstrip(".") not in self._names and not is_address(host):
+        host = head.host.strip("[]").rstrip(".")
+        if host not in self._names and not self._is_certified(host) and not is_address(host):
             reason = "this server has another name: give --http HOST:PORT the one to be used"
             raise HttpError(HTTPStatus.MISDIRECTED_REQUEST, reason)
+
+    def _is_certified(self, host: str) -> bool:
+        """Whether the certificate is for ``host``: there a name that leads astray fails anyway."""
+        wild = f"*.{host.partition('.')[2]}"
+        return host in self.certified or wild in self.certified
 
 
 def check_origin(head: Head, *, secure: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lft.accounts.account import AccountSource
 from lft.accounts.tokens import Identity
+from lft.addresses import network_of
 from lft.server.login import Login, log_refused
 from lft.web.access import Access, unknown_caller
 from lft.web.problem import HttpError
@@ -58,13 +59,14 @@ class Logins:
         if not known or not (name is None or isinstance(name, str)):
             raise HttpError(HTTPStatus.BAD_REQUEST, "a login has data, and later id: both text")
         assert isinstance(data, str)  # see above
-        return self._begin(data) if name is None else self._finish(request, name, data)
+        return self._begin(request, data) if name is None else self._finish(request, name, data)
 
-    def _begin(self, data: str) -> Response:
+    def _begin(self, request: Request, data: str) -> Response:
+        network = network_of(request.door.address)
         try:
-            name, challenge = self._sessions.begin(self._accounts(), data)
+            name, challenge = self._sessions.begin(self._accounts(), data, network)
         except AuthenticationError as error:
-            raise HttpError(HTTPStatus.BAD_REQUEST, str(error)) from None
+            raise unknown_caller(request.head, str(error)) from None
         return json_response({"mechanism": SCRAM, "id": name, "data": challenge})
 
     def _finish(self, request: Request, name: str, data: str) -> Response:

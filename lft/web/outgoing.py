@@ -29,13 +29,14 @@ class Outgoing:
         """Whether it goes on as soon as the client reads, and not before."""
         return bool(self._channel.unsent or self._slice)
 
-    def begin(self, response: Response, *, bodiless: bool, close: bool) -> None:
+    def begin(self, response: Response, connection: str, *, bodiless: bool) -> None:
         """Send the head and as much of the body as the client has room for.
 
-        A ``bodiless`` response (to HEAD) has the head of one with a body.
+        A ``bodiless`` response (to HEAD) has the head of one with a body. What becomes of the
+        ``connection`` is told where it is not empty.
         """
         try:
-            head = encode_head(response, close=close)
+            head = encode_head(response, connection)
         except BaseException:
             _close(response)
             raise

@@ -118,9 +118,11 @@ class Later(Exception):  # noqa: N818  (no error)
     that has ``waited``.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, counted: bool = True) -> None:
+        """``counted``: the next try is of one that has ``waited``."""
         super().__init__(f"in {seconds:g} s")
         self.seconds = seconds
+        self.counted = counted
 
 
 class Intake(ABC):

@@ -94,10 +94,11 @@ def length_of(body: Body) -> int | None:
     return body.length if isinstance(body, FileSlice) else None
 
 
-def encode_head(response: Response, *, close: bool) -> bytes:
+def encode_head(response: Response, connection: str = "") -> bytes:
     """Return status line and header fields. Raises ``ValueError`` for what would break out of one.
 
-    A body of unknown length is told to come in chunks. With ``close`` the connection ends with it.
+    A body of unknown length is told to come in chunks. ``connection`` says what becomes of that, if
+    it is not empty.
     """
     own = {name for name, _ in response.fields}
     lines = [f"HTTP/1.1 {int(response.status)} {phrase_of(response.status)}"]
@@ -105,8 +106,8 @@ def encode_head(response: Response, *, close: bool) -> bytes:
     lines += [f"{name}: {value}" for name, value in response.fields]
     lines += [f"{name}: {value}" for name, value in _SAFE.items() if name not in own]
     lines += _framing(response)
-    if close:
-        lines.append("Connection: close")
+    if connection:
+        lines.append(f"Connection: {connection}")
     if any(not line.isprintable() for line in lines):
         raise ValueError("a control character in a header field")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

@@ -65,7 +65,7 @@ class Router:
             methods, parameters = self._find_open(path)
         route = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
         if route is None:
-            raise _wrong_method(method, methods)
+            raise _wrong_method(methods)
         return Found(route, parameters)
 
     def _find_open(self, path: str) -> tuple[dict[str, Route], dict[str, str]]:
@@ -95,16 +95,11 @@ def _match(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
     return found if len(pattern) == len(segments) else None
 
 
-_KNOWN = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
-
-
 def allowed(methods: dict[str, Route]) -> str:
     """Return the methods of a path, as an ``Allow`` field lists them."""
     return ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ())}))
 
 
-def _wrong_method(method: str, methods: dict[str, Route]) -> HttpError:
-    if method not in _KNOWN:
-        return HttpError(HTTPStatus.NOT_IMPLEMENTED, "no such method")
+def _wrong_method(methods: dict[str, Route]) -> HttpError:
     fields = (("Allow", allowed(methods)),)
     return HttpError(HTTPStatus.METHOD_NOT_ALLOWED, "not with this method", fields)

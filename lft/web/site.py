@@ -22,9 +22,11 @@ from lft.server.work_queue import WorkQueue
 from lft.store.ownership import OutputDirectory
 from lft.store.partstore import PartStore
 from lft.web.access import Access
+from lft.web.events import Events
 from lft.web.guest import HttpGuest
 from lft.web.head import Head
 from lft.web.hosts import Hosts, check_origin
+from lft.web.metrics import Counts
 from lft.web.problem import HttpError
 from lft.web.request import Caller, Door, Intake, Request
 from lft.web.response import Response
@@ -38,6 +40,12 @@ from protocol import Side
 log = logging.getLogger("http")
 
 _OVERRIDES = ("HEAD", "PATCH", "DELETE")  # methods that a client may hide in a POST, as tus does
+
+
+_PLAIN = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+    b"Content-Length: 50\r\n\r\nTLS is spoken here: begin the address with https:\n"
+)
 
 
 class House(NamedTuple):
@@ -86,12 +94,16 @@ class Site:
     ``greet`` runs on main, the rest on workers.
     """
 
-    def __init__(self, house: House, routes: Callable[[Site], Sequence[Route]]) -> None:
+    def __init__(
+        self, house: House, events: Events, routes: Callable[[Site], Sequence[Route]]
+    ) -> None:
         self.house = house
+        self.events = events
         self.settings = house.settings
         self.work = house.work
         self.sessions = WebSessions()
         self.access = Access(house.settings, house.accounts, house.login, self.sessions)
+        self.counts = Counts()
         self.router = Router(list(routes(self)))
         host = house.settings.http[0] if house.settings.http else ""
         self._hosts = Hosts([host, *house.settings.hosts])
@@ -103,7 +115,10 @@ class Site:
 
     def greet(self, sock: Socket, tls: Tls | None) -> HttpGuest:
         """Make a guest of a new connection. Raises ``OSError`` if it has gone."""
-        return HttpGuest(Channel(sock, Side.SERVER, tls.context if tls else None), self)
+        if tls:
+            self._hosts.certified = tls.names
+        context = tls.context if tls else None
+        return HttpGuest(Channel(sock, Side.SERVER, context, plain_words=_PLAIN), self)
 
     def admit(self, head: Head, door: Door, *, waited: bool) -> Admitted:
         """Return what is to be done for a request, whose body may be still to come.
@@ -132,6 +147,7 @@ class Site:
 
     def note(self, name: str, head: Head | None, status: int) -> None:
         """Take note of an answer."""
+        self.counts.count_request(status)
         if head:
             log.debug("%s: %s %s: %d", name, head.method, head.path, status)
         else:

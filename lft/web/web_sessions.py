@@ -30,24 +30,38 @@ class _Open(NamedTuple):
 
 
 class _Recent(Generic[_T]):
-    """The newest values by their keys, a bounded number. It has no lock: its owner has."""
+    """The newest values by their keys, a bounded number of each owner and of all.
+
+    It has no lock: its own owner has.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._values: OrderedDict[bytes, _T] = OrderedDict()
+        self._values: OrderedDict[bytes, tuple[str, _T]] = OrderedDict()
 
-    def add(self, key: str, value: _T) -> None:
-        """Note a value, as the newest one."""
-        self._values[_hashed(key)] = value
-        self._values.move_to_end(_hashed(key))
-        if len(self._values) > self._most:
+    def add(self, key: str, value: _T, owner: str) -> None:
+        """Note a value of ``owner``, as the newest one."""
+        self._values.pop(_hashed(key), None)
+        own = [one for one, (whose, _) in self._values.items() if whose == owner]
+        if len(own) >= config.WEB_LOGINS_OF_USER:
+            del self._values[own[0]]
+        elif len(self._values) >= self._most:
             self._values.popitem(last=False)
+        self._values[_hashed(key)] = owner, value
 
     def find(self, key: str) -> _T | None:
-        return self._values.get(_hashed(key))
+        """Return a value."""
+        return self._values.get(_hashed(key), ("", None))[1]
+
+    def replace(self, key: str, value: _T) -> None:
+        """Change a value that is there, and is the newest one then."""
+        owner, _ = self._values[_hashed(key)]
+        self._values[_hashed(key)] = owner, value
+        self._values.move_to_end(_hashed(key))
 
     def pop(self, key: str) -> _T | None:
-        return self._values.pop(_hashed(key), None)
+        """Take a value out."""
+        return self._values.pop(_hashed(key), ("", None))[1]
 
 
 def _hashed(key: str) -> bytes:
@@ -67,7 +81,7 @@ class WebSessions:
         self._begun: _Recent[tuple[ScramServer, float]] = _Recent(config.WEB_LOGINS)
         self._open: _Recent[_Open] = _Recent(config.WEB_SESSIONS)
 
-    def begin(self, accounts: Accounts, client_first: str) -> tuple[str, str]:
+    def begin(self, accounts: Accounts, client_first: str, network: str) -> tuple[str, str]:
         """Begin a login; return what names it, and the challenge.
 
         Raises ``AuthenticationError``.
@@ -75,7 +89,8 @@ class WebSessions:
         login, name = ScramServer(accounts, self._secret), secrets.token_urlsafe(24)
         challenge = login.challenge(client_first)
         with self._lock:
-            self._begun.add(name, (login, time.monotonic() + config.LOGIN_TIMEOUT))
+            until = time.monotonic() + config.LOGIN_TIMEOUT
+            self._begun.add(name, (login, until), network)
         return name, challenge
 
     def begun(self, name: str) -> ScramServer | None:
@@ -95,7 +110,7 @@ class WebSessions:
         token, now = secrets.token_urlsafe(32), time.monotonic()
         web = _Open(user, credential.stored_key, now + config.WEB_SESSION_LIFETIME, now)
         with self._lock:
-            self._open.add(token, web)
+            self._open.add(token, web, user)
         return token
 
     def find(self, token: str, accounts: Accounts) -> Identity | None:
@@ -111,7 +126,7 @@ class WebSessions:
             if account is None or not holds or idle or now > web.ends_at:
                 self._open.pop(token)
                 return None
-            self._open.add(token, web._replace(used_at=now))
+            self._open.replace(token, web._replace(used_at=now))
         return Identity(web.user, account) if account.active(time.time()) else None
 
     def end(self, token: str) -> None:

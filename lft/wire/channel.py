@@ -29,14 +29,22 @@ class Channel:
         side: Side,
         tls: ssl.SSLContext | None = None,
         host: str | None = None,
+        plain_words: bytes = b"",
     ) -> None:
-        """With ``tls``, a client names the ``host`` that the server's certificate must be for."""
+        """With ``tls``, a client names the ``host`` that the server's certificate must be for.
+
+        A server says its ``plain_words`` to a client that speaks no TLS.
+        """
         self.address = sock.family, peer_address(sock)  # to connect to it again
         self.origin: Any = self.address[1]  # where the peer is: elsewhere if a balancer hands it on
         self.peer = peer_name(self.origin)
         self.tcp = Tcp(sock)
         self._socket = sock
-        self._stream = _stream(sock, self.peer, side, tls, host)
+        self._stream = Stream(sock, self.peer)
+        if tls:
+            from lft.wire.tls_stream import TlsStream  # noqa: PLC0415  (it loads ssl)
+
+            self._stream = TlsStream(sock, self.peer, side, tls, host, plain_words)
         sock.setblocking(False)
         self.tcp.tune()
 
@@ -146,13 +154,3 @@ class Channel:
     def close(self) -> None:
         """Give the socket back to the system."""
         self._socket.close()
-
-
-def _stream(
-    sock: socket.socket, peer: str, side: Side, tls: ssl.SSLContext | None, host: str | None
-) -> Stream:
-    if tls is None:
-        return Stream(sock, peer)
-    from lft.wire.tls_stream import TlsStream  # noqa: PLC0415  (it loads ssl)
-
-    return TlsStream(sock, peer, side, tls, host)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import config
 from config import ServerSettings
 from lft.wire.channel_binding import server_end_point
+from lft.wire.host_names import host_names
 from lft.wire.validity import Validity
 from protocol import AuthenticationError, UsageError
 
@@ -84,6 +85,14 @@ def _validity(path: Path) -> Validity:
         return Validity(0.0, math.inf)
 
 
+def _names(path: Path) -> tuple[str, ...]:
+    """Return the host names in the certificate of a file. Raises ``UsageError``."""
+    try:
+        return host_names(_certificates(path)[0])
+    except (ValueError, IndexError):  # OpenSSL has taken it: it is known by its address alone
+        return ()
+
+
 def client_tls(ca: Path | None = None) -> ssl.SSLContext:
     """Return the client's context, which always checks the chain and the host name.
 
@@ -135,6 +144,7 @@ class Tls(NamedTuple):
     context: ssl.SSLContext
     binding: bytes  # of logins to this certificate (RFC 5929)
     validity: Validity
+    names: tuple[str, ...] = ()  # of the hosts that the certificate is for
 
     @classmethod
     def load(cls, settings: ServerSettings) -> Tls:
@@ -147,5 +157,5 @@ class Tls(NamedTuple):
             context = server_tls(cert, key)
             validity = _validity(cert)
             if certificate_binding(cert) == binding:  # otherwise it has just been replaced
-                return cls(context, binding, validity)
+                return cls(context, binding, validity, _names(cert))
         raise UsageError(f"TLS certificate {cert}: it is replaced all the time")

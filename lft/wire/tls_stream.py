@@ -145,11 +145,19 @@ class TlsStream(Stream):
     secure = True
 
     def __init__(
-        self, sock: socket.socket, peer: str, side: Side, context: ssl.SSLContext, host: str | None
+        self,
+        sock: socket.socket,
+        peer: str,
+        side: Side,
+        context: ssl.SSLContext,
+        host: str | None,
+        plain_words: bytes = b"",
     ) -> None:
+        """``plain_words`` are for a client that speaks no TLS; without any, ours of the wire."""
         super().__init__(sock, peer)
         self._layer = TlsLayer(context, side, host)
         self._side = side
+        self._plain_words = plain_words or encode(Error(PLAIN, _SPEAK_TLS))
         self._without_data = 0  # bytes received since there was something to read
 
     @property
@@ -186,7 +194,7 @@ class TlsStream(Stream):
             self._layer.shake_hands()
         except RemoteProtocolError as error:
             if error.code == PLAIN and self._side is Side.SERVER:  # the client can read this
-                super().push(encode(Error(PLAIN, _SPEAK_TLS)))
+                super().push(self._plain_words)
             raise
         finally:  # an alert, too, should leave
             super().push(self._layer.outgoing())

@@ -282,6 +282,29 @@ def test_limits_can_be_changed_without_a_new_password(
     assert load_credentials(credential_file)["user"] == USERS["user"].replace(quota=5)
 
 
+def test_rights_are_named_and_those_that_are_not_end(cli: Cli, credential_file: Path) -> None:
+    """A right that an operator forgot to name must not stay by mistake."""
+    cli("add", "a", "--may", "operate", "--may", "read-all", "--may", "operate")
+    assert load_credentials(credential_file)["a"].may == ("read-all", "operate")
+    cli("list")
+    assert cli.out == "a\tpriority 0\tmay read-all,operate\n"
+    cli("add", "a", "--keep-password", "--quota", "5G")
+    assert load_credentials(credential_file)["a"].may == ("read-all", "operate")
+    cli("add", "a", "--keep-password", "--may", "operate")
+    assert load_credentials(credential_file)["a"].may == ("operate",)
+    cli("add", "a", "--keep-password", "--may", "")
+    assert load_credentials(credential_file)["a"].may == ()
+    assert cli("add", "a", "--may", "everything") == 2
+
+
+def test_a_file_without_rights_is_as_it_was(cli: Cli, credential_file: Path) -> None:
+    """An older server reads it; one that knows no rights refuses a file that has some."""
+    cli("add", "a")
+    assert "may" not in credential_file.read_text()
+    cli("add", "a", "--may", "operate")
+    assert '"may": [' in credential_file.read_text()
+
+
 def test_an_empty_value_takes_a_limit_away(cli: Cli, credential_file: Path) -> None:
     """Each of them."""
     assert cli("add", "alice", *LIMITS) == 0

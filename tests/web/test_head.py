@@ -123,7 +123,7 @@ def test_damage_to_a_head_is_no_crash(noise: bytes, at: int) -> None:
     ],
 )
 def test_what_two_programs_could_understand_in_two_ways_is_refused(data: bytes) -> None:
-    """Issue: double or missing Host, Content-Length beside Transfer-Encoding, bare LF, HTTP/0.9."""
+    """Double or missing Host, Content-Length beside Transfer-Encoding, bare LF, HTTP/0.9."""
     assert status_of(data) == 400
 
 
@@ -167,5 +167,5 @@ def test_an_empty_line_before_a_request_is_passed_over() -> None:
 
 
 def test_many_blanks_in_a_field_cost_no_time() -> None:
-    """Issue: no pattern of a client's; ours take linear time."""
+    """No pattern of a client's; ours take linear time."""
     assert parsed(lines("A: " + " \t" * 7000 + "b")).fields["a"] == "b"
