@@ -44,7 +44,11 @@ class HAProxy:
                 ["haproxy", "-db", "-f", str(file)], stdout=log, stderr=subprocess.STDOUT,
                 pass_fds=[self._listener.fileno()],
             )  # fmt: skip
-        eventually(self._answers, f"HAProxy to start: {self.log}")
+        try:
+            eventually(self._answers, "HAProxy to start")
+        except BaseException:
+            self.__exit__()
+            raise
 
     def _configuration(self, send: str, changes: dict[str, str]) -> str:
         text = CONFIGURATION.read_text(encoding="utf-8")
