@@ -5,10 +5,9 @@
     python tests/bench/download.py --short             a few seconds: does everything work
 
 What it measures: the whole curl process, which writes to /dev/null, over loopback and without TLS.
-nginx sends the file with sendfile, as Debian sets it up; so does this server. Each round has all
-rows and begins with another. The file is in the system's memory when it begins: a first run of each
-row is not counted. *Processor* is that of the server alone. The download that is proven is the
-same, with its digest computed as it comes (``curl | sha256sum``).
+nginx sends the file with sendfile, as Debian sets it up, from one process; so does this server.
+Each round has both and begins with the other. The file is in the system's memory when it begins: a
+first run of each is not counted. *Processor* is that of the server alone, for each download.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ from tests.bench.common import (  # noqa: E402
     temporary_directory,
     timed,
     turns,
-    used_with_children,
+    used_by,
 )
 from tests.bench.peers import free_port  # noqa: E402
 
 NGINX = """
 daemon off;
-worker_processes auto;
+master_process off;
 pid {place}/nginx.pid;
 error_log {place}/nginx.log;
 events {{ worker_connections 768; }}
@@ -116,11 +115,11 @@ def compare(place: Path, size: int, rounds: int) -> None:
         }
         for row in rows:
             await_ready(row, place / "curl.log", size)
-            used[row.name] = used_with_children(processes[row.name].pid)
+            used[row.name] = used_by(processes[row.name].pid)
         for _, row in turns(rows, rounds):
             times.setdefault(row.name, []).append(row.fetch(place / "curl.log", size))
         for row in rows:
-            now = used_with_children(processes[row.name].pid)
+            now = used_by(processes[row.name].pid)
             used[row.name] = (now - used[row.name]) / rounds
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     print_markdown(
@@ -145,8 +144,6 @@ def main(argv: list[str] | None = None) -> int:
     handle_signals()
     with temporary_directory(Path(os.environ.get("TMPDIR", "/tmp"))) as place:
         print_facts(place)
-        if os.geteuid() == 0:  # nginx's workers are another user, who has to see the file
-            place.chmod(0o755)
         compare(place, size, rounds)
     return 0
 
