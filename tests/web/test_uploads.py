@@ -386,6 +386,23 @@ def test_an_upload_that_has_nothing_yet_is_not_forgotten(start_local: StartLocal
         assert tus.patch(place, tus.offset(place), DATA).status == 204
 
 
+def test_any_server_of_a_shared_directory_goes_on(start_local: StartLocal, tmp_path: Path) -> None:
+    """With what another one has let go, or this one itself; and each can give it up."""
+    both = {"http": WEB, "output": tmp_path / "o", "shared": True}
+    ports = [web_port(start_local(stall_timeout=0.2, **both)), web_port(start_local(**both))]
+    with Browser(ports[0]) as one, Browser(ports[1]) as two:
+        first, second = Tus(one), Tus(two)
+        place, other = first.create(len(DATA), sha256=SHA), first.create(10)
+        first.patch(place, 0, DATA[:450_000])
+        eventually(lambda: second.ask("HEAD", place).status == 200)
+        assert second.offset(place) == 2 * config.BLOCK_SIZE
+        answer = second.patch(place, 2 * config.BLOCK_SIZE, DATA[2 * config.BLOCK_SIZE :])
+        assert verdict(answer) == ("INTEGRITY_OK", "client-digest")
+        assert first.offset(place) == len(DATA)
+        assert second.ask("DELETE", other).status == 204
+        assert first.ask("HEAD", other).status == 404
+
+
 def test_an_upload_that_is_given_up_leaves_nothing(site: ServerThread, tus: Tus) -> None:
     """Termination."""
     place = tus.create(len(DATA))
