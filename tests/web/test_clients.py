@@ -17,7 +17,7 @@ from tests.support.tus import USER1
 from tests.support.waiting import PATIENCE, eventually
 
 LOGIN = USER1["Authorization"]
-SIZE = 4 * 1024 * 1024
+SIZE = 3 * 1024 * 1024
 
 TUSPY = """
 import sys
