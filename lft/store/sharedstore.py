@@ -119,6 +119,13 @@ class SharedPartStore(PartStore):
             else:
                 yield part
 
+    def parts(self) -> list[tuple[Part, bool]]:
+        """Return what this server uses, and what other servers use or rests."""
+        with self._lock:
+            own = list(self._in_use)
+        others = self._stems() - {part.stem for part in own}
+        return [*((part, True) for part in own), *((p, False) for p in self._known(others))]
+
     # -- to and from a transfer
 
     def _make(self, facts: Facts) -> PartFile:
@@ -189,10 +196,18 @@ class SharedPartStore(PartStore):
         """Remove what rests of a file that is to be sent anew, and that no server has."""
         for part in self._resting_of(facts):
             if part.facts.key == facts.key or _is_earlier(part, facts):
-                with contextlib.suppress(OSError, ValueError, HeldElsewhereError):
-                    part.lock()
-                    part.remove()
-                    self._removed(part)
+                self.remove_if_resting(part)
+
+    def remove_if_resting(self, part: Part) -> bool:
+        """Remove a part file, unless a server goes on with it; return whether it is gone."""
+        resting = FencedPartFile(self._output, part.stem, part.facts)
+        try:
+            resting.lock()
+        except (OSError, ValueError, HeldElsewhereError):
+            return False
+        resting.remove()
+        self._removed(resting)
+        return True
 
     def _removed(self, part: Part) -> None:
         """Give back what a part file that is gone counted in a quota."""
@@ -207,4 +222,5 @@ class SharedPartStore(PartStore):
 
 
 def _is_earlier(part: Part, facts: Facts) -> bool:
-    return part.facts.alike(facts) and not part.published and part.begins_with(facts)
+    fits = part.facts.alike(facts) and not (part.published or part.facts.is_upload)
+    return fits and part.begins_with(facts)

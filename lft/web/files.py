@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
@@ -43,6 +44,7 @@ _HARMLESS: tuple[Field, ...] = (
     ("Accept-Ranges", "bytes"),
 )
 
+_SUMS = (".md5", ".sha256")  # what is beside a directory that was received as one
 # Gives, for paths below the output directory, what the history knows of those that it knows.
 Known = Callable[[Sequence[str]], Mapping[str, Outcome]]
 
@@ -109,10 +111,8 @@ class Files:
         """Raise ``AbsentError`` unless a path, or what it is in, is the user's to see."""
         if not is_within(parts, reach.base):
             raise AbsentError
-        if reach.sender is not None and parts:
-            known = self._known([parts[0]]).get(parts[0])
-            if known is None or known.user != reach.sender:
-                raise AbsentError
+        if reach.sender is not None and parts and not self._sent_by(reach.sender, [parts[0]]):
+            raise AbsentError
 
     def _page(
         self, reach: Reach, parts: Sequence[str], after: str, limit: int, order: Order
@@ -128,13 +128,17 @@ class Files:
 
     def _judge(self, sender: str | None) -> Callable[[list[str]], set[str]] | None:
         """Return what tells the names that ``sender`` has sent from others; ``None`` for all."""
-        if sender is None:
-            return None
+        return None if sender is None else partial(self._sent_by, sender)
 
-        def sent(names: list[str]) -> set[str]:
-            return {name for name, one in self._known(names).items() if one.user == sender}
+    def _sent_by(self, sender: str, names: list[str]) -> set[str]:
+        """Return those of ``names`` in the output directory that ``sender`` has sent.
 
-        return sent
+        A directory's sums are of the one that sent the directory.
+        """
+        of = {name: _without_sums(name) for name in names}
+        known = self._known(sorted({*of, *of.values()}))
+        own = {place for place, one in known.items() if one.user == sender}
+        return {name for name, directory in of.items() if name in own or directory in own}
 
     def _unfinished(self, caller: Caller, directory: str) -> list[dict[str, Any]]:
         """Return what is on its way to a directory, or waits for its client to go on."""
@@ -239,9 +243,15 @@ def _told(entry: Entry, place: str, known: Outcome | None) -> dict[str, Any]:
     }
     if not entry.is_folder:
         told["href"] = f"{PLACE}/{quote(place)}"
-        if known and known.digest and known.size == entry.size:
-            told["digest"], told["algorithm"] = known.digest, known.algorithm
+    if known and known.digest and (entry.is_folder or known.size == entry.size):
+        told["digest"], told["algorithm"] = known.digest, known.algorithm
     return told
+
+
+def _without_sums(name: str) -> str:
+    """Return what a file of sums is for, or the name of another file."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix in _SUMS else name
 
 
 def _limit(text: str) -> int:

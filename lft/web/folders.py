@@ -9,11 +9,13 @@ import heapq
 import itertools
 import json
 import os
+import re
 import stat
-from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Set
+from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO is not waited for
+_SHOWN = re.compile(r"(?!\.)[^/\x00-\x1f\x7f\ud800-\udfff]+")
 MOST_PARTS = 130  # of a path: a directory has up to 128 levels (protocol), and stands in one
 MOST_LISTED = 1000  # entries of one page
 
@@ -40,8 +42,7 @@ def is_shown(name: str) -> bool:
     It is one that a URL can say: UTF-8 without control characters, as all names are that the server
     gives.
     """
-    plain = not any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in name)
-    return bool(name) and plain and not name.startswith(".") and "/" not in name
+    return _SHOWN.fullmatch(name) is not None
 
 
 def is_within(parts: Sequence[str], directory: Sequence[str]) -> bool:
@@ -110,14 +111,19 @@ class Entry(NamedTuple):
     modified: int  # nanoseconds since 1970
 
 
-_TOGETHER = 1000  # names that are judged together
+_TOGETHER = 500  # names that are judged together
 Wanted = Callable[[List[str]], Set[str]]
-Key = Callable[[Entry], Any]
-ORDERS: dict[str, Key] = {
-    "name": lambda entry: (entry.name,),
-    "size": lambda entry: (entry.size, entry.name),
-    "time": lambda entry: (entry.modified, entry.name),
+Place = Tuple[Any, ...]  # where an entry stands in an order; its name comes last
+ORDERS: dict[str, Callable[[os.DirEntry[str]], Place]] = {
+    "name": lambda one: (one.name,),
+    "size": lambda one: (_size(one), one.name),
+    "time": lambda one: (one.stat(follow_symlinks=False).st_mtime_ns, one.name),
 }
+
+
+def _size(one: os.DirEntry[str]) -> int:
+    is_folder = one.is_dir(follow_symlinks=False)
+    return 0 if is_folder else one.stat(follow_symlinks=False).st_size
 
 
 class Order(NamedTuple):
@@ -151,62 +157,56 @@ def list_page(
     directory is left out, links among it. ``wanted`` says which of some names may be listed, all
     if there is none. Raises ``ValueError`` for an ``after`` that is none.
     """
-    key, place = ORDERS[order.key], _place(after, order)
-    entries = _entries(folder, wanted, light=order.key == "name")
-    behind = (
-        one for one in entries
-        if place is None or (key(one) < place if order.descending else key(one) > place)
-    )  # fmt: skip
-    pick = heapq.nlargest if order.descending else heapq.nsmallest
-    found = pick(limit + 1, behind, key=key)
+    start, down = _parse_cursor(after, order), order.descending
+    places = _places(folder, order)
+    if start:
+        places = (one for one in places if (one < start if down else one > start))
+    if wanted is None:
+        found = (heapq.nlargest if down else heapq.nsmallest)(limit + 1, places)
+    else:
+        found = list(itertools.islice(_judged(sorted(places, reverse=down), wanted), limit + 1))
     page = found[:limit]
-    further = cursor(page[-1], order) if len(found) > limit else None
-    return Page([one for one in map(_filled(folder), page) if one], further)
+    further = cursor(page[-1]) if len(found) > limit else None
+    return Page([one for one in (_look(folder, place[-1]) for place in page) if one], further)
 
 
-def _entries(folder: int, wanted: Wanted | None, *, light: bool) -> Iterator[Entry]:
-    """Give what may be shown; where the name is enough, without a look at each file."""
+def _places(folder: int, order: Order) -> Iterator[Place]:
+    """Give where each entry stands that may be shown."""
+    place = ORDERS[order.key]
     with os.scandir(folder) as listed:
-        found = filter(None, map(_look, listed))
-        for some in iter(lambda: list(itertools.islice(found, _TOGETHER)), []):
-            names = None if wanted is None else wanted([one.name for one in some])
-            for entry in some:
-                if names is None or entry.name in names:
-                    filled = entry if light else _fill(entry, folder)
-                    if filled:
-                        yield filled
+        for one in listed:
+            if is_shown(one.name):
+                shown = one.is_file(follow_symlinks=False) or one.is_dir(follow_symlinks=False)
+                with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
+                    if shown:
+                        yield place(one)
 
 
-def _look(one: os.DirEntry[str]) -> Entry | None:
-    """Return what may be shown of an entry of a directory, without its size and time."""
-    if not is_shown(one.name):
-        return None
-    is_folder = one.is_dir(follow_symlinks=False)
-    shown = is_folder or one.is_file(follow_symlinks=False)
-    return Entry(one.name, is_folder, -1, 0) if shown else None
+def _judged(places: Sequence[Place], wanted: Wanted) -> Iterator[Place]:
+    """Give those of ``places`` whose names are wanted."""
+    for start in range(0, len(places), _TOGETHER):
+        some = places[start : start + _TOGETHER]
+        names = wanted([place[-1] for place in some])
+        yield from (place for place in some if place[-1] in names)
 
 
-def _filled(folder: int) -> Callable[[Entry], Entry | None]:
-    return lambda entry: entry if entry.size >= 0 else _fill(entry, folder)
-
-
-def _fill(entry: Entry, folder: int) -> Entry | None:
+def _look(folder: int, name: str) -> Entry | None:
     """Look at a file's size and time; ``None`` for one that has gone meanwhile."""
     try:
-        facts = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
+        facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except OSError:
         return None
-    size = 0 if entry.is_folder else facts.st_size
-    return entry._replace(size=size, modified=facts.st_mtime_ns)
+    is_folder = stat.S_ISDIR(facts.st_mode)
+    return Entry(name, is_folder, 0 if is_folder else facts.st_size, facts.st_mtime_ns)
 
 
-def cursor(entry: Entry, order: Order) -> str:
-    """Return what names the place behind ``entry``, in letters that a URL may have."""
-    text = json.dumps(ORDERS[order.key](entry), separators=(",", ":"))
+def cursor(place: Place) -> str:
+    """Return what names the place of an entry, in letters that a URL may have."""
+    text = json.dumps(place, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _place(after: str, order: Order) -> tuple[Any, ...] | None:
+def _parse_cursor(after: str, order: Order) -> Place | None:
     """Read a cursor. Raises ``ValueError``."""
     if not after:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import math
 import secrets
 import threading
 import time
@@ -114,6 +115,7 @@ class Upload(Correspondent):
         self.receipt: IntegrityOk | None = None
         self.changed_at = time.monotonic()  # the stage
         self.address = sender.address
+        self._asked_at = math.inf  # since when a request waits for it
         self.session = Session(sender.user, sender.priority, self, sender.rights)
         self.session.bucket, self.session.in_order, self.session.door = sender.bucket, True, TUS
         self.session.closed = True  # a verdict is never confirmed: its client may ask again
@@ -198,8 +200,11 @@ class Upload(Correspondent):
         """Raise ``Later`` until it is in one of ``stages``, ``HttpError`` if it never will."""
         self.check()
         if self.stage in stages:
+            self._asked_at = math.inf
             return
-        if time.monotonic() >= self.changed_at + _PATIENCE:
+        self._asked_at = min(self._asked_at, time.monotonic())
+        if time.monotonic() >= self._asked_at + _PATIENCE:
+            self._asked_at = math.inf
             raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, self._delay, (("Retry-After", "5"),))
         raise Later(_AGAIN)
 

@@ -11,6 +11,8 @@ import pytest
 
 from client import send_files
 from lft.accounts.account import Accounts, Credential
+from lft.store.database import Database
+from lft.store.history import RECEIVED, Outcome
 from lft.web.fields import repr_digest
 from tests.support.files import received
 from tests.support.local import ServerThread, StartLocal
@@ -18,6 +20,7 @@ from tests.support.tus import Tus
 from tests.support.waiting import eventually
 from tests.support.web import ADMIN, Answer, Browser, basic, web_port
 
+WEB = ("localhost", 0)
 FILES = "/api/v1/files"
 DATA = os.urandom(300_000)
 USER1 = basic()
@@ -233,6 +236,27 @@ def test_without_a_directory_users_have_what_they_sent(
     for name in others:
         assert browser.get(f"{FILES}/{name}", USER1).status == 404
     assert fetch(browser, sent, ADMIN).body == DATA
+
+
+def test_a_directory_that_was_sent_is_the_senders_with_all_in_it(
+    start_local: StartLocal, output: Path
+) -> None:
+    """And so are the sums beside it; the digest of those is told."""
+    outcome = Outcome(1, RECEIVED, "user1", "d", 3, "received_d", "ab", "md5", files=1)
+    database = Database(output)
+    database.add([outcome])
+    database.close()
+    (output / "received_d" / "in").mkdir(parents=True)
+    (output / "received_d" / "in" / "x").write_bytes(b"abc")
+    (output / "received_d.md5").write_bytes(b"sums")
+    with Browser(web_port(start_local(http=WEB, output=output))) as browser:
+        assert names(browser) == ["received_d", "received_d.md5"]
+        (entry, _) = browser.get(FILES, USER1).json()["entries"]
+        assert (entry["kind"], entry["digest"], entry["size"]) == ("directory", "ab", None)
+        assert names(browser, "?dir=received_d/in") == ["x"]
+        assert browser.get(f"{FILES}/received_d/in/x", USER1).body == b"abc"
+        assert browser.get(f"{FILES}/received_d.md5", USER1).body == b"sums"
+        assert browser.get(f"{FILES}/received_d", USER1).status == 404
 
 
 def test_nobody_reads_without_a_login(sent: Path, browser: Browser) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import config
+from lft.store.history import History, Query
 from lft.web.fields import repr_digest
+from tests.support.certificates import Pki, tls
 from tests.support.files import part_files, received
 from tests.support.local import ServerThread, StartLocal
 from tests.support.tus import UPLOADS, USER1, Tus, checksum, metadata
@@ -386,6 +389,23 @@ def test_an_upload_that_has_nothing_yet_is_not_forgotten(start_local: StartLocal
         assert tus.patch(place, tus.offset(place), DATA).status == 204
 
 
+def test_any_server_of_a_shared_directory_goes_on(start_local: StartLocal, tmp_path: Path) -> None:
+    """With what another one has let go, or this one itself; and each can give it up."""
+    both = {"http": WEB, "output": tmp_path / "o", "shared": True}
+    ports = [web_port(start_local(stall_timeout=0.2, **both)), web_port(start_local(**both))]
+    with Browser(ports[0]) as one, Browser(ports[1]) as two:
+        first, second = Tus(one), Tus(two)
+        place, other = first.create(len(DATA), sha256=SHA), first.create(10)
+        first.patch(place, 0, DATA[:450_000])
+        eventually(lambda: second.ask("HEAD", place).status == 200)
+        assert second.offset(place) == 2 * config.BLOCK_SIZE
+        answer = second.patch(place, 2 * config.BLOCK_SIZE, DATA[2 * config.BLOCK_SIZE :])
+        assert verdict(answer) == ("INTEGRITY_OK", "client-digest")
+        assert first.offset(place) == len(DATA)
+        assert second.ask("DELETE", other).status == 204
+        assert first.ask("HEAD", other).status == 404
+
+
 def test_an_upload_that_is_given_up_leaves_nothing(site: ServerThread, tus: Tus) -> None:
     """Termination."""
     place = tus.create(len(DATA))
@@ -420,3 +440,42 @@ def test_a_queued_upload_begins_when_there_is_a_place(start_local: StartLocal) -
         two.send(request("PATCH", later, fields) + DATA)
         assert first.patch(place, 0, DATA).status == 204
         assert two.answer("PATCH").status == 204
+
+
+# --- beside the wire ----------------------------------------------------------------------------
+
+
+def test_the_history_tells_of_uploads(site: ServerThread, tus: Tus) -> None:
+    """Of those that arrived and of those that were refused, with their door."""
+    tus.patch(tus.create(len(DATA), "x.bin"), 0, DATA)
+    tus.ask("POST", UPLOADS, Upload_Length=2**40, Upload_Metadata=metadata(filename="large.bin"))
+    history = History(site.output)
+    eventually(lambda: len(history.page(Query()).entries) == 2)
+    refused, arrived = history.page(Query()).entries
+    assert (arrived.outcome, arrived.name, arrived.door) == ("received", "x.bin", "tus")
+    assert (arrived.digest, arrived.wire_bytes) == (SHA, len(DATA))
+    assert arrived.address in ("127.0.0.1", "::1")
+    assert (refused.outcome, refused.code, refused.door) == ("refused", "space", "tus")
+
+
+def test_the_limit_of_the_server_holds_for_uploads(start_local: StartLocal) -> None:
+    """It rests between two pieces, and no worker waits with it."""
+    site = start_local(http=WEB, limit=300_000)
+    with Browser(web_port(site)) as browser:
+        tus = Tus(browser)
+        place, began = tus.create(len(DATA)), time.monotonic()
+        tus.patch(place, 0, DATA[:400_000])
+        tus.patch(place, 400_000, DATA[400_000:])
+    assert time.monotonic() - began > (len(DATA) - 300_000 * config.BURST) / 300_000 - 0.7
+
+
+def test_uploads_and_downloads_go_over_tls(start_local: StartLocal, pki: Pki) -> None:
+    """With the certificate of the wire."""
+    site = start_local(http=WEB, **tls(pki.server))
+    with Browser(web_port(site), ca=pki.ca) as browser:
+        tus = Tus(browser)
+        answer = tus.patch(tus.create(len(DATA)), 0, DATA)
+        path = answer.fields["lft-saved-as"]
+        assert browser.get(f"/api/v1/files/{path}", USER1).body == DATA
+        part = browser.get(f"/api/v1/files/{path}", {**USER1, "Range": "bytes=400000-"})
+        assert part.body == DATA[400_000:]
