@@ -41,6 +41,7 @@ import logging
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import config
@@ -588,6 +589,17 @@ def _serve(settings: ServerSettings) -> None:
     log.info("stopped")
 
 
+def _run(background: BackgroundLog, *, history: bool, json: bool, log_file: Path | None,
+         **settings: Any) -> None:  # fmt: skip
+    if history:
+        from lft.server.history_table import show  # noqa: PLC0415  (no server needs it)
+
+        show(settings["output"], as_json=json)
+    else:
+        background.start(log_file)
+        _serve(ServerSettings(**settings))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run ``python server.py``; return its exit code."""
     make_output_safe()
@@ -595,8 +607,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = vars(parse(argv))
     code, background = 0, BackgroundLog(setup_logging(arguments.pop("log_level")))
     try:
-        background.start(arguments.pop("log_file"))
-        _serve(ServerSettings(**arguments))
+        _run(background, **arguments)
     except (TransferError, OSError, RuntimeError) as error:  # no descriptors or threads left, say
         log.error("%s", error, extra=FATAL)
         code = UsageError.exit_code

@@ -63,6 +63,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(str(error))
     arguments.hosts = tuple(host for host, _ in places)
     arguments.proxy_from = tuple(arguments.proxy_from)
+    if arguments.json and not arguments.history:
+        parser.error("--json is for --history")
     return arguments
 
 
@@ -74,6 +76,7 @@ def _parser() -> Parser:
     _add_where(parser)
     _add_who(parser)
     _add_what(parser)
+    _add_history(parser)
     _add_encryption(parser)
     _add_load(parser)
     _add_output(parser)
@@ -138,6 +141,16 @@ def _add_what(parser: Parser) -> None:
         help="run PROGRAM for each file that was received, after its verdict, without arguments: "
         "LFT_SAVED_AS, LFT_USER and other variables have the facts (lft/README.md). It may run "
         "more than once for a file if the server is killed")
+
+
+def _add_history(parser: Parser) -> None:
+    add = adder(parser, "what has become of files")
+    add("--history", action="store_true",
+        help="start no server, but print what it, or the one that runs, has noted below --output: "
+        "each file that was received, refused or interrupted, the newest first. On a terminal as "
+        "many as that shows")
+    add("--json", action="store_true",
+        help="with --history: a JSON object for each file, for programs")
 
 
 def _add_encryption(parser: Parser) -> None:

@@ -161,7 +161,7 @@ class Programs:
         self._in_trouble = False
         self._log(entry, ended)
         if not ended.stopped:
-            self._tell(entry._replace(hook_code=ended.code, hook_line=ended.line))
+            self._tell(entry._replace(program_code=ended.code, program_line=ended.line))
             self._spool.remove(name or "-")
 
     def _recall(self, name: str) -> Outcome | None:

@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS outcomes (
     algorithm TEXT NOT NULL, seconds REAL NOT NULL, wire_bytes INTEGER NOT NULL,
     resumed_bytes INTEGER NOT NULL, resent_blocks INTEGER NOT NULL, bottleneck TEXT NOT NULL,
     address TEXT NOT NULL, door TEXT NOT NULL, files INTEGER, code TEXT NOT NULL,
-    reason TEXT NOT NULL, hook_code INTEGER, hook_line TEXT NOT NULL, words TEXT NOT NULL);
+    reason TEXT NOT NULL, program_code INTEGER, program_line TEXT NOT NULL, words TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS newest ON outcomes (ended, outcome, user, words);
 CREATE INDEX IF NOT EXISTS of_user ON outcomes (user, ended);
 CREATE INDEX IF NOT EXISTS of_file ON outcomes (user, name, ended);
@@ -166,10 +166,11 @@ def _add_to_known(opened: Connection, entry: Outcome) -> bool:
     The verdict of a file may be given again, and a program may run again, after a kill.
     """
     changed = opened.execute(
-        "UPDATE outcomes SET hook_code = coalesce(?, hook_code), hook_line = coalesce(?, hook_line)"
-        " WHERE user = ? AND name = ? AND saved_as = ? AND outcome = ?",
+        "UPDATE outcomes SET program_code = coalesce(?, program_code), "
+        "program_line = coalesce(?, program_line) "
+        "WHERE user = ? AND name = ? AND saved_as = ? AND outcome = ?",
         (
-            entry.hook_code, None if entry.hook_code is None else entry.hook_line,
+            entry.program_code, None if entry.program_code is None else entry.program_line,
             entry.user, entry.name, entry.saved_as, RECEIVED,
         ),
     )  # fmt: skip

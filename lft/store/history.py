@@ -6,6 +6,7 @@ import contextlib
 import heapq
 import os
 import re
+import time
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -44,8 +45,8 @@ class Outcome(NamedTuple):
 
     ``reason`` and ``code`` say why a file was not received. ``seconds`` go from its announcement to
     the end. ``bottleneck`` is what most of that went into, where it was on the server. Of a file
-    whose program (``--on-received``) has run, ``hook_code`` is its exit code, or the negative
-    number of the signal that ended it, and ``hook_line`` the last line that it wrote.
+    whose program (``--on-received``) has run, ``program_code`` is its exit code, or the negative
+    number of the signal that ended it, and ``program_line`` the last line that it wrote.
     """
 
     ended: int  # microseconds since 1970
@@ -66,13 +67,15 @@ class Outcome(NamedTuple):
     files: int | None = None  # in a directory
     code: str = ""
     reason: str = ""
-    hook_code: int | None = None
-    hook_line: str = ""
+    program_code: int | None = None
+    program_line: str = ""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All of it by name, for JSON; ``ended`` in seconds."""
-        return {**self._asdict(), "ended": self.ended / MICRO}
+        """All of it by name, for JSON; ``ended`` as RFC 3339 wants it."""
+        seconds, rest = divmod(self.ended, MICRO)
+        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        return {**self._asdict(), "ended": f"{whole}.{rest // 1000:03}Z"}
 
     @property
     def words(self) -> str:

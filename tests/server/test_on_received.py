@@ -93,8 +93,8 @@ def test_a_program_runs_for_a_file_once_it_is_published(
     local = start_local(on_received=hook)
     source = random_file(tmp_path / "x.bin", 500_000)
     send_files([source], local.client())
-    eventually(lambda: [one.hook_line for one in entries(local.output)] == ["moved x.bin"])
-    assert entries(local.output)[0].hook_code == 0
+    eventually(lambda: [one.program_line for one in entries(local.output)] == ["moved x.bin"])
+    assert entries(local.output)[0].program_code == 0
     assert received(local.output) == []
     (moved,) = (tmp_path / "away").iterdir()
     assert moved.read_bytes() == source.read_bytes()
@@ -121,8 +121,8 @@ def test_a_program_that_fails_changes_no_verdict(
     verdict = send(local)
     expected = f"hook for {verdict.saved_as}: exit code 9: no \\x1b[31mroom"
     eventually(lambda: lines(caplog, expected))
-    eventually(lambda: [one.hook_code for one in entries(local.output)] == [9])
-    assert entries(local.output)[0].hook_line == "no \\x1b[31mroom"
+    eventually(lambda: [one.program_code for one in entries(local.output)] == [9])
+    assert entries(local.output)[0].program_line == "no \\x1b[31mroom"
     assert (local.output / verdict.saved_as).exists()
 
 
@@ -189,7 +189,7 @@ def test_what_a_server_has_left_runs_at_the_next_start(
     programs(output, "echo $LFT_NAME >> ran", told, start_programs)
     eventually(lambda: len(told) == 5)
     assert sorted(lines_of(output / "ran")) == ["0", "1", "2", "3", "4"]
-    assert {one.name: one.hook_code for one in told} == dict.fromkeys("01234", 0)
+    assert {one.name: one.program_code for one in told} == dict.fromkeys("01234", 0)
     eventually(lambda: notes(output) == [])
     assert lines(caplog, "5 runs of hook left by the server before")
 

@@ -75,10 +75,10 @@ def test_a_file_is_received_once(output: Path) -> None:
     database = Database(output)
     database.add([entry("x", 1, wire_bytes=7)])
     database.add([entry("x", 2, saved_as="server_received_1_x")])
-    database.add([entry("x", 3, saved_as="server_received_1_x", hook_code=3, hook_line="no")])
+    database.add([entry("x", 3, saved_as="server_received_1_x", program_code=3, program_line="no")])
     database.add([entry("x", 4, saved_as="server_received_1_x")])
     database.close()
-    assert entries(output) == [entry("x", 1, wire_bytes=7, hook_code=3, hook_line="no")]
+    assert entries(output) == [entry("x", 1, wire_bytes=7, program_code=3, program_line="no")]
 
 
 def test_what_is_too_old_goes(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
