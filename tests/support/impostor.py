@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import Callable
+from typing import Callable, Sequence
 
 from lft.accounts.scram import ScramServer
 from lft.wire.codecs import FEATURES
@@ -32,8 +32,10 @@ Script = Callable[["Impostor"], None]
 class Impostor:
     """A server that knows the password and then does what a test's script says."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, features: Sequence[str] = FEATURES) -> None:
+        """``features`` are those of its HELLO."""
         self._script = script
+        self._features = tuple(features)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.control: Connection
@@ -52,7 +54,7 @@ class Impostor:
     def greet(self, connection: Connection) -> None:
         """Exchange HELLO as an honest server."""
         connection.answer(PATIENCE)
-        connection.send(Hello(VERSION, FEATURES))
+        connection.send(Hello(VERSION, self._features))
 
     def let_in(self) -> None:
         """Do the whole login as an honest server."""
