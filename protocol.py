@@ -529,8 +529,13 @@ class Dialogue:
         return self.state is State.READY and not self._files
 
     def state_of(self, file: int | None) -> State:
-        """Return the state of a numbered file, READY if it is not under way; of none the state."""
-        return self.state if file is None else self._files.get(file, State.READY)
+        """Return the state of a numbered file, READY if it is not under way; of none the state.
+
+        Before the login, and after the end, no file has a state of its own.
+        """
+        if file is None or self.state is not State.READY:
+            return self.state
+        return self._files.get(file, State.READY)
 
     def sent(self, message: Message) -> None:
         """Note a message to the peer. Raises ``LocalProtocolError`` if it is not allowed."""

@@ -19,6 +19,7 @@ from protocol import (
     AHEAD,
     PRESERVE,
     TOKEN,
+    TREES,
     UNSIZED,
     VERSION,
     AuthenticationError,
@@ -80,7 +81,7 @@ def test_a_bad_token_gets_the_one_answer(serve: Serve, kind: str) -> None:
     request = encode(Hello(VERSION, FEATURES)) + encode(AuthStart(TOKEN, BAD_TOKENS[kind]()))
     with raw_socket(local.port, request) as sock:
         words = last_words(sock)
-    hello = encode(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED, AHEAD)))
+    hello = encode(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED, AHEAD, TREES)))
     assert words == hello + encode(Error("authentication", "the token is not valid"))
 
 

@@ -8,17 +8,17 @@ import os
 import subprocess
 import threading
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import pytest
 
 import config
 from client import send_files
 from config import ClientSettings
-from lft.client.bar import SENDING
 from lft.client.interrupt import CancelledError
 from lft.client.progress import Progress
 from lft.client.receipt import Receipt
+from lft.client.trees import Tree
 from lft.wire.codecs import FEATURES
 from protocol import (
     TREES,
@@ -72,20 +72,25 @@ def check_arrived(top: Path, receipt: Receipt, output: Path) -> None:
     assert found == saved
 
 
-class Meddler(Progress):
-    """Does something to the source each time that its blocks begin to flow."""
+Meddle = Callable[[Callable[[], object], int], None]
 
-    def __init__(self, meddle: Callable[[], object], times: int = 1) -> None:
-        self._meddle = meddle
-        self._left = times
-        self._phase = ""
 
-    def phase(self, phase: str) -> None:
-        """Meddle as often as was asked for."""
-        if phase == SENDING != self._phase and self._left:
-            self._left -= 1
-            self._meddle()
-        self._phase = phase
+@pytest.fixture
+def meddle_while_read(monkeypatch: pytest.MonkeyPatch) -> Meddle:
+    """Have something done to a directory before each of the first so many reads from it."""
+    read_run = Tree.read_run
+
+    def begin(meddle: Callable[[], object], times: int) -> None:
+        left = [meddle] * times
+
+        def read(tree: Tree, views: Sequence[memoryview], offset: int) -> None:
+            if left:
+                left.pop()()
+            read_run(tree, views, offset)
+
+        monkeypatch.setattr(Tree, "read_run", read)
+
+    return begin
 
 
 @pytest.mark.parametrize("options", [{}, {"digest": "sha256", "compress": True, "streams": 1}])
@@ -164,10 +169,11 @@ def test_the_directory_in_which_we_are_has_its_own_name(
 )
 def test_what_changes_while_it_is_sent_is_sent_again(
     local: ServerThread, top: Path, meddle: Callable[[Path], object],
-    caplog: pytest.LogCaptureFixture,
+    meddle_while_read: Meddle, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     """Said by name, in the same run; what arrives is what there is in the end."""
-    (receipt,) = send_files([top], local.client(), Meddler(lambda: meddle(top)))
+    meddle_while_read(lambda: meddle(top), 1)
+    (receipt,) = send_files([top], local.client())
     check_arrived(top, receipt, local.output)
     (line,) = lines(caplog, "changed while it was sent")
     assert "a" in line
@@ -175,7 +181,7 @@ def test_what_changes_while_it_is_sent_is_sent_again(
 
 
 def test_what_changes_all_the_time_is_not_published(
-    local: ServerThread, top: Path, caplog: pytest.LogCaptureFixture
+    local: ServerThread, top: Path, meddle_while_read: Meddle, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After some rounds the next argument has its turn; later the same command goes on."""
 
@@ -185,12 +191,14 @@ def test_what_changes_all_the_time_is_not_published(
 
     file = random_file(top.parent / "file", 10)
     outcomes: list[object] = []
+    meddle_while_read(grow, 99)
     with pytest.raises(SourceError, match=r"z\\w \(changed\); the same command goes on where"):
-        send_files([top, file], local.client(), Meddler(grow, times=99),
+        send_files([top, file], local.client(), None,
                    lambda _, outcome: outcomes.append(outcome))  # fmt: skip
     assert [type(outcome) for outcome in outcomes] == [SourceError, Receipt]
     assert len(lines(caplog, "is sent again")) == config.TREE_ROUNDS
     assert [path.name[-4:] for path in received(local.output)] == ["file"]
+    meddle_while_read(grow, 0)
     (receipt,) = send_files([top], local.client())
     assert receipt.resumed_bytes > 600_000
     check_arrived(top, receipt, local.output)

@@ -109,7 +109,9 @@ def test_a_pipe_of_zeros_ends_on_a_disk_that_became_full(
 ) -> None:
     """33: its blocks are holes, and the last of them is there: nothing more is needed."""
     ours, theirs = os.pipe()
-    monkeypatch.setattr("client.open_source", lambda path, settings: StandardInput("x", ours))
+    monkeypatch.setattr(
+        "lft.client.delivery.open_source", lambda path, settings: StandardInput("x", ours)
+    )
     real, active = os.statvfs, local.server.admission.active
 
     def full(path: str) -> os.statvfs_result:

@@ -23,7 +23,7 @@ from tests.support.processes import (
 from tests.support.rawpeer import RawClient
 from tests.support.waiting import PATIENCE, eventually
 
-THREADS = 13  # main and ten workers; the log and the watchdog, which hardly ever run
+THREADS = 14  # main and ten workers; log, history and watchdog, which hardly ever run
 
 
 @pytest.mark.parametrize(
