@@ -68,7 +68,13 @@ MAX_TREE_ENTRIES = 200_000
 MAX_MANIFEST_BYTES = 32 * MB  # ... and bytes of all their paths: 160 for each of so many
 MAX_DEPTH = 128  # directories within each other; more than any program makes by intent
 MAX_PATH_BYTES = 3000  # of a path in a tree: with those before it, it has to stay below 4096
+SUMS_SUFFIX_BYTES = 7  # of ".sha256", which the name of a directory's sums has behind its own
 MAX_COMPONENT_BYTES = 255  # of one name, on every common file system
+
+# Bytes of a file in a tree from which on it has its space reserved, and holes in place of zeros:
+# for smaller ones the calls would cost more than they bring.
+LARGE_IN_TREE = 4 * MB
+OPEN_IN_TREE = 2  # files of a tree that stay open for the next blocks, beyond those in use
 
 # --- the client: streams ------------------------------------------------------------------------
 
@@ -217,6 +223,11 @@ RESERVED_DESCRIPTORS = 256
 # hold a whole block: 16 streams with blocks of 4 MB ...
 MAX_HALF_OF_USER = 64 * MB
 MAX_HALF = 512 * MB  # ... and of those of all users
+
+# Bytes of the manifests of one user's directories, which the server holds from announcement to
+# verdict: the largest one, or many of some thousand entries ...
+MAX_MANIFESTS_OF_USER = 64 * MB
+MAX_MANIFESTS = 256 * MB  # ... and of those of all users
 TELL_AGAIN = 60.0  # seconds between two warnings of the same shortage
 
 # Connections from one IPv4 address, or from one /64 of IPv6, which a single household has. 400
@@ -264,6 +275,7 @@ LOG_QUEUE = 10_000  # log lines that may wait to be written; any more are droppe
 
 LOGIN_TIMEOUT = 20.0  # seconds from accept to a finished login, however slowly bytes come
 IDLE_TIMEOUT = 600.0  # seconds for which a session may do nothing after its login
+LISTING_TIMEOUT = 600.0  # seconds for a manifest: the longest one needs 60 KB/s
 STALL_TIMEOUT = 120.0  # seconds without a new block before a transfer is given up
 BLOCK_TIMEOUT = 300.0  # seconds for one block, from its first byte to its last one
 CLOSING_TIMEOUT = 2.0  # seconds for a peer to read our last message before the connection is cut
@@ -366,6 +378,8 @@ MAX_RESERVING = 2  # transfers that reserve space at once: they may keep the dis
 # Blocks of a file from which on its journal is read by one worker at a time: that takes Python 1 s
 # for a million blocks, which all other threads feel.
 MANY_BLOCKS = 100_000
+MANY_ENTRIES = 5000  # of a tree, likewise: to read its manifest takes 15 us for each
+TREES_TRIED = 4  # unfinished trees of one name that are read to find the one to go on with
 SCAN_STRETCH = 100  # part files looked at in one unit of work at the start: 10 ms
 SCAN_AGAIN = 5.0  # seconds until that look is tried again where the disk did not let us
 REREAD_RATE = 10 * MB  # bytes a second at which a client may have to read a file again that grew

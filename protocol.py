@@ -65,7 +65,7 @@ entry is one of these, with sizes in bytes, permission bits and times in nanosec
 
     ["f", path, size, bits, time]    a file
     ["d", path, bits, time]          a directory
-    ["l", path, target]              a symbolic link to a place in the same directory
+    ["l", path, target, time]        a symbolic link to a place in the same directory
 
 Compression: a peer with ``zlib`` or ``zstd`` among the features of its HELLO can unpack blocks of
 that codec. The client chooses a codec for each block. Only the payload is compressed; the running

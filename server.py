@@ -49,6 +49,7 @@ from lft.accounts.account import AccountSource
 from lft.accounts.scram import SCRAM_PLUS
 from lft.addresses import place
 from lft.files import keep_own_rights
+from lft.manifest import Manifest
 from lft.options import plural
 from lft.server.admission import Admission
 from lft.server.background_log import BackgroundLog
@@ -61,9 +62,16 @@ from lft.server.event_loop import EventLoop
 from lft.server.guests import Guest, Next
 from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
+from lft.server.listing import Listing, ManifestShares
 from lft.server.log_file import FATAL
 from lft.server.login import Login
-from lft.server.opened import accounts_of, open_listeners, open_web_listeners
+from lft.server.opened import (
+    accounts_of,
+    load_tls,
+    open_listeners,
+    open_store,
+    open_web_listeners,
+)
 from lft.server.receiving import Receiving
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Peer, Registry
@@ -74,7 +82,6 @@ from lft.server.verification import Verification
 from lft.server.watchdog import Watchdog
 from lft.server.work_queue import WorkQueue
 from lft.store.ownership import OutputDirectory
-from lft.store.partstore import PartStore
 from lft.terminal import make_output_safe, say, setup_logging
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
@@ -82,6 +89,7 @@ from lft.wire.service_manager import ServiceManager
 from protocol import (
     AHEAD,
     PRESERVE,
+    TREES,
     UNSIZED,
     VERSION,
     WAITING,
@@ -99,6 +107,8 @@ from protocol import (
     Message,
     Pong,
     Queued,
+    Rejected,
+    RejectedError,
     RemoteProtocolError,
     Side,
     TransferComplete,
@@ -137,6 +147,7 @@ class Answers:
         self._lifecycle = lifecycle
         self._receiving = receiving
         self._verification = verification
+        self._manifests = ManifestShares()
         self._answers: dict[type[Message], Callable[[Peer, Any], None]] = {
             Hello: self._on_hello,
             AuthStart: self._login.start,
@@ -192,6 +203,8 @@ class Answers:
             if peer.session:
                 peer.session.heard_at = time.monotonic()
             self._answers[type(message)](peer, message)
+            if isinstance(message, ManifestPart):  # to judge a thousand entries takes 10 ms
+                break
         return MESSAGES_PER_UNIT
 
     def _send_mail(self, peer: Peer) -> bool:
@@ -217,7 +230,8 @@ class Answers:
         if moved:
             idle = peer.connection.dialogue.idle
             timeout = self._settings.idle_timeout if idle else float("inf")
-            peer.deadline = time.monotonic() + timeout
+            listed = [listing.deadline for listing in peer.listings.values()]
+            peer.deadline = min([time.monotonic() + timeout, *listed])
         if peer.mid_frame and peer.deadline == float("inf"):
             peer.deadline = time.monotonic() + self._settings.block_timeout
 
@@ -227,7 +241,9 @@ class Answers:
             raise RemoteProtocolError(reason, "version")
         peer.features = message.features
         bound = () if peer.binding is None else (SCRAM_PLUS,)
-        peer.connection.send(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED, AHEAD, *bound)))
+        trees = () if self._settings.shared else (TREES,)
+        features = *FEATURES, PRESERVE, UNSIZED, AHEAD, *trees, *bound
+        peer.connection.send(Hello(VERSION, features))
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:
         self._receiving.attach(peer, message.token)
@@ -237,7 +253,32 @@ class Answers:
         if message.file is None:
             self._lifecycle.confirm(peer.session, None)
         self._login.check_account(peer.session)
-        answer = self._lifecycle.begin(peer.session, message)
+        if message.entries:
+            answer = self._lifecycle.look_at(peer.session, message)
+            if not answer:
+                listing = Listing(message, peer.session.user, self._manifests)
+                peer.listings[message.file] = listing
+        else:
+            empty = None if message.entries is None else Manifest()
+            answer = self._lifecycle.begin(peer.session, message, empty)
+        if answer:
+            peer.connection.send(numbered(answer, message.file))
+
+    def _on_manifest(self, peer: Peer, message: ManifestPart) -> None:
+        """Take entries of a directory, and begin when all are here."""
+        assert peer.session is not None  # the dialogue sees to it
+        listing = peer.listings.pop(message.file, None)
+        answer: Message | None = None
+        if listing is None:
+            return  # it crossed our REJECTED
+        try:
+            if listing.add(message):
+                answer = self._lifecycle.begin(peer.session, listing.start, listing.manifest)
+            else:
+                peer.listings[message.file] = listing
+        except RejectedError as error:
+            log.warning("rejected %s: %s", listing.start.name, error)
+            answer = Rejected(error.code, str(error))
         if answer:
             peer.connection.send(numbered(answer, message.file))
 
@@ -250,6 +291,10 @@ class Answers:
 
     def _on_cancel(self, peer: Peer, message: Cancel) -> None:
         assert peer.session is not None  # the dialogue sees to it
+        listing = peer.listings.pop(message.file, None)
+        if listing:
+            cancelled = Rejected("cancelled", "cancelled by the client")
+            peer.connection.send(numbered(cancelled, message.file))
         self._lifecycle.cancel(peer.session, message.file)
 
     def _on_heard(self, peer: Peer, message: Heard) -> None:
@@ -258,9 +303,6 @@ class Answers:
 
     def _on_pong(self, _peer: Peer, _message: Pong) -> None:
         """Do nothing: that something came is all it says, and that has been noted."""
-
-    def _on_manifest(self, _peer: Peer, _message: ManifestPart) -> None:
-        """Ignore it: it crossed our REJECTED."""
 
     def _on_goodbye(self, peer: Peer, _message: Goodbye) -> None:
         if peer.session:  # verdicts on numbered files are confirmed by HEARD only
@@ -279,7 +321,7 @@ class Server:
     def __init__(self, settings: ServerSettings, accounts: AccountSource) -> None:
         """Take the output directory and the port. Raises ``UsageError`` if that cannot be."""
         self._settings = settings
-        tls = _load_tls(settings)
+        tls = load_tls(settings)
         with contextlib.ExitStack() as undo:
             self.output = OutputDirectory(settings.output, shared=settings.shared)
             undo.callback(self.output.release)
@@ -300,7 +342,7 @@ class Server:
         self._loop = EventLoop()
         self.registry = Registry()
         self.admission = Admission(settings.max_active)
-        self.parts = _store(settings)
+        self.parts = open_store(settings)
         self.login = Login(settings, accounts, self.registry)
         way = RightOfWay()
         self._open_rooms(tls, way)
@@ -486,7 +528,7 @@ class Server:
     def _read_certificate(self) -> None:
         """Take a renewed certificate for new connections; a bad one changes nothing."""
         try:
-            self.connections.tls = _load_tls(self._settings)
+            self.connections.tls = load_tls(self._settings)
         except UsageError as error:
             log.error("the old certificate stays in use: %s", error)
         else:
@@ -551,24 +593,6 @@ class Server:
 
 
 # --- the command line ---------------------------------------------------------------------------
-
-
-def _load_tls(settings: ServerSettings) -> Tls | None:
-    """Read certificate and key, if the settings name any. Raises ``UsageError`` (main)."""
-    if settings.tls_cert is None and settings.tls_key is None:
-        return None
-    from lft.wire.tls import Tls  # noqa: PLC0415  (it loads ssl)
-
-    return Tls.load(settings)
-
-
-def _store(settings: ServerSettings) -> PartStore:
-    """Return what finds part files: by itself, or with others on the same directory (main)."""
-    if not settings.shared:
-        return PartStore(settings.output)
-    from lft.store.sharedstore import SharedPartStore  # noqa: PLC0415  (few servers share)
-
-    return SharedPartStore(settings.output)
 
 
 def _serve(settings: ServerSettings) -> None:

@@ -12,7 +12,7 @@ MAX_TEXT = 1024  # characters of a name or a reason
 MAX_SPANS = 2000  # in one MISSING or FILE_READY: so many fit into a frame
 Spans = Tuple[Tuple[int, int], ...]  # half-open ranges of block indexes, ascending, not touching
 Raw = Tuple[Any, ...]  # an entry of a directory as it is on the wire
-_SHAPES = {"f": (str, str, int, int, int), "d": (str, str, int, int), "l": (str, str, str)}
+_SHAPES = {"f": (str, str, int, int, int), "d": (str, str, int, int), "l": (str, str, str, int)}
 
 
 def text(low: int = 0, high: int = MAX_TEXT, **default: Any) -> Any:

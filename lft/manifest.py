@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     path: str  # below the directory, with "/" between its components
     size: int = 0  # bytes of a file
     mode: int = 0  # permission bits of a file or directory
-    mtime: int = 0  # nanoseconds since 1970, of a file or directory
+    mtime: int = 0  # nanoseconds since 1970
     target: str = ""  # of a link
 
     @property
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
             return "f", self.path, self.size, self.mode, self.mtime
         if self.kind is Kind.DIRECTORY:
             return "d", self.path, self.mode, self.mtime
-        return "l", self.path, self.target
+        return "l", self.path, self.target, self.mtime
 
 
 def entry_of(raw: Raw) -> Entry:
@@ -59,7 +59,7 @@ def entry_of(raw: Raw) -> Entry:
         return Entry(kind, *raw[1:])
     if kind is Kind.DIRECTORY:
         return Entry(kind, raw[1], 0, *raw[2:])
-    return Entry(kind, raw[1], target=raw[2])
+    return Entry(kind, raw[1], target=raw[2], mtime=raw[3])
 
 
 class Segment(NamedTuple):
@@ -97,6 +97,14 @@ class Manifest:
 
     def __repr__(self) -> str:
         return f"<Manifest of {len(self)} entries, {len(self._files)} files, {self.size} bytes>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Manifest):
+            return NotImplemented
+        columns = "_paths", "_kinds", "_modes", "_mtimes", "_targets", "_starts", "size"
+        return all(getattr(self, name) == getattr(other, name) for name in columns)
+
+    __hash__ = None  # type: ignore[assignment]  # it is told apart by what is in it
 
     # -- making
 
@@ -153,9 +161,9 @@ class Manifest:
 
     def __getitem__(self, index: int) -> Entry:
         """Return one entry, with its size looked up among those of the files."""
-        kind, path = Kind(chr(self._kinds[index])), self._paths[index].decode()
+        kind, path = self.kind(index), self._paths[index].decode()
         if kind is Kind.LINK:
-            return Entry(kind, path, target=self._targets[index])
+            return Entry(kind, path, mtime=self._mtimes[index], target=self._targets[index])
         size = self.size_of(index) if kind is Kind.FILE else 0
         return Entry(kind, path, size, self._modes[index], self._mtimes[index])
 
@@ -187,6 +195,18 @@ class Manifest:
             return iter(self._files)
         wanted = ord(kind.value)
         return (index for index, value in enumerate(self._kinds) if value == wanted)
+
+    def mtime(self, index: int) -> int:
+        """Return the time of an entry."""
+        return self._mtimes[index]
+
+    def mode(self, index: int) -> int:
+        """Return the permission bits of an entry."""
+        return self._modes[index]
+
+    def kind(self, index: int) -> Kind:
+        """Return what an entry is."""
+        return Kind(chr(self._kinds[index]))
 
     def find(self, path: bytes) -> int | None:
         """Return the index of the entry with this path, ``None`` if there is none."""

@@ -22,7 +22,7 @@ FLOORS = {
     "config": 1, "protocol": 1,
     "lft.terminal": 2,
     "lft.strictjson": 3, "lft.files": 3, "lft.holes": 3, "lft.options": 3, "lft.commandline": 3,
-    "lft.clock": 3, "lft.manifest": 3, "lft.sums": 3.5,
+    "lft.clock": 3, "lft.manifest": 3, "lft.renaming": 3, "lft.sums": 3.5,
     "lft.addresses": 3, "lft.memory": 3, "lft.syncfs": 3,
     "lft.wire": 4, "lft.accounts": 4, "lft.store": 4,
     "lft.server": 5, "lft.client": 5,

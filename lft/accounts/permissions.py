@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from config import ServerSettings
 from lft.accounts.account import Credential
+from lft.manifest import Manifest
 from lft.options import format_both
+from lft.terminal import printable
 from protocol import RejectedError
 
 
@@ -30,9 +32,27 @@ class Rights(NamedTuple):
 
     def check(self, name: str, size: int) -> None:
         """Raise ``RejectedError`` unless such a file may be sent."""
+        self.check_name(name)
+        self.check_size(size)
+
+    def check_name(self, name: str) -> None:
+        """Raise ``RejectedError`` unless a file of this name may be sent."""
         for extensions in self.allow_ext:
             if not name.lower().endswith(extensions):
                 raise RejectedError("extension", f"only {', '.join(extensions)} may be sent here")
+
+    def check_names(self, manifest: Manifest) -> None:
+        """Raise ``RejectedError`` that names a file of a tree, unless all may be sent."""
+        for number in range(manifest.files if self.allow_ext else 0):
+            path = manifest.path(manifest.file(number)).decode()
+            try:
+                self.check_name(path)
+            except RejectedError as error:
+                reason = f"{printable(path[:80])!r}: {error}"
+                raise RejectedError(error.code, reason) from None
+
+    def check_size(self, size: int) -> None:
+        """Raise ``RejectedError`` unless so many bytes may be sent as one."""
         if self.max_file_size is not None and size > self.max_file_size:
             has, most = format_both(size, self.max_file_size)
             raise RejectedError("size", f"{has} is more than {most}, the most here")

@@ -100,7 +100,7 @@ class BlockMap:
 
     def lacks_record(self, block: int) -> bool:
         """Whether the journal lacks a claimed block by this kind of digest."""
-        return self._claims.by_other and self._states[block] == BlockState.CLAIMED
+        return self._states[block] == BlockState.CLAIMED and self._claims.lacks_digest(block)
 
     def announce(self, block: int, digest: bytes) -> Spans:
         """Take the client's digest of a claimed block; return the blocks to be asked for.
@@ -110,7 +110,7 @@ class BlockMap:
         """
         if self._states[block] != BlockState.CLAIMED:
             return ()
-        if self._claims.by_other:
+        if self._claims.lacks_digest(block):
             self._claims.add(block, digest)
         if digest != self._claims.digest_of(block):
             return self._distrust(block)

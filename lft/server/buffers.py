@@ -78,9 +78,9 @@ class BufferPool:
 
 
 class Shares:
-    """The memory of blocks that have begun to come, for each user and for all. Any thread.
+    """Memory that peers make the server hold, for each user and for all. Any thread.
 
-    A block's header makes the server hold memory for all of it, however slowly the rest comes. The
+    A block's header makes it hold memory for all of the block, however slowly the rest comes. The
     lock protects both counts.
     """
 
@@ -89,11 +89,21 @@ class Shares:
         self._of_user: Counter[str] = Counter()
         self._of_all = 0
 
+    @property
+    def most_of_user(self) -> int:
+        """The bytes that one user may have."""
+        return config.MAX_HALF_OF_USER
+
+    @property
+    def most(self) -> int:
+        """The bytes that all users may have together."""
+        return config.MAX_HALF
+
     def take(self, user: str, size: int) -> bool:
         """Count ``size`` bytes for ``user``; ``False``, and nothing, if that would be too many."""
         with self._lock:
-            fits = self._of_user[user] + size <= config.MAX_HALF_OF_USER
-            fits = fits and self._of_all + size <= config.MAX_HALF
+            fits = self._of_user[user] + size <= self.most_of_user
+            fits = fits and self._of_all + size <= self.most
             if fits:
                 self._of_user[user] += size
                 self._of_all += size

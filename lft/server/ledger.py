@@ -12,7 +12,7 @@ from lft.server.recorder import Recorder
 from lft.server.sessions import Session
 from lft.server.transfer import Transfer
 from lft.store.history import FAILED, INTERRUPTED, MICRO, RECEIVED, REFUSED, Outcome
-from lft.store.partfile import PartFile
+from lft.store.part import Part
 from lft.terminal import printable
 from protocol import EARLIER, IntegrityFailed, IntegrityOk, Message, Rejected
 
@@ -65,7 +65,7 @@ class Ledger:
     # -- the program
 
     @contextlib.contextmanager
-    def publishing(self, transfer: Transfer, part: PartFile) -> Iterator[None]:
+    def publishing(self, transfer: Transfer, part: Part) -> Iterator[None]:
         """Publish a file within this: a kill then keeps no program from running (a worker).
 
         One that was published before a kill has had its note then.

@@ -8,6 +8,7 @@ from functools import partial
 
 import config
 from config import ServerSettings
+from lft.manifest import Manifest
 from lft.options import format_both, format_size
 from lft.server.admission import Admission
 from lft.server.buffers import BufferPool
@@ -21,11 +22,12 @@ from lft.server.transfer import Transfer
 from lft.server.underway import Tell, UnderWay
 from lft.server.unsized import Growth, UnsizedTransfer
 from lft.server.work_queue import WorkQueue
-from lft.store.journal import Facts
+from lft.store.journal import TREE, Facts
 from lft.store.ownership import OutputDirectory
-from lft.store.partfile import PartFile, StaleError
+from lft.store.part import Part, StaleError
 from lft.store.partstore import PartStore
 from lft.store.paths import NO_SPACE, NoSpaceError, longest_name, output_name, safe_name, unique
+from lft.store.usage import counts_of
 from lft.terminal import SUCCESS
 from protocol import (
     DIGEST_SIZES,
@@ -85,11 +87,26 @@ class Lifecycle:
 
     # -- beginning
 
-    def begin(self, session: Session, start: FileStart) -> Message | None:
-        """Take a file in; return REJECTED or QUEUED, or nothing: then FILE_READY will follow."""
+    def look_at(self, session: Session, start: FileStart) -> Message | None:
+        """Look at the announcement of a directory; return REJECTED where no manifest is needed."""
+        try:
+            self._judge(session, start)
+        except RejectedError as error:
+            log.warning("rejected %s: %s", start.name, error)
+            return rejection(error)
+        return None
+
+    def begin(
+        self, session: Session, start: FileStart, manifest: Manifest | None = None
+    ) -> Message | None:
+        """Take a file in, or the directory of ``manifest``.
+
+        Returns REJECTED or QUEUED, or nothing: then FILE_READY will follow.
+        """
         self._forget_oldest(session)
         try:
-            transfer = self._accept(session, start)
+            name = self._judge(session, start)
+            transfer = self._accept(session, start, name, manifest)
         except RejectedError as error:
             log.warning("rejected %s: %s", start.name, error)
             self._ledger.refuse(session, start.name, start.size, rejection(error))
@@ -117,12 +134,13 @@ class Lifecycle:
         for transfer in unconfirmed[: 1 - MAX_AHEAD]:
             self._under_way.settle(transfer, confirmed=False)
 
-    def _accept(self, session: Session, start: FileStart) -> Transfer:
-        """Look at the metadata before anything is reserved. Raises ``RejectedError``."""
+    def _judge(self, session: Session, start: FileStart) -> str:
+        """Look at the metadata before anything is reserved; return the name, made harmless.
+
+        Raises ``RejectedError``.
+        """
         if self.stopping:
             raise RejectedError("shutdown", "the server is shutting down")
-        if start.entries is not None:
-            raise RejectedError("tree", "this server takes no directories")
         if start.digest not in DIGEST_SIZES:
             raise RejectedError("digest", f"unknown digest; take one of {', '.join(DIGEST_SIZES)}")
         if not config.MIN_BLOCK_SIZE <= start.block_size <= config.MAX_BLOCK_SIZE:
@@ -130,21 +148,41 @@ class Lifecycle:
             raise RejectedError("block_size", f"a block has {low} to {high} here")
         if Blocks(start.size, start.block_size).count > config.MAX_BLOCKS:
             raise RejectedError("size", "too many blocks; use larger ones")
+        if start.entries is not None and self._settings.shared:
+            raise RejectedError("tree", "a server with --shared takes no directories: pack it")
+        if start.entries is not None and start.entries > config.MAX_TREE_ENTRIES:
+            most = f"{config.MAX_TREE_ENTRIES:,}"
+            raise RejectedError("manifest", f"{start.entries:,} entries are more than {most}")
         name = safe_name(start.name)
-        session.rights.check(name, start.size)
-        saved_as = output_name(name, unique(), longest_name(self._settings.output))
-        facts = Facts(
-            session.user, name, start.size, start.block_size, start.digest, saved_as,
-            session.rights.directory, start.head, start.mode, start.mtime,
-            file=start.file,
-        )  # fmt: skip
-        if not start.unsized:
-            kind = OrderedTransfer if session.in_order else Transfer
-            return kind(session, facts, self._buffers, self._let_go, resumes=start.resume)
-        facts = facts._replace(size=0, head="", unsized=True)  # no other attempt has such a head
-        return UnsizedTransfer(session, facts, self._buffers, self._let_go, resumes=False)
+        session.rights.check_size(start.size)
+        if start.entries is None:
+            session.rights.check_name(name)
+        return name
 
-    def _let_go(self, transfer: Transfer, part: PartFile) -> None:
+    def _accept(
+        self, session: Session, start: FileStart, name: str, manifest: Manifest | None
+    ) -> Transfer:
+        """Make the transfer. Raises ``RejectedError`` for a file of a tree that may not be sent."""
+        longest = longest_name(self._settings.output)
+        if manifest is not None:
+            longest -= config.SUMS_SUFFIX_BYTES
+            session.rights.check_names(manifest)
+        facts = Facts(
+            session.user, name, start.size, start.block_size, start.digest,
+            output_name(name, unique(), longest), session.rights.directory, start.head, start.mode,
+            start.mtime, file=start.file,
+        )  # fmt: skip
+        if start.unsized:
+            # no other attempt has such a head
+            facts = facts._replace(size=0, head="", unsized=True)
+            return UnsizedTransfer(session, facts, self._buffers, self._let_go, resumes=False)
+        if manifest is not None:
+            weight = counts_of(manifest, start.digest)
+            facts = facts._replace(head=TREE, manifest=manifest, counted_as=weight)
+        kind = OrderedTransfer if session.in_order else Transfer
+        return kind(session, facts, self._buffers, self._let_go, resumes=start.resume)
+
+    def _let_go(self, transfer: Transfer, part: Part) -> None:
         """Take back the part file of a transfer that is over, from its last user (any)."""
         if transfer.life.stage is Stage.CONFIRMED:
             self._parts.drop(part)
@@ -207,7 +245,7 @@ class Lifecycle:
         transfer.life.spoil()
         self.finish(transfer, IntegrityFailed(transfer.digest, reason))
 
-    def publish(self, transfer: Transfer, part: PartFile) -> None:
+    def publish(self, transfer: Transfer, part: Part) -> None:
         """Give the flushed file its final name, then the verdict."""
         with transfer.life.publishing(), self._ledger.publishing(transfer, part):
             self._output.check_in_place()

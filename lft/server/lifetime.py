@@ -7,7 +7,7 @@ import enum
 import threading
 from typing import Callable, Iterator
 
-from lft.store.partfile import PartFile
+from lft.store.part import Part
 
 
 class TransferEndedError(Exception):
@@ -29,7 +29,7 @@ class Stage(enum.IntEnum):
     ENDED = 5  # the client may go on with the part file: it rests when its last user has left
 
 
-def _nothing(_part: PartFile) -> None:
+def _nothing(_part: Part) -> None:
     """Do nothing: the part file has been let go."""
 
 
@@ -40,15 +40,15 @@ class Lifetime:
     are one read each and need no lock.
     """
 
-    def __init__(self, let_go: Callable[[PartFile], None]) -> None:
+    def __init__(self, let_go: Callable[[Part], None]) -> None:
         """Hand the part file to ``let_go``, once, when the transfer is over and unused."""
         self.stage = Stage.OPEN
         self._let_go = let_go
         self._lock = threading.Lock()
-        self._part: PartFile | None = None
+        self._part: Part | None = None
         self._users = 0  # workers that use the part file right now
 
-    def open(self, part: PartFile) -> bool:
+    def open(self, part: Part) -> bool:
         """Begin to use ``part``; ``False`` if the transfer has ended meanwhile."""
         with self._lock:
             if not self.ended:
@@ -66,7 +66,7 @@ class Lifetime:
         return self.stage >= Stage.PUBLISHED
 
     @contextlib.contextmanager
-    def use(self) -> Iterator[PartFile]:
+    def use(self) -> Iterator[Part]:
         """Use the part file. Raises ``TransferEndedError`` when that is not possible any more."""
         with self._lock:
             if self.ended or self._part is None:

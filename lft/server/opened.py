@@ -1,18 +1,23 @@
-"""What a start opens: the accounts, and listeners that none reaches who should not."""
+"""What a start opens: accounts, certificate, the store, and listeners that only the right reach."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+from typing import TYPE_CHECKING
 
 from config import ServerSettings
 from lft.accounts.account import AccountSource, demo_credentials
 from lft.accounts.file import CredentialStore
 from lft.addresses import is_loopback
+from lft.store.partstore import PartStore
 from lft.terminal import printable
 from lft.wire.listeners import listen
 from lft.wire.sockets import Socket
 from protocol import UsageError
+
+if TYPE_CHECKING:
+    from lft.wire.tls import Tls
 
 log = logging.getLogger("server")
 
@@ -42,6 +47,24 @@ def open_web_listeners(settings: ServerSettings) -> list[Socket]:
         return []
     host, port = settings.http
     return _checked(settings, listen([host], port, "--http"))
+
+
+def load_tls(settings: ServerSettings) -> Tls | None:
+    """Read certificate and key, if the settings name any. Raises ``UsageError`` (main)."""
+    if settings.tls_cert is None and settings.tls_key is None:
+        return None
+    from lft.wire.tls import Tls  # noqa: PLC0415  (it loads ssl)
+
+    return Tls.load(settings)
+
+
+def open_store(settings: ServerSettings) -> PartStore:
+    """Return what finds part files: by itself, or with others on the same directory (main)."""
+    if not settings.shared:
+        return PartStore(settings.output)
+    from lft.store.sharedstore import SharedPartStore  # noqa: PLC0415  (few servers share)
+
+    return SharedPartStore(settings.output)
 
 
 def _checked(settings: ServerSettings, listeners: list[Socket]) -> list[Socket]:

@@ -18,7 +18,7 @@ from lft.server.underway import Tell
 from lft.store.journal import Claims, Facts
 from lft.store.locks import HeldElsewhereError
 from lft.store.ownership import OutputDirectory
-from lft.store.partfile import PartFile
+from lft.store.part import Part
 from lft.store.partstore import PartStore
 from lft.store.paths import NO_SPACE, explain, make_directory
 from protocol import EARLIER, FileReady, Ping, RejectedError
@@ -36,7 +36,7 @@ class Opening:
 
     def __init__(self, transfer: Transfer) -> None:
         self.transfer = transfer
-        self.part: PartFile | None = None  # once it is found or made
+        self.part: Part | None = None  # once it is found or made
         self.claims: Claims | None = None  # of its journal, if an earlier attempt left it
         self._asked: dict[Transfer, float] = {}  # owners of a part file, and since when
         self._held_since: float | None = None  # by another server, as far as we know
@@ -140,12 +140,12 @@ class Opener:
         assert opening.part is not None  # found
         return self._reserve(opening.part)
 
-    def _reserve(self, part: PartFile) -> Callable[[Opening], None]:
+    def _reserve(self, part: Part) -> Callable[[Opening], None]:
         """Reserve some of the space, unless enough transfers do; return how to go on.
 
         A file of one slice does not wait for the large ones.
         """
-        small = part.facts.size <= config.RESERVE_SLICE
+        small = part.facts.size <= config.RESERVE_SLICE and not part.facts.has_many_entries
         if not small and not self._reserving.acquire(blocking=False):
             return self._waiting.append
         try:
@@ -185,7 +185,8 @@ class Opener:
 
     def _find_in_turn(self, opening: Opening) -> bool:
         """Find the part file, unless it has so many blocks that others must be found first."""
-        if opening.transfer.blocks.count <= config.MANY_BLOCKS:
+        transfer = opening.transfer
+        if transfer.blocks.count <= config.MANY_BLOCKS and not transfer.facts.has_many_entries:
             return self._find(opening)
         if not self._finding_large.acquire(blocking=False):
             return False
@@ -223,7 +224,7 @@ class Opener:
             raise RejectedError("disk", explain(error, directory)) from error
 
     @staticmethod
-    def _try_name(part: PartFile) -> None:
+    def _try_name(part: Part) -> None:
         """See that the file can get its name. Raises ``RejectedError`` where it cannot."""
         try:
             part.try_name()
@@ -258,7 +259,7 @@ class Opener:
             if facts and config.MIN_BLOCK_SIZE <= facts.block_size <= config.MAX_BLOCK_SIZE:
                 raise RejectedError(EARLIER, f"{facts.block_size} {facts.digest}")
 
-    def _use(self, opening: Opening, part: PartFile) -> bool:
+    def _use(self, opening: Opening, part: Part) -> bool:
         """Use a reopened part file; ``False`` if it turns out to be unfit."""
         if not part.published:  # it may have grown, and others may rest beside it
             self._quota.check(opening.transfer, part, anew=True)
@@ -270,6 +271,8 @@ class Opener:
     @staticmethod
     def _log_opened(transfer: Transfer, claimed: int) -> None:
         size, blocks = format_size(transfer.blocks.size), plural(transfer.blocks.count, "block")
+        manifest = transfer.facts.manifest
+        blocks += f" and {plural(manifest.files, 'file')}" if manifest else ""
         length = "of unknown size" if transfer.facts.unsized else f"{size} in {blocks}"
         facts = f"{transfer.name} ({length}) from {transfer.facts.user}"
         if claimed:
@@ -289,7 +292,7 @@ class Opener:
         with self._lock:
             self._owners.add(transfer)
 
-    def let_go(self, transfer: Transfer, part: PartFile) -> None:
+    def let_go(self, transfer: Transfer, part: Part) -> None:
         """Let a part file rest; only then a search may overlook ``transfer`` (any)."""
         self._parts.rest(part)
         with self._lock:

@@ -10,7 +10,7 @@ from lft.server.blockmap import Due
 from lft.server.buffers import Buffer
 from lft.server.transfer import Transfer
 from lft.store.journal import record
-from lft.store.partfile import PartFile
+from lft.store.part import Part
 
 
 class OrderedTransfer(Transfer):
@@ -51,7 +51,7 @@ class OrderedTransfer(Transfer):
             self.offset = self.tally.resumed_bytes = self.verified_bytes
         return right == config.HASH_STRETCH
 
-    def _proves(self, part: PartFile) -> bool:
+    def _proves(self, part: Part) -> bool:
         """Hash the next block that is claimed; return whether it is right."""
         block = self._map.verified
         buffer, before = self._read_back(part, block), self.hash.save()
@@ -77,7 +77,7 @@ class OrderedTransfer(Transfer):
             if self.offset < self.blocks.size:
                 self._buffer = self._take_tail(part)
 
-    def _take_tail(self, part: PartFile) -> Buffer:
+    def _take_tail(self, part: Part) -> Buffer:
         """Return the memory of the block that is to be filled, with what came of it before."""
         buffer = self.buffers.take(self.blocks.block_size)
         try:
@@ -101,7 +101,7 @@ class OrderedTransfer(Transfer):
                 self._moved_at = time.monotonic()
                 return due._replace(flush=self._flush.take(size))
 
-    def _fill(self, part: PartFile, view: memoryview) -> memoryview:
+    def _fill(self, part: Part, view: memoryview) -> memoryview:
         """Fill the block and write it when it is full; return what is left of ``view``."""
         assert self._buffer is not None  # begun
         length = self.blocks.length(self._block)

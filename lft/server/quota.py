@@ -8,7 +8,7 @@ from config import ServerSettings
 from lft.options import format_both, format_size
 from lft.server.admission import Admission
 from lft.server.transfer import Transfer
-from lft.store.partfile import PartFile
+from lft.store.part import Part
 from lft.store.partstore import PartStore
 from lft.store.paths import counted
 from lft.store.usage import Usage
@@ -26,7 +26,7 @@ class Quota:
     def check(
         self,
         transfer: Transfer,
-        own: PartFile | None = None,
+        own: Part | None = None,
         *,
         anew: bool,
         replaces: bool = False,
@@ -46,34 +46,32 @@ class Quota:
         directory = transfer.facts.directory
         reserved = self._reserved(transfer, own, anew=anew, replaces=replaces)
         reserved -= 0 if anew else self._parts.published_bytes(transfer.facts)
-        size = counted(transfer.blocks.size if size is None else size)
+        size = transfer.facts.counts if size is None else counted(size)
         used = reserved + self._usage.total(directory)
         if used + size > quota:  # before it is refused, be sure
             used = reserved + self._usage.total(directory, surely=True)
         check_room(transfer, size, quota - used)
 
-    def create(self, transfer: Transfer) -> PartFile:
+    def create(self, transfer: Transfer) -> Part:
         """Return a new part file for a transfer. Raises ``RejectedError`` if it has no room."""
         self.check(transfer, anew=True)
         return self._parts.create(transfer.facts)
 
-    def publish(self, part: PartFile) -> str:
+    def publish(self, part: Part) -> str:
         """Publish a file; it counts as published before it ends to count as on its way."""
         facts, usage = part.facts, self._usage
         if part.published:  # before a kill, it has been counted
             return part.publish()
-        usage.add(facts.directory, facts.size)
+        usage.add(facts.directory, facts.counts)
         try:
             name = part.publish()
         except BaseException:
-            usage.take_back(facts.directory, facts.size)
+            usage.take_back(facts.directory, facts.counts)
             raise
-        usage.note_published(facts.directory, facts.size)
+        usage.note_published(facts.directory, facts.counts)
         return name
 
-    def _reserved(
-        self, transfer: Transfer, own: PartFile | None, *, anew: bool, replaces: bool
-    ) -> int:
+    def _reserved(self, transfer: Transfer, own: Part | None, *, anew: bool, replaces: bool) -> int:
         """Return what other unfinished files count together, each once."""
         key, directory = transfer.facts.key, transfer.facts.directory
         moving = [one.facts for one in self._admission.earlier(transfer)]
@@ -83,7 +81,7 @@ class Quota:
             moving = [facts for facts in moving if facts.key != key]
         if replaces or not anew:
             resting = [facts for facts in resting if facts.key != key]
-        return sum({one.saved_as: counted(one.size) for one in (*moving, *resting)}.values())
+        return sum({one.saved_as: one.counts for one in (*moving, *resting)}.values())
 
 
 def quota_for(settings: ServerSettings, admission: Admission, parts: PartStore) -> Quota:
@@ -107,4 +105,5 @@ def _too_much(transfer: Transfer, size: int, left: int) -> str:
         return f"it is larger than the {format_size(left)} left of the quota"
     has, room = format_both(size, left)
     least = " (what a file counts at least)" if size > transfer.blocks.size else ""
+    least = " (each entry counts 4 KB at least)" if transfer.facts.is_tree else least
     return f"{has} is more than the {room} left of the quota{least}"

@@ -17,6 +17,7 @@ from lft.accounts.permissions import Rights
 from lft.accounts.scram import ScramServer
 from lft.clock import RunLength, TokenBucket
 from lft.server.guests import Guest, Next
+from lft.server.listing import Listing
 from lft.store.history import WIRE
 from lft.terminal import printable
 from lft.wire.blocks import BlockReader
@@ -58,6 +59,8 @@ class Peer(Guest):
         self.login: ScramServer | None = None
         self.proof: AuthStart | AuthResponse | None = None  # to be judged ...
         self.proof_due = 0.0  # ... not before this instant
+        # of the directories that it announces just now, by their numbers
+        self.listings: dict[int | None, Listing] = {}
         # of a data connection
         self.blocks: BlockReader[Any] | None = None
         self.run_length = RunLength()  # of the blocks that are taken together

@@ -10,7 +10,7 @@ from lft.server.admission import Admission
 from lft.server.quota import Quota, check_room
 from lft.server.transfer import Transfer
 from lft.store.fenced import FencedPartFile
-from lft.store.partfile import PartFile
+from lft.store.part import Part
 from lft.store.partstore import PartStore
 from lft.store.paths import counted
 from lft.store.sharedstore import SharedPartStore
@@ -32,7 +32,7 @@ class SharedQuota(Quota):
     def check(
         self,
         transfer: Transfer,
-        own: PartFile | None = None,
+        own: Part | None = None,
         *,
         anew: bool,  # noqa: ARG002  (an earlier attempt is found before a new one is counted)
         replaces: bool = False,  # noqa: ARG002  (it is removed before)
@@ -45,17 +45,17 @@ class SharedQuota(Quota):
         if own and not own.published:
             self._reserve(transfer, own, lambda: own, size)
 
-    def create(self, transfer: Transfer) -> PartFile:
+    def create(self, transfer: Transfer) -> Part:
         """Return a new part file for a transfer. Raises ``RejectedError`` if it has no room."""
         return self._parts.create(transfer.facts, partial(self._reserve, transfer, None))
 
     def _reserve(
         self,
         transfer: Transfer,
-        own: PartFile | None,
-        take: Callable[[], PartFile],
+        own: Part | None,
+        take: Callable[[], Part],
         size: int | None = None,
-    ) -> PartFile:
+    ) -> Part:
         """Make or take a part file, if the directory has room; count it from then on."""
         quota = transfer.session.rights.quota
         if quota is None:
@@ -72,7 +72,7 @@ class SharedQuota(Quota):
             account.parts[part.stem] = size
         return part
 
-    def publish(self, part: PartFile) -> str:
+    def publish(self, part: Part) -> str:
         """Publish a file; all servers count it as published from the moment on."""
         assert isinstance(part, FencedPartFile)  # the store makes no others
         part.counted = partial(self._counters.publishing, part.facts, part.stem)

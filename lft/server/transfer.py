@@ -12,26 +12,33 @@ from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import config
 from lft.clock import Pauses
+from lft.manifest import Manifest
 from lft.server.blockmap import BlockMap, Due, Stretch, Unproven
 from lft.server.buffers import Buffer, BufferPool
 from lft.server.lifetime import Lifetime, Stage
 from lft.server.sessions import Session
 from lft.store.journal import Claims, Facts, record
-from lft.store.partfile import PartFile, StaleError
+from lft.store.part import Part, StaleError
+from lft.sums import TreeHash
 from protocol import Blocks, IntegrityOk, Spans, Why
 
 log = logging.getLogger("server")
 
 
 class RunningHash:
-    """The hash of a file from its start; owned by the one worker whose turn it is to hash."""
+    """The hash of a file or tree from its start.
 
-    def __init__(self, algorithm: str) -> None:
-        self._hash = hashlib.new(algorithm)
-        self._before: list[hashlib._Hash] = []  # as it was before each block of this stretch
+    Owned by the one worker whose turn it is to hash.
+    """
+
+    def __init__(self, algorithm: str, manifest: Manifest | None = None) -> None:
+        self._hash = hashlib.new(algorithm) if manifest is None else TreeHash(manifest, algorithm)
+        self._before: list[
+            hashlib._Hash | TreeHash
+        ] = []  # as it was before each block of this stretch
         self.seconds = 0.0  # that hashing took
         self.gives_way_until = 0.0  # a stretch is hashed then at the latest
-        self.looked_at = False  # whether the content was held against the name
+        self.looked_at = 0  # files whose content was held against their names
 
     def begin(self) -> None:
         """Begin a stretch of blocks; those before it are not taken back any more."""
@@ -50,14 +57,18 @@ class RunningHash:
         if blocks < len(self._before):
             self._hash = self._before[blocks]
 
-    def save(self) -> hashlib._Hash:
+    def save(self) -> hashlib._Hash | TreeHash:
         """Return the state as it is now, to be taken up again by ``restore``."""
         return self._hash.copy()
 
-    def restore(self, saved: hashlib._Hash) -> None:
+    def restore(self, saved: hashlib._Hash | TreeHash) -> None:
         """Take back all blocks since ``saved`` was made."""
         self._before.clear()
         self._hash = saved
+
+    def sums(self) -> Iterable[bytes]:
+        """Give the lines of a tree's sums, of which its digest is; a file has none."""
+        return self._hash.lines() if isinstance(self._hash, TreeHash) else ()
 
     @property
     def hexdigest(self) -> str:
@@ -184,7 +195,7 @@ class Transfer:
         session: Session,
         facts: Facts,
         buffers: BufferPool,
-        let_go: Callable[[Transfer, PartFile], None],
+        let_go: Callable[[Transfer, Part], None],
         *,
         resumes: bool = True,
     ) -> None:
@@ -197,7 +208,7 @@ class Transfer:
         self.asked_at = time.monotonic()
         self.turn = 0  # in which order the transfers came in
         self.life = Lifetime(self._let_part_go)
-        self.hash = RunningHash(facts.digest)
+        self.hash = RunningHash(facts.digest, facts.manifest)
         self._let_go = let_go
         self.buffers = buffers
         self._lock = threading.Lock()
@@ -224,7 +235,7 @@ class Transfer:
 
     # -- beginning and end
 
-    def open(self, part: PartFile, claims: Claims | None = None) -> bool:
+    def open(self, part: Part, claims: Claims | None = None) -> bool:
         """Begin to receive into ``part``; ``False`` if the transfer has ended meanwhile."""
         blocks = BlockMap(self.blocks, claims)
         with self._lock:
@@ -233,7 +244,7 @@ class Transfer:
             self.tally.resumed_bytes = min(claimed, self.facts.size)
         return self.life.open(part)
 
-    def _let_part_go(self, part: PartFile) -> None:
+    def _let_part_go(self, part: Part) -> None:
         """Have the journal claim the last blocks; no worker uses the transfer any more."""
         with self._lock:
             records, buffers = self._notes.take(), self._map.take_buffers()
@@ -358,10 +369,10 @@ class Transfer:
         with self._lock:
             return self._flush.take_last()
 
-    def flush_last(self, part: PartFile) -> None:
+    def flush_last(self, part: Part) -> None:
         """Flush the whole file; all data connections wait for that. Raises ``OSError``."""
         began = time.monotonic()
-        part.flush()
+        part.finish(self.hash.sums())
         self.tally.wrote((time.monotonic() - began) * self._streams)
 
     # -- hashing: one worker at a time
@@ -392,7 +403,7 @@ class Transfer:
                 return self._send_back(part, together[proven])
         return Stretch(more=True)
 
-    def _hash_blocks(self, part: PartFile, stretch: list[Unproven]) -> int:
+    def _hash_blocks(self, part: Part, stretch: list[Unproven]) -> int:
         """Hash blocks to the first that is not right; return how many are proven.
 
         The hash then is that of the proven ones.
@@ -413,12 +424,12 @@ class Transfer:
         self.hash.keep(proven)
         return proven
 
-    def _read_back(self, part: PartFile, block: int) -> Buffer:
+    def _read_back(self, part: Part, block: int) -> Buffer:
         buffer = self.buffers.take(self.blocks.length(block))
         part.read(buffer.view, self.blocks.offset(block))
         return buffer
 
-    def _send_back(self, part: PartFile, item: Unproven) -> Stretch:
+    def _send_back(self, part: Part, item: Unproven) -> Stretch:
         """Ask for a block again that is not what it should be."""
         if part.published:
             raise StaleError

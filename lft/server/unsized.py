@@ -8,6 +8,7 @@ from typing import Any
 import config
 from lft.server.quota import Quota
 from lft.server.transfer import Transfer
+from lft.store.part import Part
 from lft.store.partfile import PartFile
 from protocol import Blocks, RejectedError
 
@@ -80,8 +81,9 @@ class UnsizedTransfer(Transfer):
         """Return the seconds since a block or a message came (main): the source may be slow."""
         return min(super().stalled_for(), time.monotonic() - self.session.heard_at)
 
-    def flush_last(self, part: PartFile) -> None:
+    def flush_last(self, part: Part) -> None:
         """Give back the space beyond the end, then flush as ever. Raises ``OSError``."""
+        assert isinstance(part, PartFile)
         part.facts = part.facts._replace(size=self.facts.size)
         part.ends_at = self.facts.size  # first: a worker that reserves sees it, or is undone here
         part.set_size(self.facts.size)
@@ -107,6 +109,7 @@ class Growth:
         if end > transfer.verified_bytes + config.UNSIZED_AHEAD:
             raise RejectedError("size", "a block is too far from what came before it")
         with transfer.life.use() as part:
+            assert isinstance(part, PartFile)
             if end > part.reserved:
                 self._take_space(transfer, part, end)
         transfer.include(block, length)

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Callable
 
 import config
-from lft.accounts.permissions import LONGEST_BEGINNING, looks_like
 from lft.server.blockmap import Stretch
+from lft.server.contents import ContentCheck
 from lft.server.lifecycle import Lifecycle
 from lft.server.lifetime import TransferEndedError
 from lft.server.right_of_way import RightOfWay
@@ -22,6 +22,7 @@ from lft.server.work_queue import Unit, WorkQueue
 from protocol import (
     Missing,
     Rejected,
+    RejectedError,
     Spans,
     Verifying,
     Why,
@@ -81,25 +82,15 @@ class Verification:
             self._lifecycle.start(self.verify_blocks, transfer)
 
     def check_content(self, transfer: Transfer) -> None:
-        """Once the beginning is verified, see that the file is what its extension says.
+        """See that the files that are verified by now are what their extensions say.
 
-        Raises ``TransferEndedError`` where it is not.
+        Raises ``TransferEndedError`` where one is not.
         """
-        beginning = min(LONGEST_BEGINNING, transfer.blocks.size)
-        hashing = transfer.hash
-        if not transfer.session.rights.allow_ext or hashing.looked_at:
-            return
-        if transfer.verified_bytes < beginning:
-            return
-        hashing.looked_at = True
-        view = memoryview(bytearray(beginning))
-        with transfer.life.use() as part:
-            part.read(view, 0)
-        if not looks_like(transfer.name, bytes(view)):
-            transfer.life.spoil()
-            reason = "the content is not what the extension says"
-            self._lifecycle.finish(transfer, Rejected("content", reason))
-            raise TransferEndedError
+        try:
+            ContentCheck(transfer).look()
+        except RejectedError as error:
+            self._lifecycle.finish(transfer, Rejected(error.code, str(error)))
+            raise TransferEndedError from None
 
     def _repair(self, transfer: Transfer, stretch: Stretch) -> None:
         block = stretch.missing[0][0]

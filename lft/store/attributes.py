@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
 from pathlib import Path
+from typing import NamedTuple
 
 from lft.files import adopt_access
 from lft.store.journal import Facts
 from lft.store.paths import open_regular
 
+_DEFAULT_ACL = "system.posix_acl_default"
 log = logging.getLogger("server")
 
 
@@ -46,6 +49,49 @@ def _most(trial: Path) -> int:
     finally:
         os.close(file)
         os.unlink(trial)
+
+
+class Allowed(NamedTuple):
+    """The bits that new files and directories get at a place, of all that may be asked for."""
+
+    file: int
+    directory: int
+    inherited: int  # by a directory from the one that it is in
+
+    def of_directory(self, bits: int) -> int:
+        """Return the bits of a directory for which ``bits`` are wanted."""
+        return bits & self.directory | self.inherited
+
+
+def allowed_bits(folder: Path) -> Allowed:
+    """Return what the umask, or a default ACL, leaves of the bits of what is made in ``folder``.
+
+    A file and a directory are made there, and removed. Raises ``OSError``.
+    """
+    trial = folder / "trial"
+    file = _most(trial)
+    os.mkdir(trial, 0o777)
+    directory = stat.S_IMODE(os.stat(trial).st_mode)
+    os.rmdir(trial)
+    return Allowed(file, directory & 0o777, directory & stat.S_ISGID)
+
+
+def adopt_defaults(path: Path, directory: int) -> None:
+    """Have what is made in ``path`` be as if it were made in the open ``directory``.
+
+    So it is with the group of a set-gid directory and with a default ACL (acl(5)). Where the system
+    does not let us, it is not.
+    """
+    facts = os.fstat(directory)
+    inherits = facts.st_mode & stat.S_ISGID
+    with contextlib.suppress(OSError):
+        os.chown(path, -1, facts.st_gid if inherits else os.getegid())
+    with contextlib.suppress(OSError):
+        os.chmod(path, 0o700 | inherits)
+    with contextlib.suppress(OSError, AttributeError):  # no default ACL, or no ACLs at all
+        os.removexattr(path, _DEFAULT_ACL)  # of .partial
+    with contextlib.suppress(OSError, AttributeError):
+        os.setxattr(path, _DEFAULT_ACL, os.getxattr(directory, _DEFAULT_ACL))
 
 
 def open_again(path: Path, flags: int, own: Path) -> int:

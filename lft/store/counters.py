@@ -176,7 +176,7 @@ class Counters:
     def published(self, directory: str) -> int:
         """Count the published files of a directory."""
         began = time.monotonic()
-        total = used_bytes(self._output / native(directory))
+        total = used_bytes(self._output / native(directory)).total
         self._counted[directory] = began, time.monotonic() - began
         return total
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import itertools
@@ -12,12 +13,16 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, Iterator, NamedTuple
 
+import config
 from lft.files import sync_data
-from lft.store.paths import open_regular
-from protocol import DIGEST_SIZES, MAX_SPANS, Blocks, Spans
+from lft.manifest import Entry, Manifest, entry_of, parts_of
+from lft.store.paths import counted, open_regular
+from protocol import DIGEST_SIZES, MAX_CONTROL_FRAME, MAX_SPANS, Blocks, ManifestPart, Spans
 
 MAX_FIRST_LINE = 32 * 1024  # bytes of a journal's first line: a name and a directory of 1024
 # characters, a user and a final name of 255, each up to 12 bytes in JSON
+TREE = "tree"  # in place of a digest
+_TREE = "counted_as"  # a key that the first line has for a tree only
 _INDEX = struct.Struct("!I")
 _CLAIMS_TOGETHER = 64  # blocks whose digests have memory together
 _TOGETHER = 4096  # records read or written in one call: 1 ms
@@ -43,11 +48,16 @@ class Facts(NamedTuple):
     mtime: int | None = None  # nanoseconds since 1970, likewise
     unsized: bool = False  # whether the size is the least that it will have; there is no journal
     file: int | None = None  # what the client calls it in its session, if that has several
+    # of a tree, whose ``head`` is TREE: all that is in it, while it is in use, and what it counts
+    # in a quota
+    manifest: Manifest | None = None
+    counted_as: int = 0
 
     @property
     def journaled(self) -> dict[str, object]:
         """What the journal says."""
-        return dict(zip(JOURNALED, self))
+        tree = {_TREE: self.counted_as} if self.is_tree else {}
+        return {**dict(zip(JOURNALED, self)), **tree}
 
     @property
     def keeps(self) -> bool:
@@ -60,6 +70,21 @@ class Facts(NamedTuple):
         return f"{self.directory}/{self.saved_as}" if self.directory else self.saved_as
 
     @property
+    def is_tree(self) -> bool:
+        """Whether it is a directory."""
+        return self.head == TREE
+
+    @property
+    def has_many_entries(self) -> bool:
+        """Whether it is a tree of which one at a time should be looked for, or made."""
+        return self.manifest is not None and len(self.manifest) > config.MANY_ENTRIES
+
+    @property
+    def counts(self) -> int:
+        """The bytes that it counts in a quota."""
+        return self.counted_as or counted(self.size)
+
+    @property
     def key(self) -> tuple[object, ...]:
         """What two attempts at the same file have in common; the size may have grown."""
         return self.user, self.name, self.block_size, self.digest, self.head
@@ -70,11 +95,13 @@ class Facts(NamedTuple):
 
         By its length: an upload whose digest has 32 bytes has an id of 16, and one of 16 has 32.
         """
-        return len(self.head) not in (0, 2 * self.digest_size)
+        return len(self.head) not in (0, 2 * self.digest_size) and not self.is_tree
 
     def alike(self, other: Facts) -> bool:
         """Return whether ``other`` may be the same file, in other blocks or by another digest."""
-        return (self.user, self.name) == (other.user, other.name) and self.size <= other.size
+        fits = self.size <= other.size or self.is_tree  # which may have less in it by now
+        same = (self.user, self.name, self.is_tree) == (other.user, other.name, other.is_tree)
+        return same and fits
 
     @property
     def blocks(self) -> Blocks:
@@ -102,12 +129,12 @@ NO_FACTS = Facts("", "", 0, 1, "md5", "none")
 class Claims:
     """The blocks that a journal says are in its part file, with their running digests.
 
-    A claim is no proof: the blocks are hashed again before anything relies on them.
+    A claim is no proof: the blocks are hashed again before anything relies on them. One without a
+    digest, which was of another kind or of another tree, is as good: its digest is zeros.
     """
 
-    def __init__(self, count: int, digest_size: int, *, by_other: bool = False) -> None:
+    def __init__(self, count: int, digest_size: int) -> None:
         self.flags = bytearray(count)  # 1 for each block that is claimed
-        self.by_other = by_other  # by digests of another kind, which say nothing here
         self._digests: dict[int, bytearray] = {}  # of so many blocks together, once one is claimed
         self._size = digest_size
 
@@ -115,6 +142,8 @@ class Claims:
         """Claim one block; a block that the file does not have is ignored."""
         if block < len(self.flags):
             self.flags[block] = 1
+            if not any(digest):
+                return
             part, at = divmod(block, _CLAIMS_TOGETHER)
             digests = self._digests.get(part)
             if digests is None:  # the file may be huge, and its journal short
@@ -126,6 +155,10 @@ class Claims:
         part, at = divmod(block, _CLAIMS_TOGETHER)
         digests = self._digests.get(part, b"")
         return bytes(digests[at * self._size : (at + 1) * self._size]) or bytes(self._size)
+
+    def lacks_digest(self, block: int) -> bool:
+        """Return whether the digest of ``block`` is not known."""
+        return not any(self.digest_of(block))
 
     def records(self) -> Iterator[bytes]:
         """Give the claims as a journal has them, some at a time."""
@@ -182,6 +215,8 @@ class Journal:
         self._open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             self.append(first.encode() + b"\n")
+            for line in _lines_of(facts.manifest):
+                self.append(line)
             for records in claims.records() if claims else ():
                 self.append(records)
             os.replace(fresh, self._path)
@@ -194,7 +229,9 @@ class Journal:
     def go_on(self, facts: Facts) -> None:
         """Open the journal that is there for ``append``, without a torn end. Raises ``OSError``."""
         self._open(self._path, os.O_RDWR)
-        first = os.pread(self._fd, MAX_FIRST_LINE, 0).index(b"\n") + 1
+        with open(self._path, "rb", opener=open_regular) as file:
+            _skip_manifest(file, _parse(file.readline(MAX_FIRST_LINE)))
+            first = file.tell()
         torn = (os.fstat(self._fd).st_size - first) % (_INDEX.size + facts.digest_size)
         os.ftruncate(self._fd, os.fstat(self._fd).st_size - torn)
 
@@ -238,21 +275,32 @@ class Journal:
     def count(self) -> int:
         """Return how many records there are. Raises ``OSError``, ``ValueError``."""
         with open(self._path, "rb", opener=open_regular) as file:
-            first = file.readline(MAX_FIRST_LINE)
-            size = os.fstat(file.fileno()).st_size - len(first)
-        return size // (_INDEX.size + _parse(first).digest_size)
+            facts = _parse(file.readline(MAX_FIRST_LINE))
+            _skip_manifest(file, facts)
+            size = os.fstat(file.fileno()).st_size - file.tell()
+        return size // (_INDEX.size + facts.digest_size)
+
+    def manifest(self) -> Manifest:
+        """Return what is in a tree. Raises ``ValueError`` for a journal that is not of one."""
+        with open(self._path, "rb", opener=open_regular) as file:
+            if not _parse(file.readline(MAX_FIRST_LINE)).is_tree:
+                raise ValueError("not the journal of a tree")
+            return Manifest(itertools.chain.from_iterable(map(_entries_of, _manifest_lines(file))))
+
+    def stat(self) -> os.stat_result:
+        """Return what the system knows of the file. Raises ``OSError``."""
+        return os.stat(self._path)
 
     def load(self, facts: Facts) -> Claims:
         """Return the claimed blocks; ``facts`` may have another size than the journal itself."""
         count = facts.blocks.count
         with open(self._path, "rb", opener=open_regular) as file:
             journaled = _parse(file.readline(MAX_FIRST_LINE))
-            claims = Claims(count, facts.digest_size, by_other=journaled.digest != facts.digest)
+            _skip_manifest(file, journaled)
+            claims = Claims(count, facts.digest_size)
+            known = journaled.digest == facts.digest
             for block, digest in _records(file, journaled.digest_size):
-                if not claims.by_other:
-                    claims.add(block, digest)
-                elif block < count:
-                    claims.flags[block] = 1
+                claims.add(block, digest if known else b"")
         old = journaled.blocks
         for block in {old.count - 1, facts.blocks.count - 1}:  # the last one may have been short
             if 0 <= block < facts.blocks.count and old.length(block) != facts.blocks.length(block):
@@ -288,6 +336,35 @@ def _note_of_publication(facts: Facts) -> bytes:
     return record(_PUBLISHED, bytes(facts.digest_size))
 
 
+def _lines_of(manifest: Manifest | None) -> Iterator[bytes]:
+    """Give the lines that a journal has between its first one and the records: of a tree only."""
+    if manifest is not None:
+        for part in parts_of(manifest):
+            yield json.dumps(part.entries).encode() + b"\n"
+        yield b"\n"
+
+
+def _manifest_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Give those lines but the last, which is empty. Raises ``ValueError`` where they end early."""
+    while True:
+        line = file.readline(MAX_CONTROL_FRAME)
+        if line == b"\n":
+            return
+        if not line.endswith(b"\n"):
+            raise ValueError("the manifest in the journal is torn")
+        yield line
+
+
+def _entries_of(line: bytes) -> Iterator[Entry]:
+    return map(entry_of, ManifestPart(tuple(map(tuple, json.loads(line)))).entries)
+
+
+def _skip_manifest(file: BinaryIO, facts: Facts) -> None:
+    """Go on to the records."""
+    if facts.is_tree:
+        collections.deque(_manifest_lines(file), maxlen=0)
+
+
 def _records(file: BinaryIO, digest_size: int) -> Iterator[tuple[int, bytes]]:
     """Give block index and digest of each whole record.
 
@@ -313,7 +390,8 @@ def _parse(line: bytes) -> Facts:
         raise ValueError("not a journal of this version")
     if [type(values.get(key)) for key in JOURNALED] != _FACT_TYPES:
         raise ValueError("not a journal of ours")
-    if len(values) != len(JOURNALED):
+    of_tree = [_TREE] if values["head"] == TREE else []
+    if values.keys() != {*JOURNALED, *of_tree} or type(values.get(_TREE, 0)) is not int:
         raise ValueError("a journal of another version")
     facts = Facts(**values)
     if not facts.sane:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Callable
 
 import config
-from lft.store.journal import NO_FACTS, Facts, Journal
-from lft.store.partfile import SUFFIXES, PartFile
+from lft.store.journal import Facts, Journal
+from lft.store.part import Part
 from lft.store.paths import PARTIAL, reason_of
+from lft.store.trees import LEFT_BEHIND, kind_of, remove_leftover
 
 log = logging.getLogger("server")
 
@@ -34,7 +35,7 @@ class Leftovers:
     for itself. All methods run on workers.
     """
 
-    def __init__(self, output: Path, keep: Callable[[PartFile, float], None]) -> None:
+    def __init__(self, output: Path, keep: Callable[[Part, float], None]) -> None:
         """``keep`` is given each part file that a client can go on with, and its age in seconds."""
         self._output = output
         self._folder = output / PARTIAL
@@ -50,7 +51,7 @@ class Leftovers:
         """Do a part of the first step, one worker at a time. Raises ``OSError``."""
         if self._unread is None:
             names = map(os.path.splitext, os.listdir(self._folder))
-            stems = {stem for stem, suffix in names if suffix in SUFFIXES}
+            stems = {stem for stem, suffix in names if suffix in LEFT_BEHIND}
             self._unread = sorted(stems, reverse=True)
         for _ in range(min(config.SCAN_STRETCH, len(self._unread))):
             self._read(self._unread[-1])
@@ -94,7 +95,7 @@ class Leftovers:
             return any(map(needed, itertools.chain(self._in_hand.values(), self._waiting.values())))
 
     def _judge(self, stem: str, facts: Facts) -> None:
-        part = PartFile(self._output, stem, facts)
+        part = kind_of(facts)(self._output, stem, facts)
         try:
             part.recover()
             age = self._age(stem)
@@ -113,6 +114,6 @@ class Leftovers:
         """Remove a part file without use; leave one alone that the disk does not give just now."""
         if isinstance(error, (FileNotFoundError, ValueError)):
             log.warning("removing %s: no client can go on with it (%s)", stem, reason_of(error))
-            PartFile(self._output, stem, NO_FACTS).remove()
+            remove_leftover(self._output, stem)
         else:  # no fault of the file's: it may go at the next start
             log.warning("leaving %s alone: %s", stem, reason_of(error))

@@ -11,7 +11,7 @@ import secrets
 import stat
 import time
 from pathlib import Path
-from typing import Sequence, TypeVar
+from typing import Iterable, Sequence, TypeVar
 
 import config
 from lft.files import (
@@ -21,13 +21,12 @@ from lft.files import (
     open_directory,
     read_full,
     sync_data,
-    write_all,
 )
 from lft.holes import is_zero, make_hole
 from lft.store.attributes import open_again, take_access
-from lft.store.journal import Claims, Facts, Journal, NoJournal
+from lft.store.journal import Claims, Facts
+from lft.store.part import Part, StaleError, write_sparse
 from lft.store.paths import (
-    NO_SPACE,
     PARTIAL,
     UNSUPPORTED,
     NoSpaceError,
@@ -49,11 +48,7 @@ SUFFIXES = (".journal", ".new", TRIAL, ".upload", ".part")  # the journal goes f
 NO_LINKS = (*UNSUPPORTED, errno.EPERM, errno.EMLINK)  # what a file system without hard links says
 
 
-class StaleError(Exception):
-    """The client's file differs from the one that was published; nothing of it can be used."""
-
-
-class PartFile:
+class PartFile(Part):
     """An output file that is not finished, below ``.partial``, with a name that the server made.
 
     ``write`` and ``read`` work at distinct places and need no lock; the transfer sees to it that no
@@ -66,25 +61,11 @@ class PartFile:
 
     def __init__(self, output: Path, stem: str, facts: Facts) -> None:
         """Stand for a file that ``create`` or ``reopen`` opens."""
-        self.facts = facts
-        self.stem = stem
-        self.published = False
-        self.trusted = True  # whether the disk has taken what it was given
-        self.kept: bool | None = None  # whether it has the bits and the time that its client wants
-        self.rested_at = 0.0  # when the store got it back, on the monotonic clock
-        self.found_age = 0.0  # seconds that it had rested then, says the clock of the disk
-        self._claims_some = False
-        self._told_full = False
+        super().__init__(output, stem, facts)
         self.reserved = 0  # bytes from the start that are reserved
         self.ends_at: int | None = None  # the size of one that grew, once it is known for good
-        self._output = output
         self._path = output / PARTIAL / f"{stem}.part"
-        kind = NoJournal if facts.unsized else Journal
-        self._journal = kind(output / PARTIAL / f"{stem}.journal")
         self._fd = -1
-
-    def __repr__(self) -> str:
-        return f"<PartFile {self._path.name}>"
 
     # -- beginning
 
@@ -137,29 +118,6 @@ class PartFile:
             self._note_published()
         self._claims_some = claims.count > 0
         return claims
-
-    def _renew_journal(self, facts: Facts, claims: Claims) -> None:
-        """Write the journal anew; on a full disk the old one has to do, if it is for this size."""
-        known = None if claims.by_other else claims  # others are noted as the client tells them
-        try:
-            self._journal.begin(facts, known)
-        except OSError as error:
-            if error.errno not in NO_SPACE or facts.journaled != self.facts.journaled:
-                raise
-            self._journal.go_on(facts)
-
-    def recover(self) -> None:
-        """Look at what an earlier run left, and note a publication that it may not have noted.
-
-        Raises as ``look`` does.
-        """
-        self.look()
-        if self.published and not self._journal.says_published(self.facts):
-            try:
-                self._journal.go_on(self.facts)
-                self._note_published()
-            finally:
-                self._journal.close()
 
     def look(self) -> None:
         """See whether the file has its final name. Raises ``ValueError`` if it is not ours now."""
@@ -269,16 +227,7 @@ class PartFile:
             if not holds(self._fd, views, offset):
                 raise StaleError
             return
-        run: list[memoryview] = []
-        start = offset
-        for view in views:
-            offset += len(view)
-            if is_zero(view) and make_hole(self._fd, offset - len(view), len(view)):
-                write_all(self._fd, run, start)
-                run, start = [], offset
-            elif view:
-                run.append(view)
-        write_all(self._fd, run, start)
+        write_sparse(self._fd, views, offset)
 
     def dig(self, view: memoryview, offset: int) -> None:
         """Have a hole where the file has the bytes of ``view``, if these are zeros.
@@ -300,25 +249,6 @@ class PartFile:
             self.trusted = False
             raise
 
-    def note(self, records: bytes) -> None:
-        """Claim written blocks in the journal.
-
-        On a full disk the blocks stay unclaimed: the room for the file itself is reserved, so it
-        can still arrive, and only a client that breaks off has to send those blocks again.
-        """
-        if not records or self.published or self.facts.unsized:
-            return
-        try:
-            self._journal.append(records)
-            self._claims_some = True
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            if not self._told_full:
-                log.warning("%s: disk full: blocks from here on could not be resumed later",
-                            self.facts.name)  # fmt: skip
-            self._told_full = True
-
     def flush(self, proven: int = 0) -> None:
         """Bring the bytes written so far to the disk, and the journal's claims after them.
 
@@ -335,19 +265,16 @@ class PartFile:
         except OSError:
             self.trusted = False
             raise
-        try:
-            self._journal.flush()
-        except OSError as error:  # the data is safe all the same
-            log.debug("%s: %s", self.stem, error)
+        self._flush_journal()
         if proven and hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError):  # it is only advice
                 os.posix_fadvise(self._fd, 0, proven, os.POSIX_FADV_DONTNEED)
 
     # -- the final name
 
-    @property
-    def _final(self) -> Path:
-        return self._output / native(self.facts.place)
+    def finish(self, _sums: Iterable[bytes]) -> None:
+        """Bring the whole file to the disk. Raises ``OSError``."""
+        self.flush()
 
     def publish(self) -> str:
         """Give the flushed file its final name without replacing anything; return that name.
@@ -364,17 +291,6 @@ class PartFile:
             self._give_name()
             self._note_published()
         return self.facts.place
-
-    def _note_published(self) -> None:
-        """Have the journal say for ever whose second name this is.
-
-        Otherwise a user who removes the published file would leave a hidden copy that looks
-        unfinished.
-        """
-        try:
-            self._journal.note_published(self.facts)
-        except OSError as error:  # a full disk, say: the file is there all the same
-            log.debug("%s: %s", self.stem, error)
 
     def _give_name(self) -> None:
         if os.fstat(self._fd).st_size != self.facts.size:
@@ -433,12 +349,6 @@ class PartFile:
             os.rename(self._path, name, dst_dir_fd=folder)
 
     # -- the end
-
-    @property
-    def worth_keeping(self) -> bool:
-        """Whether a client could go on with the file, or ask for its verdict again."""
-        of_use = self._claims_some or self.published or self.facts.is_upload  # whose id is known
-        return self.trusted and not self.facts.unsized and of_use
 
     def close(self) -> None:
         """Close the file; it stays on the disk."""

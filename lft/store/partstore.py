@@ -14,8 +14,9 @@ from typing import Callable, Iterable, Iterator, Sequence
 import config
 from lft.store.journal import Claims, Facts
 from lft.store.leftovers import Leftovers, Need
-from lft.store.partfile import PartFile
-from lft.store.paths import NO_SPACE, PARTIAL, counted, reason_of
+from lft.store.part import Part
+from lft.store.paths import NO_SPACE, PARTIAL, reason_of
+from lft.store.trees import kind_of
 
 log = logging.getLogger("server")
 
@@ -23,10 +24,10 @@ log = logging.getLogger("server")
 _TROUBLE = (*NO_SPACE, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ENOMEM)
 
 
-Around = Callable[[Callable[[], PartFile]], PartFile]
+Around = Callable[[Callable[[], Part]], Part]
 
 
-def at_once(make: Callable[[], PartFile]) -> PartFile:
+def at_once(make: Callable[[], Part]) -> Part:
     return make()
 
 
@@ -40,8 +41,8 @@ class PartStore:
     def __init__(self, output: Path) -> None:
         self._output = output
         self._lock = threading.Lock()
-        self._resting: dict[str, list[PartFile]] = {}  # of each user, the newest last
-        self._in_use: set[PartFile] = set()
+        self._resting: dict[str, list[Part]] = {}  # of each user, the newest last
+        self._in_use: set[Part] = set()
         self._leftovers = Leftovers(output, self._put)
         self.scanned = False  # whether all that an earlier run left has been looked at
 
@@ -76,7 +77,7 @@ class PartStore:
         """Look at some of the part files that are ``needed`` at once; return their number."""
         return self._leftovers.look_at_some(needed) if self.listed else 0
 
-    def _put(self, part: PartFile, age: float = 0.0) -> None:
+    def _put(self, part: Part, age: float = 0.0) -> None:
         """Let ``part`` rest; of too many of one user the oldest goes.
 
         Until then it counts as in use, so that a search always finds it. Second names of published
@@ -98,7 +99,7 @@ class PartStore:
                             oldest.facts.name, oldest.facts.user)  # fmt: skip
             oldest.remove()
 
-    def _remove_resting(self, part: PartFile) -> None:
+    def _remove_resting(self, part: Part) -> None:
         """Take a part file out of those that rest; the caller holds the lock."""
         own = self._resting[part.facts.user]
         own.remove(part)
@@ -116,12 +117,12 @@ class PartStore:
         """Return the unfinished files of a directory that wait for their clients."""
         return _unfinished((part for part, in_use in self.parts() if not in_use), directory)
 
-    def used(self, directory: str, own: PartFile | None = None) -> list[Facts]:
+    def used(self, directory: str, own: Part | None = None) -> list[Facts]:
         """Return the unfinished files of a directory that are in use, without ``own``."""
         with self._lock:
             return _unfinished(self._in_use - {own}, directory)
 
-    def parts(self) -> list[tuple[PartFile, bool]]:
+    def parts(self) -> list[tuple[Part, bool]]:
         """Return all part files that are known, each with whether it is in use."""
         with self._lock:
             resting = itertools.chain.from_iterable(self._resting.values())
@@ -132,11 +133,11 @@ class PartStore:
         with self._lock:
             parts = [*self._resting.get(facts.user, ()), *self._in_use]
         here = (p.facts for p in parts if p.published and p.facts.directory == facts.directory)
-        return sum(counted(one.size) for one in here if one.key == facts.key)
+        return sum(one.counts for one in here if one.key == facts.key)
 
     # -- to and from a transfer
 
-    def create(self, facts: Facts, around: Around = at_once) -> PartFile:
+    def create(self, facts: Facts, around: Around = at_once) -> Part:
         """Return a new part file; older attempts at the same file make room for it.
 
         ``around`` makes it, and may do something before and after that.
@@ -156,17 +157,17 @@ class PartStore:
                     self._in_use.add(part)
                 return part
 
-    def _make(self, facts: Facts) -> PartFile:
-        return PartFile.create(self._output, facts)
+    def _make(self, facts: Facts) -> Part:
+        return kind_of(facts).create(self._output, facts)
 
-    def reopen(self, facts: Facts) -> PartFile | None:
+    def reopen(self, facts: Facts) -> Part | None:
         """Open the newest part file of an earlier attempt at this file, if there is one.
 
         ``go_on`` follows, or ``rest``. Unfit ones go. Raises ``OSError`` for trouble of the
         machine.
         """
         while True:
-            part = self._take(facts) or self._take_weaker(facts)
+            part = next(filter(self._take_resting, self._fit(facts)), None)
             if part is None:
                 return None
             try:
@@ -186,17 +187,19 @@ class PartStore:
         """
         return next((part.facts for part in self._earlier(facts)), None)
 
-    def _earlier(self, facts: Facts) -> Iterator[PartFile]:
+    def _earlier(self, facts: Facts) -> Iterator[Part]:
         """Give what rests of this file, in whatever blocks and by whatever digest, newest first."""
-        alike = (p for p in self._resting_of(facts) if p.facts.alike(facts) and not p.published)
+        alike = [p for p in self._resting_of(facts) if p.facts.alike(facts) and not p.published]
+        if facts.is_tree:
+            del alike[config.TREES_TRIED :]
         return (p for p in alike if not p.facts.is_upload and p.begins_with(facts))
 
-    def _resting_of(self, facts: Facts) -> Sequence[PartFile]:
+    def _resting_of(self, facts: Facts) -> Sequence[Part]:
         """Return what rests of a user, at least of the files of this name, the newest first."""
         with self._lock:
             return list(reversed(self._resting.get(facts.user, ())))
 
-    def go_on(self, part: PartFile, facts: Facts) -> Claims | None:
+    def go_on(self, part: Part, facts: Facts) -> Claims | None:
         """Use a reopened part file; return its claims, ``None`` if it turns out to be unfit."""
         try:
             return part.go_on(facts)
@@ -206,7 +209,7 @@ class PartStore:
             self._set_aside(part, error)
         return None
 
-    def _take(self, facts: Facts) -> PartFile | None:
+    def _take(self, facts: Facts) -> Part | None:
         """Take out the newest part file that rests and is for the same file; it is then in use."""
         with self._lock:
             own = reversed(self._resting.get(facts.user, ()))
@@ -216,33 +219,42 @@ class PartStore:
                 self._in_use.add(part)
             return part
 
-    def _take_weaker(self, facts: Facts) -> PartFile | None:
-        """Take out what rests in the same blocks and was to be proven by a weaker digest.
+    def _fit(self, facts: Facts) -> Iterator[Part]:
+        """Give what rests of this file, the newest first, also for a weaker digest.
 
-        Its bytes are hashed again in any case, and then by the digest that is wanted now.
+        Its bytes are hashed again in any case, and then by the digest that is wanted now. A tree
+        has to have most of what is in it.
         """
+        same = [part for part in self._resting_of(facts) if part.facts.key == facts.key]
+        if facts.is_tree:
+            same = [part for part in same[: config.TREES_TRIED] if part.begins_with(facts)]
+        yield from same
         for part in self._earlier(facts):
             stronger = part.facts.digest_size < facts.digest_size
             if part.facts.block_size == facts.block_size and stronger:
-                with self._lock:
-                    if part in self._resting.get(facts.user, ()):
-                        self._remove_resting(part)
-                        self._in_use.add(part)
-                        return part
-        return None
+                yield part
 
-    def _drop_unfit(self, part: PartFile, error: Exception) -> None:
+    def _take_resting(self, part: Part) -> bool:
+        """Take a part out if it rests still."""
+        with self._lock:
+            rests = part in self._resting.get(part.facts.user, ())
+            if rests:
+                self._remove_resting(part)
+                self._in_use.add(part)
+            return rests
+
+    def _drop_unfit(self, part: Part, error: Exception) -> None:
         log.warning("removing %s: it cannot be resumed (%s)", part.stem, reason_of(error))
         self.drop(part)
 
-    def _set_aside(self, part: PartFile, error: OSError) -> None:
+    def _set_aside(self, part: Part, error: OSError) -> None:
         """Leave a part file that cannot be read just now; an operator may look after the disk."""
         log.warning("%s cannot be resumed: %s", part.stem, reason_of(error))
         self.rest(part)
         if error.errno in _TROUBLE:
             raise error
 
-    def rest(self, part: PartFile) -> None:
+    def rest(self, part: Part) -> None:
         """Take back a part file from its transfer, for the client to come again (any)."""
         if part not in self._in_use:
             return  # it rests already
@@ -252,7 +264,7 @@ class PartStore:
         else:
             self.drop(part)
 
-    def drop(self, part: PartFile) -> None:
+    def drop(self, part: Part) -> None:
         """Remove a part file that is not needed any more (any)."""
         with self._lock:
             known = part in self._in_use
@@ -271,27 +283,12 @@ class PartStore:
 
     def expire(self) -> None:
         """Remove the part files that no client has come back for."""
-        resting = [part for part, in_use in self.parts() if not in_use]
-        for part in filter(self._is_expired, resting):
-            if self.remove_if_resting(part) and not part.published:
+        for part in [part for part, in_use in self.parts() if not in_use]:
+            expired = _is_expired(part, self._output)
+            if expired and self.remove_if_resting(part) and not part.published:
                 log.warning("removed %s of %s: left for too long", part.facts.name, part.facts.user)
 
-    def _is_expired(self, part: PartFile) -> bool:
-        fresh = PartFile(self._output, part.stem, part.facts)  # the other may be in use by now
-        try:
-            fresh.look()
-        except (FileNotFoundError, ValueError) as error:
-            log.debug("%s: %s", part.stem, error)  # gone already: forget it
-            return True
-        except OSError as error:  # no fault of the file's
-            log.warning("leaving %s alone: %s", part.stem, reason_of(error))
-            return False
-        limit = config.KEEP_ANSWER if fresh.published else config.KEEP_PARTIAL
-        rested = time.monotonic() - part.rested_at
-        found_old = part.found_age + rested >= limit and rested >= config.KEEP_AFTER_START
-        return rested >= limit or found_old
-
-    def remove_if_resting(self, part: PartFile) -> bool:
+    def remove_if_resting(self, part: Part) -> bool:
         """Remove a part file, unless a client goes on with it; return whether it is gone."""
         with self._lock:
             if part not in self._resting.get(part.facts.user, ()):
@@ -301,6 +298,23 @@ class PartStore:
         return True
 
 
-def _unfinished(parts: Iterable[PartFile | None], directory: str) -> list[Facts]:
+def _unfinished(parts: Iterable[Part | None], directory: str) -> list[Facts]:
     found = [part.facts for part in parts if part and not part.published]
     return [facts for facts in found if facts.directory == directory]
+
+
+def _is_expired(part: Part, output: Path) -> bool:
+    """Return whether a part that rests has been left for too long."""
+    fresh = kind_of(part.facts)(output, part.stem, part.facts)  # the other may be in use by now
+    try:
+        fresh.look()
+    except (FileNotFoundError, ValueError) as error:
+        log.debug("%s: %s", part.stem, error)  # gone already: forget it
+        return True
+    except OSError as error:  # no fault of the file's
+        log.warning("leaving %s alone: %s", part.stem, reason_of(error))
+        return False
+    limit = config.KEEP_ANSWER if fresh.published else config.KEEP_PARTIAL
+    rested = time.monotonic() - part.rested_at
+    found_old = part.found_age + rested >= limit and rested >= config.KEEP_AFTER_START
+    return rested >= limit or found_old

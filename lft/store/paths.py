@@ -9,6 +9,7 @@ import secrets
 import stat
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import config
 from lft.files import flush_directory
@@ -17,6 +18,7 @@ from protocol import RejectedError
 
 PARTIAL = ".partial"  # the folder below the output directory for unfinished files
 COUNTERS = "counters"  # a folder in it, where several servers count together
+_PREFIX = "server_received_"
 MAX_NAME_BYTES = 255  # of a file name, on every common file system
 MAX_EXTENSION_BYTES = 32  # what is longer is no extension, just a dot somewhere in the name
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -62,7 +64,7 @@ def output_name(original: str, unique: str, most: int = MAX_NAME_BYTES) -> str:
 
     If need be, the stem is shortened.
     """
-    prefix = f"server_received_{unique}_"
+    prefix = f"{_PREFIX}{unique}_"
     stem, extension = os.path.splitext(original)
     if len(extension.encode()) > MAX_EXTENSION_BYTES:
         stem, extension = original, ""
@@ -122,15 +124,34 @@ def counted(size: int) -> int:
     return max(size, config.LEAST_COUNTED)
 
 
-def used_bytes(directory: Path) -> int:
-    """Return what the published files of ``directory`` count together (a worker)."""
-    total = 0
-    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-        for entry in entries:
-            with contextlib.suppress(FileNotFoundError):
-                if entry.is_file(follow_symlinks=False):
-                    total += counted(entry.stat(follow_symlinks=False).st_size)
-    return total
+class Used(NamedTuple):
+    """What the published files and trees of a directory count together."""
+
+    total: int
+    trees: bool  # whether there are trees: what changes in these does not change the directory
+
+
+def used_bytes(directory: Path) -> Used:
+    """Count the published files and trees of ``directory`` (a worker)."""
+    total, trees, waiting = 0, False, [directory]
+    while waiting:
+        here = waiting.pop()
+        with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(here) as entries:
+            for entry in entries:
+                inside = here is not directory or entry.name.startswith(_PREFIX)
+                if entry.is_dir(follow_symlinks=False) and inside:
+                    waiting.append(Path(entry.path))
+                    trees = True
+                total += _counted_entry(entry, inside=inside)
+    return Used(total, trees)
+
+
+def _counted_entry(entry: os.DirEntry[str], *, inside: bool) -> int:
+    """Return what one entry counts: a file anywhere, all others in published trees only."""
+    if entry.is_file(follow_symlinks=False):
+        with contextlib.suppress(FileNotFoundError):
+            return counted(entry.stat(follow_symlinks=False).st_size)
+    return config.LEAST_COUNTED if inside else 0
 
 
 def reason_of(error: Exception) -> str:

@@ -17,6 +17,7 @@ from lft.store.fenced import FencedPartFile, new_stem, prefix_of
 from lft.store.journal import Facts, Journal
 from lft.store.leftovers import Need
 from lft.store.locks import HeldElsewhereError
+from lft.store.part import Part
 from lft.store.partfile import SUFFIXES, PartFile
 from lft.store.partstore import PartStore
 from lft.store.paths import PARTIAL, reason_of
@@ -162,24 +163,24 @@ class SharedPartStore(PartStore):
         found = (part.facts for part in self._earlier(facts))
         return next((one for one in found if (one.block_size, one.digest) != own), None)
 
-    def _use(self, part: PartFile) -> None:
+    def _use(self, part: Part) -> None:
         with self._lock:
             self._in_use.add(part)
 
-    def _set_aside(self, part: PartFile, error: OSError) -> None:
+    def _set_aside(self, part: Part, error: OSError) -> None:
         self._use(part)
         super()._set_aside(part, error)
 
-    def _drop_unfit(self, part: PartFile, error: Exception) -> None:
+    def _drop_unfit(self, part: Part, error: Exception) -> None:
         self._use(part)
         super()._drop_unfit(part, error)
 
-    def _put(self, part: PartFile, _age: float = 0.0) -> None:
+    def _put(self, part: Part, _age: float = 0.0) -> None:
         """Have a part file rest; it is closed, so any server may take it."""
         with self._lock:
             self._in_use.discard(part)
 
-    def drop(self, part: PartFile) -> None:
+    def drop(self, part: Part) -> None:
         """Remove a part file that is not needed any more (any)."""
         super().drop(part)
         self._removed(part)
@@ -193,7 +194,7 @@ class SharedPartStore(PartStore):
                     part.remove()
                     self._removed(part)
 
-    def _removed(self, part: PartFile) -> None:
+    def _removed(self, part: Part) -> None:
         """Give back what a part file that is gone counted in a quota."""
         with self._lock:
             self._others.pop(part.stem, None)
@@ -205,5 +206,5 @@ class SharedPartStore(PartStore):
         self._expiry.look()
 
 
-def _is_earlier(part: PartFile, facts: Facts) -> bool:
+def _is_earlier(part: Part, facts: Facts) -> bool:
     return part.facts.alike(facts) and not part.published and part.begins_with(facts)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lft.store.journal import Facts, Journal
-from lft.store.partfile import PartFile
+from lft.store.part import Part
 from lft.store.partstore import PartStore
 from lft.store.paths import PARTIAL
 
@@ -28,7 +28,7 @@ def unfinished_in(output: Path, parts: PartStore, directory: str) -> list[Unfini
     ]
 
 
-def _claimed_bytes(output: Path, part: PartFile) -> int:
+def _claimed_bytes(output: Path, part: Part) -> int:
     """Return about how many bytes a journal claims; none where it cannot be read."""
     try:
         blocks = Journal(output / PARTIAL / f"{part.stem}.journal").count()
@@ -37,7 +37,7 @@ def _claimed_bytes(output: Path, part: PartFile) -> int:
     return min(part.facts.size, blocks * part.facts.block_size)
 
 
-def resting_upload(parts: PartStore, user: str, upload: str) -> PartFile | None:
+def resting_upload(parts: PartStore, user: str, upload: str) -> Part | None:
     """Return what rests of an upload of ``user``, for a look at its facts (a worker).
 
     What an earlier run left is known once ``PartStore.knows`` says so.

@@ -9,13 +9,16 @@ import time
 from pathlib import Path
 
 import config
+from lft.manifest import Kind, Manifest
 from lft.store.paths import counted, native, used_bytes
+from protocol import DIGEST_SIZES
 
 
 class Count:
     """What is known of one directory. ``Usage`` has the lock."""
 
     def __init__(self) -> None:
+        self.trees = False  # whether there are any, as far as we looked
         self.total = 0  # bytes, as a quota counts them: of the last look, and published since
         self.pending = 0  # of files that are being published
         self.published = 0  # how often that was begun or ended: a look may overlap it
@@ -48,7 +51,8 @@ class Usage:
         changed = _changed(path)
         with self._lock:
             count = self._counts.setdefault(directory, Count())
-            if count.holds(changed, 1 if surely else config.COUNT_SELDOM):
+            seen = -2 if surely and count.trees else changed  # its time says nothing of trees
+            if count.holds(seen, 1 if surely else config.COUNT_SELDOM):
                 return count.total + count.pending
             overlaps, before = count.pending > 0, count.published
         return self._look(path, count, changed, overlaps, before)
@@ -59,9 +63,9 @@ class Usage:
         found = used_bytes(path)
         with self._lock:
             count.looked_at, count.took = began, time.monotonic() - began
-            count.total = found
+            count.total, count.trees = found.total, found.trees
             count.changed = -1 if overlaps or count.published != before else changed
-            return found + count.pending
+            return found.total + count.pending
 
     def add(self, directory: str, size: int) -> None:
         """Count a file of ``size`` bytes that is about to be published."""
@@ -86,6 +90,15 @@ class Usage:
             count.total += counted(size)
             count.published += 1
             count.changed = -1 if count.changed < 0 else changed
+
+
+def counts_of(manifest: Manifest, digest: str) -> int:
+    """Return the bytes that a tree counts in a quota, together with its sums."""
+    files = sum(counted(manifest.length(number)) for number in range(manifest.files))
+    others = len(manifest) - manifest.files + 1  # the tree itself is a directory, too
+    digits = 2 * DIGEST_SIZES[digest]
+    sums = sum(digits + 3 + len(manifest.path(index)) for index in manifest.of_kind(Kind.FILE))
+    return files + others * config.LEAST_COUNTED + counted(sums)
 
 
 def _changed(path: Path) -> int:

@@ -23,7 +23,7 @@ from lft.server.sessions import Correspondent, Session
 from lft.server.transfer import Transfer
 from lft.server.verification import Verification
 from lft.store.history import TUS
-from lft.store.partfile import PartFile
+from lft.store.part import Part
 from lft.store.partstore import PartStore
 from lft.store.unfinished import resting_upload
 from lft.store.upload_notes import UploadNotes
@@ -294,7 +294,7 @@ class Uploads:
             return upload
         return self._open_again(sender, self._find_part(sender.user, upload_id))
 
-    def _find_part(self, user: str, upload_id: str) -> PartFile:
+    def _find_part(self, user: str, upload_id: str) -> Part:
         if not self._parts.knows(lambda facts: facts.head == upload_id):
             self._parts.look_first(lambda facts: facts.head == upload_id)
             raise Later(_AGAIN)  # the server has just started
@@ -303,7 +303,7 @@ class Uploads:
             raise not_found()
         return part
 
-    def _open_again(self, sender: Sender, part: PartFile) -> Upload:
+    def _open_again(self, sender: Sender, part: Part) -> Upload:
         """Go on with what rests, once, however many ask."""
         facts = part.facts
         notes = UploadNotes.read(self._output, part.stem)

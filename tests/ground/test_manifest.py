@@ -25,8 +25,8 @@ def file(path: str, size: int = 0) -> Entry:
     return Entry(FILE, path, size, 0o644, 2)
 
 
-def link(path: str, target: str) -> Entry:
-    return Entry(LINK, path, target=target)
+def link(path: str, target: str, mtime: int = 3) -> Entry:
+    return Entry(LINK, path, target=target, mtime=mtime)
 
 
 def test_a_manifest_gives_back_what_it_was_given() -> None:

@@ -75,7 +75,7 @@ ranges = st.lists(st.integers(0, MAX_BLOCKS), max_size=20, unique=True).map(
 raw_entries = st.one_of(
     st.tuples(st.just("f"), text(), sizes, st.integers(0, 0o777), sizes),
     st.tuples(st.just("d"), text(), st.integers(0, 0o777), sizes),
-    st.tuples(st.just("l"), text(), text()),
+    st.tuples(st.just("l"), text(), text(), sizes),
 )
 
 

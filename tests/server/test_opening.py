@@ -15,6 +15,7 @@ import config
 from config import KB, MB
 from lft.store.journal import Facts, record
 from lft.store.leftovers import Need
+from lft.store.part import Part
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
 from protocol import FileReady, FileStart, Rejected
@@ -62,7 +63,7 @@ def test_journals_of_huge_files_are_read_by_one_worker_at_a_time(
     go_on, create = threading.Event(), PartStore.create
     inside: list[str] = []
 
-    def slow(store: PartStore, facts: Facts) -> PartFile:
+    def slow(store: PartStore, facts: Facts) -> Part:
         inside.append(facts.name)
         assert not facts.size or go_on.wait(PATIENCE)
         return create(store, facts)

@@ -35,7 +35,7 @@ from lft.server.buffers import BufferPool
 from lft.server.sessions import Session
 from lft.server.transfer import Arrived, Transfer
 from lft.store.journal import Facts
-from lft.store.partfile import PartFile, StaleError
+from lft.store.part import Part, StaleError
 from lft.store.partstore import PartStore
 from lft.store.paths import PARTIAL, output_name, unique
 from protocol import Spans, Why
@@ -71,7 +71,7 @@ class Attempt:
         self,
         data: bytes,
         transfer: Transfer,
-        part: PartFile,
+        part: Part,
         claimed: Iterable[int],
         garbled: bool,
         torn: bool,
@@ -112,7 +112,7 @@ class ResumeMachine(RuleBasedStateMachine):
         self.source = b""
         self.store = PartStore(self.output)
         self.attempt: Attempt | None = None
-        self.unconfirmed: PartFile | None = None
+        self.unconfirmed: Part | None = None
         self.published: dict[str, bytes] = {}
         self.answers: dict[str, str] = {}  # published names by stem, while they can be asked for
         self.journals: dict[str, dict[int, bytes]] = {}  # by stem: what was claimed
@@ -207,7 +207,7 @@ class ResumeMachine(RuleBasedStateMachine):
                 return True
         return False
 
-    def check_claims(self, part: PartFile, size: int, claimed: dict[int, bytes]) -> None:
+    def check_claims(self, part: Part, size: int, claimed: dict[int, bytes]) -> None:
         """Compare what a journal gave back with what was put into it."""
         if part.stem in self.garbled:
             return
@@ -354,7 +354,7 @@ class ResumeMachine(RuleBasedStateMachine):
         self.ever[stem] |= set(attempt.unclaimed.items())
         attempt.unclaimed.clear()
 
-    def let_go(self, _transfer: Transfer, part: PartFile) -> None:
+    def let_go(self, _transfer: Transfer, part: Part) -> None:
         """Take a part file back, as the server does when its transfer ends."""
         if self.unconfirmed is part:
             return
@@ -373,7 +373,7 @@ class ResumeMachine(RuleBasedStateMachine):
         attempt.transfer.life.end()
         self.attempt = None
 
-    def lose(self, part: PartFile) -> None:
+    def lose(self, part: Part) -> None:
         """Know nothing of a part file any more."""
         self.journals.pop(part.stem, None)
         self.answers.pop(part.stem, None)

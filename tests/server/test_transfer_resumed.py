@@ -12,7 +12,8 @@ import config
 from lft.server.blockmap import Due
 from lft.server.transfer import Transfer
 from lft.store.journal import Claims, Journal, record
-from lft.store.partfile import PartFile, StaleError
+from lft.store.part import Part, StaleError
+from lft.store.partfile import PartFile
 from protocol import Why
 from tests.support.files import part_files, received
 from tests.support.partfiles import (
@@ -35,7 +36,7 @@ class Resumed(Sample):
     def __init__(self, output: Path, data: bytes = DATA) -> None:
         super().__init__(output, 0, data=data)
 
-    def _part(self) -> tuple[PartFile, Claims | None]:
+    def _part(self) -> tuple[Part, Claims | None]:
         self.store_of_parts.scan()
         found = go_on(self.store_of_parts, self.transfer.facts)
         assert found is not None
@@ -199,7 +200,7 @@ def test_announced_blocks_that_are_asked_for_after_all_count_once(output: Path) 
     """FAULTS 35: one wrong digest in a journal looks like a change; later blocks were right."""
     part = PartFile.create(output, facts_of(39))
     part.write_run([memoryview(DATA)], 0)
-    part.note(b"".join(claims_of(DATA, *range(10)).records()) + record(3, bytes(16)))
+    part.note(b"".join(claims_of(DATA, *range(10)).records()) + record(3, b"\1" * 16))
     part.close()
     resumed = Resumed(output)
     assert resumed.announce(9, 8, 7)[-1].received == 11
@@ -295,7 +296,7 @@ def test_what_was_written_is_claimed_when_it_is_noted(output: Path, sample: Samp
 class Kept(Sample):
     """A transfer whose part file stays when it ends."""
 
-    def let_go(self, _transfer: Transfer, part: PartFile) -> None:
+    def let_go(self, _transfer: Transfer, part: Part) -> None:
         """Let it rest."""
         self.store_of_parts.rest(part)
 

@@ -12,7 +12,8 @@ from typing import Callable
 import pytest
 
 from lft.store.journal import Journal, record
-from lft.store.partfile import PartFile, StaleError
+from lft.store.part import StaleError
+from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
 from lft.store.paths import PARTIAL
 from tests.support.files import part_files, received, strays

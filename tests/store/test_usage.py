@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import config
-from lft.store.paths import used_bytes
+from lft.store.paths import Used, used_bytes
 from lft.store.usage import Usage
 
 LEAST = config.LEAST_COUNTED
@@ -18,7 +18,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return the directories that are read."""
     seen: list[Path] = []
 
-    def count(directory: Path) -> int:
+    def count(directory: Path) -> Used:
         seen.append(directory)
         return used_bytes(directory)
 
@@ -102,7 +102,7 @@ def test_a_file_published_during_a_look_is_not_lost(
     monkeypatch.setattr(config, "COUNT_SELDOM", 0)
     usage = Usage(output)
 
-    def publish_meanwhile(directory: Path) -> int:
+    def publish_meanwhile(directory: Path) -> Used:
         found = used_bytes(directory)
         looks.append(directory)
         if len(looks) == 1:

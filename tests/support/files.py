@@ -8,8 +8,8 @@ import os
 import random
 from pathlib import Path
 
-from lft.store.partfile import SUFFIXES
 from lft.store.paths import PARTIAL
+from lft.store.trees import LEFT_BEHIND
 
 
 def random_file(path: Path, size: int, seed: int = 0) -> Path:
@@ -34,7 +34,9 @@ def received(output: Path) -> list[Path]:
 
 def part_files(output: Path) -> list[Path]:
     """Return what is unfinished in an output directory."""
-    return sorted((output / PARTIAL).glob("*.part"))
+    return sorted(
+        path for path in (output / PARTIAL).glob("*.*") if path.suffix in (".part", ".tree")
+    )
 
 
 def journal_bytes(output: Path) -> int:
@@ -48,8 +50,8 @@ def journal_bytes(output: Path) -> int:
 
 def strays(output: Path) -> list[Path]:
     """Return what is in ``.partial`` of an output directory and of no use to a resume."""
-    found = [path for path in (output / PARTIAL).glob("*") if path.suffix in SUFFIXES]
-    stems = {path.stem for path in found if path.suffix == ".part"}
+    found = [path for path in (output / PARTIAL).glob("*") if path.suffix in LEFT_BEHIND]
+    stems = {path.stem for path in found if path.suffix in (".part", ".tree")}
     both = {path.stem for path in found if path.suffix == ".journal"} & stems
     return [path for path in found if path.stem not in both or path.suffix == ".new"]
 

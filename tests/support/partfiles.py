@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lft.store.journal import Claims, Facts, Journal
+from lft.store.part import Part
 from lft.store.partfile import PartFile
 from lft.store.paths import PARTIAL, output_name
 
@@ -70,7 +71,7 @@ def leave_part(
     return part
 
 
-def found_again(output: Path, part: PartFile) -> PartFile:
+def found_again(output: Path, part: Part) -> PartFile:
     """Stand for ``part`` as the next server does, which knows only its journal."""
     path = output / PARTIAL / f"{part.stem}.journal"
     return PartFile(output, part.stem, Journal(path).facts())

@@ -12,7 +12,7 @@ from lft.server.buffers import BufferPool
 from lft.server.sessions import Peer, Session
 from lft.server.transfer import Arrived, Transfer
 from lft.store.journal import Claims, Facts
-from lft.store.partfile import PartFile
+from lft.store.part import Part
 from lft.store.partstore import PartStore
 from lft.store.paths import output_name, unique
 from lft.wire.connection import Connection
@@ -40,7 +40,7 @@ def transfer_of(
     return Transfer(session, facts, BufferPool(64), lambda _transfer, _part: None)
 
 
-def resumed(store: PartStore, facts: Facts) -> tuple[PartFile, Claims] | None:
+def resumed(store: PartStore, facts: Facts) -> tuple[Part, Claims] | None:
     """Return what rests of a file, with its claims, as a transfer would go on with it."""
     part = store.reopen(facts)
     claims = store.go_on(part, facts) if part else None
@@ -68,10 +68,10 @@ class Sample:
         ]
         self.digest = hashlib.md5(self.data).hexdigest()
 
-    def _part(self) -> tuple[PartFile, Claims | None]:
+    def _part(self) -> tuple[Part, Claims | None]:
         return self.store_of_parts.create(self.transfer.facts), None
 
-    def let_go(self, _transfer: Transfer, part: PartFile) -> None:
+    def let_go(self, _transfer: Transfer, part: Part) -> None:
         """Take the part file at the end."""
         self.store_of_parts.drop(part)
 

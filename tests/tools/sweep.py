@@ -3,6 +3,7 @@
     python tests/tools/sweep.py                             everything; minutes
     python tests/tools/sweep.py kill --moments 1000         only this mode
     python tests/tools/sweep.py kill --seed 7 --moment 42   one moment of an earlier run
+    python tests/tools/sweep.py --tree                      with directories in place of files
     python tests/tools/sweep.py --short                     a few moments of each mode, some seconds
 
 How it works: nothing but the two command lines and their exit codes, real processes, ``kill -9``.
@@ -33,7 +34,8 @@ with the digest of the source; the files published before; nothing left in ``.pa
 second name of a file whose verdict nobody confirmed, which is there to be given again); no
 traceback at either side. And where at least half of the right bytes were in the part file when the
 first victim died: that the receipt's ``resumed_bytes`` is not 0. A failed ``unlink`` may leave
-behind what it should have removed, and only that is forgiven.
+behind what it should have removed, and only that is forgiven. Of a directory all entries with their
+bits and times are compared, and its sums; sums without their directory are left over.
 
 What it does not say: what the disk keeps when the power goes (that is powercut.py); anything about
 networks; and no sweep proves that there is no moment that it did not hit. Times are measured on a
@@ -65,6 +67,7 @@ from tests.tools.sweeping.processes import (
     temporary_directory,
 )
 from tests.tools.sweeping.station import Station, Tally
+from tests.tools.sweeping.things import Files, Trees
 from tests.tools.sweeping.tracing import Injection, check_strace
 from tests.tools.sweeping.writes import Point, WriteSweep, points, thinned
 
@@ -237,6 +240,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--jobs", type=int, default=2, metavar="N", help="at once (2)")
     add("--directory", type=Path, metavar="DIR", help="for all files (the temporary directory)")
     add("--keep", action="store_true", help="leave the files of the jobs for a look")
+    add("--tree", action="store_true", help="send directories in place of files")
     add("--short", action="store_true", help="a few moments of each mode")
     # fmt: on
     arguments = parser.parse_args(argv)
@@ -259,7 +263,8 @@ def run(arguments: argparse.Namespace, place: Path) -> int:
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         seed = str(arguments.seed)
-        made = (Station(place / f"job-{i}", seed, stop) for i in range(arguments.jobs))
+        things = Trees() if arguments.tree else Files()
+        made = (Station(place / f"job-{i}", seed, stop, things) for i in range(arguments.jobs))
         sweep = Sweep(arguments, [stack.enter_context(station) for station in made])
         try:
             sweep.run()

@@ -500,6 +500,7 @@ def test_of_two_blocks_at_once_the_one_further_back_hides_no_space(
         monkeypatch.setattr(Rights, "check", overtaken)
         growth.make_room(transfer, 0, BLOCK_SIZE)
         with transfer.life.use() as part:
+            assert isinstance(part, PartFile)
             assert part.facts.size == part.reserved == 2 * config.RESERVE_SLICE
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from config import KB
 from lft.store.paths import PARTIAL
-from tests.support.files import md5, part_files, random_file
+from tests.support.files import part_files
 from tests.tools.sweeping.processes import (
     ATTEMPTS,
     CLIENT_PATIENCE,
@@ -30,9 +30,10 @@ from tests.tools.sweeping.processes import (
     note,
     text_of,
 )
+from tests.tools.sweeping.things import Files
 from tests.tools.sweeping.tracing import CALLS, Injection, Trace, strace_command
 
-UNFINISHED = (".part", ".journal", ".new")
+UNFINISHED = (".part", ".tree", ".journal", ".new")
 KEEP = 5  # published files that stay as witnesses; older ones are checked and removed
 BLOCK = 8 * KB  # small blocks make a transfer last, and give many states to die in
 
@@ -98,8 +99,9 @@ class Station:
     Everything here belongs to the one thread that runs the job.
     """
 
-    def __init__(self, folder: Path, seed: str, stop: threading.Event) -> None:
+    def __init__(self, folder: Path, seed: str, stop: threading.Event, things: Files) -> None:
         folder.mkdir()
+        self.things = things
         self.folder, self.seed, self.port = folder, seed, free_port()
         self.output = folder / "output"
         self.trace_log = folder / "trace"
@@ -198,9 +200,10 @@ class Station:
     def source(self, kind: str, size: int) -> Source:
         """Make a file, with a name that no other has and bytes that follow from it."""
         self._sources += 1
-        name = f"{kind}-{self._sources}.bin"
-        path = random_file(self.folder / name, size, hash_seed(f"{self.seed}-{name}"))
-        return Source(path, size, md5(path))
+        name = f"{kind}-{self._sources}{self.things.ending}"
+        path = self.folder / name
+        self.things.make(path, size, hash_seed(f"{self.seed}-{name}"))
+        return Source(path, size, self.things.digest(path))
 
     def send(self, source: Source, *options: str) -> Client:
         """Give the client command."""
@@ -251,8 +254,9 @@ class Station:
         """Return how much of the source is in a part file, in whole blocks of ours."""
         most = 0
         for path in part_files(self.output):
-            with contextlib.suppress(OSError), open(path, "rb") as part:
-                most = max(most, _same_bytes(part.read(), source.path.read_bytes(), self.block))
+            with contextlib.suppress(OSError):
+                there = self.things.bytes_in_part(path, source.path)
+                most = max(most, _same_bytes(there, self.things.bytes_of(source.path), self.block))
         return most
 
     def check(self, source: Source, what: str, *, forgive_left_over: bool = False) -> None:
@@ -264,7 +268,7 @@ class Station:
             self.tally.violation("tracebacks", f"{what}: in the server's log")
             shutil.copy(self.server.errors, self.folder / f"traceback-{source.path.name}.log")
             os.truncate(self.server.errors, 0)
-        source.path.unlink()
+        self.things.remove(source.path)
 
     def _check_published(self, source: Source, what: str) -> None:
         there = self.published(source)
@@ -274,7 +278,10 @@ class Station:
             names = ", ".join(path.name for path in there)
             self.tally.violation("duplicates", f"{what}: {names}")
         for path in there:
-            if md5(path) != source.digest:
+            fault = self.things.faults(path)
+            if fault:
+                self.tally.violation("wrong", f"{what}: {path.name}: {fault}")
+            if self.things.digest(path) != source.digest:
                 self.tally.violation("wrong", f"{what}: {path.name} is not what was sent")
                 path.rename(self.folder / path.name)  # told once, and kept for a look
             else:
@@ -282,7 +289,7 @@ class Station:
 
     def _check_kept(self, what: str) -> None:
         for old in list(self._kept):
-            if not old.path.exists() or old.path.stat().st_size != old.source.size:
+            if not old.path.exists() or self.things.size(old.path) != old.source.size:
                 self.tally.violation("lost", f"{what}: {old.path.name} of before is not there")
                 self._kept.remove(old)
         while len(self._kept) > KEEP:
@@ -291,9 +298,9 @@ class Station:
     def retire(self) -> None:
         """Read the oldest published file once more, then remove it."""
         old = self._kept.popleft()
-        if md5(old.path) != old.source.digest:
+        if self.things.digest(old.path) != old.source.digest:
             self.tally.violation("wrong", f"{old.path.name} changed after it was published")
-        old.path.unlink()
+        self.things.remove(old.path)
 
     def retire_all(self) -> None:
         """Read everything that is still there."""
@@ -303,9 +310,15 @@ class Station:
     def left_over(self) -> set[Path]:
         """Return part files and journals, but for those that wait to give an answer again."""
         found = {path for path in (self.output / PARTIAL).glob("*") if path.suffix in UNFINISHED}
-        linked = {path.stem for path in found if path.suffix == ".part" and _names(path) > 1}
+        linked = {path.stem for path in found if self._is_answer(path)}
         self._answers |= linked  # also when the published name has been retired
+        found |= set(self.things.strays(self.output))
         return {path for path in found if path.stem not in self._answers}
+
+    def _is_answer(self, path: Path) -> bool:
+        with contextlib.suppress(FileNotFoundError):  # it went while we looked
+            return self.things.is_answer(path)
+        return False
 
     def _check_left_over(self, what: str, *, forgive: bool) -> None:
         deadline = time.monotonic() + SETTLE
@@ -316,14 +329,6 @@ class Station:
         if new and not forgive:
             names = ", ".join(sorted(path.name for path in new))
             self.tally.violation("left over", f"{what}: {names}")
-
-
-def _names(path: Path) -> int:
-    """Return how many names a file has: a published part file has its final one, too."""
-    try:
-        return path.stat().st_nlink
-    except FileNotFoundError:  # it went while we looked
-        return 0
 
 
 def hash_seed(text: str) -> int:

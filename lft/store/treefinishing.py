@@ -1,0 +1,123 @@
+"""What a tree gets when all of its bytes are there: links, bits, times and sums, on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Iterable, Iterator
+
+from lft.files import flush_descriptor
+from lft.manifest import Kind
+from lft.store.attributes import allowed_bits
+from lft.store.journal import Facts
+from lft.store.partfile import NO_LINKS
+from lft.store.paths import UNSUPPORTED, reason_of
+from lft.store.treeroot import TreeRoot
+
+log = logging.getLogger("server")
+
+_NO_BITS = (*UNSUPPORTED, errno.EPERM)  # what a file system says that has no such bits or times
+# A directory that its owner cannot read would hide its bytes from a quota.
+_LEAST_BITS = stat.S_IRUSR | stat.S_IXUSR
+
+
+def check_sizes(root: TreeRoot) -> None:
+    """Raise ``OSError`` where another program has taken or changed a file."""
+    for index in root.manifest.of_kind(Kind.FILE):
+        if root.size(index) != root.manifest.size_of(index):
+            raise OSError(errno.EIO, "another program has changed a file of the tree")
+
+
+def write_sums(path: Path, sums: Iterable[bytes], mode: str = "wb") -> None:
+    """Write the sums of a tree, also to the disk. Raises ``OSError``."""
+    with open(path, mode) as file:
+        file.writelines(sums)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def name_sums(ours: Path, public: Path) -> None:
+    """Give the sums their final name, beside the tree.
+
+    Raises ``FileExistsError`` where it is another file's, otherwise ``OSError``.
+    """
+    try:
+        os.link(ours, public)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with open(ours, "rb") as source:
+            write_sums(public, source, mode="xb")
+
+
+def bits_of(facts: Facts) -> int:
+    """Return the bits that the directory itself is to have."""
+    return 0o777 if facts.mode is None else facts.mode
+
+
+class Attributes:
+    """Sets the bits and times of the entries of a tree; ``kept`` says whether it could."""
+
+    def __init__(self, root: TreeRoot, facts: Facts, folder: Path) -> None:
+        """``folder`` shows what the umask or an ACL leaves of the bits. Raises ``OSError``."""
+        self.kept = True
+        self._root = root
+        self._facts = facts
+        self._allowed = allowed_bits(folder)
+
+    def set_all(self, *, writable: bool, flush: bool = False) -> None:
+        """Set those of what is in a directory first, then its own, of the tree itself last.
+
+        With ``writable`` that can be renamed after it. With ``flush`` each is brought to the disk,
+        with what is in it. Raises ``OSError``.
+        """
+        manifest, allowed = self._root.manifest, self._allowed
+        for index in manifest.of_kind(Kind.FILE):
+            self._set_entry(index, manifest.mode(index) & allowed.file, flush=flush)
+        for index in manifest.of_kind(Kind.LINK):
+            self._set_time(manifest.path(index), manifest.mtime(index))
+        for index in reversed(list(manifest.of_kind(Kind.DIRECTORY))):
+            bits = manifest.mode(index) | _LEAST_BITS
+            self._set_entry(index, allowed.of_directory(bits), flush=flush)
+        bits = allowed.of_directory(bits_of(self._facts) | _LEAST_BITS)
+        self._set(b".", bits | (stat.S_IWUSR if writable else 0), self._facts.mtime)
+        if flush:
+            flush_descriptor(self._root.descriptor)
+
+    def _set_entry(self, index: int, bits: int, *, flush: bool) -> None:
+        manifest = self._root.manifest
+        with contextlib.ExitStack() as undo:
+            if flush:  # opened first: its bits may shut us out
+                descriptor = self._root.open_published(index)
+                undo.callback(os.close, descriptor)
+            self._set(manifest.path(index), bits, manifest.mtime(index))
+            if flush:
+                flush_descriptor(descriptor)
+
+    def _set(self, path: bytes, bits: int, mtime: int | None) -> None:
+        with self._where_there_are_some():
+            os.chmod(path, bits, dir_fd=self._root.descriptor)
+        if mtime is not None:
+            self._set_time(path, mtime)
+
+    def _set_time(self, path: bytes, mtime: int) -> None:
+        with self._where_there_are_some():
+            times, root = (mtime, mtime), self._root.descriptor
+            os.utime(path, ns=times, dir_fd=root, follow_symlinks=False)
+
+    @contextlib.contextmanager
+    def _where_there_are_some(self) -> Iterator[None]:
+        """Note where a file system has no such bits or times; other errors pass."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_BITS:
+                raise
+            if self.kept:
+                name = self._facts.name
+                log.warning("%s: bits or times are not kept: %s", name, reason_of(error))
+            self.kept = False

@@ -1,0 +1,376 @@
+"""One directory that is not finished."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import filecmp
+import logging
+import os
+import secrets
+import stat
+import time
+from pathlib import Path
+from typing import Iterable, Iterator, Sequence
+
+import config
+from lft.files import flush_descriptor, open_directory
+from lft.holes import is_zero
+from lft.manifest import Manifest
+from lft.store.attributes import adopt_defaults
+from lft.store.carried import carry, fits
+from lft.store.journal import NO_FACTS, Claims, Facts
+from lft.store.part import Part, StaleError
+from lft.store.partfile import SUFFIXES, PartFile
+from lft.store.paths import (
+    PARTIAL,
+    NoSpaceError,
+    free_bytes,
+    make_directory,
+    native,
+    output_name,
+    reason_of,
+    unique,
+)
+from lft.store.removal import remove_tree
+from lft.store.treebytes import TreeBytes, flush_many
+from lft.store.treefinishing import Attributes, bits_of, check_sizes, name_sums, write_sums
+from lft.store.treemaking import make, make_again, make_links
+from lft.store.treeroot import TreeRoot
+
+log = logging.getLogger("server")
+
+LEFT_BEHIND = (*SUFFIXES, ".tree")  # by parts of both kinds
+_TREE, _SUMS = "tree", "sums"  # in the folder of a part tree
+
+
+class PartTree(Part):
+    """A directory that is not finished: ``.partial/<stem>.tree``, which only we can enter.
+
+    The directory itself is built in there as ``tree``. So it gets its final name by one step, as
+    whole as it is, and what is made in it has group and rights as if it were made where it will be.
+    Directories, empty and large files are made before a block comes, the others when their first
+    block does; links come last, and are never followed. The sums of its files lie beside it.
+
+    ``write_run`` and ``read`` work at distinct places and need no lock (``TreeBytes`` has one). All
+    methods run on a worker and may wait for the disk.
+    """
+
+    def __init__(self, output: Path, stem: str, facts: Facts) -> None:
+        """Stand for a tree that ``create`` or ``reopen`` opens."""
+        super().__init__(output, stem, facts)
+        self._folder = output / PARTIAL / f"{stem}.tree"
+        self._opened: TreeBytes | None = None
+        self._before: Manifest | None = None  # of the attempt that left it
+        self._making: Iterator[None] = iter(())  # what is left of making it
+
+    @property
+    def _bytes(self) -> TreeBytes:
+        assert self._opened is not None  # while it is in use
+        return self._opened
+
+    @property
+    def _root(self) -> TreeRoot:
+        return self._bytes.root
+
+    @property
+    def _tree(self) -> Path:
+        return self._folder / _TREE
+
+    @property
+    def _sums(self) -> Path:
+        return self._folder / _SUMS
+
+    @property
+    def _sums_name(self) -> str:
+        return f"{native(self.facts.saved_as)}.{self.facts.digest}"
+
+    @property
+    def _public_sums(self) -> Path:
+        return self._final.with_name(self._sums_name)
+
+    # -- beginning
+
+    @classmethod
+    def create(cls, output: Path, facts: Facts) -> PartTree:
+        """Make a new tree; ``reserve_some`` follows. Raises ``OSError`` and leaves nothing."""
+        part = cls(output, secrets.token_hex(8), facts)
+        part._check_room(facts.size, len(facts.manifest or ()))
+        os.mkdir(part._folder, 0o700)
+        try:
+            with open_directory(part._final.parent) as folder:
+                adopt_defaults(part._folder, folder)
+            os.mkdir(part._tree, 0o700)
+            part._open_as(facts)
+            part._journal.begin(facts)
+        except OSError:
+            part.remove()
+            raise
+        part._making = make(part._root, part._folder, set())
+        return part
+
+    def _open_as(self, facts: Facts) -> None:
+        """Open the directory as that of ``facts``. Raises ``OSError``."""
+        assert facts.manifest is not None  # it is a tree
+        root = TreeRoot(self._final if self.published else self._tree, facts.manifest)
+        self._opened = TreeBytes(root, published=self.published)
+
+    def _check_room(self, size: int, entries: int) -> None:
+        """Raise ``OSError`` where the disk has no room for so many bytes, or for the entries."""
+        needed = size + entries * config.LEAST_COUNTED
+        free, facts = free_bytes(self._output), os.statvfs(self._output)
+        if needed > free:
+            raise NoSpaceError(needed, free)
+        if facts.f_files and entries > facts.f_favail:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def look(self) -> None:
+        """See whether the tree has its final name. Raises ``ValueError`` if it is not ours now."""
+        try:
+            facts = os.lstat(self._tree)
+            self.published = False
+        except FileNotFoundError:
+            facts = os.lstat(self._final)
+            self.published = True
+        if not stat.S_ISDIR(facts.st_mode):
+            raise ValueError("not a directory")
+        if not self.published and self._journal.says_published(self.facts):
+            raise ValueError("published, and moved or removed since")
+
+    def recover(self) -> None:
+        """Look at what an earlier run left; sums without their tree go. Raises as ``look``."""
+        super().recover()
+        if not self.published:
+            self._take_sums_back()
+
+    def begins_with(self, facts: Facts) -> bool:
+        """Return whether the tree, which rests, has most of its bytes in ``facts`` as well.
+
+        A published one has to be the same.
+        """
+        assert facts.manifest is not None  # it is a tree, too
+        try:
+            before = self._journal.manifest()
+        except (OSError, ValueError) as error:  # it may be taken just now
+            log.debug("%s: %s", self.stem, error)
+            return False
+        return before == facts.manifest if self.published else fits(before, facts.manifest)
+
+    def reopen(self, facts: Facts) -> None:
+        """Open what an earlier attempt left; ``go_on`` follows. Raises ``OSError``.
+
+        Raises ``ValueError`` for a tree that is unfit for ``facts``.
+        """
+        self._claims_some = True  # until the journal has been read
+        self.look()
+        self._before = self._journal.manifest()
+        if self.published and self._before != facts.manifest:
+            raise ValueError("it was published, and there is another by now")
+        if not self.published:
+            os.chmod(self._tree, 0o700)
+        self._open_as(facts)
+
+    def go_on(self, facts: Facts) -> Claims:
+        """Use the reopened tree for ``facts``; return what its journal claims.
+
+        Where the tree has changed, what was claimed of it is claimed where it lies by now.
+        """
+        facts = facts._replace(saved_as=self.facts.saved_as)
+        before, self._before = self._before, None
+        assert before is not None  # it is reopened
+        if self.published:
+            facts = facts._replace(directory=self.facts.directory)
+        if before == facts.manifest:
+            claims = self._journal.load(facts)
+            self._renew_journal(facts, claims)
+        else:
+            claims = carry(self._journal.load(self.facts), before, facts)
+            self._journal.begin(facts, claims)
+        self.facts = facts
+        if self.published:
+            self._note_published()
+        else:
+            self._check_room((facts.blocks.count - claims.count) * facts.block_size, 0)
+            self._making = make_again(self._root, self._folder)
+        self._claims_some = claims.count > 0
+        return claims
+
+    def try_name(self) -> None:
+        """See that the tree can get its final name; said before a byte is sent.
+
+        A directory gets a name of the same shape, from the same place, and is removed.
+        """
+        if self.published:
+            return
+        trial = f".{self._sums_name[1:]}"  # the longer one of its two names
+        os.mkdir(self._folder / trial, 0o700)
+        try:
+            os.rename(self._folder / trial, self._final.parent / trial)
+        except OSError:
+            os.rmdir(self._folder / trial)
+            raise
+        os.rmdir(self._final.parent / trial)
+
+    # -- making what is in it
+
+    def reserve_some(self, seconds: float) -> bool:
+        """Make directories and files for about ``seconds``; return whether there are more to make.
+
+        Raises ``OSError``, and ``RejectedError`` where two entries become one.
+        """
+        until = time.monotonic() + seconds
+        return any(time.monotonic() >= until for _ in self._making)
+
+    # -- bytes
+
+    def write_run(self, views: Sequence[memoryview], offset: int) -> None:
+        """Put ``views``, one behind the other, at ``offset`` of the tree.
+
+        A published tree is not written to. Raises ``StaleError`` where it has other bytes.
+        """
+        if not self.published:
+            self._bytes.write_run(views, offset)
+        elif not self._bytes.holds(views, offset):
+            raise StaleError
+
+    def dig(self, view: memoryview, offset: int) -> None:
+        """Have holes in large files where they have the bytes of ``view``, if these are zeros."""
+        if not self.published and is_zero(view):
+            self._bytes.dig(view, offset)
+
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill ``view`` from ``offset`` of the tree; what is not there reads as zeros.
+
+        A power cut may have taken a file whose blocks the journal claims: their digests tell.
+        """
+        try:
+            self._bytes.read(view, offset)
+        except OSError:
+            self.trusted = False
+            raise
+
+    def flush(self, proven: int = 0) -> None:  # noqa: ARG002  (no advice for many files)
+        """Bring the bytes written so far to the disk, and the journal's claims after them.
+
+        The names of new files are brought there by ``finish``: until then a file that a power cut
+        takes is sent again.
+        """
+        try:
+            self._bytes.flush()
+        except OSError:
+            self.trusted = False
+            raise
+        self._flush_journal()
+
+    # -- the end
+
+    def finish(self, sums: Iterable[bytes]) -> None:
+        """Give all entries their links, bits and times, write the sums, and flush all of it.
+
+        Raises ``OSError``; after that ``reopen`` makes the tree fit to be written again.
+        """
+        self._bytes.close()
+        try:
+            if not self.published:
+                check_sizes(self._root)
+                make_links(self._root)
+                write_sums(self._sums, sums)
+            attributes = Attributes(self._root, self.facts, self._folder)
+            attributes.set_all(writable=not self.published)
+            if not flush_many(self._root, len(self._root.manifest)):
+                attributes.set_all(writable=not self.published, flush=True)
+            self.kept = attributes.kept
+        except OSError:
+            self.trusted = False
+            raise
+        self._flush_journal()
+
+    def publish(self) -> str:
+        """Give the finished tree its final name, its sums beside it; return that name."""
+        make_directory(self._output, self.facts.directory)
+        with open_directory(self._final.parent) as folder:
+            if self.published:
+                flush_descriptor(folder)
+                return self.facts.place
+            while not self.published:
+                try:
+                    name_sums(self._sums, self._public_sums)
+                    self._rename(folder)
+                    self.published = True
+                except FileExistsError:
+                    self._choose_another_name()
+            self._shut()
+            try:
+                flush_descriptor(folder)
+            except OSError:  # the disk may not have the name: the client will hear of no success
+                self._take_name_back(folder)
+                raise
+        self._note_published()
+        return self.facts.place
+
+    def _rename(self, folder: int) -> None:
+        from lft.renaming import rename_new  # noqa: PLC0415  (it loads ctypes)
+
+        with open_directory(self._folder) as own:
+            rename_new(own, _TREE, folder, native(self.facts.saved_as))
+
+    def _shut(self) -> None:
+        """Take the bit from the published tree that only its renaming needed."""
+        if not bits_of(self.facts) & stat.S_IWUSR:
+            bits = stat.S_IMODE(os.fstat(self._root.descriptor).st_mode)
+            os.fchmod(self._root.descriptor, bits & ~stat.S_IWUSR)
+            flush_descriptor(self._root.descriptor)
+
+    def _choose_another_name(self) -> None:
+        """Take another name; the journal must know it before the tree has it."""
+        self._take_sums_back()
+        name = output_name(self.facts.name, unique(), most=len(self.facts.saved_as.encode()))
+        self.facts = self.facts._replace(saved_as=name)
+        self._journal.begin(self.facts, self._journal.load(self.facts))
+
+    def _take_name_back(self, folder: int) -> None:
+        self.published = self.trusted = False
+        self._take_sums_back()
+        with contextlib.suppress(OSError):
+            os.rename(native(self.facts.saved_as), self._tree, src_dir_fd=folder)
+
+    def _take_sums_back(self) -> None:
+        """Remove the public name of the sums, if it is that of ours."""
+        with contextlib.suppress(OSError):
+            if filecmp.cmp(self._sums, self._public_sums, shallow=False):
+                os.unlink(self._public_sums)
+
+    def close(self) -> None:
+        """Close the tree; it stays on the disk."""
+        self._journal.close()
+        self._making = iter(())
+        self.facts = self.facts._replace(manifest=None)
+        opened, self._opened = self._opened, None
+        if opened:
+            opened.close()
+            opened.root.close()
+
+    def remove(self) -> None:
+        """Remove what is unfinished; a published tree keeps its final name."""
+        if not self.published:
+            self._take_sums_back()
+        self.close()
+        remove_leftover(self._output, self.stem)
+
+
+def kind_of(facts: Facts) -> type[Part]:
+    """Return what kind of part is for these facts."""
+    return PartTree if facts.is_tree else PartFile
+
+
+def remove_leftover(output: Path, stem: str) -> None:
+    """Remove what belongs to one part, of either kind; without its journal it is nothing."""
+    PartFile(output, stem, NO_FACTS).remove()
+    try:
+        with open_directory(output / PARTIAL) as partial:
+            for _ in remove_tree(f"{stem}.tree".encode(), partial):
+                continue
+    except FileNotFoundError:
+        return
+    except OSError as error:  # no transfer must hang on it; a later look cleans up
+        log.warning("cannot remove %s: %s", stem, reason_of(error))
