@@ -7,6 +7,7 @@ our answers for its own. It cannot change the ``Host`` that it sends, so that te
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Iterable
 
@@ -35,7 +36,7 @@ class Hosts:
         An address in place of a name is our own: no page of another name came from there.
         """
         host = head.host.strip("[]").rstrip(".")
-        if host not in self._names and not self._is_certified(host) and not is_address(host):
+        if host not in self._names and not self._is_certified(host) and not _is_address(host):
             reason = "this server has another name: give --http HOST:PORT the one to be used"
             raise HttpError(HTTPStatus.MISDIRECTED_REQUEST, reason)
 
@@ -43,6 +44,9 @@ class Hosts:
         """Whether the certificate is for ``host``: there a name that leads astray fails anyway."""
         wild = f"*.{host.partition('.')[2]}"
         return host in self.certified or wild in self.certified
+
+
+_is_address = lru_cache(maxsize=256)(is_address)  # a call of the system that each request made
 
 
 def check_origin(head: Head, *, secure: bool) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, NamedTuple, Sequence, Union
 
@@ -27,6 +28,9 @@ _SAFE = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+
+_SAFE_LINES = [(name, f"{name}: {value}") for name, value in _SAFE.items()]
 
 
 class FileSlice:
@@ -102,9 +106,9 @@ def encode_head(response: Response, connection: str = "") -> bytes:
     """
     own = {name for name, _ in response.fields}
     lines = [f"HTTP/1.1 {int(response.status)} {phrase_of(response.status)}"]
-    lines.append(f"Date: {http_date(time.time())}")
+    lines.append(f"Date: {http_date(int(time.time()))}")
     lines += [f"{name}: {value}" for name, value in response.fields]
-    lines += [f"{name}: {value}" for name, value in _SAFE.items() if name not in own]
+    lines += [line for name, line in _SAFE_LINES if name not in own]
     lines += _framing(response)
     if connection:
         lines.append(f"Connection: {connection}")
@@ -123,6 +127,7 @@ def _framing(response: Response) -> list[str]:
 _BODILESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)  # RFC 9110, 8.6
 
 
+@lru_cache(maxsize=64)
 def http_date(seconds: float) -> str:
     """Return an instant as HTTP writes it (RFC 9110, 5.6.7), whatever the locale is."""
     at = time.gmtime(seconds)
