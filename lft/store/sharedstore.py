@@ -103,6 +103,23 @@ class SharedPartStore(PartStore):
         stems = sorted(found - self._stems_in_use(), key=lambda stem: (stem not in others, stem))
         return list(self._known(reversed(stems)))
 
+    def parts(self) -> list[tuple[Part, bool]]:
+        """Return all part files whose journal can be read, each with whether we use it."""
+        with self._lock:
+            used: list[tuple[Part, bool]] = [(part, True) for part in self._in_use]
+        stems = self._stems() - {part.stem for part, _ in used}
+        return [*((part, False) for part in self._known(sorted(stems))), *used]
+
+    def remove_if_resting(self, part: Part) -> bool:
+        """Remove a part file, unless a client goes on with it; return whether it is gone."""
+        fresh = FencedPartFile(self._output, part.stem, part.facts)
+        with contextlib.suppress(OSError, ValueError, HeldElsewhereError):
+            fresh.lock()
+            fresh.remove()
+            self._removed(fresh)
+            return True
+        return False
+
     def _stems_in_use(self) -> set[str]:
         with self._lock:
             return {part.stem for part in self._in_use}
