@@ -114,6 +114,20 @@ def test_a_file_to_be_sent_anew_takes_nothing_from_another_server(output: Path) 
     held.remove()
 
 
+def test_all_part_files_can_be_listed_and_given_up(output: Path) -> None:
+    """As the list of unfinished files and an upload over HTTP want it; another server's stay."""
+    free, held = shared_part(output), shared_part(output)
+    free.close()
+    store = shared_store(output)
+    own = store.create(facts_of(len(DATA)))
+    found = {part.stem: in_use for part, in_use in store.parts()}
+    assert found == {free.stem: False, held.stem: False, own.stem: True}
+    gone = [part.stem for part, _ in store.parts() if store.remove_if_resting(part)]
+    assert gone == [free.stem]
+    store.drop(own)
+    held.remove()
+
+
 def test_a_file_that_altered_below_its_journal_is_dropped(output: Path) -> None:
     """35: a journal that is not ours makes its part file useless, but not a new one."""
     part = shared_part(output)

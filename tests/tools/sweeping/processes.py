@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 from tests.support.processes import ROOT, client_command, environment
 
@@ -118,9 +118,11 @@ class Server(Process):
         port: int,
         workers: int = 10,
         trace: list[str] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         command = [sys.executable, str(ROOT / "server.py"), "--host", HOST, "--port", str(port)]
         command += ["--output", str(output), "--workers", str(workers), "--grace", "2"]
+        command += options
         super().__init__([*(trace or []), *command], folder, "server")
         self._traced = trace is not None
         deadline = time.monotonic() + START_PATIENCE
