@@ -54,6 +54,7 @@ from protocol import (
     AHEAD,
     MAX_AHEAD,
     PRESERVE,
+    SKIP,
     ConnectionLostError,
     Goodbye,
     IntegrityError,
@@ -177,6 +178,8 @@ def _log_in(
 
         compression = agree_on_compression(hello.features, settings.streams or config.STREAMS)
     access = Access(*coordinator.address, welcome.token, tls)
+    if settings.if_exists == "skip" and SKIP not in hello.features:
+        log.warning("the server is too old for --if-exists skip: all is sent")
     if settings.preserve and PRESERVE not in hello.features:
         log.warning("the server is too old to keep permission bits and times")
     return Link(settings, access, coordinator.tcp.round_trip, compression, hello.features)

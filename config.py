@@ -503,6 +503,7 @@ def _are_texts(value: object) -> bool:
 
 
 _DIGEST: Rule = (lambda v: v in DIGESTS), f"one of {', '.join(DIGESTS)}"
+_IF_EXISTS: Rule = (lambda v: v in ("keep", "skip")), "keep or skip"
 _PATH: Rule = (lambda v: isinstance(v, Path)), "a pathlib.Path"
 _PATTERNS: Rule = _are_texts, "a tuple of patterns"
 _RATE: Rule = (lambda v: is_whole(v, 1, 2**62)), "a number of bytes a second, at least 1"
@@ -546,6 +547,8 @@ class ClientSettings(Record):
     name: str | None = field(*_or_none(_text("a file name")), default=None)  # on the server
     exclude: tuple[str, ...] = field(*_PATTERNS, default=())  # of fnmatch: what is left out
     strict: bool = flag(default=False)  # refuse a directory of which something would be left out
+    # "skip": do not send what the server has from us under the same name, if it is the same.
+    if_exists: str = field(*_IF_EXISTS, default="keep")
 
 
 class ServerSettings(Record):

@@ -145,6 +145,7 @@ UNSIZED = "unsized"  # a feature of a server: it takes files whose size is not k
 TREES = "trees"  # a feature of a server: it takes directories
 PRESERVE = "preserve"  # a feature of a server: a file keeps its permission bits and its time
 WAITING = "waiting"  # a feature of a client: QUEUED may say why
+SKIP = "skip"  # a feature of a server: it looks whether a file is published there already
 EARLIER = "earlier"  # a feature, and the code of a REJECTED whose reason is "block-size digest"
 TOKEN = "TOKEN"  # noqa: S105  (the mechanism of a login that shows a token)
 CODEC_RAW, CODEC_HELD, CODEC_ZLIB, CODEC_ZSTD = range(4)  # of a block's payload
@@ -232,7 +233,10 @@ class FileStart(Message, verb="FILE_START"):
     true, only TRANSFER_COMPLETE tells the size: until then ``size`` is 0, and ``head`` the digest
     of nothing. A block that is short is the last one. With *trees* and ``entries`` it is a
     directory, which MANIFEST follows: ``size`` is that of all its files, ``head`` the digest of
-    nothing, and ``mode`` and ``mtime`` are there. With *ahead* there may be a number.
+    nothing, and ``mode`` and ``mtime`` are there. With *ahead* there may be a number. With *skip*,
+    and that field true, a file will do that the same user has sent under this name before: the
+    server claims all of its blocks. Where it turns out to be another one, REJECTED *stale* has the
+    client announce its own anew.
     """
 
     name: str = _text()
@@ -246,6 +250,7 @@ class FileStart(Message, verb="FILE_START"):
     unsized: bool | None = flag(default=LEFT_OUT)
     entries: int | None = whole(0, MAX_ENTRIES, default=LEFT_OUT)
     file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
+    skip: bool | None = flag(default=LEFT_OUT)
 
 
 class ManifestPart(Message, verb="MANIFEST"):
@@ -346,7 +351,8 @@ class IntegrityOk(Message, verb="INTEGRITY_OK"):
     """Give the receipt: the file stands under ``saved_as`` in the output directory.
 
     Three are milliseconds: of hashing, of waiting for the disk, of pauses for a limit. ``kept``
-    answers ``mode`` and ``mtime``: whether the file has them.
+    answers ``mode`` and ``mtime``: whether the file has them. ``skipped`` says that an earlier
+    transfer published it.
     """
 
     saved_as: str = _text(1)
@@ -358,6 +364,7 @@ class IntegrityOk(Message, verb="INTEGRITY_OK"):
     disk: int = whole(0, MAX_MILLISECONDS, default=0)
     limited: int = whole(0, MAX_MILLISECONDS, default=0)
     kept: bool | None = flag(default=LEFT_OUT)
+    skipped: bool | None = flag(default=LEFT_OUT)
     file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)
 
 

@@ -89,6 +89,7 @@ from lft.wire.service_manager import ServiceManager
 from protocol import (
     AHEAD,
     PRESERVE,
+    SKIP,
     TREES,
     UNSIZED,
     VERSION,
@@ -240,7 +241,7 @@ class Answers:
         peer.features = message.features
         bound = () if peer.binding is None else (SCRAM_PLUS,)
         trees = () if self._settings.shared else (TREES,)
-        features = *FEATURES, PRESERVE, UNSIZED, AHEAD, *trees, *bound
+        features = *FEATURES, PRESERVE, UNSIZED, AHEAD, SKIP, *trees, *bound
         peer.connection.send(Hello(VERSION, features))
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:

@@ -17,7 +17,7 @@ from lft.client.link import Link
 from lft.client.patience import Course, Patience, Watch
 from lft.client.progress import Progress
 from lft.client.receipt import FailedIntegrityError, Receipt, Run
-from lft.client.rejected import BusyError, EarlierAttemptError, raise_rejected
+from lft.client.rejected import BusyError, EarlierAttemptError, StaleError, raise_rejected
 from lft.client.source import Input
 from lft.client.sources import open_source
 from lft.client.standard_input import STANDARD_INPUT, interrupted
@@ -30,6 +30,7 @@ from lft.wire.connection import Connection
 from lft.wire.sockets import Waker
 from protocol import (
     AHEAD,
+    SKIP,
     Cancel,
     ConnectionLostError,
     FileReady,
@@ -220,8 +221,12 @@ class Delivery:
                 return (yield from self._send_upload(upload))
             except SourceError as error:
                 source.begin_again(error)
-                self.upload = None
-                self._begin_progress(source)
+            except StaleError:
+                if not self._course.skips:
+                    raise
+                self._course.skips = False  # what is there is another file
+            self.upload = None
+            self._begin_progress(source)
 
     def _announce(self, source: Input) -> Steps[Upload]:
         """Announce a file and wait until the server is ready for it.
@@ -263,6 +268,8 @@ class Delivery:
         """Announce a file in blocks of ``size`` bytes; again, where the server has too many."""
         settings, features = self._settings, self._desk.link.features
         start = announcement(source, size, settings, features, digest=digest, resume=resume)
+        if self._course.skips and source.sized and SKIP in features:
+            start = start.replace(skip=True)
         can_go_on = source.name if source.sized else ""
         while True:
             self._course.note_begun(can_go_on)  # first: the server may be faster than we come to it

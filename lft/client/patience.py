@@ -27,6 +27,7 @@ class Course:
         self.sent_bytes = self.wire_bytes = 0  # of the sessions that have ended
         self.there: int | None = None  # bytes that the server had before the first of them
         self.unfinished = ""  # the file's name, once the server may keep a part of it
+        self.skips = patience.skips  # whether what the server has under this name may do
 
     def begin_attempt(self) -> None:
         """Note that an attempt to send the file begins, the first one or another."""
@@ -76,6 +77,7 @@ class Patience:
         """``cancel`` ends all patience: it is set by another thread, to stop the transfer."""
         self.servers = Servers()  # which of them is tried first
         self._timeout = settings.timeout
+        self.skips = settings.if_exists == "skip"
         self._cancel = cancel
         self._deadline = Deadline(settings.timeout)
         self._names = Deadline(min(config.NAME_PATIENCE, settings.timeout))

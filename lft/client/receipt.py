@@ -51,6 +51,7 @@ class Receipt(NamedTuple):
     files: int = 1  # in a directory: how many of them there are ...
     entries: int | None = None  # ... and with directories and links; None for a single file
     left_out: int = 0  # of a directory: what cannot be sent, such as sockets
+    skipped: bool = False  # whether it had been there, from an earlier transfer
 
     @classmethod
     def of(
@@ -85,6 +86,7 @@ class Receipt(NamedTuple):
             wire_bytes=run.wire_bytes,
             sent_bytes=run.sent_bytes,
             preserved=bool(verdict and verdict.kept),
+            skipped=bool(verdict and verdict.skipped),
             files=upload.source.contents.files,
             entries=upload.source.entries,
             left_out=upload.source.contents.left_out,
@@ -115,7 +117,10 @@ def arrival_line(receipt: Receipt, settings: ClientSettings, given: Collection[s
 def receipt_line(receipt: Receipt) -> str:
     """Return the verdict of a file: the line on standard output."""
     size, sent = format_size(receipt.bytes), format_size(receipt.sent_bytes)
-    size += f", {sent} of it sent now," if receipt.sent_bytes < receipt.bytes else ""
+    if receipt.skipped:
+        size += ", already there, checked"
+    elif receipt.sent_bytes < receipt.bytes:
+        size += f", {sent} of it sent now,"
     files = f"{number(receipt.files, 'file')}, " if receipt.entries is not None else ""
     saved = f"saved as {receipt.saved_as}, " if receipt.saved_as else "nothing saved, "
     facts = f"{size} in {receipt.seconds:.2f} s, {files}{saved}{receipt.algorithm}"

@@ -17,7 +17,7 @@ from protocol import (
     SentAwayError,
 )
 
-PASSING = ("shutdown", "timeout", "taken", "stale", "busy")  # rejections that do not last ...
+PASSING = ("shutdown", "timeout", "taken", "busy")  # rejections that do not last ...
 ELSEWHERE = ("shutdown", "busy")  # ... and those of a server that has no room for us
 
 
@@ -38,6 +38,10 @@ class EarlierAttemptError(RejectedError):
         return DIGEST_SIZES[self.digest] < DIGEST_SIZES[digest]
 
 
+class StaleError(ConnectionLostError):
+    """What the server has under the name of a file turns out to be another one."""
+
+
 class BusyError(SentAwayError):
     """The server has too many files just now."""
 
@@ -50,6 +54,8 @@ def raise_rejected(name: str, message: Message) -> None:
         raise BusyError(f"{name}: {printable(message.reason)}")
     if isinstance(message, Rejected) and message.code in ELSEWHERE:
         raise SentAwayError(f"{name}: {printable(message.reason)}")
+    if isinstance(message, Rejected) and message.code == "stale":
+        raise StaleError(f"{name}: {printable(message.reason)}")
     if isinstance(message, Rejected) and message.code in PASSING:
         raise ConnectionLostError(f"{name}: {printable(message.reason)}")
     if isinstance(message, Rejected):

@@ -101,6 +101,8 @@ class Ledger:
 
     def note(self, transfer: Transfer, answer: Message | None) -> None:
         """Note how ``transfer`` ended: with ``answer``, or without one for a lost client."""
+        if isinstance(answer, IntegrityOk) and answer.skipped:
+            return  # it has been noted, when it was received
         if isinstance(answer, IntegrityOk):
             self._add(_received(transfer, answer))
         elif isinstance(answer, IntegrityFailed):
@@ -108,7 +110,8 @@ class Ledger:
             self._add(failed._replace(code="digest", reason=printable(answer.reason)))
         else:
             refusal = answer if isinstance(answer, Rejected) else _LOST
-            if refusal.code != EARLIER:  # then it is announced anew
+            anew = refusal.code == EARLIER or is_another(transfer, refusal)
+            if not anew:  # otherwise its client announces it once more
                 self._add(_not_taken(transfer, refusal))
 
     def stop(self) -> None:
@@ -116,6 +119,11 @@ class Ledger:
         if self._programs:
             self._programs.stop()
         self._recorder.stop()
+
+
+def is_another(transfer: Transfer, refusal: Rejected) -> bool:
+    """Return whether what was there is another file than the client has, which sends it now."""
+    return refusal.code == "stale" and transfer.facts.skips
 
 
 def _ended_now() -> int:

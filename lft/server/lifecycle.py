@@ -12,9 +12,9 @@ from lft.manifest import Manifest
 from lft.options import format_both, format_size
 from lft.server.admission import Admission
 from lft.server.buffers import BufferPool
-from lft.server.ledger import Ledger
+from lft.server.ledger import Ledger, is_another
 from lft.server.lifetime import Stage, TransferEndedError
-from lft.server.opening import Opener, Step
+from lft.server.opening import Hands, Opener, Step
 from lft.server.ordered import OrderedTransfer
 from lft.server.quota import quota_for
 from lft.server.sessions import Session
@@ -22,6 +22,7 @@ from lft.server.transfer import Transfer
 from lft.server.underway import Tell, UnderWay
 from lft.server.unsized import Growth, UnsizedTransfer
 from lft.server.work_queue import WorkQueue
+from lft.store.catalog import Catalog
 from lft.store.journal import TREE, Facts
 from lft.store.ownership import OutputDirectory
 from lft.store.part import Part, StaleError
@@ -81,9 +82,9 @@ class Lifecycle:
         self._tell = tell
         self._ledger = ledger
         self._under_way = UnderWay()
-        self._opener = Opener(
-            settings, output, parts, self._quota, tell, self.start, self._take_from
-        )
+        catalog = Catalog(settings.output, ledger.published)
+        hands = Hands(tell, self.start, self._take_from)
+        self._opener = Opener(settings, output, parts, catalog, self._quota, hands)
 
     # -- beginning
 
@@ -115,7 +116,7 @@ class Lifecycle:
         try:
             position = self._admission.enter(transfer)
             self._under_way.note_number(transfer)
-            if self._parts.scanned:  # otherwise it is checked when that is done
+            if self._parts.scanned and not start.skip:  # otherwise when a part is made
                 anew = not transfer.resumes
                 self._quota.check(transfer, anew=anew, replaces=anew)
         except (RejectedError, OSError) as error:
@@ -170,7 +171,7 @@ class Lifecycle:
         facts = Facts(
             session.user, name, start.size, start.block_size, start.digest,
             output_name(name, unique(), longest), session.rights.directory, start.head, start.mode,
-            start.mtime, file=start.file,
+            start.mtime, file=start.file, skips=bool(start.skip) and not start.unsized,
         )  # fmt: skip
         if start.unsized:
             # no other attempt has such a head
@@ -253,6 +254,8 @@ class Lifecycle:
             self._output.check_in_place()  # otherwise its name is where no user sees it
         self._under_way.note_published(transfer)  # before the client can confirm it
         receipt = transfer.receipt(name)
+        if part.found:
+            receipt = receipt.replace(skipped=True)
         self._conclude(transfer, receipt if part.kept is None else receipt.replace(kept=part.kept))
         self._ledger.run_program(transfer, receipt)
 
@@ -263,11 +266,14 @@ class Lifecycle:
         self._under_way.remove(transfer)
         if isinstance(answer, Rejected) and answer.code == EARLIER:
             log.info("%s: there is an earlier attempt (%s)", transfer.name, answer.reason)
+        elif isinstance(answer, Rejected) and is_another(transfer, answer):
+            log.info("%s: what is there is another file", transfer.name)
         elif isinstance(answer, (Rejected, IntegrityFailed)):
             log.error("%s: %s", transfer.name, answer.reason)
         elif isinstance(answer, IntegrityOk):  # before the client can hear of it
             facts = f"{format_size(answer.size)}, {transfer.facts.digest} {answer.digest}"
-            server_log.info("saved %s (%s)", answer.saved_as, facts, extra=SUCCESS)
+            done = "already there:" if answer.skipped else "saved"
+            server_log.info("%s %s (%s)", done, answer.saved_as, facts, extra=SUCCESS)
         self._ledger.note(transfer, answer or outcome)
         if answer:  # before the admission lets go of it: a stopping server waits for that
             self._tell(transfer, answer)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import config
 from config import ServerSettings
@@ -15,6 +15,7 @@ from lft.options import format_size, plural
 from lft.server.quota import Quota
 from lft.server.transfer import Transfer
 from lft.server.underway import Tell
+from lft.store.catalog import Catalog
 from lft.store.journal import Claims, Facts
 from lft.store.locks import HeldElsewhereError
 from lft.store.ownership import OutputDirectory
@@ -71,11 +72,18 @@ class Opening:
         return waits
 
 
+class Hands(NamedTuple):
+    """What an opener has others do (any)."""
+
+    tell: Tell  # have a client told of its transfer
+    start: Callable[[Step, Transfer], None]  # have a worker do it; what that raises ends it
+    take_over: Step  # end a transfer whose client is dead
+
+
 class Opener:
     """Opens part files. All methods run on workers, unless a docstring says otherwise.
 
-    ``start`` has a step done for a transfer by a worker; what that raises ends the transfer.
-    ``take_over`` ends a transfer whose client is dead. The lock protects ``_openings``, and
+    The lock protects ``_openings``, and
     ``_owners``: the transfers whose part file has not been let go.
     """
 
@@ -84,18 +92,16 @@ class Opener:
         settings: ServerSettings,
         output: OutputDirectory,
         parts: PartStore,
+        catalog: Catalog,
         quota: Quota,
-        tell: Tell,
-        start: Callable[[Step, Transfer], None],
-        take_over: Step,
+        hands: Hands,
     ) -> None:
         self._settings = settings
         self._output = output
         self._parts = parts
+        self._catalog = catalog
         self._quota = quota
-        self._tell = tell
-        self._start = start
-        self._take_over = take_over
+        self._tell, self._start, self._take_over = hands
         self._waiting: deque[Opening] = deque()  # for an owner to answer, or for a disk
         self._reserving = threading.BoundedSemaphore(config.MAX_RESERVING)
         self._finding_large = threading.BoundedSemaphore(1)
@@ -171,11 +177,12 @@ class Opener:
         transfer, claims, opening.claims = opening.transfer, opening.claims, None
         assert opening.part is not None  # it is prepared
         have, count = (claims.spans, claims.count) if claims else ((), 0)
-        if not transfer.open(opening.part, claims):
+        part = opening.part
+        if not transfer.open(part, claims):
             self._release(opening)
             return
         self._forget(opening)
-        self._log_opened(transfer, count)
+        self._log_opened(transfer, part, count)
         self._tell(transfer, FileReady(transfer.number, have))
 
     def close(self) -> None:
@@ -203,7 +210,10 @@ class Opener:
         transfer = opening.transfer
         self._output.check_in_place()
         self._check_directory(transfer)
-        if not transfer.resumes:
+        found = self._catalog.find(transfer.facts) if transfer.facts.skips else None
+        if found:
+            opening.part, opening.claims = found
+        elif not transfer.resumes:
             self._parts.forget(transfer.facts)
         elif not self._look_for_earlier(opening):
             return False
@@ -269,13 +279,15 @@ class Opener:
         return opening.claims is not None
 
     @staticmethod
-    def _log_opened(transfer: Transfer, claimed: int) -> None:
+    def _log_opened(transfer: Transfer, part: Part, claimed: int) -> None:
         size, blocks = format_size(transfer.blocks.size), plural(transfer.blocks.count, "block")
         manifest = transfer.facts.manifest
         blocks += f" and {plural(manifest.files, 'file')}" if manifest else ""
         length = "of unknown size" if transfer.facts.unsized else f"{size} in {blocks}"
         facts = f"{transfer.name} ({length}) from {transfer.facts.user}"
-        if claimed:
+        if part.found:
+            log.info("checking whether %s is there already: %s", facts, part.facts.place)
+        elif claimed:
             log.info("resuming %s: the server has %s", facts, plural(claimed, "block"))
         else:
             log.info("receiving %s", facts)
@@ -294,6 +306,8 @@ class Opener:
 
     def let_go(self, transfer: Transfer, part: Part) -> None:
         """Let a part file rest; only then a search may overlook ``transfer`` (any)."""
+        if part.found:
+            part.close()
         self._parts.rest(part)
         with self._lock:
             self._owners.discard(transfer)

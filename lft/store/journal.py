@@ -27,7 +27,7 @@ _INDEX = struct.Struct("!I")
 _CLAIMS_TOGETHER = 64  # blocks whose digests have memory together
 _TOGETHER = 4096  # records read or written in one call: 1 ms
 _PUBLISHED = 2**32 - 1  # in place of a block index; no file has that many (config.MAX_BLOCKS)
-_OUR_NAME = re.compile(r"server_received_[^/\0]+")
+OUR_NAME = re.compile(r"server_received_[^/\0]+")
 
 
 class Facts(NamedTuple):
@@ -48,6 +48,7 @@ class Facts(NamedTuple):
     mtime: int | None = None  # nanoseconds since 1970, likewise
     unsized: bool = False  # whether the size is the least that it will have; there is no journal
     file: int | None = None  # what the client calls it in its session, if that has several
+    skips: bool = False  # whether a published file that is the same will do
     # of a tree, whose ``head`` is TREE: all that is in it, while it is in use, and what it counts
     # in a quota
     manifest: Manifest | None = None
@@ -118,7 +119,7 @@ class Facts(NamedTuple):
         """Whether a journal of ours can say this; its paths then lead nowhere else."""
         plain = not any(part in ("", ".", "..") for part in self.place.split("/"))
         fits = self.digest in DIGEST_SIZES and self.size >= 0 and self.block_size > 0
-        return plain and fits and _OUR_NAME.fullmatch(self.saved_as) is not None
+        return plain and fits and OUR_NAME.fullmatch(self.saved_as) is not None
 
 
 JOURNALED = Facts._fields[:8]

@@ -27,6 +27,8 @@ class Part(abc.ABC):
     has confirmed the verdict; it is not written to any more.
     """
 
+    found = False  # whether it was published by an earlier transfer, and is only compared
+
     def __init__(self, output: Path, stem: str, facts: Facts) -> None:
         self.facts = facts
         self.stem = stem

@@ -90,9 +90,10 @@ def unique() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
-def open_regular(path: str, flags: int) -> int:
-    """Open a file in ``.partial`` without following a link or waiting for a FIFO."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+def open_regular(path: str, flags: int, folder: int | None = None) -> int:
+    """Open a file, of an open ``folder``, without following a link or waiting for a FIFO."""
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    return os.open(path, flags, dir_fd=folder)
 
 
 def names_file(path: Path, facts: os.stat_result) -> bool:

@@ -18,6 +18,7 @@ from lft.wire.frames import encode
 from protocol import (
     AHEAD,
     PRESERVE,
+    SKIP,
     TOKEN,
     TREES,
     UNSIZED,
@@ -81,7 +82,7 @@ def test_a_bad_token_gets_the_one_answer(serve: Serve, kind: str) -> None:
     request = encode(Hello(VERSION, FEATURES)) + encode(AuthStart(TOKEN, BAD_TOKENS[kind]()))
     with raw_socket(local.port, request) as sock:
         words = last_words(sock)
-    hello = encode(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED, AHEAD, TREES)))
+    hello = encode(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED, AHEAD, SKIP, TREES)))
     assert words == hello + encode(Error("authentication", "the token is not valid"))
 
 

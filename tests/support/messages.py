@@ -47,7 +47,18 @@ EXAMPLES: dict[type[Message], Message] = {
     Attach: Attach("0123456789abcdef"),
     Attached: Attached(),
     FileStart: FileStart(
-        'große@Datei "1".bin', 1 << 40, 204800, "md5", "0" * 32, True, 0o640, 10**18, False, 1, 2
+        'große@Datei "1".bin',
+        1 << 40,
+        204800,
+        "md5",
+        "0" * 32,
+        True,
+        0o640,
+        10**18,
+        False,
+        1,
+        2,
+        skip=True,
     ),
     ManifestPart: ManifestPart((("f", "große@Datei", 3, 0o640, 10**18),), file=2),
     Queued: Queued(3, file=2, reason="another server has it"),
@@ -59,7 +70,9 @@ EXAMPLES: dict[type[Message], Message] = {
     Missing: Missing(7, ((1, 2), (3, 9)), Why.DAMAGED, file=2),
     Ping: Ping(file=2),
     Pong: Pong(file=2),
-    IntegrityOk: IntegrityOk("server_received_1_x", 5, MD5 * 2, 0, True, kept=True, file=2),
+    IntegrityOk: IntegrityOk(
+        "server_received_1_x", 5, MD5 * 2, 0, True, kept=True, skipped=True, file=2
+    ),
     IntegrityFailed: IntegrityFailed(MD5, "blocks 1 to 3 differ", file=2),
     Error: Error("shutdown", "the server is stopping"),
     Goodbye: Goodbye(),

@@ -1,0 +1,152 @@
+"""What is published already: found again, to be proven the same as what a client has."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Callable, Iterable, Iterator, Sequence
+
+from lft.files import open_directory
+from lft.manifest import Kind
+from lft.store.history import Outcome
+from lft.store.journal import OUR_NAME, Claims, Facts, NoJournal
+from lft.store.part import Part, StaleError
+from lft.store.partfile import PartFile
+from lft.store.paths import names_file, native, open_regular, reason_of
+from lft.store.treeroot import TreeRoot
+from lft.store.trees import PartTree
+
+log = logging.getLogger("server")
+
+Published = Callable[[str, str], Sequence[Outcome]]  # of a user, by a name: the newest first
+
+
+class Catalog:
+    """Finds what was published for a user under a name (a worker).
+
+    The history says where that was. What stands there by now is only read: its digests tell
+    whether it is still that, and the same as what the client has.
+    """
+
+    def __init__(self, output: Path, published: Published) -> None:
+        self._output = output
+        self._published = published
+
+    def find(self, facts: Facts) -> tuple[Part, Claims] | None:
+        """Open the newest that may be the same as ``facts``; all of it is claimed to be."""
+        for name in self._names(facts):
+            wanted = facts._replace(saved_as=name, mode=None, mtime=None)
+            part: FoundFile | FoundTree = (FoundTree if facts.is_tree else FoundFile)(
+                self._output, wanted
+            )
+            try:
+                part.open()
+            except (OSError, ValueError) as error:
+                log.debug("%s is not what %s announces: %s", name, facts.user, reason_of(error))
+                part.close()
+            else:
+                return part, _all_of(wanted)
+        return None
+
+    def _names(self, facts: Facts) -> Iterator[str]:
+        """Give the names in the user's directory that the history knows."""
+        folder = f"{facts.directory}/" if facts.directory else ""
+        for outcome in self._published(facts.user, facts.name):
+            name = outcome.saved_as[len(folder) :]
+            ours = outcome.saved_as.startswith(folder) and OUR_NAME.fullmatch(name)
+            if ours and outcome.size == facts.size:
+                yield name
+
+
+def _all_of(facts: Facts) -> Claims:
+    claims = Claims(facts.blocks.count, facts.digest_size)
+    claims.flags[:] = b"\1" * len(claims.flags)
+    return claims
+
+
+class FoundFile(PartFile):
+    """A published file of an earlier transfer. Nothing of it is written, removed or renamed."""
+
+    found = True
+
+    def __init__(self, output: Path, facts: Facts) -> None:
+        """Stand for the file of ``facts``, which ``open`` opens."""
+        super().__init__(output, "found", facts)
+        self.published = True
+        self._journal = NoJournal(self._final)
+
+    def open(self) -> None:
+        """Open it. Raises ``OSError``, and ``ValueError`` where it is no file of that size."""
+        with open_directory(self._final.parent) as folder:
+            self._fd = open_regular(native(self.facts.saved_as), os.O_RDONLY, folder)
+        facts = os.fstat(self._fd)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size != self.facts.size:
+            raise ValueError("not a file of this size")
+
+    def publish(self) -> str:
+        """Return the name that it has. Raises ``StaleError`` if it has another one by now."""
+        if not names_file(self._final, os.fstat(self._fd)):
+            raise StaleError
+        return self.facts.place
+
+    def remove(self) -> None:
+        """Close it; it stays."""
+        self.close()
+
+
+class FoundTree(PartTree):
+    """A published directory of an earlier transfer; as ``FoundFile``."""
+
+    found = True
+
+    def __init__(self, output: Path, facts: Facts) -> None:
+        """Stand for the directory of ``facts``, which ``open`` opens."""
+        super().__init__(output, "found", facts)
+        self.published = True
+        self._journal = NoJournal(self._final)
+
+    def open(self) -> None:
+        """Open it. Raises ``OSError``, and ``ValueError`` where other things are in it."""
+        self._open_as(self.facts)
+        if not _has_what_it_should(self._root):
+            raise ValueError("other things are in it")
+
+    def finish(self, _sums: Iterable[bytes]) -> None:
+        """Leave bits, times and links as they are."""
+        self._bytes.close()
+
+    def publish(self) -> str:
+        """Return the name that it has. Raises ``StaleError`` if it has another one by now."""
+        if not names_file(self._final, os.fstat(self._root.descriptor)):
+            raise StaleError
+        return self.facts.place
+
+    def remove(self) -> None:
+        """Close it; it stays."""
+        self.close()
+
+
+def _has_what_it_should(root: TreeRoot) -> bool:
+    """Return whether a directory has just what its manifest says, by names, kinds and sizes."""
+    manifest, seen = root.manifest, 0
+    for folder in (b"", *map(manifest.path, manifest.of_kind(Kind.DIRECTORY))):
+        for name, facts in root.scan(folder):
+            index = manifest.find(b"/".join((folder, name)) if folder else name)
+            if index is None or not _is_as_told(root, index, facts):
+                return False
+            seen += 1
+    return seen == len(manifest)
+
+
+def _is_as_told(root: TreeRoot, index: int, facts: os.stat_result) -> bool:
+    kind = root.manifest.kind(index)
+    if kind is Kind.DIRECTORY:
+        return stat.S_ISDIR(facts.st_mode)
+    if kind is Kind.LINK:
+        target = root.manifest[index].target.encode()
+        path = root.manifest.path(index)
+        return stat.S_ISLNK(facts.st_mode) and os.readlink(path, dir_fd=root.descriptor) == target
+    same = stat.S_ISREG(facts.st_mode) and facts.st_size == root.manifest.size_of(index)
+    return same and os.access(root.manifest.path(index), os.R_OK, dir_fd=root.descriptor)

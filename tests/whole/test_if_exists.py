@@ -1,0 +1,164 @@
+"""``--if-exists skip``: what is published already is proven to be the same, and not sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from client import send_files
+from config import ClientSettings
+from lft.client.receipt import Receipt
+from lft.wire.codecs import FEATURES
+from protocol import ConnectionLostError
+from tests.support.accounts import PASSWORD, Serve, account
+from tests.support.directories import make_tree
+from tests.support.files import part_files, random_file, received
+from tests.support.impostor import Impostor
+from tests.support.local import ServerThread, StartLocal
+from tests.support.outputs import lines
+from tests.support.processes import ServerProcess, run_client
+
+SIZE = 700_001
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory with files, an empty one of each kind, and a link."""
+    top = make_tree(tmp_path / "top", ["a/b/", "a/empty", "z"])
+    random_file(top / "a/file", SIZE)
+    (top / "link").symlink_to("a/file")
+    return top
+
+
+def send(local: ServerThread, path: Path, **options: object) -> Receipt:
+    """Send a file or directory, unless it is there."""
+    (receipt,) = send_files([path], local.client(if_exists="skip", **options))
+    return receipt
+
+
+@pytest.mark.parametrize("kind", ["file", "empty", "directory"])
+def test_what_is_there_is_not_sent(local: ServerThread, tree: Path, kind: str) -> None:
+    """Also by another digest and in other blocks; nothing is made or changed there."""
+    path = {"file": tree / "a/file", "empty": tree / "a/empty", "directory": tree}[kind]
+    first = send(local, path)
+    before = os.lstat(local.output / first.saved_as)
+    again = send(local, path, digest="sha256", block_size=50_000)
+    assert (first.skipped, again.skipped) == (False, True)
+    assert (again.saved_as, again.sent_bytes) == (first.saved_as, 0)
+    after = os.lstat(local.output / first.saved_as)
+    assert (after.st_mtime_ns, after.st_mode, after.st_nlink) == (
+        before.st_mtime_ns, before.st_mode, after.st_nlink
+    )  # fmt: skip
+    assert sum(not path.name.endswith(".md5") for path in received(local.output)) == 1
+    assert part_files(local.output) == []
+
+
+def test_without_the_option_it_is_sent_again(local: ServerThread, tree: Path) -> None:
+    """The default is to keep both."""
+    first = send(local, tree / "a/file")
+    (second,) = send_files([tree / "a/file"], local.client())
+    assert second.saved_as != first.saved_as
+    assert not second.skipped
+
+
+def alter(place: Path) -> None:
+    """Change a byte of what is there, and not its size."""
+    file = place if place.is_file() else place / "a/file"
+    with open(file, "r+b") as opened:
+        opened.seek(SIZE // 2)
+        opened.write(b"?")
+
+
+def replace_by_a_link(place: Path) -> None:
+    """Put a link to the very same thing in its place."""
+    aside = place.with_name("aside")
+    place.rename(aside)
+    place.symlink_to(aside)
+
+
+def remove(place: Path) -> None:
+    """Remove it."""
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+@pytest.mark.parametrize("change", [alter, replace_by_a_link, remove])
+def test_what_is_not_there_as_it_was_is_sent(
+    local: ServerThread, tree: Path, kind: str, change: Callable[[Path], object]
+) -> None:
+    """In the same run; what was changed stays as it is."""
+    path = tree if kind == "directory" else tree / "a/file"
+    place = local.output / send(local, path).saved_as
+    change(place)
+    again = send(local, path)
+    assert not again.skipped
+    assert again.saved_as != place.name
+    file = local.output / again.saved_as / ("a/file" if kind == "directory" else "")
+    assert file.read_bytes() == (tree / "a/file").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda top: (top / "new").write_text(""),
+        lambda top: (top / "z").unlink(),
+        lambda top: ((top / "link").unlink(), (top / "link").symlink_to("z")),
+        lambda top: ((top / "z").unlink(), (top / "z").mkdir()),
+        lambda top: (top / "a/empty").write_text("x"),
+    ],
+)
+def test_a_directory_in_which_other_things_are_is_sent(
+    local: ServerThread, tree: Path, change: Callable[[Path], object]
+) -> None:
+    """Names, kinds, sizes and targets have to be the same before a byte is compared."""
+    first = send(local, tree)
+    change(local.output / first.saved_as)
+    assert not send(local, tree).skipped
+
+
+def test_a_file_of_another_user_will_not_do(start_local: StartLocal, tmp_path: Path) -> None:
+    """Whether someone else has it is not for this user to know."""
+    local = start_local()
+    path = random_file(tmp_path / "file", 1000)
+    (first,) = send_files([path], local.client(user="admin"))
+    again = send(local, path)
+    assert not again.skipped
+    assert again.saved_as != first.saved_as
+
+
+def test_a_quota_that_is_used_up_keeps_nobody_from_what_is_there(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """Nothing is written, so nothing is counted."""
+    local = serve({"alice": account(directory="alice", quota=100_000)})
+    path = random_file(tmp_path / "file", 60_000)
+    first = send(local, path, user="alice", password=PASSWORD)
+    again = send(local, path, user="alice", password=PASSWORD)
+    assert (again.saved_as, again.skipped) == (first.saved_as, True)
+
+
+def test_a_server_that_is_too_old_is_sent_all(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """And the user is told."""
+    old = Impostor(lambda server: server.let_in(), FEATURES)
+    settings = ClientSettings(port=old.port, timeout=0.5, if_exists="skip")
+    with pytest.raises(ConnectionLostError):
+        send_files([random_file(tmp_path / "file", 10)], settings)
+    old.close()
+    assert lines(caplog, "too old for --if-exists skip")
+
+
+def test_the_line_and_the_object_say_so(server: ServerProcess, tmp_path: Path) -> None:
+    """On the command line."""
+    path = random_file(tmp_path / "file", 1000)
+    assert run_client(server.port, path, "--if-exists", "skip").returncode == 0
+    again = run_client(server.port, path, "--if-exists", "skip")
+    assert "already there" in again.stdout
+    told = json.loads(run_client(server.port, path, "--if-exists", "skip", "--json").stdout)
+    assert (told["skipped"], told["verdict"]) == (True, "INTEGRITY_OK")
