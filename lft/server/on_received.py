@@ -58,12 +58,17 @@ class Programs:
     otherwise.
     """
 
-    def __init__(self, program: Path, output: Path, tell: Callable[[Outcome], None]) -> None:
-        """Have ``program`` run; ``tell`` hears how. Raises ``UsageError`` if it cannot be run."""
+    def __init__(
+        self, program: Path, output: Path, tell: Callable[[Outcome], None], server: str = ""
+    ) -> None:
+        """Have ``program`` run; ``tell`` hears how. Raises ``UsageError`` if it cannot be run.
+
+        ``server`` tells the servers apart that share ``output``.
+        """
         self._program = find_program(program)
         self._output = output
         self._tell = tell
-        self._spool = Spool(output)
+        self._spool = Spool(output, server)
         self._turn = threading.Condition()
         self._waiting: deque[_Item] = deque()
         self._later: list[_Item] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lft.files import flush_directory, sync_data
-from lft.store.history import Outcome
+from lft.store.history import Outcome, own_name
 from lft.store.paths import PARTIAL, native, open_regular
 
 _FOLDER = "received"
@@ -34,9 +34,10 @@ class Spool:
     All methods run on any thread but main, and may wait for the disk.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, server: str = "") -> None:
+        """``server`` tells the servers apart that share ``output``: each has its own notes."""
         self._output = output
-        self._folder = output / PARTIAL / _FOLDER
+        self._folder = output / PARTIAL / own_name(_FOLDER, server)
 
     def add(self, entry: Outcome, stem: str) -> str:
         """Write a note of a file that is not published yet; return the name of the note.
