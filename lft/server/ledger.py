@@ -77,7 +77,7 @@ class Ledger:
         entry = _outcome(transfer, RECEIVED)._replace(
             saved_as=part.facts.place, size=part.facts.size, digest=transfer.digest
         )
-        self._notes[transfer] = self._programs.prepare(entry, part.stem)
+        self._notes[transfer] = self._programs.prepare(entry, part.stem, part.unfinished)
         try:
             yield
         except BaseException:
@@ -130,7 +130,8 @@ def _outcome(transfer: Transfer, kind: str) -> Outcome:
         _ended_now(), kind, facts.user, facts.name, facts.size,
         algorithm=facts.digest, seconds=round(time.monotonic() - transfer.asked_at, 3),
         wire_bytes=tally.wire_bytes, resumed_bytes=tally.resumed_bytes,
-        resent_blocks=transfer.resent, address=session.coordinator.address, door=session.door,
+        resent_blocks=transfer.resent, files=facts.manifest.files if facts.manifest else None,
+        address=session.coordinator.address, door=session.door,
     )  # fmt: skip
 
 

@@ -92,13 +92,13 @@ class Programs:
         for thread in self._threads:
             thread.start()
 
-    def prepare(self, entry: Outcome, stem: str) -> str:
+    def prepare(self, entry: Outcome, stem: str, unfinished: Path) -> str:
         """Write down that a file will be there; return the name of the note (a worker).
 
         Where the disk has no room even for that, the program runs unless the server is killed.
         """
         try:
-            return self._spool.add(entry, stem)
+            return self._spool.add(entry, stem, unfinished)
         except OSError as error:
             log.warning("a kill would keep %s from running for %s: %s",
                         self._program.name, entry.saved_as, reason_of(error))  # fmt: skip
