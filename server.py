@@ -309,7 +309,9 @@ class Server:
             self._manager = ServiceManager()
             self._watchdog = Watchdog()
             undo.callback(self._watchdog.dismiss)
-            self.ledger = Ledger(settings.output, settings.on_received)
+            port = listeners[0].getsockname()[1]
+            own = f"{socket.gethostname()}-{port}" if settings.shared else ""
+            self.ledger = Ledger(settings.output, settings.on_received, own)
             undo.callback(self.ledger.stop)
             self._start_threads()
             undo.pop_all()

@@ -30,17 +30,18 @@ class Ledger:
     Any thread may call any method, unless a docstring says otherwise.
     """
 
-    def __init__(self, output: Path, program: Path | None = None) -> None:
+    def __init__(self, output: Path, program: Path | None = None, server: str = "") -> None:
         """Keep the history of ``output``; have ``program`` run for what was received.
 
-        Raises ``UsageError`` for one that cannot be run.
+        Servers that share ``output`` each have a database and notes under the name ``server``.
+        Raises ``UsageError`` for a program that cannot be run.
         """
-        self._recorder = recorder = Recorder(output)
+        self._recorder = recorder = Recorder(output, server, shared=bool(server))
         self._programs: Programs | None = None
         if program:
             from lft.server.on_received import Programs  # noqa: PLC0415  (it loads subprocess)
 
-            self._programs = Programs(program, output, recorder.add)
+            self._programs = Programs(program, output, recorder.add, server)
         self._notes: dict[Transfer, str] = {}  # of files that are being published, by their workers
         self._watchers: list[Callable[[Outcome], None]] = []
         self.history = recorder.history
@@ -76,7 +77,7 @@ class Ledger:
         entry = _outcome(transfer, RECEIVED)._replace(
             saved_as=part.facts.place, size=part.facts.size, digest=transfer.digest
         )
-        self._notes[transfer] = self._programs.prepare(entry, part.stem)
+        self._notes[transfer] = self._programs.prepare(entry, part.stem, part.unfinished)
         try:
             yield
         except BaseException:
@@ -137,7 +138,8 @@ def _outcome(transfer: Transfer, kind: str) -> Outcome:
         _ended_now(), kind, facts.user, facts.name, facts.size,
         algorithm=facts.digest, seconds=round(time.monotonic() - transfer.asked_at, 3),
         wire_bytes=tally.wire_bytes, resumed_bytes=tally.resumed_bytes,
-        resent_blocks=transfer.resent, address=session.coordinator.address, door=session.door,
+        resent_blocks=transfer.resent, files=facts.manifest.files if facts.manifest else None,
+        address=session.coordinator.address, door=session.door,
     )  # fmt: skip
 
 

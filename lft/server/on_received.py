@@ -58,12 +58,17 @@ class Programs:
     otherwise.
     """
 
-    def __init__(self, program: Path, output: Path, tell: Callable[[Outcome], None]) -> None:
-        """Have ``program`` run; ``tell`` hears how. Raises ``UsageError`` if it cannot be run."""
+    def __init__(
+        self, program: Path, output: Path, tell: Callable[[Outcome], None], server: str = ""
+    ) -> None:
+        """Have ``program`` run; ``tell`` hears how. Raises ``UsageError`` if it cannot be run.
+
+        ``server`` tells the servers apart that share ``output``.
+        """
         self._program = find_program(program)
         self._output = output
         self._tell = tell
-        self._spool = Spool(output)
+        self._spool = Spool(output, server)
         self._turn = threading.Condition()
         self._waiting: deque[_Item] = deque()
         self._later: list[_Item] = []
@@ -87,13 +92,13 @@ class Programs:
         for thread in self._threads:
             thread.start()
 
-    def prepare(self, entry: Outcome, stem: str) -> str:
+    def prepare(self, entry: Outcome, stem: str, unfinished: Path) -> str:
         """Write down that a file will be there; return the name of the note (a worker).
 
         Where the disk has no room even for that, the program runs unless the server is killed.
         """
         try:
-            return self._spool.add(entry, stem)
+            return self._spool.add(entry, stem, unfinished)
         except OSError as error:
             log.warning("a kill would keep %s from running for %s: %s",
                         self._program.name, entry.saved_as, reason_of(error))  # fmt: skip

@@ -123,10 +123,15 @@ class _Place(NamedTuple):
 COLUMNS = ", ".join(Outcome._fields)
 
 
+def own_name(kind: str, server: str = "") -> str:
+    """Return ``kind`` with the name of a server, made harmless, if it shares its directory."""
+    plain = re.sub(r"[^\w.-]", "_", server, flags=re.A)[:100]
+    return f"{kind}-{plain}" if plain else kind
+
+
 def database_name(server: str = "") -> str:
     """Return the file name of a server's database; ``server`` tells those apart that share it."""
-    plain = re.sub(r"[^\w.-]", "_", server, flags=re.A)[:100]
-    return f"history-{plain}{_SUFFIX}" if plain else f"history{_SUFFIX}"
+    return own_name("history", server) + _SUFFIX
 
 
 def sqlite() -> Any:

@@ -50,6 +50,11 @@ class Part(abc.ABC):
     def _final(self) -> Path:
         return self._output / native(self.facts.place)
 
+    @property
+    @abc.abstractmethod
+    def unfinished(self) -> Path:
+        """Where it stands until it has its final name."""
+
     # -- beginning
 
     @classmethod

@@ -67,6 +67,11 @@ class PartFile(Part):
         self._path = output / PARTIAL / f"{stem}.part"
         self._fd = -1
 
+    @property
+    def unfinished(self) -> Path:
+        """Where it stands until it has its final name."""
+        return self._path
+
     # -- beginning
 
     @classmethod

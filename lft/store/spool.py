@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lft.files import flush_directory, sync_data
-from lft.store.history import Outcome
+from lft.store.history import Outcome, own_name
 from lft.store.paths import PARTIAL, native, open_regular
 
 _FOLDER = "received"
@@ -34,17 +34,19 @@ class Spool:
     All methods run on any thread but main, and may wait for the disk.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, server: str = "") -> None:
+        """``server`` tells the servers apart that share ``output``: each has its own notes."""
         self._output = output
-        self._folder = output / PARTIAL / _FOLDER
+        self._folder = output / PARTIAL / own_name(_FOLDER, server)
 
-    def add(self, entry: Outcome, stem: str) -> str:
+    def add(self, entry: Outcome, stem: str, unfinished: Path) -> str:
         """Write a note of a file that is not published yet; return the name of the note.
 
-        ``stem`` is the name of its part file. The note is on the disk then, with what tells the
-        file from any other under its name. Raises ``OSError`` and leaves nothing.
+        ``unfinished`` is its part file or part tree, whose journal is named by ``stem``. The note
+        is on the disk then, with what tells the file from any other under its name. Raises
+        ``OSError`` and leaves nothing.
         """
-        inode = os.stat(self._part(stem, ".part"), follow_symlinks=False).st_ino
+        inode = os.stat(unfinished, follow_symlinks=False).st_ino
         name = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
         self._folder.mkdir(mode=0o700, exist_ok=True)
         fresh = self._folder / f"{name}{_NEW}"
@@ -85,16 +87,13 @@ class Spool:
             inode, stem = facts.pop("inode"), facts.pop("stem")
             entry = Outcome(**facts)
             place = self._output / native(entry.saved_as)
-            confirmed = not os.path.lexists(self._part(stem, ".journal"))
+            confirmed = not os.path.lexists(self._output / PARTIAL / f"{stem}.journal")
         except (AttributeError, KeyError, TypeError):
             raise ValueError("not a note of ours") from None
         published = False
         with contextlib.suppress(OSError):
             published = os.stat(place, follow_symlinks=False).st_ino == inode
         return Left(entry, published, confirmed)
-
-    def _part(self, stem: str, suffix: str) -> Path:
-        return self._output / PARTIAL / f"{stem}{suffix}"
 
     def remove(self, name: str) -> None:
         """Remove a note, if it is there. Raises no ``OSError``: a program may run once more."""

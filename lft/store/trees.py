@@ -77,7 +77,8 @@ class PartTree(Part):
         return self._bytes.root
 
     @property
-    def _tree(self) -> Path:
+    def unfinished(self) -> Path:
+        """Where it stands until it has its final name."""
         return self._folder / _TREE
 
     @property
@@ -107,7 +108,7 @@ class PartTree(Part):
         try:
             with open_directory(part._final.parent) as folder:
                 adopt_defaults(part._folder, folder)
-            os.mkdir(part._tree, 0o700)
+            os.mkdir(part.unfinished, 0o700)
             part._open_as(facts)
             part._journal.begin(facts)
         except OSError:
@@ -119,13 +120,13 @@ class PartTree(Part):
     def _open_as(self, facts: Facts) -> None:
         """Open the directory as that of ``facts``. Raises ``OSError``."""
         assert facts.manifest is not None  # it is a tree
-        root = TreeRoot(self._final if self.published else self._tree, facts.manifest)
+        root = TreeRoot(self._final if self.published else self.unfinished, facts.manifest)
         self._opened = TreeBytes(root, published=self.published)
 
     def look(self) -> None:
         """See whether the tree has its final name. Raises ``ValueError`` if it is not ours now."""
         try:
-            facts = os.lstat(self._tree)
+            facts = os.lstat(self.unfinished)
             self.published = False
         except FileNotFoundError:
             facts = os.lstat(self._final)
@@ -166,7 +167,7 @@ class PartTree(Part):
         if self.published and self._before != facts.manifest:
             raise ValueError("it was published, and there is another by now")
         if not self.published:
-            os.chmod(self._tree, 0o700)
+            os.chmod(self.unfinished, 0o700)
         self._open_as(facts)
 
     def go_on(self, facts: Facts) -> Claims:
@@ -331,7 +332,7 @@ class PartTree(Part):
         self.published = self.trusted = False
         take_sums_back(self._sums, self._public_sums)
         with contextlib.suppress(OSError):
-            os.rename(native(self.facts.saved_as), self._tree, src_dir_fd=folder)
+            os.rename(native(self.facts.saved_as), self.unfinished, src_dir_fd=folder)
 
     def close(self) -> None:
         """Close the tree; it stays on the disk."""

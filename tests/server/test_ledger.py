@@ -12,6 +12,7 @@ from client import send_files
 from config import KB
 from lft.server.ledger import Ledger
 from lft.store.history import Outcome
+from lft.store.paths import PARTIAL
 from protocol import (
     Cancel,
     FileStart,
@@ -24,6 +25,7 @@ from tests.support.accounts import VERIFIER, Serve
 from tests.support.files import md5, random_file, received
 from tests.support.history import entries, noted
 from tests.support.local import ServerThread, StartLocal
+from tests.support.programs import script
 from tests.support.rawpeer import ANY_MD5, Peer, RawClient, interrupted
 from tests.support.waiting import PATIENCE
 
@@ -173,3 +175,18 @@ def test_a_verdict_does_not_wait_for_the_history(
             upload.send(client.attach(), 0)
             assert isinstance(upload.complete(), IntegrityOk)
     assert entries(local.output) == []
+
+
+def test_servers_that_share_a_directory_have_databases_and_notes_of_their_own(
+    start_local: StartLocal, tmp_path: Path
+) -> None:
+    """Read together; no server runs a program for what another is about to publish."""
+    hook = script(tmp_path / "hook", "sleep 1000")
+    servers = [start_local(shared=True, on_received=hook) for _ in range(2)]
+    for number, local in enumerate(servers):
+        send_files([random_file(tmp_path / f"{number}.bin", 5000)], local.client())
+    assert {one.name for one in noted(servers[0].output, 2)} == {"0.bin", "1.bin"}
+    folder = servers[0].output / PARTIAL
+    assert len(list(folder.glob("history-*.sqlite"))) == 2
+    assert [len(list(path.iterdir())) for path in folder.glob("received-*")] == [1, 1]
+    assert not list(folder.glob("history*-wal"))

@@ -60,7 +60,7 @@ def publish(output: Path, one: Programs, file: Outcome, *, confirmed: bool = Tru
     """Publish a file as a transfer does; return the name of its note."""
     for suffix in (".part", ".journal"):
         (output / PARTIAL / f"stem{suffix}").write_bytes(b"x")
-    name = one.prepare(file, "stem")
+    name = one.prepare(file, "stem", output / PARTIAL / "stem.part")
     os.link(output / PARTIAL / "stem.part", output / file.saved_as)
     (output / PARTIAL / "stem.part").unlink()
     if confirmed:
@@ -158,6 +158,36 @@ def test_no_note_stays_of_a_file_that_could_not_be_published(
     assert notes(local.output) == []
 
 
+def test_a_program_runs_for_a_directory(
+    start_local: StartLocal, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one thing, with the number of its files; a kill would not keep it from running."""
+    hook = script(tmp_path / "hook", 'ls -R "$LFT_SAVED_AS"; echo $LFT_FILES of $LFT_NAME')
+    local = start_local(on_received=hook)
+    (tmp_path / "tree" / "inner").mkdir(parents=True)
+    random_file(tmp_path / "tree" / "a", 3000)
+    random_file(tmp_path / "tree" / "inner" / "b", 3000)
+    send_files([tmp_path / "tree"], local.client())
+    eventually(lambda: [one.program_line for one in entries(local.output)] == ["2 of tree"])
+    assert entries(local.output)[0].files == 2
+    assert not lines(caplog, "a kill would keep")
+    eventually(lambda: notes(local.output) == [])
+
+
+def test_what_a_kill_left_for_a_directory_runs(
+    output: Path, told: list[Outcome], start_programs: list[Programs]
+) -> None:
+    """A directory keeps its number when it gets its final name, too."""
+    killed = Programs(script(output / "hook", ":"), output, told.append)
+    (output / PARTIAL / "stem.tree" / "tree").mkdir(parents=True)
+    tree = output / PARTIAL / "stem.tree" / "tree"
+    file = entry("tree", files=0)
+    killed.prepare(file, "stem", tree)
+    tree.rename(output / file.saved_as)
+    programs(output, "test -d $LFT_SAVED_AS && echo $LFT_NAME >> ran", told, start_programs)
+    eventually(lambda: lines_of(output / "ran") == ["tree"])
+
+
 def test_only_so_many_run_at_once(
     output: Path, told: list[Outcome], start_programs: list[Programs]
 ) -> None:
@@ -200,7 +230,7 @@ def test_nothing_runs_for_a_file_that_the_kill_kept_from_its_name(
     """Nor for one that was moved on since; its client will send it again."""
     killed = Programs(script(output / "hook", ":"), output, told.append)
     (output / PARTIAL / "stem.part").write_bytes(b"x")
-    killed.prepare(entry("never"), "stem")
+    killed.prepare(entry("never"), "stem", output / PARTIAL / "stem.part")
     file = entry("moved", 3)
     publish(output, killed, file)
     (output / file.saved_as).rename(output / "elsewhere")
