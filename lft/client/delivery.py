@@ -300,6 +300,8 @@ class Delivery:
                 coordinator.send(numbered(next(parts), self.file))
                 deadline.put_off()
                 self._desk.stir(self)
+                if coordinator.dialogue.state_of(self.file) is not State.LISTING:
+                    break  # the next message may be the answer to all of it
             if deadline.passed:
                 raise self._silence()
             message = yield

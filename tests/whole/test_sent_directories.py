@@ -20,13 +20,18 @@ from lft.client.progress import Progress
 from lft.client.receipt import Receipt
 from lft.client.trees import Tree
 from lft.wire.codecs import FEATURES
+from lft.wire.frames import encode
 from protocol import (
     TREES,
     ConnectionLostError,
+    FileReady,
     FileStart,
+    IntegrityOk,
+    ManifestPart,
     Rejected,
     RejectedError,
     SourceError,
+    TransferComplete,
 )
 from tests.support.certificates import Pki, tls
 from tests.support.directories import make_tree
@@ -281,3 +286,24 @@ def test_an_old_server_is_told_from_one_that_takes_directories(top: Path) -> Non
     impostor.close()
     assert done.returncode == 4
     assert done.stdout.startswith("REJECTED the server is too old to take directories; pack it")
+
+
+def test_a_server_that_is_ready_at_once_is_heard(tmp_path: Path) -> None:
+    """Its answer may be here before the client has looked up from telling what is in it."""
+    top, ready = make_tree(tmp_path / "top", ["empty"]), FileReady(1, ())
+    (top / "empty").write_bytes(b"")
+
+    def hurry(server: Impostor) -> None:
+        server.let_in()
+        server.control.push(encode(ready))
+        assert isinstance(server.control.answer(PATIENCE), FileStart)
+        assert isinstance(server.control.answer(PATIENCE), ManifestPart)
+        server.control.dialogue.sent(ready)
+        said = server.control.answer(PATIENCE)
+        assert isinstance(said, TransferComplete)
+        server.control.send(IntegrityOk("x", 0, said.digest, 0, True))
+
+    impostor = Impostor(hurry, [*FEATURES, TREES])
+    (receipt,) = send_files([top], ClientSettings(port=impostor.port, timeout=1.0))
+    impostor.close()
+    assert receipt.saved_as == "x"
