@@ -31,6 +31,13 @@ def open_directory(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def forget(descriptor: int, size: int) -> None:
+    """Have the system keep the first ``size`` bytes of a file, which are flushed, on disk alone."""
+    if size > 0 and hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # it is only advice
+            os.posix_fadvise(descriptor, 0, size, os.POSIX_FADV_DONTNEED)
+
+
 def flush_descriptor(directory: int) -> None:
     """Flush an open directory to the disk. Raises ``OSError``.
 

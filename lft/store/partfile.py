@@ -16,6 +16,7 @@ from typing import Iterable, Sequence, TypeVar
 import config
 from lft.files import (
     flush_descriptor,
+    forget,
     holds,
     link_descriptor,
     open_directory,
@@ -271,9 +272,7 @@ class PartFile(Part):
             self.trusted = False
             raise
         self._flush_journal()
-        if proven and hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):  # it is only advice
-                os.posix_fadvise(self._fd, 0, proven, os.POSIX_FADV_DONTNEED)
+        forget(self._fd, proven)
 
     # -- the final name
 

@@ -8,7 +8,7 @@ import threading
 from typing import NamedTuple, Sequence
 
 import config
-from lft.files import holds, read_full, sync_data, write_all
+from lft.files import forget, holds, read_full, sync_data, write_all
 from lft.holes import make_hole
 from lft.store.open_files import OpenFiles
 from lft.store.part import write_sparse
@@ -102,16 +102,21 @@ class TreeBytes:
                 with self._files.use(entry, self._open) as file:
                     make_hole(file, start, length)
 
-    def flush(self) -> None:
-        """Bring the bytes written so far to the disk. Raises ``OSError``."""
+    def flush(self, proven: int = 0) -> None:
+        """Bring the bytes written so far to the disk. Raises ``OSError``.
+
+        Of a file among the first ``proven`` bytes the memory is given back: see ``Part.flush``.
+        """
         with self._lock:
             dirty, self._dirty = self._dirty, set()
+        manifest = self.root.manifest
         if flush_many(self.root, len(dirty)):
             return
         for entry in dirty:
             file = self.root.open(entry, os.O_RDONLY)
             try:
                 sync_data(file)
+                forget(file, proven - manifest.start(manifest.number_of(entry)))
             finally:
                 os.close(file)
 

@@ -249,14 +249,14 @@ class PartTree(Part):
             self.trusted = False
             raise
 
-    def flush(self, proven: int = 0) -> None:  # noqa: ARG002  (no advice for many files)
+    def flush(self, proven: int = 0) -> None:
         """Bring the bytes written so far to the disk, and the journal's claims after them.
 
         The names of new files are brought there by ``finish``: until then a file that a power cut
         takes is sent again.
         """
         try:
-            self._bytes.flush()
+            self._bytes.flush(proven)
         except OSError:
             self.trusted = False
             raise

@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import pytest
 
@@ -173,10 +173,10 @@ def test_on_a_full_disk_a_resume_goes_on_with_the_journal_that_is_there(
     store.scan()
     opened = os.open
 
-    def full(name: str, flags: int, mode: int = 0o777) -> int:
+    def full(name: str, flags: int, mode: int = 0o777, **named: Any) -> int:
         if flags & os.O_CREAT:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return opened(name, flags, mode)
+        return opened(name, flags, mode, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", full)

@@ -175,7 +175,7 @@ def test_json_has_one_object_for_each_file(server: ServerProcess, tmp_path: Path
     assert set(first) == {
         "verdict", "name", "saved_as", "bytes", "digest", "algorithm", "seconds", "blocks",
         "resent_blocks", "resumed_bytes", "streams", "durable", "congestion", "bottleneck",
-        "wire_bytes", "sent_bytes", "preserved", "files", "entries", "left_out",
+        "wire_bytes", "sent_bytes", "preserved", "files", "entries", "left_out", "skipped",
     }  # fmt: skip
     assert (first["verdict"], first["bytes"], first["digest"], first["algorithm"]) == (
         "INTEGRITY_OK", 500_000, md5(source), "md5",
