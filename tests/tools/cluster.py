@@ -13,7 +13,7 @@ as a supervisor has it. Root is needed for GlusterFS.
 
 What is checked each time: the client ends with one INTEGRITY_OK and exit code 0 without being asked
 again; exactly one published file, of that name, with the digest of the source; nothing in
-``.partial`` after a while; no traceback; and where half of the file was there when the owner died,
+``.partial`` after a while, except the second name of a published file; no traceback; and where half of the file was there when the owner died,
 that ``resumed_bytes`` is not 0. A frozen server keeps its lock: the file begins anew beside what it
 has, and the client has to end within 30 s.
 """
@@ -166,10 +166,19 @@ class Cluster:
         until = time.monotonic() + SETTLE
         while self._left() and victim != "frozen" and time.monotonic() < until:
             time.sleep(0.05)
-        left = self._left() if victim != "frozen" else []
+        left = [] if victim == "frozen" else list(filter(self._is_unfinished, self._left()))
         for path in self._left():
             path.unlink()
         return not left
+
+    @staticmethod
+    def _is_unfinished(path: Path) -> bool:
+        """Return whether it is of no published file: a kill may leave the second name of one.
+
+        That is there for an hour, to give the verdict again.
+        """
+        part = path.with_suffix(".part")
+        return not part.exists() or part.stat().st_nlink == 1
 
     def _left(self) -> list[Path]:
         return list((self.outputs[0] / PARTIAL).glob("*-*.*"))
