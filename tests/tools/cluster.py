@@ -13,9 +13,9 @@ as a supervisor has it. Root is needed for GlusterFS.
 
 What is checked each time: the client ends with one INTEGRITY_OK and exit code 0 without being asked
 again; exactly one published file, of that name, with the digest of the source; nothing in
-``.partial`` after a while, except the second name of a published file; no traceback; and where half of the file was there when the owner died,
-that ``resumed_bytes`` is not 0. A frozen server keeps its lock: the file begins anew beside what it
-has, and the client has to end within 30 s.
+``.partial`` after a while, except the second name of a published file; no traceback; and where half
+of the file was there when the owner died, that ``resumed_bytes`` is not 0. A frozen server keeps
+its lock: the file begins anew beside what it has, and the client has to end within 30 s.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from typing import Iterator, Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from config import KB, MB
+from lft.store.partfile import SUFFIXES
 from lft.store.paths import PARTIAL
 from tests.support.files import journal_bytes, md5, random_file, received
 from tests.support.haproxy import HAProxy
@@ -181,7 +182,8 @@ class Cluster:
         return not part.exists() or part.stat().st_nlink == 1
 
     def _left(self) -> list[Path]:
-        return list((self.outputs[0] / PARTIAL).glob("*-*.*"))
+        names = (self.outputs[0] / PARTIAL).iterdir()
+        return [path for path in names if path.suffix in SUFFIXES]
 
     def _count(self, wrong: bool, kind: str, what: str, client: Client) -> None:
         if wrong:
