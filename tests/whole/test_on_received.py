@@ -39,12 +39,15 @@ def test_a_program_that_was_running_at_a_kill_runs_again(
     start_server: StartServer, tmp_path: Path
 ) -> None:
     """At the next start; so does what waited for its turn."""
-    hook = script(tmp_path / "hook", 'echo "$LFT_SAVED_AS" >> ran; test -e go || sleep 1000')
+    text = 'echo $$ >> pids; echo "$LFT_SAVED_AS" >> ran; test -e go || sleep 1000'
+    hook = script(tmp_path / "hook", text)
     server = start_server("--on-received", str(hook))
     sources = [random_file(tmp_path / f"{number}.bin", 1000 + number) for number in range(4)]
     assert run_client(server.port, *sources).returncode == 0
     eventually(lambda: len(lines_of(server.output / "ran")) == 2)
     server.stop(signal.SIGKILL)
+    for pid in lines_of(server.output / "pids"):  # they outlive it
+        os.killpg(int(pid), signal.SIGKILL)
     (server.output / "go").touch()
     again = start_server("--on-received", str(hook))
     files = {path.name for path in received(server.output)}
