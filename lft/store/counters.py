@@ -77,6 +77,7 @@ class Account:
         again = self._counters.may_count(
             self.directory, same=changed == self._changed, surely=surely
         )
+        again = again or self._changed < 0  # it knows of no published file: no time is too much
         if again or surely:
             self.parts = self._counters.still_unfinished(self.directory, self.parts)
         if again:
