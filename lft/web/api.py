@@ -12,6 +12,7 @@ from lft.web.history import Past
 from lft.web.logins import Logins
 from lft.web.metrics import Metrics
 from lft.web.overview import Overview
+from lft.web.page import Page
 from lft.web.router import Route
 from lft.web.site import House, Site
 from lft.web.status import Status
@@ -38,6 +39,7 @@ def _routes(site: Site, overview: Overview) -> Iterator[Route]:
     yield from Past(house.ledger.history).routes()
     yield from Metrics(house, site.counts).routes()
     yield from Status(house).routes()
+    yield from Page().routes()
     uploads = Uploads(
         house.settings.output, house.parts, house.lifecycle, house.receiving, house.verification
     )  # fmt: skip

@@ -1,0 +1,22 @@
+"use strict";
+// What the page says: English stands in the page and as the keys here.
+const PORTUGUESE = {
+  dashboard: "Painel", files: "Ficheiros", history: "Histórico", logout: "Sair", login: "Entrar",
+  username: "Utilizador", password: "Palavra-passe", throughput: "Débito", running: "Em curso",
+  waiting: "Em espera", verdicts: "Últimos resultados", sort: "Ordenar por", byname: "Nome",
+  bytime: "Mais recentes", bysize: "Maiores", urls: "Lista de URLs para aria2c -i", more: "Mais",
+  unfinished: "Inacabados", search: "Procurar", outcome: "Resultado", all: "Todos", show: "Mostrar",
+  "log in over https, or from this machine: this browser computes no proofs here":
+    "entre por https ou a partir desta máquina: aqui o navegador não calcula provas",
+  "nothing here": "nada aqui", "free": "livres", "left": "restantes", "position": "posição",
+  "peak": "máximo", "held up by": "limitado por", "copy digest": "copiar resumo", "up": "subir",
+  "connection lost, trying again": "ligação perdida, a tentar de novo",
+  received: "recebido", failed: "falhado", refused: "recusado", interrupted: "interrompido",
+  hashing: "cálculo do resumo", disk: "disco", limit: "limite",
+};
+const inPortuguese = (navigator.languages || [navigator.language])[0].toLowerCase().startsWith("pt");
+const say = (word) => (inPortuguese && PORTUGUESE[word]) || word;
+if (inPortuguese) {
+  document.documentElement.lang = "pt";
+  for (const one of document.querySelectorAll("[data-word]")) one.textContent = say(one.dataset.word);
+}
