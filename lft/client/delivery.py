@@ -224,7 +224,7 @@ class Delivery:
             except StaleError:
                 if not self._course.skips:
                     raise
-                self._course.skips = False  # what is there is another file
+                self._course.stop_skipping()
             self.upload = None
             self._begin_progress(source)
 

@@ -49,6 +49,12 @@ class Course:
         self._verified = max(verified, self._verified)
         self._patience.note_progress(further=further)
 
+    def stop_skipping(self) -> None:
+        """Note that what the server has under this name is another file: nothing is there."""
+        self.skips = False
+        self.there = None
+        self._acknowledged = self._verified = 0
+
     def note_sent(self, sent_bytes: int, wire_bytes: int) -> None:
         """Note what a session that ends brought of the file, and the payload that it sent."""
         self.sent_bytes += sent_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
@@ -76,6 +77,7 @@ class FoundFile(PartFile):
         super().__init__(output, "found", facts)
         self.published = True
         self._journal = NoJournal(self._final)
+        self._changed = 0  # when it was changed last, before it was compared
 
     def open(self) -> None:
         """Open it. Raises ``OSError``, and ``ValueError`` where it is no file of that size."""
@@ -84,10 +86,21 @@ class FoundFile(PartFile):
         facts = os.fstat(self._fd)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size != self.facts.size:
             raise ValueError("not a file of this size")
+        self._changed = facts.st_mtime_ns
+
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill ``view`` from ``offset``. Raises ``StaleError`` where that cannot be."""
+        with _stale_if_lost():
+            super().read(view, offset)
 
     def publish(self) -> str:
-        """Return the name that it has. Raises ``StaleError`` if it has another one by now."""
-        if not names_file(self._final, os.fstat(self._fd)):
+        """Return the name that it has.
+
+        Raises ``StaleError`` if it has another one by now, or was changed while it was compared.
+        """
+        facts = os.fstat(self._fd)
+        same = (facts.st_size, facts.st_mtime_ns) == (self.facts.size, self._changed)
+        if not same or not names_file(self._final, facts):
             raise StaleError
         return self.facts.place
 
@@ -106,20 +119,31 @@ class FoundTree(PartTree):
         super().__init__(output, "found", facts)
         self.published = True
         self._journal = NoJournal(self._final)
+        self._state: int | None = None  # of its entries, before they were compared
 
     def open(self) -> None:
         """Open it. Raises ``OSError``, and ``ValueError`` where other things are in it."""
         self._open_as(self.facts)
-        if not _has_what_it_should(self._root):
+        self._state = _state_of(self._root)
+        if self._state is None:
             raise ValueError("other things are in it")
+
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill ``view`` from ``offset``. Raises ``StaleError`` where that cannot be."""
+        with _stale_if_lost():
+            super().read(view, offset)
 
     def finish(self, _sums: Iterable[bytes]) -> None:
         """Leave bits, times and links as they are."""
         self._bytes.close()
 
     def publish(self) -> str:
-        """Return the name that it has. Raises ``StaleError`` if it has another one by now."""
-        if not names_file(self._final, os.fstat(self._root.descriptor)):
+        """Return the name that it has.
+
+        Raises ``StaleError`` if it has another one by now, or was changed while it was compared.
+        """
+        same = _state_of(self._root) == self._state
+        if not same or not names_file(self._final, os.fstat(self._root.descriptor)):
             raise StaleError
         return self.facts.place
 
@@ -128,16 +152,29 @@ class FoundTree(PartTree):
         self.close()
 
 
-def _has_what_it_should(root: TreeRoot) -> bool:
-    """Return whether a directory has just what its manifest says, by names, kinds and sizes."""
-    manifest, seen = root.manifest, 0
+@contextlib.contextmanager
+def _stale_if_lost() -> Iterator[None]:
+    """Raise ``StaleError`` where the disk does not give what was there: then it is sent."""
+    try:
+        yield
+    except OSError as error:
+        raise StaleError from error
+
+
+def _state_of(root: TreeRoot) -> int | None:
+    """Return a number that a change of any entry makes another one.
+
+    There is none unless a directory has just what its manifest says, by names, kinds and sizes.
+    """
+    manifest, seen, state = root.manifest, 0, 0
     for folder in (b"", *map(manifest.path, manifest.of_kind(Kind.DIRECTORY))):
         for name, facts in root.scan(folder):
             index = manifest.find(b"/".join((folder, name)) if folder else name)
             if index is None or not _is_as_told(root, index, facts):
-                return False
+                return None
             seen += 1
-    return seen == len(manifest)
+            state += hash((index, facts.st_ino, facts.st_mtime_ns))
+    return state if seen == len(manifest) else None
 
 
 def _is_as_told(root: TreeRoot, index: int, facts: os.stat_result) -> bool:

@@ -211,3 +211,13 @@ def test_a_watch_begins_anew_after_a_suspension(clock: SleepClock) -> None:
         clock.now += 0.1
         watch.note(0, 0)
     assert watch.stalled
+
+
+def test_a_file_that_is_another_there_counts_as_not_begun() -> None:
+    """Its bytes are sent: none of them were there, and each one brings the file further."""
+    course = Patience(ClientSettings(if_exists="skip")).course(0)
+    course.note_there(1000)
+    course.note_progress(1000, 500)
+    course.stop_skipping()
+    course.note_there(0)
+    assert (course.skips, course.there, course.achieved) == (False, 0, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,11 +14,16 @@ import pytest
 from client import send_files
 from config import ClientSettings
 from lft.client.receipt import Receipt
+from lft.server.transfer import Transfer
+from lft.store.part import Part
+from lft.store.partfile import PartFile
+from lft.store.trees import PartTree
 from lft.wire.codecs import FEATURES
 from protocol import ConnectionLostError
 from tests.support.accounts import PASSWORD, Serve, account
 from tests.support.directories import make_tree
 from tests.support.files import part_files, random_file, received
+from tests.support.history import noted
 from tests.support.impostor import Impostor
 from tests.support.local import ServerThread, StartLocal
 from tests.support.outputs import lines
@@ -66,10 +72,14 @@ def test_without_the_option_it_is_sent_again(local: ServerThread, tree: Path) ->
     assert not second.skipped
 
 
+def file_in(place: Path) -> Path:
+    """Return the file, or the large one in the directory."""
+    return place if place.is_file() else place / "a/file"
+
+
 def alter(place: Path) -> None:
     """Change a byte of what is there, and not its size."""
-    file = place if place.is_file() else place / "a/file"
-    with open(file, "r+b") as opened:
+    with open(file_in(place), "r+b") as opened:
         opened.seek(SIZE // 2)
         opened.write(b"?")
 
@@ -119,6 +129,53 @@ def test_a_directory_in_which_other_things_are_is_sent(
     first = send(local, tree)
     change(local.output / first.saved_as)
     assert not send(local, tree).skipped
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+@pytest.mark.parametrize("change", [alter, lambda place: os.truncate(file_in(place), 5)])
+def test_what_changes_while_it_is_compared_is_sent(
+    local: ServerThread, tree: Path, kind: str, change: Callable[[Path], object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What was compared first may be other bytes by the end."""
+    path = tree if kind == "directory" else tree / "a/file"
+    place = local.output / send(local, path).saved_as
+    flush_last = Transfer.flush_last
+
+    def flush(transfer: Transfer, part: Part) -> None:
+        if part.found:
+            change(place)
+        flush_last(transfer, part)
+
+    monkeypatch.setattr(Transfer, "flush_last", flush)
+    again = send(local, path)
+    assert not again.skipped
+    assert file_in(local.output / again.saved_as).read_bytes() == file_in(path).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_the_disk_does_not_give_is_sent(
+    local: ServerThread, tree: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no reason to refuse the file."""
+    path = tree if kind == "directory" else tree / "a/file"
+    send(local, path)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for kind_of_part in (PartFile, PartTree):
+        monkeypatch.setattr(kind_of_part, "read", fail)
+    assert not send(local, path).skipped
+
+
+def test_servers_that_share_a_directory_skip_too(start_local: StartLocal, tree: Path) -> None:
+    """What one of them has received, another one finds."""
+    one, other = start_local(shared=True), start_local(shared=True)
+    first = send(one, tree / "a/file")
+    noted(one.output)
+    again = send(other, tree / "a/file")
+    assert (again.skipped, again.saved_as) == (True, first.saved_as)
 
 
 def test_a_file_of_another_user_will_not_do(start_local: StartLocal, tmp_path: Path) -> None:
