@@ -396,32 +396,35 @@ class Transfer:
         if not stretch:
             return Stretch(more=False, judged=whole and self.life.judge())
         with self.life.use() as part:
-            # those in memory together; one that has to be read back by itself
-            together = list(itertools.takewhile(lambda item: item.buffer, stretch)) or stretch[:1]
-            proven = self._hash_blocks(part, together)
-            if proven < len(together):
-                return self._send_back(part, together[proven])
-        return Stretch(more=True)
+            first, sent = stretch[0], list(itertools.takewhile(attrgetter("sent"), stretch))
+            run = sent or [first._replace(buffer=self._read_back(part, first.block))]
+            proven = self._hash_blocks(part, run)
+            return Stretch(more=True) if proven == len(run) else self._send_back(part, run[proven])
 
-    def _hash_blocks(self, part: Part, stretch: list[Unproven]) -> int:
+    def _hash_blocks(self, part: Part, run: list[Unproven]) -> int:
         """Hash blocks to the first that is not right; return how many are proven.
 
-        The hash then is that of the proven ones.
+        The hash then is that of the proven ones. Those that are read back are done in one turn,
+        too: a turn for each cost 3 % of the time of 1 GiB.
         """
         self.hash.begin()
-        buffers = [item.buffer or self._read_back(part, item.block) for item in stretch]
-        proves = (
-            self.hash.add(buffer.view) == item.digest for item, buffer in zip(stretch, buffers)
-        )
-        right = sum(itertools.takewhile(bool, proves))
+        right = 0
+        for item in run:
+            buffer = item.buffer or self._read_back(part, item.block)
+            matches = self.hash.add(buffer.view) == item.digest
+            if buffer is not item.buffer:  # it goes while it lies warm in the processor's cache
+                buffer.release()
+            if not matches:
+                break
+            right += 1
         with self._lock:
-            proven = self._map.judge_run(stretch[: right + 1], right)
-        for item, buffer in zip(stretch[:proven], buffers):
-            if not item.sent:  # no worker writes it any more
-                part.dig(buffer.view, self.blocks.offset(item.block))
-        for buffer in buffers[: proven + 1]:
-            buffer.release()
+            proven = self._map.judge_run(run[: right + 1], right)
         self.hash.keep(proven)
+        for at, item in enumerate(run[: proven + 1]):
+            if item.buffer and at < proven and not item.sent:  # no worker writes it any more
+                part.dig(item.buffer.view, self.blocks.offset(item.block))
+            if item.buffer:
+                item.buffer.release()
         return proven
 
     def _read_back(self, part: Part, block: int) -> Buffer:

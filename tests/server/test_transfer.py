@@ -123,6 +123,15 @@ def test_a_transfer_that_has_ended_holds_nothing_for_its_blocks(sample: Sample) 
     assert not sample.transfer.hash_stretch().judged
 
 
+def test_blocks_that_are_read_back_are_hashed_in_one_turn(sample: Sample) -> None:
+    """No buffer of ten may wait for the hash, and yet one turn proves all of them."""
+    sample.buffers._left = 0
+    for index in range(len(sample.parts)):
+        sample.store(index)
+    assert sample.transfer.hash_stretch().more
+    assert sample.transfer._map.verified == len(sample.parts)
+
+
 def test_before_all_is_delivered_nothing_is_asked_for(sample: Sample) -> None:
     """The blocks are on their way; when the last of them has come, the file is judged at once."""
     for index in range(9):
