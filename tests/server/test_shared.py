@@ -94,7 +94,7 @@ def test_a_file_that_another_server_keeps_begins_anew_beside_it(
 ) -> None:
     """43: that server may stand still for ever; both files are right."""
     caplog.set_level("INFO")
-    monkeypatch.setattr(config, "HELD_LEAST", 0.6)
+    monkeypatch.setattr(config, "HELD_LEAST", 2.0)
     source = random_file(tmp_path / "x.bin", 600 * KB)
     with RawClient(pair[0].port).log_in() as owner:
         upload = owner.start(source.name, source.read_bytes(), resume=True)
