@@ -34,8 +34,8 @@ class Quota:
     ) -> None:
         """Raise ``RejectedError`` if the directory has no room for the file, or ``size`` of it.
 
-        Reserved room is counted before published files: a file that is published meanwhile may
-        count twice, but is never left out. ``own`` is a part file that the transfer goes on with.
+        Each counts once, also where it is published meanwhile. ``own`` is a part file that the
+        transfer goes on with.
         Unless it begins ``anew``, no earlier attempt at the same file counts: it may go on with one
         of them. Nor do those that rest where it ``replaces`` them; once they are removed, one that
         comes to rest meanwhile counts.
@@ -45,11 +45,11 @@ class Quota:
             return
         directory = transfer.facts.directory
         reserved = self._reserved(transfer, own, anew=anew, replaces=replaces)
-        reserved -= 0 if anew else self._parts.published_bytes(transfer.facts)
+        quota += 0 if anew else self._parts.published_bytes(transfer.facts)
         size = transfer.facts.counts if size is None else counted(size)
-        used = reserved + self._usage.total(directory)
+        used = self._usage.total(directory, reserved)
         if used + size > quota:  # before it is refused, be sure
-            used = reserved + self._usage.total(directory, surely=True)
+            used = self._usage.total(directory, reserved, surely=True)
         check_room(transfer, size, quota - used)
 
     def create(self, transfer: Transfer) -> Part:
@@ -59,20 +59,22 @@ class Quota:
 
     def publish(self, part: Part) -> str:
         """Publish a file; it counts as published before it ends to count as on its way."""
-        facts, usage = part.facts, self._usage
+        usage, directory, reserved_as = self._usage, part.facts.directory, part.facts.saved_as
         if part.published:  # before a kill, it has been counted
             return part.publish()
-        usage.add(facts.directory, facts.counts)
+        usage.add(directory, reserved_as, part.facts.counts)
         try:
             name = part.publish()
         except BaseException:
-            usage.take_back(facts.directory, facts.counts)
+            usage.take_back(directory, reserved_as)
             raise
-        usage.note_published(facts.directory, facts.counts)
+        usage.note_published(directory, reserved_as)
         return name
 
-    def _reserved(self, transfer: Transfer, own: Part | None, *, anew: bool, replaces: bool) -> int:
-        """Return what other unfinished files count together, each once."""
+    def _reserved(
+        self, transfer: Transfer, own: Part | None, *, anew: bool, replaces: bool
+    ) -> dict[str, int]:
+        """Return what other unfinished files count, each by the name that it is to get."""
         key, directory = transfer.facts.key, transfer.facts.directory
         moving = [one.facts for one in self._admission.earlier(transfer)]
         moving += self._parts.used(directory, own)
@@ -81,7 +83,7 @@ class Quota:
             moving = [facts for facts in moving if facts.key != key]
         if replaces or not anew:
             resting = [facts for facts in resting if facts.key != key]
-        return sum({one.saved_as: one.counts for one in (*moving, *resting)}.values())
+        return {one.saved_as: one.counts for one in (*moving, *resting)}
 
 
 def quota_for(settings: ServerSettings, admission: Admission, parts: PartStore) -> Quota:

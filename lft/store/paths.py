@@ -9,7 +9,7 @@ import secrets
 import stat
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import config
 from lft.files import flush_directory
@@ -19,6 +19,7 @@ from protocol import RejectedError
 PARTIAL = ".partial"  # the folder below the output directory for unfinished files
 COUNTERS = "counters"  # a folder in it, where several servers count together
 _PREFIX = "server_received_"
+TRIAL = f".{_PREFIX[1:]}"  # how a name begins that is given to see that it can be, and taken away
 MAX_NAME_BYTES = 255  # of a file name, on every common file system
 MAX_EXTENSION_BYTES = 32  # what is longer is no extension, just a dot somewhere in the name
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -132,13 +133,23 @@ class Used(NamedTuple):
     trees: bool  # whether there are trees: what changes in these does not change the directory
 
 
-def used_bytes(directory: Path) -> Used:
-    """Count the published files and trees of ``directory`` (a worker)."""
+def _skips_none(_name: str) -> bool:
+    """Skip no file of a directory."""
+    return False
+
+
+def used_bytes(directory: Path, skips: Callable[[str], bool] = _skips_none) -> Used:
+    """Count the published files and trees of ``directory`` (a worker).
+
+    Except those whose name ``skips`` says so, and names that are only tried for a moment.
+    """
     total, trees, waiting = 0, False, [directory]
     while waiting:
         here = waiting.pop()
         with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(here) as entries:
             for entry in entries:
+                if here is directory and (entry.name.startswith(TRIAL) or skips(entry.name)):
+                    continue
                 inside = here is not directory or entry.name.startswith(_PREFIX)
                 if entry.is_dir(follow_symlinks=False) and inside:
                     waiting.append(Path(entry.path))

@@ -7,11 +7,16 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Mapping
 
 import config
 from lft.manifest import Kind, Manifest
 from lft.store.paths import counted, native, used_bytes
 from protocol import DIGEST_SIZES
+
+_REMEMBERED = 1000  # names: far more than are published while one directory is looked at
+_NEVER = (-1, 0)  # moment and bytes of a name that was not published
+_NOTHING: Mapping[str, int] = {}
 
 
 class Count:
@@ -20,8 +25,9 @@ class Count:
     def __init__(self) -> None:
         self.trees = False  # whether there are any, as far as we looked
         self.total = 0  # bytes, as a quota counts them: of the last look, and published since
-        self.pending = 0  # of files that are being published
-        self.published = 0  # how often that was begun or ended: a look may overlap it
+        self.pending: dict[str, int] = {}  # bytes of each name that is being published
+        self.moment = 0  # how often that was begun or ended
+        self.done: dict[str, tuple[int, int]] = {}  # moment and bytes of names published lately
         self.changed = -1  # the directory's time of change in nanoseconds; -1 if that is not sure
         self.looked_at = -math.inf  # instant of the last look
         self.took = 0.0  # seconds that it took
@@ -30,6 +36,37 @@ class Count:
         """Return whether the count need not be made anew: nothing changed, or it was just made."""
         age = time.monotonic() - self.looked_at
         return age < (config.COUNT_AGAIN if changed == self.changed else seldom * self.took)
+
+    def begin(self, name: str, size: int) -> None:
+        """Count a file that is about to be published."""
+        self.pending[name] = size
+        self.moment += 1
+
+    def take_back(self, name: str) -> int:
+        """Do not count it after all; return its bytes."""
+        self.moment += 1
+        return self.pending.pop(name)
+
+    def end(self, name: str) -> None:
+        """Count it for good."""
+        size = self.take_back(name)
+        self.total += size
+        self.done[name] = (self.moment, size)
+        if len(self.done) > _REMEMBERED:
+            del self.done[next(iter(self.done))]
+
+    def done_since(self, moment: int) -> dict[str, int]:
+        """Return the bytes of each name that was published after ``moment``."""
+        return {name: size for name, (at, size) in self.done.items() if at > moment}
+
+    def overlaps(self, name: str, moment: int) -> bool:
+        """Return whether ``name`` is being published, or was after ``moment``: no lock needed."""
+        return name in self.pending or self.done.get(name, _NEVER)[0] > moment
+
+    def with_reserved(self, reserved: Mapping[str, int]) -> int:
+        """Return what all count together with ``reserved`` names, some of them published by now."""
+        still = {name: size for name, size in reserved.items() if name not in self.done}
+        return self.total + sum({**still, **self.pending}.values())
 
 
 class Usage:
@@ -45,50 +82,51 @@ class Usage:
         self._lock = threading.Lock()
         self._counts: dict[str, Count] = {}
 
-    def total(self, directory: str, *, surely: bool = False) -> int:
-        """Return the bytes in ``directory``; ``surely`` if a file is to be refused for them."""
+    def total(
+        self, directory: str, reserved: Mapping[str, int] = _NOTHING, *, surely: bool = False
+    ) -> int:
+        """Return the bytes in ``directory``; ``surely`` if a file is to be refused for them.
+
+        With them count the names that were ``reserved`` just before, each once, also those that
+        have been published meanwhile.
+        """
         path = self._output / native(directory)
         changed = _changed(path)
         with self._lock:
             count = self._counts.setdefault(directory, Count())
             seen = -2 if surely and count.trees else changed  # its time says nothing of trees
             if count.holds(seen, 1 if surely else config.COUNT_SELDOM):
-                return count.total + count.pending
-            overlaps, before = count.pending > 0, count.published
-        return self._look(path, count, changed, overlaps, before)
+                return count.with_reserved(reserved)
+        self._look(path, count, changed)
+        with self._lock:
+            return count.with_reserved(reserved)
 
-    def _look(self, path: Path, count: Count, changed: int, overlaps: bool, before: int) -> int:
-        """Count the files. One that is published meanwhile may count twice, until the next look."""
-        began = time.monotonic()
-        found = used_bytes(path)
+    def _look(self, path: Path, count: Count, changed: int) -> None:
+        """Count the files, without those that are published meanwhile: their bytes are known."""
+        began, moment, still = time.monotonic(), count.moment, not count.pending
+        found = used_bytes(path, lambda name: count.overlaps(name, moment))
         with self._lock:
             count.looked_at, count.took = began, time.monotonic() - began
-            count.total, count.trees = found.total, found.trees
-            count.changed = -1 if overlaps or count.published != before else changed
-            return found.total + count.pending
+            count.total = found.total + sum(count.done_since(moment).values())
+            count.trees = found.trees
+            count.changed = changed if still and count.moment == moment else -1
 
-    def add(self, directory: str, size: int) -> None:
+    def add(self, directory: str, name: str, size: int) -> None:
         """Count a file of ``size`` bytes that is about to be published."""
         with self._lock:
-            count = self._counts.setdefault(directory, Count())
-            count.pending += counted(size)
-            count.published += 1
+            self._counts.setdefault(directory, Count()).begin(name, counted(size))
 
-    def take_back(self, directory: str, size: int) -> None:
-        """Do not count a file of ``size`` bytes after all: it could not be published."""
+    def take_back(self, directory: str, name: str) -> None:
+        """Do not count a file after all: it could not be published."""
         with self._lock:
-            count = self._counts[directory]
-            count.pending -= counted(size)
-            count.published += 1
+            self._counts[directory].take_back(name)
 
-    def note_published(self, directory: str, size: int) -> None:
+    def note_published(self, directory: str, name: str) -> None:
         """Count a file that has its name; the directory's last change was for it."""
         changed = _changed(self._output / native(directory))
         with self._lock:
             count = self._counts[directory]
-            count.pending -= counted(size)
-            count.total += counted(size)
-            count.published += 1
+            count.end(name)
             count.changed = -1 if count.changed < 0 else changed
 
 
