@@ -19,7 +19,9 @@ _TABLE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page/style.css": ("style.css", "text/css; charset=utf-8"),
     "/page/words.js": ("words.js", _SCRIPT),
+    "/page/elements.js": ("elements.js", _SCRIPT),
     "/page/scram.js": ("scram.js", _SCRIPT),
+    "/page/upload.js": ("upload.js", _SCRIPT),
     "/page/page.js": ("page.js", _SCRIPT),
 }
 # Scripts, styles and requests of this host alone, none of them within the page (CSP 3).

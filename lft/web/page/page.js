@@ -1,41 +1,8 @@
 "use strict";
 (() => {
   const API = "/api/v1", SAMPLES = 240, VERDICTS = 10, RETRY_MS = 3000, WRITTEN_MS = 1000;
-  const $ = (id) => document.getElementById(id);
   const rates = [];
   let user = null, stream = null, retry = 0, verdicts = [], folder = "", after = "", before = "", links = [], paged = false;
-
-  // -- small things: text comes into the page as text only
-
-  function make(tag, text, ...inside) {
-    const made = document.createElement(tag);
-    if (text) made.textContent = text;
-    made.append(...inside);
-    return made;
-  }
-  function button(text, act) {
-    const made = make("button", text);
-    made.type = "button";
-    made.addEventListener("click", act);
-    return made;
-  }
-  function bytes(count) {
-    const units = ["B", "KB", "MB", "GB", "TB", "PB"];
-    let at = 0;
-    for (; count >= 1000 && at < units.length - 1; at++) count /= 1000;
-    return `${count.toLocaleString(document.documentElement.lang, { maximumFractionDigits: at ? 1 : 0 })} ${units[at]}`;
-  }
-  const when = (time) => new Date(time).toLocaleString(document.documentElement.lang);
-  const tell = (text) => { $("message").textContent = text; };
-  function fill(list, items) {
-    list.replaceChildren(...(items.length ? items : [make("li", say("nothing here"))]));
-  }
-  function bar(done, size, label) {
-    const made = make("progress");
-    made.setAttribute("aria-label", label);
-    if (size !== null) { made.max = Math.max(size, 1); made.value = size ? done : 1; }
-    return made;
-  }
 
   async function ask(method, path, body) {
     const options = { method, headers: {} };
@@ -58,6 +25,7 @@
 
   function showLogin() {
     user = null;
+    uploads.leave();
     closeStream();
     $("nav").hidden = true;
     for (const one of document.querySelectorAll("section")) one.hidden = true;
@@ -68,11 +36,14 @@
   function enter(facts) {
     user = facts.user;
     $("user").textContent = user;
+    $("whose").hidden = !facts.may.some((one) => one === "read-all" || one === "operate");
+    $("who").value = "";
     $("login").hidden = true;
     $("nav").hidden = false;
     folder = "";
     verdicts = [];
     rates.length = 0;
+    uploads.enter(user, showLogin);
     show();
     openStream();
   }
@@ -85,7 +56,7 @@
 
   // -- which part is shown
 
-  const parts = { dashboard: refresh, files: () => list(true), history: () => past(true) };
+  const parts = { dashboard: refresh, files: () => list(true), upload: async () => {}, history: () => past(true) };
   function show() {
     if (!user) return;
     const part = Object.hasOwn(parts, location.hash.slice(1)) ? location.hash.slice(1) : "dashboard";
@@ -243,9 +214,11 @@
     if (anew) before = "";
     paged = !anew;
     const query = new URLSearchParams();
-    for (const [key, value] of [["q", $("q").value], ["outcome", $("outcome").value], ["before", before]]) {
+    for (const [key, value] of [["q", $("q").value], ["outcome", $("outcome").value], ["user", $("who").value]]) {
       if (value) query.set(key, value);
     }
+    $("csv").href = `${API}/history?${query}${query.size ? "&" : ""}format=csv`;
+    if (before) query.set("before", before);
     const page = await ask("GET", `/history?${query}`);
     if (anew) fill($("past"), page.entries.map(outcome));
     else $("past").append(...page.entries.map(outcome));

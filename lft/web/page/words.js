@@ -6,12 +6,19 @@ const PORTUGUESE = {
   waiting: "Em espera", verdicts: "Últimos resultados", sort: "Ordenar por", byname: "Nome",
   bytime: "Mais recentes", bysize: "Maiores", urls: "Lista de URLs para aria2c -i", more: "Mais",
   unfinished: "Inacabados", search: "Procurar", outcome: "Resultado", all: "Todos", show: "Mostrar",
+  who: "Utilizador", csv: "Transferir como CSV",
   "log in over https, or from this machine: this browser computes no proofs here":
     "entre por https ou a partir desta máquina: aqui o navegador não calcula provas",
   "nothing here": "nada aqui", "free": "livres", "left": "restantes", "position": "posição",
   "peak": "máximo", "held up by": "limitado por", "copy digest": "copiar resumo", "up": "subir",
   "connection lost, trying again": "ligação perdida, a tentar de novo",
   received: "recebido", failed: "falhado", refused: "recusado", interrupted: "interrompido",
+  upload: "Enviar", choose: "Escolha ficheiros ou largue-os aqui", pause: "Pausa", cancel: "Cancelar",
+  "go on": "Continuar", "try again": "Tentar de novo", paused: "em pausa", done: "concluído",
+  arrived: "chegou", "each piece checked": "cada parte verificada", stored: "guardado",
+  "the file has changed: choose it again": "o ficheiro mudou: escolha-o de novo",
+  "choose the file again to go on": "escolha o ficheiro de novo para continuar",
+  "folders are sent with client.py, whole and as one": "as pastas enviam-se com client.py, inteiras e de uma vez",
   hashing: "cálculo do resumo", disk: "disco", limit: "limite",
 };
 const inPortuguese = (navigator.languages || [navigator.language])[0].toLowerCase().startsWith("pt");

@@ -1,0 +1,33 @@
+"use strict";
+// The small things that the parts of the page are made of: text comes into it as text only.
+const $ = (id) => document.getElementById(id);
+const tell = (text) => { $("message").textContent = text; };
+
+function make(tag, text, ...inside) {
+  const made = document.createElement(tag);
+  if (text) made.textContent = text;
+  made.append(...inside);
+  return made;
+}
+function button(text, act) {
+  const made = make("button", text);
+  made.type = "button";
+  made.addEventListener("click", act);
+  return made;
+}
+function bytes(count) {
+  const units = ["B", "KB", "MB", "GB", "TB", "PB"];
+  let at = 0;
+  for (; count >= 1000 && at < units.length - 1; at++) count /= 1000;
+  return `${count.toLocaleString(document.documentElement.lang, { maximumFractionDigits: at ? 1 : 0 })} ${units[at]}`;
+}
+const when = (time) => new Date(time).toLocaleString(document.documentElement.lang);
+function fill(list, items) {
+  list.replaceChildren(...(items.length ? items : [make("li", say("nothing here"))]));
+}
+function bar(done, size, label) {
+  const made = make("progress");
+  made.setAttribute("aria-label", label);
+  if (size !== null) { made.max = Math.max(size, 1); made.value = size ? done : 1; }
+  return made;
+}

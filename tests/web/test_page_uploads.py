@@ -1,0 +1,188 @@
+"""Uploads from the page, in a real browser."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import Page, Route, expect
+
+from config import KB, MB
+from lft.accounts.account import Accounts, Credential
+from tests.support.files import md5, random_file, received
+from tests.support.local import ServerThread, StartLocal
+from tests.support.pages import address_of, fresh_page, log_in
+
+WEB = ("localhost", 0)
+
+
+@pytest.fixture
+def upload(page: Page) -> Page:
+    """The page with its part for uploads open."""
+    page.click("a[href='#upload']")
+    expect(page.locator("#upload")).to_be_visible()
+    return page
+
+
+def sha256(path: Path) -> str:
+    """Return a file's digest, as uploads have it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def hold_from(page: Page, number: int) -> list[Route]:
+    """Hold all pieces from the ``number``th on; return those that are held."""
+    held: list[Route] = []
+    seen: list[Route] = []
+
+    def look(route: Route) -> None:
+        seen.append(route)
+        if len(seen) < number:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/api/v1/uploads/*", lambda route: (
+        look(route) if route.request.method == "PATCH" else route.continue_()
+    ))  # fmt: skip
+    return held
+
+
+def wait_for(page: Page, held: list[Route]) -> None:
+    """Wait until a piece is held; the browser's events come while its page waits."""
+    while not held:
+        page.wait_for_timeout(10)
+
+
+def test_several_files_arrive_each_piece_checked(
+    upload: Page, site: ServerThread, tmp_path: Path
+) -> None:
+    """Also an empty one; each shows the digest of what arrived, and how it was proven."""
+    sources = [random_file(tmp_path / "a.bin", 3 * MB), random_file(tmp_path / "b.bin", 700_000)]
+    sources.append(random_file(tmp_path / "empty.bin", 0))
+    upload.set_input_files("#choose", sources)
+    for source in sources:
+        item = upload.locator("#uploads li", has_text=source.name)
+        expect(item).to_contain_text(sha256(source))
+        expect(item).to_contain_text("each piece checked")
+    assert sorted(map(md5, received(site.output))) == sorted(map(md5, sources))
+
+
+def test_after_a_reload_the_same_file_goes_on(
+    upload: Page, site: ServerThread, tmp_path: Path
+) -> None:
+    """It is chosen again; no byte that the server has is sent a second time."""
+    source = random_file(tmp_path / "x.bin", 3 * MB)
+    held = hold_from(upload, 3)
+    upload.set_input_files("#choose", source)
+    wait_for(upload, held)
+    upload.reload()
+    upload.unroute("**/api/v1/uploads/*")
+    expect(upload.locator("#uploads")).to_contain_text("choose the file again")
+    with upload.expect_request(lambda request: request.method == "PATCH") as first:
+        upload.set_input_files("#choose", source)
+    assert int(first.value.headers["upload-offset"]) > 0
+    expect(upload.locator("#uploads")).to_contain_text(sha256(source))
+    assert [md5(path) for path in received(site.output)] == [md5(source)]
+
+
+def test_a_paused_upload_goes_on_where_it_was(
+    upload: Page, site: ServerThread, tmp_path: Path
+) -> None:
+    """By the same button, which keeps the focus."""
+    source = random_file(tmp_path / "x.bin", 2 * MB)
+    held = hold_from(upload, 2)
+    upload.set_input_files("#choose", source)
+    wait_for(upload, held)
+    upload.get_by_role("button", name="pause: x.bin").click()
+    expect(upload.locator("#uploads")).to_contain_text("paused")
+    upload.unroute("**/api/v1/uploads/*")
+    with upload.expect_request(lambda request: request.method == "PATCH") as first:
+        upload.keyboard.press("Enter")
+    assert int(first.value.headers["upload-offset"]) > 0
+    expect(upload.locator("#uploads")).to_contain_text(sha256(source))
+    assert len(received(site.output)) == 1
+
+
+def test_a_lost_connection_is_tried_again(upload: Page, tmp_path: Path) -> None:
+    """The page says so meanwhile, and asks the server how far it is."""
+    source = random_file(tmp_path / "x.bin", 2 * MB)
+    held = hold_from(upload, 2)
+    upload.set_input_files("#choose", source)
+    wait_for(upload, held)
+    held[0].abort()
+    upload.unroute("**/api/v1/uploads/*")
+    expect(upload.locator("#uploads")).to_contain_text("connection lost, trying again")
+    expect(upload.locator("#uploads")).to_contain_text(sha256(source))
+
+
+def test_a_damaged_piece_is_sent_again(upload: Page, site: ServerThread, tmp_path: Path) -> None:
+    """Its checksum tells; what arrives is right."""
+    source = random_file(tmp_path / "x.bin", 2 * MB)
+    damaged: list[str] = []
+
+    def damage(route: Route) -> None:
+        if route.request.method != "PATCH" or damaged:
+            route.continue_()
+            return
+        damaged.append(route.request.headers["upload-offset"])
+        route.continue_(post_data=b"x" * int(route.request.headers.get("content-length", 262144)))
+
+    upload.route("**/api/v1/uploads/*", damage)
+    upload.set_input_files("#choose", source)
+    expect(upload.locator("#uploads")).to_contain_text(sha256(source))
+    assert damaged == ["0"]
+    assert [md5(path) for path in received(site.output)] == [md5(source)]
+
+
+def test_a_refused_file_shows_why(
+    chromium: Chromium, start_local: StartLocal, tmp_path: Path
+) -> None:
+    """The others go on; its name is text, whatever is in it."""
+    users = Accounts({"ann": Credential.make("secret", iterations=4096).replace(quota=600 * KB)})
+    site = start_local(lambda: users, http=WEB, credentials=tmp_path / "unused")
+    large = random_file(tmp_path / "<b>large.bin", 700 * KB)
+    small = random_file(tmp_path / "small.bin", 1000)
+    with fresh_page(chromium, address_of(site) + "#upload") as page:
+        log_in(page, "ann", "secret")
+        page.set_input_files("#choose", [large, small])
+        expect(page.locator("#uploads li", has_text="<b>large.bin")).to_contain_text("quota")
+        expect(page.get_by_role("button", name="try again: <b>large.bin")).to_be_visible()
+        expect(page.locator("#uploads li", has_text="small.bin")).to_contain_text(sha256(small))
+        assert page.locator("#uploads b").count() == 0
+        assert Axe().run(page).violations_count == 0
+    assert len(received(site.output)) == 1
+
+
+def test_a_cancelled_upload_leaves_nothing(
+    upload: Page, site: ServerThread, tmp_path: Path
+) -> None:
+    """Neither in the page nor at the server."""
+    source = random_file(tmp_path / "x.bin", 2 * MB)
+    held = hold_from(upload, 2)
+    upload.set_input_files("#choose", source)
+    wait_for(upload, held)
+    with upload.expect_response(lambda answer: answer.request.method == "DELETE") as deleted:
+        upload.get_by_role("button", name="cancel: x.bin").click()
+    assert deleted.value.status == 204
+    expect(upload.locator("#uploads li")).to_have_count(0)
+    upload.reload()
+    upload.unroute("**/api/v1/uploads/*")
+    expect(upload.locator("#upload")).to_be_visible()
+    expect(upload.locator("#uploads li")).to_have_count(0)
+    assert received(site.output) == []
+
+
+def test_a_dropped_file_is_sent(page: Page, site: ServerThread) -> None:
+    """Wherever in the page it is dropped; the part for uploads opens."""
+    page.evaluate("""() => {
+        const transfer = new DataTransfer();
+        transfer.items.add(new File(["dropped"], "d.txt"));
+        document.body.dispatchEvent(
+            new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    }""")
+    expect(page.locator("#upload")).to_be_visible()
+    expect(page.locator("#uploads")).to_contain_text(hashlib.sha256(b"dropped").hexdigest())
+    assert [path.read_bytes() for path in received(site.output)] == [b"dropped"]
