@@ -93,7 +93,7 @@ class FencedTree(PartTree):
             self._owned = self._lock.lock()
             self._look_again()
             if not self._owned and not self.published:
-                raise HeldElsewhereError(self._claimed_bytes())
+                raise HeldElsewhereError(self._claimed_bytes(), "directory")
         except ValueError:  # of no use to any client
             self.remove()
             raise
