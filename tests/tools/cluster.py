@@ -39,7 +39,7 @@ from typing import Iterator, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from config import KB, MB
+from config import MB
 from lft.store.journal import Journal
 from lft.store.paths import PARTIAL
 from lft.store.trees import LEFT_BEHIND
@@ -58,9 +58,9 @@ from tests.tools.sweeping.processes import (
 from tests.tools.sweeping.things import Files, Trees
 
 VICTIMS = ("owner", "owner", "any", "both")
-SIZE = 48 * MB
-HALF = SIZE // (200 * KB) // 2  # blocks
-RATE = "32M"  # bytes a second of the client: a transfer takes 1.5 s, or what the disk makes of it
+SIZES: dict[type[Files], int] = {Files: 48 * MB, Trees: 16 * MB}  # the latter in 400 files
+SHORT: dict[type[Files], int] = {Files: 24 * MB, Trees: 3 * MB}
+SECONDS = 1.5  # that the client takes for one, unless the disk makes more of it
 BEYOND = 1.2  # the kill comes within so many times of that
 ANSWERS = 2.0  # seconds for the second name of a published file to go
 FROZEN_MOST = 30.0  # seconds from the freeze to the verdict
@@ -73,11 +73,13 @@ class Cluster:
     def __init__(
         self, folder: Path, outputs: Sequence[Path], seed: int, things: Sequence[Files]
     ) -> None:
-        """``things`` are the kinds of what is sent, in turns."""
+        """``things`` are the kinds of what is sent, in turns: of several smaller ones."""
         self.folder, self.outputs, self._things = folder, outputs, things
+        self._sizes = SHORT if len(things) > 1 else SIZES
         self.wrong: collections.Counter[str] = collections.Counter()
         self.kept = 0  # second names of published files
-        self._lasts: dict[Files, float] = {}  # seconds that a transfer takes without a kill
+        # seconds that a transfer takes without a kill, which the short form does not look at
+        self._lasts = dict.fromkeys(things, SECONDS) if len(things) > 1 else {}
         self.resumed: list[float] = []
         self.seconds: list[float] = []  # from the kill to the end of the client
         self.hits = 0
@@ -109,7 +111,7 @@ class Cluster:
         lasts = self._lasts.get(things) or self._measure(things)
         source, client = self._begin(f"x{number}", things)
         time.sleep(self._chance.uniform(0, BEYOND * lasts))
-        there, began = self._claimed() > HALF, time.monotonic()
+        there, began = self._claimed() > self._sizes[type(things)] / 2, time.monotonic()
         owner = max(range(2), key=self._balancer.counts().__getitem__)
         victims = {"any": [self._chance.randrange(2)], "both": [0, 1]}.get(victim, [owner])
         hit = client.code is None and owner in victims
@@ -126,8 +128,10 @@ class Cluster:
     def _begin(self, name: str, things: Files) -> tuple[Path, Client]:
         """Have something sent; return once its first blocks have arrived."""
         source = self.folder / f"{name}{things.ending}"
-        things.make(source, SIZE, self._chance.randrange(1 << 30))
-        client = Client(self.folder, "client", self._balancer.port, source, "--limit", RATE)
+        size = self._sizes[type(things)]
+        things.make(source, size, self._chance.randrange(1 << 30))
+        rate = str(int(size / SECONDS))
+        client = Client(self.folder, "client", self._balancer.port, source, "--limit", rate)
         until = time.monotonic() + SETTLE
         while not self._claimed() and client.code is None:
             assert time.monotonic() < until, text_of(client.errors)
@@ -146,11 +150,12 @@ class Cluster:
         return self._lasts[things]
 
     def _claimed(self) -> int:
-        """Return how many blocks the journals claim."""
+        """Return about how many bytes the journals claim."""
         found = 0
         for path in (self.outputs[0] / PARTIAL).glob("*.journal"):
             with contextlib.suppress(OSError, ValueError):  # it ended while we looked
-                found += Journal(path).count()
+                journal = Journal(path)
+                found += journal.count() * journal.facts().block_size
         return found
 
     @staticmethod
@@ -200,7 +205,7 @@ class Cluster:
         if victim == "frozen":
             self._count(self.seconds[-1] > FROZEN_MOST, "too slow", what, client)
         elif there and client.receipts:
-            self.resumed.append(client.receipts[0]["resumed_bytes"] / SIZE)
+            self.resumed.append(client.receipts[0]["resumed_bytes"] / client.receipts[0]["bytes"])
             self._count(self.resumed[-1] == 0, "not resumed", what, client)
 
     def _words(self, client: Client) -> str:
