@@ -240,8 +240,7 @@ class Answers:
             raise RemoteProtocolError(reason, "version")
         peer.features = message.features
         bound = () if peer.binding is None else (SCRAM_PLUS,)
-        trees = () if self._settings.shared else (TREES,)
-        features = *FEATURES, PRESERVE, UNSIZED, AHEAD, SKIP, *trees, *bound
+        features = *FEATURES, PRESERVE, UNSIZED, AHEAD, SKIP, TREES, *bound
         peer.connection.send(Hello(VERSION, features))
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:

@@ -35,4 +35,9 @@ def rename_new(source: int, old: str, folder: int, name: str) -> None:
 def _look_and_rename(source: int, old: str, folder: int, name: str) -> None:
     if name in os.listdir(folder):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
-    os.rename(old, name, src_dir_fd=source, dst_dir_fd=folder)
+    try:
+        os.rename(old, name, src_dir_fd=source, dst_dir_fd=folder)
+    except OSError as error:  # another has made it meanwhile
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None

@@ -149,8 +149,6 @@ class Lifecycle:
             raise RejectedError("block_size", f"a block has {low} to {high} here")
         if Blocks(start.size, start.block_size).count > config.MAX_BLOCKS:
             raise RejectedError("size", "too many blocks; use larger ones")
-        if start.entries is not None and self._settings.shared:
-            raise RejectedError("tree", "a server with --shared takes no directories: pack it")
         if start.entries is not None and start.entries > config.MAX_TREE_ENTRIES:
             most = f"{config.MAX_TREE_ENTRIES:,}"
             raise RejectedError("manifest", f"{start.entries:,} entries are more than {most}")

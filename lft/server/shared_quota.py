@@ -10,6 +10,7 @@ from lft.server.admission import Admission
 from lft.server.quota import Quota, check_room
 from lft.server.transfer import Transfer
 from lft.store.fenced import FencedPartFile
+from lft.store.fencedtree import FencedTree
 from lft.store.part import Part
 from lft.store.partstore import PartStore
 from lft.store.paths import counted
@@ -60,7 +61,7 @@ class SharedQuota(Quota):
         quota = transfer.session.rights.quota
         if quota is None:
             return take()
-        size = counted(transfer.blocks.size if size is None else size)
+        size = transfer.facts.counts if size is None else counted(size)
         with self._counters.open(transfer.facts.directory) as account:
             account.count()
             before = account.parts.get(own.stem, 0) if own else 0
@@ -74,6 +75,8 @@ class SharedQuota(Quota):
 
     def publish(self, part: Part) -> str:
         """Publish a file; all servers count it as published from the moment on."""
-        if isinstance(part, FencedPartFile):  # otherwise it was there before, and is counted
+        if isinstance(
+            part, (FencedPartFile, FencedTree)
+        ):  # otherwise it was there before, and is counted
             part.counted = partial(self._counters.publishing, part.facts, part.stem)
         return part.publish()

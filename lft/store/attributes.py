@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +69,7 @@ def allowed_bits(folder: Path) -> Allowed:
 
     A file and a directory are made there, and removed. Raises ``OSError``.
     """
-    trial = folder / "trial"
+    trial = folder / f"trial-{secrets.token_hex(4)}"  # another server may do the same
     file = _most(trial)
     os.mkdir(trial, 0o777)
     directory = stat.S_IMODE(os.stat(trial).st_mode)

@@ -17,7 +17,7 @@ import config
 from lft.files import open_directory
 from lft.store.journal import Facts, Journal
 from lft.store.locks import take_within
-from lft.store.paths import COUNTERS, PARTIAL, counted, names_file, native, used_bytes
+from lft.store.paths import COUNTERS, PARTIAL, names_file, native, used_bytes
 
 _READ = 64 * 1024  # bytes read in one call: 1300 unfinished files
 
@@ -84,12 +84,12 @@ class Account:
             self.total, self._changed = self._counters.published(self.directory), changed
 
     @contextlib.contextmanager
-    def publishing(self, stem: str, size: int) -> Iterator[None]:
+    def publishing(self, stem: str, counts: int) -> Iterator[None]:
         """Have a file count as published that gets its name within this."""
         current = self._counters.changed(self.directory) == self._changed
         yield
         self.parts.pop(stem, None)
-        self.total += counted(size)
+        self.total += counts
         if current:
             self._changed = self._counters.changed(self.directory)
 
@@ -106,7 +106,8 @@ class Counters:
     def __init__(self, output: Path) -> None:
         self._output = output
         self._folder = output / PARTIAL / COUNTERS
-        self._counted: dict[str, tuple[float, float]] = {}  # when, and the seconds it took: ours
+        # when we counted a directory, the seconds it took, and whether there were trees
+        self._counted: dict[str, tuple[float, float, bool]] = {}
 
     @contextlib.contextmanager
     def open(self, directory: str, *, make: bool = True) -> Iterator[Account]:
@@ -144,7 +145,7 @@ class Counters:
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(FileNotFoundError, BlockingIOError):
                 account = stack.enter_context(self.open(facts.directory, make=False))
-                stack.enter_context(account.publishing(stem, facts.size))
+                stack.enter_context(account.publishing(stem, facts.counts))
             yield
 
     def release(self, directory: str, stem: str) -> None:
@@ -170,15 +171,16 @@ class Counters:
 
         That takes some of the time, not all of it.
         """
-        counted_at, took = self._counted.get(directory, (-math.inf, 0.0))
+        counted_at, took, trees = self._counted.get(directory, (-math.inf, 0.0, False))
+        same &= not (surely and trees)  # what changes in these does not change the directory
         seldom = took if surely else config.COUNT_SELDOM * took
         return time.monotonic() >= counted_at + (config.COUNT_AGAIN if same else seldom)
 
     def published(self, directory: str) -> int:
         """Count the published files of a directory."""
         began = time.monotonic()
-        total = used_bytes(self._output / native(directory)).total
-        self._counted[directory] = began, time.monotonic() - began
+        total, trees = used_bytes(self._output / native(directory))
+        self._counted[directory] = began, time.monotonic() - began, trees
         return total
 
     def unfinished(self, directory: str) -> dict[str, int]:
@@ -188,12 +190,12 @@ class Counters:
             with contextlib.suppress(OSError, ValueError):
                 facts = self._journal(stem).facts()
                 if facts.directory == directory and not self._is_published(stem, facts):
-                    found[stem] = counted(facts.size)
+                    found[stem] = facts.counts
         return found
 
     def still_unfinished(self, directory: str, parts: dict[str, int]) -> dict[str, int]:
         """Return those of ``parts`` that are there, and not published."""
-        there = self._stems(".part")
+        there = self._stems(".part", ".tree")
         return {
             stem: size
             for stem, size in parts.items()
@@ -211,12 +213,15 @@ class Counters:
     def _is_published(self, stem: str, facts: Facts) -> bool:
         if self._journal(stem).says_published(facts):
             return True
+        final = self._output / native(facts.place)
+        if facts.is_tree:  # no other has this name, and it has it only then
+            return os.path.lexists(final)
         part = os.stat(self._folder.parent / f"{stem}.part", follow_symlinks=False)
-        return names_file(self._output / native(facts.place), part)
+        return names_file(final, part)
 
     def _journal(self, stem: str) -> Journal:
         return Journal(self._folder.parent / f"{stem}.journal")
 
-    def _stems(self, suffix: str) -> set[str]:
+    def _stems(self, *suffixes: str) -> set[str]:
         names = map(os.path.splitext, os.listdir(self._folder.parent))
-        return {stem for stem, ending in names if ending == suffix}
+        return {stem for stem, ending in names if ending in suffixes}

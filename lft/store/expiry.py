@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Callable, Dict, NamedTuple
 
 import config
-from lft.store.fenced import FencedPartFile
-from lft.store.journal import NO_FACTS, Journal
+from lft.store.fencedtree import Fenced, fenced, remove_useless
+from lft.store.journal import Journal
 from lft.store.locks import HeldElsewhereError
-from lft.store.partfile import SUFFIXES, PartFile
+from lft.store.part import Part
 from lft.store.paths import PARTIAL, reason_of
+from lft.store.trees import LEFT_BEHIND
 
 log = logging.getLogger("server")
 
@@ -25,7 +26,7 @@ _Files = Dict[str, int]  # the suffixes of a stem, each with its time of change 
 class Rested(NamedTuple):
     """A part file as the last look found it."""
 
-    part: FencedPartFile
+    part: Fenced
     changed: int  # its journal, in nanoseconds by the clock of the disk
     seen_at: float  # since when it is like that, on our monotonic clock
 
@@ -43,7 +44,7 @@ class Expiry:
         self,
         output: Path,
         in_use: Callable[[], set[str]],
-        removed: Callable[[PartFile], None],
+        removed: Callable[[Part], None],
     ) -> None:
         """``in_use`` tells the stems that this server uses; ``removed`` hears of each one gone."""
         self._output = output
@@ -74,7 +75,7 @@ class Expiry:
         found: dict[str, _Files] = {}
         for entry in os.scandir(self._folder):
             stem, suffix = os.path.splitext(entry.name)
-            if suffix in SUFFIXES or stem.startswith(_FORGOTTEN):
+            if suffix in LEFT_BEHIND or stem.startswith(_FORGOTTEN):
                 with contextlib.suppress(FileNotFoundError):
                     changed = entry.stat(follow_symlinks=False).st_mtime_ns
                     found.setdefault(stem, {})[suffix] = changed
@@ -84,7 +85,7 @@ class Expiry:
         """Remove one that is of no use, or too old; note the others."""
         journal = Journal(self._folder / f"{stem}.journal")
         try:
-            part = FencedPartFile(self._output, stem, journal.facts())
+            part = fenced(self._output, stem, journal.facts())
             part.published = journal.says_published(part.facts)
         except (FileNotFoundError, ValueError) as error:
             if now - max(files.values()) >= config.USELESS_FOR * 1e9:
@@ -96,7 +97,7 @@ class Expiry:
             if self._is_expired(self._note(part, changed), now):
                 self._remove(part, "left for too long")
 
-    def _note(self, part: FencedPartFile, changed: int) -> Rested:
+    def _note(self, part: Fenced, changed: int) -> Rested:
         """Note a part file that rests; return it, with the time since when it is like that."""
         known = self._seen.get(part.stem)
         same = known is not None and known.changed == changed
@@ -110,7 +111,7 @@ class Expiry:
         seen_for, age = time.monotonic() - rested.seen_at, (now - rested.changed) / 1e9
         return seen_for >= limit or (age >= limit and seen_for >= config.KEEP_AFTER_START)
 
-    def _remove(self, part: FencedPartFile, why: str) -> None:
+    def _remove(self, part: Fenced, why: str) -> None:
         """Remove a part file, unless a server has it or changed it since. Raises as ``lock``."""
         before, published = self._seen.pop(part.stem), part.published
         part.lock()
@@ -128,7 +129,7 @@ class Expiry:
     def _remove_useless(self, stem: str, reason: str) -> None:
         if stem.startswith(_FORGOTTEN):
             (self._folder / stem).unlink()
-        elif FencedPartFile(self._output, stem, NO_FACTS).remove_if_free():
+        elif remove_useless(self._output, stem):
             log.warning("removed %s: no client can go on with it (%s)", stem, reason)
 
     def _keep_some_of_each_user(self) -> None:

@@ -31,7 +31,8 @@ def new_stem(user: str, name: str) -> str:
 
 
 @contextlib.contextmanager
-def _uncounted() -> Iterator[None]:
+def uncounted() -> Iterator[None]:
+    """Do something that no counter has to know of."""
     yield
 
 
@@ -52,7 +53,7 @@ class FencedPartFile(PartFile):
         """Stand for a file that ``create`` or ``lock`` opens."""
         super().__init__(output, stem, facts)
         # what has to be done around the moment in which the file gets its final name
-        self.counted: Callable[[], ContextManager[None]] = _uncounted
+        self.counted: Callable[[], ContextManager[None]] = uncounted
         self._owned = False
 
     # -- whose it is

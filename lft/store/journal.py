@@ -220,7 +220,7 @@ class Journal:
                 self.append(line)
             for records in claims.records() if claims else ():
                 self.append(records)
-            os.replace(fresh, self._path)
+            self._put_in_place(fresh)
         except OSError:
             self.close()
             with contextlib.suppress(OSError):
@@ -235,6 +235,9 @@ class Journal:
             first = file.tell()
         torn = (os.fstat(self._fd).st_size - first) % (_INDEX.size + facts.digest_size)
         os.ftruncate(self._fd, os.fstat(self._fd).st_size - torn)
+
+    def _put_in_place(self, fresh: Path) -> None:
+        os.replace(fresh, self._path)
 
     def _open(self, path: Path, flags: int) -> None:
         self.close()

@@ -20,8 +20,8 @@ _HELD = (errno.EAGAIN, errno.EACCES)  # flock(2) and fcntl(2) say it so
 class HeldElsewhereError(Exception):
     """Another server has what an earlier attempt left: ``size`` bytes, at most."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__("another server has not let go of the unfinished file yet")
+    def __init__(self, size: int, what: str = "file") -> None:
+        super().__init__(f"another server has not let go of the unfinished {what} yet")
         self.size = size
 
 

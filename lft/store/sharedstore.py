@@ -14,13 +14,14 @@ import config
 from lft.store.counters import Counters
 from lft.store.expiry import Expiry
 from lft.store.fenced import FencedPartFile, new_stem, prefix_of
+from lft.store.fencedtree import Fenced, FencedTree, fenced
 from lft.store.journal import Facts, Journal
 from lft.store.leftovers import Need
 from lft.store.locks import HeldElsewhereError
 from lft.store.part import Part
-from lft.store.partfile import SUFFIXES, PartFile
 from lft.store.partstore import PartStore
 from lft.store.paths import PARTIAL, reason_of
+from lft.store.trees import LEFT_BEHIND
 
 log = logging.getLogger("server")
 
@@ -92,9 +93,9 @@ class SharedPartStore(PartStore):
 
     def _stems(self) -> set[str]:
         pairs = map(os.path.splitext, self._names())
-        return {stem for stem, suffix in pairs if suffix in SUFFIXES}
+        return {stem for stem, suffix in pairs if suffix in LEFT_BEHIND}
 
-    def _resting_of(self, facts: Facts) -> list[FencedPartFile]:
+    def _resting_of(self, facts: Facts) -> list[Fenced]:
         """Return what rests of the files of a user that have this name, the newest first."""
         prefix = prefix_of(facts.user, facts.name)
         with self._lock:
@@ -107,12 +108,12 @@ class SharedPartStore(PartStore):
         with self._lock:
             return {part.stem for part in self._in_use}
 
-    def _known(self, stems: Iterable[str]) -> Iterator[FencedPartFile]:
+    def _known(self, stems: Iterable[str]) -> Iterator[Fenced]:
         """Give the part files of stems whose journals can be read, as those say now."""
         for stem in stems:
             journal = Journal(self._folder / f"{stem}.journal")
             try:
-                part = FencedPartFile(self._output, stem, journal.facts())
+                part = fenced(self._output, stem, journal.facts())
                 part.published = journal.says_published(part.facts)
             except (OSError, ValueError) as error:  # it may go just now; otherwise it gets old
                 log.debug("%s: %s", stem, reason_of(error))
@@ -128,10 +129,11 @@ class SharedPartStore(PartStore):
 
     # -- to and from a transfer
 
-    def _make(self, facts: Facts) -> PartFile:
-        return FencedPartFile.create(self._output, facts, new_stem(facts.user, facts.name))
+    def _make(self, facts: Facts) -> Part:
+        kind = FencedTree if facts.is_tree else FencedPartFile
+        return kind.create(self._output, facts, new_stem(facts.user, facts.name))
 
-    def reopen(self, facts: Facts) -> PartFile | None:
+    def reopen(self, facts: Facts) -> Part | None:
         """Open and lock the newest part file of an earlier attempt, if there is one.
 
         Raises ``HeldElsewhereError`` where there are some and other servers have all of them.
@@ -155,10 +157,14 @@ class SharedPartStore(PartStore):
             raise held
         return None
 
-    def _fit(self, facts: Facts) -> Iterator[FencedPartFile]:
+    def _fit(self, facts: Facts) -> Iterator[Fenced]:
         """Give what rests of this very file, also what was to be proven by a weaker digest."""
         resting = self._resting_of(facts)
-        yield from (part for part in resting if part.facts.key == facts.key)
+        same = [part for part in resting if part.facts.key == facts.key]
+        if facts.is_tree:
+            del resting[config.TREES_TRIED :]
+            same = [part for part in same[: config.TREES_TRIED] if part.begins_with(facts)]
+        yield from same
         for part in resting:
             weaker = part.facts.digest_size < facts.digest_size
             if weaker and part.facts.block_size == facts.block_size and _is_earlier(part, facts):
@@ -200,7 +206,7 @@ class SharedPartStore(PartStore):
 
     def remove_if_resting(self, part: Part) -> bool:
         """Remove a part file, unless a server goes on with it; return whether it is gone."""
-        resting = FencedPartFile(self._output, part.stem, part.facts)
+        resting = fenced(self._output, part.stem, part.facts)
         try:
             resting.lock()
         except (OSError, ValueError, HeldElsewhereError):

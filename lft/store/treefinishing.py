@@ -16,7 +16,7 @@ from lft.manifest import Kind
 from lft.store.attributes import allowed_bits
 from lft.store.journal import Facts
 from lft.store.partfile import NO_LINKS
-from lft.store.paths import UNSUPPORTED, reason_of
+from lft.store.paths import UNSUPPORTED, names_file, reason_of
 from lft.store.treeroot import TreeRoot
 
 log = logging.getLogger("server")
@@ -48,6 +48,9 @@ def name_sums(ours: Path, public: Path) -> None:
     """
     try:
         os.link(ours, public)
+    except FileExistsError:  # ours, if a network file system did twice what it was asked once
+        if not names_file(public, os.stat(ours)):
+            raise
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise

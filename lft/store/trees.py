@@ -9,7 +9,7 @@ import secrets
 import stat
 import time
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence
+from typing import Iterable, Iterator, Sequence, TypeVar
 
 from lft.files import flush_descriptor, open_directory
 from lft.holes import is_zero
@@ -44,7 +44,8 @@ from lft.store.treeroot import TreeRoot
 log = logging.getLogger("server")
 
 LEFT_BEHIND = (*SUFFIXES, ".tree")  # by parts of both kinds
-_TREE, _SUMS = "tree", "sums"  # in the folder of a part tree
+TREE, SUMS = "tree", "sums"  # in the folder of a part tree; what begins like the first is it, too
+Self = TypeVar("Self", bound="PartTree")
 
 
 class PartTree(Part):
@@ -63,6 +64,7 @@ class PartTree(Part):
         """Stand for a tree that ``create`` or ``reopen`` opens."""
         super().__init__(output, stem, facts)
         self._folder = output / PARTIAL / f"{stem}.tree"
+        self._name = TREE  # in there
         self._opened: TreeBytes | None = None
         self._before: Manifest | None = None  # of the attempt that left it
         self._making: Iterator[None] = iter(())  # what is left of making it
@@ -79,11 +81,11 @@ class PartTree(Part):
     @property
     def unfinished(self) -> Path:
         """Where it stands until it has its final name."""
-        return self._folder / _TREE
+        return self._folder / self._name
 
     @property
     def _sums(self) -> Path:
-        return self._folder / _SUMS
+        return self._folder / self._name.replace(TREE, SUMS, 1)
 
     @property
     def _sums_name(self) -> str:
@@ -100,9 +102,9 @@ class PartTree(Part):
     # -- beginning
 
     @classmethod
-    def create(cls, output: Path, facts: Facts) -> PartTree:
+    def create(cls: type[Self], output: Path, facts: Facts, stem: str = "") -> Self:
         """Make a new tree; ``reserve_some`` follows. Raises ``OSError`` and leaves nothing."""
-        part = cls(output, secrets.token_hex(8), facts)
+        part = cls(output, stem or secrets.token_hex(8), facts)
         check_room(output, facts.size, len(facts.manifest or ()))
         os.mkdir(part._folder, 0o700)
         try:
@@ -112,7 +114,8 @@ class PartTree(Part):
             part._open_as(facts)
             part._journal.begin(facts)
         except OSError:
-            part.remove()
+            part.close()
+            remove_leftover(output, part.stem)
             raise
         part._making = make(part._root, part._folder, set())
         return part
@@ -125,6 +128,7 @@ class PartTree(Part):
 
     def look(self) -> None:
         """See whether the tree has its final name. Raises ``ValueError`` if it is not ours now."""
+        self._name = _name_in(self._folder)
         try:
             facts = os.lstat(self.unfinished)
             self.published = False
@@ -140,8 +144,12 @@ class PartTree(Part):
         """Look at what an earlier run left; sums without their tree go. Raises as ``look``."""
         super().recover()
         if not self.published:
-            take_sums_back(self._sums, self._public_sums)
-            clear_trials(self._folder, {_TREE, _SUMS}, self._trial)
+            self._clear()
+
+    def _clear(self) -> None:
+        """Take back what was made for a moment when a server was killed. Raises ``OSError``."""
+        take_sums_back(self._sums, self._public_sums)
+        clear_trials(self._folder, {self._name, self._sums.name}, self._trial)
 
     def begins_with(self, facts: Facts) -> bool:
         """Return whether the tree, which rests, has most of its bytes in ``facts`` as well.
@@ -312,7 +320,7 @@ class PartTree(Part):
         from lft.renaming import rename_new  # noqa: PLC0415  (it loads ctypes)
 
         with open_directory(self._folder) as own:
-            rename_new(own, _TREE, folder, native(self.facts.saved_as))
+            rename_new(own, self._name, folder, native(self.facts.saved_as))
 
     def _shut(self) -> None:
         """Take the bit from the published tree that only its renaming needed."""
@@ -336,13 +344,13 @@ class PartTree(Part):
 
     def close(self) -> None:
         """Close the tree; it stays on the disk."""
-        self._journal.close()
         self._making = iter(())
         self.facts = self.facts._replace(manifest=None)
         opened, self._opened = self._opened, None
         if opened:
             opened.close()
             opened.root.close()
+        self._journal.close()
 
     def remove(self) -> None:
         """Remove what is unfinished; a published tree keeps its final name."""
@@ -350,6 +358,13 @@ class PartTree(Part):
             take_sums_back(self._sums, self._public_sums)
         self.close()
         remove_leftover(self._output, self.stem)
+
+
+def _name_in(folder: Path) -> str:
+    """Return what a tree is called in its folder: several servers give it other names in turn."""
+    with contextlib.suppress(FileNotFoundError):
+        return next((name for name in os.listdir(folder) if name.startswith(TREE)), TREE)
+    return TREE
 
 
 def kind_of(facts: Facts) -> type[Part]:

@@ -6,70 +6,25 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Callable, Iterator
 
 import pytest
 
 import config
-from lft.manifest import Entry, Manifest
-from lft.store.journal import TREE, Facts, Journal, record
+from lft.manifest import Manifest
+from lft.store.journal import Facts, Journal, record
 from lft.store.part import StaleError
 from lft.store.partstore import PartStore
 from lft.store.paths import PARTIAL
 from lft.store.treemaking import takes_names_for_others
 from lft.store.treeroot import TreeRoot
 from lft.store.trees import PartTree
-from lft.sums import TreeHash
 from protocol import RejectedError
 from tests.support.directories import NOBODY, as_nobody
 from tests.support.files import part_files, received
 from tests.support.partfiles import broken_disk, no_links
-from tests.support.rawtrees import WHEN, directory, file, link
-
-DATA = b"first" + b"second one" + b"3"
-ENTRIES = [
-    file("a", 5, 0o640),
-    directory("d", 0o750),
-    file("d/b", 10, 0o600),
-    file("d/empty"),
-    link("d/link", "../a"),
-    file("z", 1),
-]
-
-
-def facts_of(entries: Iterable[Entry] = ENTRIES, **changes: Any) -> Facts:
-    """Return the facts of a tree, in blocks of four bytes."""
-    manifest = Manifest(entries)
-    facts = Facts("u", "t", manifest.size, 4, "md5", "server_received_1_t", "", TREE)
-    facts = facts._replace(mode=0o755, mtime=WHEN, manifest=manifest, counted_as=4096)
-    return facts._replace(**changes)
-
-
-def made(output: Path, facts: Facts) -> PartTree:
-    """Return a new tree with all that is made before its blocks come."""
-    part = PartTree.create(output, facts)
-    part.try_name()
-    while part.reserve_some(1.0):
-        continue
-    return part
-
-
-def lines_of(facts: Facts, data: bytes) -> Iterable[bytes]:
-    """Return the sums of a tree."""
-    assert facts.manifest is not None
-    running = TreeHash(facts.manifest, "md5")
-    running.update(data)
-    return running.lines()
-
-
-def filled(output: Path, facts: Facts, data: bytes = DATA) -> PartTree:
-    """Return a tree with all bytes, in its journal, too, and all that it gets at its end."""
-    part = made(output, facts)
-    part.write_run([memoryview(data)], 0)
-    blocks = range(facts.blocks.count)
-    part.note(b"".join(record(block, bytes([block + 1]) * 16) for block in blocks))
-    part.finish(lines_of(facts, data))
-    return part
+from tests.support.parttrees import DATA, ENTRIES, facts_of, filled, lines_of, made
+from tests.support.rawtrees import WHEN, directory, file
 
 
 def again(output: Path, part: PartTree) -> PartTree:

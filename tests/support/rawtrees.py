@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import subprocess
 from pathlib import Path
 from typing import Iterable
 
-from config import BLOCK_SIZE
+from config import BLOCK_SIZE, KB
 from lft.manifest import Entry, Kind, Manifest, parts_of
 from lft.sums import TreeHash
-from protocol import FileReady, FileStart, IntegrityOk, Message
-from tests.support.rawpeer import RawClient, RawUpload
+from protocol import CODEC_HELD, FileReady, FileStart, Goodbye, IntegrityOk, Message, Missing
+from tests.support.files import part_files
+from tests.support.local import ServerThread
+from tests.support.rawpeer import RawClient, RawUpload, push
+from tests.support.waiting import eventually
 
 WHEN = 1_700_000_000_123_456_789
 NOTHING = hashlib.md5().hexdigest()
@@ -141,3 +145,46 @@ def send_tree(client: RawClient, root: Path, block_size: int = BLOCK_SIZE) -> In
     verdict = upload.complete()
     assert isinstance(verdict, IntegrityOk), verdict
     return verdict
+
+
+def same(left: Path, right: Path) -> None:
+    """See that two directories are the same in all that is kept."""
+    command = ["rsync", "-anci", "--delete", f"{left}/", f"{right}/"]
+    difference = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert difference == ""
+    subprocess.run(["diff", "-r", "--no-dereference", left, right], check=True)
+
+
+def interrupted(local: ServerThread, source: Path, blocks: int) -> None:
+    """Send the first blocks of a directory, and go."""
+    with RawClient(local.port).log_in() as client:
+        upload, _ = start_tree(client, source, 4 * KB)
+        upload.send(client.attach(), *range(blocks))
+    eventually(lambda: local.server.parts.in_use == 0, "the tree to rest")
+
+
+def held_frame(upload: RawTree, block: int) -> bytes:
+    """Return the frame of a block that the server has."""
+    length = len(upload.blocks[block])
+    return upload.frame(block, payload=b"", raw_length=length, wire_length=0, codec=CODEC_HELD)
+
+
+def go_on(local: ServerThread, source: Path) -> tuple[int, int]:
+    """Send the rest of a directory; return how many blocks there are, and were claimed."""
+    with RawClient(local.port).log_in() as client:
+        upload, ready = start_tree(client, source, 4 * KB, resume=True)
+        held = {block for span in ready.have for block in range(*span)}
+        stream = client.attach()
+        for block in held:
+            push(stream, held_frame(upload, block))
+        upload.await_acks(stream, len(held))
+        upload.send(stream, *(b for b in range(len(upload.blocks)) if b not in held))
+        answer = upload.complete()
+        while isinstance(answer, Missing):
+            upload.send(stream, *(block for span in answer.blocks for block in range(*span)))
+            answer = upload.complete()
+        assert isinstance(answer, IntegrityOk)
+        client.control.send(Goodbye())
+    eventually(lambda: part_files(local.output) == [], "the tree to be let go")
+    same(source, local.output / answer.saved_as)
+    return len(upload.blocks), len(held)

@@ -1,21 +1,26 @@
 """Kills servers that share a directory behind HAProxy, and counts what that broke.
 
     python tests/tools/cluster.py                        40 kills on this disk, 40 on GlusterFS
+    python tests/tools/cluster.py --tree                 with directories in place of files
     python tests/tools/cluster.py --on gluster --kills 9 --seed 7
     python tests/tools/cluster.py --on /mnt/a,/mnt/b     two mounts of one directory
-    python tests/tools/cluster.py --short                some seconds
+    python tests/tools/cluster.py --short                one of each kind, some seconds
 
 Two real servers, each with a mount of its own where there are two, are behind HAProxy with the
 configuration of the documents; only the pauses between its checks are shorter. A real client sends
-a file through it. At a random instant of that, ``kill -9`` hits the owner of the transfer, any of
-the two servers, or both, or SIGSTOP freezes the owner; what died starts again half a second later,
-as a supervisor has it. Root is needed for GlusterFS.
+a file or a directory through it. At a random instant of that, of which one without a kill tells how
+long it takes, ``kill -9`` hits the owner of the transfer, any of the two servers, or both, or
+SIGSTOP freezes the owner; what died starts again half a second later, as a supervisor has it. Root
+is needed for GlusterFS.
 
 What is checked each time: the client ends with one INTEGRITY_OK and exit code 0 without being asked
-again; exactly one published file, of that name, with the digest of the source; nothing in
-``.partial`` after a while, except the second name of a published file; no traceback; and where half
-of the file was there when the owner died, that ``resumed_bytes`` is not 0. A frozen server keeps
-its lock: the file begins anew beside what it has, and the client has to end within 30 s.
+again; exactly one published file or directory, of that name, with the digest of the source, and the
+sums of a directory; nothing in ``.partial`` after a while; no traceback; and where half of it was
+there when the owner died, that ``resumed_bytes`` is not 0. A frozen server keeps its lock: it
+begins anew beside what that has, and the client has to end within 30 s.
+
+A kill may leave the second name of a published file, to give its verdict again for an hour. That is
+right, so it is counted by itself, as ``kept``.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import collections
 import contextlib
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -33,10 +39,10 @@ from typing import Iterator, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from config import KB, MB
-from lft.store.partfile import SUFFIXES
+from config import MB
+from lft.store.journal import Journal
 from lft.store.paths import PARTIAL
-from tests.support.files import journal_bytes, md5, random_file, received
+from lft.store.trees import LEFT_BEHIND
 from tests.support.haproxy import HAProxy
 from tests.tools.gluster import Gluster
 from tests.tools.sweeping.processes import (
@@ -49,11 +55,14 @@ from tests.tools.sweeping.processes import (
     temporary_directory,
     text_of,
 )
+from tests.tools.sweeping.things import Files, Trees
 
 VICTIMS = ("owner", "owner", "any", "both")
-SIZE = 48 * MB
-HALF = SIZE // (200 * KB) * 20 // 2  # bytes of a journal, with 20 for each block
-RATE = "32M"  # bytes a second of the client: a transfer takes 1.5 s
+SIZES: dict[type[Files], int] = {Files: 48 * MB, Trees: 16 * MB}  # the latter in 400 files
+SHORT: dict[type[Files], int] = {Files: 24 * MB, Trees: 3 * MB}
+SECONDS = 1.5  # that the client takes for one, unless the disk makes more of it
+BEYOND = 1.2  # the kill comes within so many times of that
+ANSWERS = 2.0  # seconds for the second name of a published file to go
 FROZEN_MOST = 30.0  # seconds from the freeze to the verdict
 CHECKS = {"inter 1s fall 6": "inter 300ms fall 3"}
 
@@ -61,9 +70,16 @@ CHECKS = {"inter 1s fall 6": "inter 300ms fall 3"}
 class Cluster:
     """Two servers on one directory, behind HAProxy, and what was found wrong with them."""
 
-    def __init__(self, folder: Path, outputs: Sequence[Path], seed: int) -> None:
-        self.folder, self.outputs = folder, outputs
+    def __init__(
+        self, folder: Path, outputs: Sequence[Path], seed: int, things: Sequence[Files]
+    ) -> None:
+        """``things`` are the kinds of what is sent, in turns: of several smaller ones."""
+        self.folder, self.outputs, self._things = folder, outputs, things
+        self._sizes = SHORT if len(things) > 1 else SIZES
         self.wrong: collections.Counter[str] = collections.Counter()
+        self.kept = 0  # second names of published files
+        # seconds that a transfer takes without a kill, which the short form does not look at
+        self._lasts = dict.fromkeys(things, SECONDS) if len(things) > 1 else {}
         self.resumed: list[float] = []
         self.seconds: list[float] = []  # from the kill to the end of the client
         self.hits = 0
@@ -90,12 +106,12 @@ class Cluster:
     # -- one kill
 
     def run(self, number: int, victim: str) -> None:
-        """Send one file, and kill servers meanwhile."""
-        source = random_file(self.folder / f"file{number}", SIZE, self._chance.randrange(1 << 30))
-        client = Client(self.folder, "client", self._balancer.port, source, "--limit", RATE)
-        self._await_begin(client)
-        time.sleep(self._chance.uniform(0, 1.8))
-        there, began = journal_bytes(self.outputs[0]) > HALF, time.monotonic()
+        """Send one file or directory, and kill servers meanwhile."""
+        things = self._things[number % len(self._things)]
+        lasts = self._lasts.get(things) or self._measure(things)
+        source, client = self._begin(f"x{number}", things)
+        time.sleep(self._chance.uniform(0, BEYOND * lasts))
+        there, began = self._claimed() > self._sizes[type(things)] / 2, time.monotonic()
         owner = max(range(2), key=self._balancer.counts().__getitem__)
         victims = {"any": [self._chance.randrange(2)], "both": [0, 1]}.get(victim, [owner])
         hit = client.code is None and owner in victims
@@ -104,15 +120,43 @@ class Cluster:
         self._await_end(client)
         self.seconds.append(time.monotonic() - began)
         self._thaw()
-        self._judge(f"{number} ({victim})", source, client, hit and there, victim)
-        source.unlink()
+        self._judge(f"{number} ({victim})", source, client, things)
+        self._judge_resume(f"{number} ({victim})", client, hit and there, victim)
+        self._count(not self._is_clean(victim, things), "left over", f"{number} ({victim})", client)
+        things.remove(source)
 
-    def _await_begin(self, client: Client) -> None:
-        """Wait until the file has begun to arrive."""
+    def _begin(self, name: str, things: Files) -> tuple[Path, Client]:
+        """Have something sent; return once its first blocks have arrived."""
+        source = self.folder / f"{name}{things.ending}"
+        size = self._sizes[type(things)]
+        things.make(source, size, self._chance.randrange(1 << 30))
+        rate = str(int(size / SECONDS))
+        client = Client(self.folder, "client", self._balancer.port, source, "--limit", rate)
         until = time.monotonic() + SETTLE
-        while not journal_bytes(self.outputs[0]) and client.code is None:
+        while not self._claimed() and client.code is None:
             assert time.monotonic() < until, text_of(client.errors)
             time.sleep(0.005)
+        return source, client
+
+    def _measure(self, things: Files) -> float:
+        """Return how long the bytes of one take, without a kill."""
+        source, client = self._begin("undisturbed", things)
+        began = time.monotonic()
+        self._await_end(client)
+        self._lasts[things] = time.monotonic() - began
+        self._judge("the one without a kill", source, client, things)
+        self._is_clean("", things)
+        things.remove(source)
+        return self._lasts[things]
+
+    def _claimed(self) -> int:
+        """Return about how many bytes the journals claim."""
+        found = 0
+        for path in (self.outputs[0] / PARTIAL).glob("*.journal"):
+            with contextlib.suppress(OSError, ValueError):  # it ended while we looked
+                journal = Journal(path)
+                found += journal.count() * journal.facts().block_size
+        return found
 
     @staticmethod
     def _await_end(client: Client) -> None:
@@ -140,50 +184,57 @@ class Cluster:
 
     # -- what came of it
 
-    def _judge(self, what: str, source: Path, client: Client, there: bool, victim: str) -> None:
+    def _judge(self, what: str, source: Path, client: Client, things: Files) -> None:
         """Count what must not be."""
-        found = [path for path in received(self.outputs[0]) if path.name.endswith(source.name)]
-        digests = [md5(path) for path in found]
+        output = self.outputs[0]
+        found = things.published(output, source.name)
         verdicts = [receipt["verdict"] for receipt in client.receipts]
+        wrong = [one for one in found if things.digest(one) != things.digest(source)]
+        wrong += list(filter(things.faults, found))
         self._count(client.code != 0 or verdicts != ["INTEGRITY_OK"], "no single OK", what, client)
         self._count(not found, "lost", what, client)
         self._count(len(found) > 1, "twice", what, client)
-        self._count(any(one != md5(source) for one in digests), "wrong", what, client)
+        self._count(bool(wrong), "wrong", what, client)
+        self._count(bool(things.strays(output)), "stray sums", what, client)
         self._count("Traceback" in self._words(client), "traceback", what, client)
+        for path in found:
+            things.remove(path)
+
+    def _judge_resume(self, what: str, client: Client, there: bool, victim: str) -> None:
+        """Count what was sent again in vain, or came too late."""
         if victim == "frozen":
             self._count(self.seconds[-1] > FROZEN_MOST, "too slow", what, client)
         elif there and client.receipts:
-            self.resumed.append(client.receipts[0]["resumed_bytes"] / SIZE)
+            self.resumed.append(client.receipts[0]["resumed_bytes"] / client.receipts[0]["bytes"])
             self._count(self.resumed[-1] == 0, "not resumed", what, client)
-        self._count(not self._is_clean(victim), "left over", what, client)
-        for path in found:
-            path.unlink()
 
     def _words(self, client: Client) -> str:
         return text_of(client.errors) + "".join(text_of(one.errors) for one in self._servers)
 
-    def _is_clean(self, victim: str) -> bool:
+    def _is_clean(self, victim: str, things: Files) -> bool:
         """Return whether nothing unfinished is left; a frozen server keeps what it had."""
-        until = time.monotonic() + SETTLE
-        while self._left() and victim != "frozen" and time.monotonic() < until:
+        began = time.monotonic()
+        left = self._left(things)
+        while any(left) and victim != "frozen":
+            waits = SETTLE if left[0] else ANSWERS
+            if time.monotonic() > began + waits:
+                break
             time.sleep(0.05)
-        left = [] if victim == "frozen" else list(filter(self._is_unfinished, self._left()))
-        for path in self._left():
-            path.unlink()
-        return not left
+            left = self._left(things)
+        self.kept += len({path.stem for path in left[1]})
+        for path in (*left[0], *left[1]):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return victim == "frozen" or not left[0]
 
-    @staticmethod
-    def _is_unfinished(path: Path) -> bool:
-        """Return whether it is of no published file: a kill may leave the second name of one.
-
-        That is there for an hour, to give the verdict again.
-        """
-        part = path.with_suffix(".part")
-        return not part.exists() or part.stat().st_nlink == 1
-
-    def _left(self) -> list[Path]:
+    def _left(self, things: Files) -> tuple[list[Path], list[Path]]:
+        """Return what is left in ``.partial``, unfinished, and of what was published."""
         names = (self.outputs[0] / PARTIAL).iterdir()
-        return [path for path in names if path.suffix in SUFFIXES]
+        found = [path for path in names if path.suffix in LEFT_BEHIND]
+        answers = {path.stem for path in found if things.is_answer(path)}
+        return (
+            [path for path in found if path.stem not in answers],
+            [path for path in found if path.stem in answers],
+        )
 
     def _count(self, wrong: bool, kind: str, what: str, client: Client) -> None:
         if wrong:
@@ -203,18 +254,21 @@ def two_ways(place: str, folder: Path) -> Iterator[list[Path]]:
         yield [Path(one) / "output" for one in place.split(",")]
 
 
-def sweep(place: str, kills: int, seed: int, victims: Sequence[str]) -> bool:
+def sweep(
+    place: str, kills: int, seed: int, victims: Sequence[str], things: Sequence[Files]
+) -> bool:
     """Kill so many times; print a line of the table; return whether all was right."""
     with temporary_directory(None) as folder, two_ways(place, folder) as outputs:
         outputs[0].mkdir(exist_ok=True)
-        with Cluster(folder, outputs, seed) as cluster:
+        with Cluster(folder, outputs, seed, things) as cluster:
             for number in range(kills):
                 cluster.run(number, victims[number % len(victims)])
         resumed = f"{min(cluster.resumed, default=0):.0%}"
         wrong = ", ".join(f"{kind} {count}" for kind, count in cluster.wrong.items()) or "nothing"
         seconds = sorted(cluster.seconds)
         times = f"{seconds[len(seconds) // 2]:>8.1f}{seconds[-1]:>8.1f}"
-        print(f"{place:<10}{kills:>6}{cluster.hits:>6}{resumed:>10}{times}  {wrong}", flush=True)
+        counts = f"{kills:>6}{cluster.hits:>6}{resumed:>10}{times}{cluster.kept:>6}"
+        print(f"{place:<10}{counts}  {wrong}", flush=True)
         return not cluster.wrong
 
 
@@ -225,14 +279,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--victims", default=",".join(VICTIMS), help="owner, any, both, frozen")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tree", action="store_true", help="send directories")
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
     handle_signals()
     kills = 2 if arguments.short else arguments.kills
     places = arguments.on or ["disk", "gluster"]
-    print(f"{'on':<10}{'kills':>6}{'hits':>6}{'resumed':>10}{'median':>8}{'most':>8}  wrong")
+    things = [Files(), Trees()] if arguments.short else [Trees() if arguments.tree else Files()]
+    columns = f"{'kills':>6}{'hits':>6}{'resumed':>10}{'median':>8}{'most':>8}{'kept':>6}"
+    print(f"{'on':<10}{columns}  wrong")
     victims = arguments.victims.split(",")
-    right = [sweep(place, kills, arguments.seed, victims) for place in places]
+    right = [sweep(place, kills, arguments.seed, victims, things) for place in places]
     return 0 if all(right) else 1
 
 

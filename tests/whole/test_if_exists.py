@@ -169,12 +169,16 @@ def test_what_the_disk_does_not_give_is_sent(
     assert not send(local, path).skipped
 
 
-def test_servers_that_share_a_directory_skip_too(start_local: StartLocal, tree: Path) -> None:
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_servers_that_share_a_directory_skip_too(
+    start_local: StartLocal, tree: Path, kind: str
+) -> None:
     """What one of them has received, another one finds."""
+    path = {"file": tree / "a/file", "directory": tree}[kind]
     one, other = start_local(shared=True), start_local(shared=True)
-    first = send(one, tree / "a/file")
+    first = send(one, path)
     noted(one.output)
-    again = send(other, tree / "a/file")
+    again = send(other, path)
     assert (again.skipped, again.saved_as) == (True, first.saved_as)
 
 

@@ -15,7 +15,6 @@ from config import KB
 from lft.accounts.account import Accounts
 from lft.manifest import Entry
 from protocol import (
-    CODEC_HELD,
     Cancel,
     ConnectionLostError,
     FileReady,
@@ -36,25 +35,20 @@ from tests.support.rawpeer import Peer, RawClient, push
 from tests.support.rawtrees import (
     NOTHING,
     WHEN,
-    RawTree,
     announce,
     directory,
     file,
+    go_on,
+    held_frame,
+    interrupted,
     link,
     refused,
+    same,
     sample,
     send_tree,
     start_tree,
 )
 from tests.support.waiting import eventually
-
-
-def same(left: Path, right: Path) -> None:
-    """See that two directories are the same in all that is kept."""
-    command = ["rsync", "-anci", "--delete", f"{left}/", f"{right}/"]
-    difference = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert difference == ""
-    subprocess.run(["diff", "-r", "--no-dereference", left, right], check=True)
 
 
 def tree_in(output: Path) -> Path:
@@ -334,41 +328,6 @@ def test_a_wrong_digest_publishes_nothing(local: ServerThread, tmp_path: Path) -
         upload.send(client.attach(), *range(len(upload.blocks)))
         assert isinstance(upload.complete("0" * 32), IntegrityFailed)
     assert received(local.output) == []
-
-
-def interrupted(local: ServerThread, source: Path, blocks: int) -> None:
-    """Send the first blocks of a directory, and go."""
-    with RawClient(local.port).log_in() as client:
-        upload, _ = start_tree(client, source, 4 * KB)
-        upload.send(client.attach(), *range(blocks))
-    eventually(lambda: local.server.parts.in_use == 0, "the tree to rest")
-
-
-def held_frame(upload: RawTree, block: int) -> bytes:
-    """Return the frame of a block that the server has."""
-    length = len(upload.blocks[block])
-    return upload.frame(block, payload=b"", raw_length=length, wire_length=0, codec=CODEC_HELD)
-
-
-def go_on(local: ServerThread, source: Path) -> tuple[int, int]:
-    """Send the rest of a directory; return how many blocks there are, and were claimed."""
-    with RawClient(local.port).log_in() as client:
-        upload, ready = start_tree(client, source, 4 * KB, resume=True)
-        held = {block for span in ready.have for block in range(*span)}
-        stream = client.attach()
-        for block in held:
-            push(stream, held_frame(upload, block))
-        upload.await_acks(stream, len(held))
-        upload.send(stream, *(b for b in range(len(upload.blocks)) if b not in held))
-        answer = upload.complete()
-        while isinstance(answer, Missing):
-            upload.send(stream, *(block for span in answer.blocks for block in range(*span)))
-            answer = upload.complete()
-        assert isinstance(answer, IntegrityOk)
-        client.control.send(Goodbye())
-    eventually(lambda: part_files(local.output) == [], "the tree to be let go")
-    same(source, local.output / answer.saved_as)
-    return len(upload.blocks), len(held)
 
 
 def test_an_interrupted_directory_goes_on(local: ServerThread, tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ class Files:
         """Return how large one is."""
         return path.stat().st_size
 
+    def published(self, output: Path, name: str) -> list[Path]:
+        """Return those that were published under a name of its client."""
+        return [path for path in output.glob(f"server_received_*_{name}") if self._is_one(path)]
+
+    def _is_one(self, path: Path) -> bool:
+        return path.is_file()
+
     def digest(self, path: Path) -> str:
         """Return what tells it from all that is not the same."""
         return md5(path)
@@ -81,6 +88,9 @@ class Trees(Files):
             os.utime(one, ns=(WHEN, WHEN + len(one.name)), follow_symlinks=False)
         os.utime(path, ns=(WHEN, WHEN))
 
+    def _is_one(self, path: Path) -> bool:
+        return path.is_dir()
+
     def size(self, path: Path) -> int:
         """Return the bytes of all files together."""
         return manifest_of(path).size
@@ -97,7 +107,7 @@ class Trees(Files):
 
     def bytes_in_part(self, part: Path, source: Path) -> bytes:
         """Return what is at their places in an unfinished tree, zeros for what is not there."""
-        return self._bytes(part / "tree", source)
+        return self._bytes(next(part.glob("tree*"), part), source)
 
     def _bytes(self, tree: Path, source: Path) -> bytes:
         manifest = manifest_of(source)
@@ -130,4 +140,4 @@ class Trees(Files):
 
     def is_answer(self, part: Path) -> bool:
         """Return whether a part is that of a published tree, which waits to be answered again."""
-        return part.suffix == ".tree" and part.is_dir() and not (part / "tree").exists()
+        return part.suffix == ".tree" and part.is_dir() and not any(part.glob("tree*"))
