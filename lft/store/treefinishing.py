@@ -72,7 +72,7 @@ def clear_trials(folder: Path, keep: set[str], public: Path) -> None:
     """
     for name in {*os.listdir(folder)} - keep:
         path = folder / name
-        (os.unlink if path.is_file() else os.rmdir)(path)
+        (os.rmdir if path.is_dir() else os.unlink)(path)  # a link, tried out, leads nowhere
     with contextlib.suppress(FileNotFoundError):
         os.rmdir(public)
 

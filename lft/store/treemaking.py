@@ -20,6 +20,10 @@ from protocol import RejectedError
 # names that are one to some file system: by case, Unicode form or ending
 _ALIKE = ("lft-\u00e9", "LFT-\u00c9", "lft-e\u0301", "lft-\u00e9.")
 
+# what a file system says of a name that it does not take; FUSE's exFAT says the first one
+_NO_NAME = (errno.ENOENT, errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
+_TRIAL = "trial"  # of a link, in the folder of a part tree
+
 
 def check_room(output: Path, size: int, entries: int = 0) -> None:
     """Raise ``OSError`` where the disk has no room for so many bytes, or so many new entries."""
@@ -53,6 +57,8 @@ def make(root: TreeRoot, folder: Path, there: set[int]) -> Iterator[None]:
             yield from _reserve(root, index, size)
     if folds:
         make_links(root)
+    else:
+        _try_link(root, folder)
 
 
 def make_again(root: TreeRoot, folder: Path) -> Iterator[None]:
@@ -72,6 +78,31 @@ def make_links(root: TreeRoot) -> None:
             is_ours = stat.S_ISLNK(root.lstat(path).st_mode)
             if not is_ours or os.readlink(path, dir_fd=root.descriptor) != target:
                 raise _collision(root, path) from None
+        except OSError as error:
+            raise _refusal(path, error) from None
+
+
+def _try_link(root: TreeRoot, folder: Path) -> None:
+    """See that the file system has symbolic links, if the tree has one. Raises as ``make``."""
+    index = next(root.manifest.of_kind(Kind.LINK), None)
+    if index is None:
+        return
+    trial = folder / _TRIAL
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.symlink("nowhere", trial)
+        os.unlink(trial)
+    except OSError as error:
+        raise _refusal(root.manifest.path(index), error) from None
+
+
+def _refusal(path: bytes, error: OSError) -> Exception:
+    """Say which link a file system does not take; otherwise give ``error`` back."""
+    if error.errno not in (*UNSUPPORTED, errno.EPERM):
+        return error
+    name = printable(path.decode())
+    text = f"{name!r} is a symbolic link, and the server's file system has none: exclude it"
+    return RejectedError("name", text)
 
 
 def takes_names_for_others(folder: Path) -> bool:
@@ -131,15 +162,32 @@ def _make_entry(root: TreeRoot, index: int) -> None:
             os.close(root.open(index, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         raise _collision(root, path) from None
+    except OSError as error:
+        if error.errno not in _NO_NAME:
+            raise
+        text = f"the server cannot make {printable(path.decode())!r}: {error.strerror}"
+        raise RejectedError("name", text) from None
 
 
 def _collision(root: TreeRoot, path: bytes) -> RejectedError:
-    """Say which two entries are one to the file system."""
+    """Say which two entries are one to the file system.
+
+    Where inode numbers do not last (some file systems of FUSE) their names have to tell.
+    """
     facts = root.lstat(path)
     folder, _, name = path.rpartition(b"/")
-    twins = [other for other, its in root.scan(folder) if os.path.samestat(its, facts)]
-    names = [repr(printable(one.decode(errors="replace"))) for one in (*twins[:1], name)]
-    return RejectedError("name", f"{' and '.join(names)} are one to the server's file system")
+    twins = [other for other, its in root.scan(folder)
+             if os.path.samestat(its, facts) or _folded(other) == _folded(name)]  # fmt: skip
+    one, other = (repr(printable(each.decode(errors="replace"))) for each in (*twins, name)[-2:])
+    return RejectedError("name", f"{one} and {other} are one to the server's file system")
+
+
+def _folded(name: bytes) -> str:
+    """Return what names have in common that differ by case, Unicode form or ending."""
+    import unicodedata  # noqa: PLC0415  (few servers need it)
+
+    text = unicodedata.normalize("NFKD", name.decode(errors="replace"))
+    return unicodedata.normalize("NFKC", text.casefold()).rstrip(". ")
 
 
 def _reserve(root: TreeRoot, index: int, size: int) -> Iterator[None]:

@@ -24,7 +24,7 @@ from tests.support.directories import NOBODY, as_nobody
 from tests.support.files import part_files, received
 from tests.support.partfiles import broken_disk, no_links
 from tests.support.parttrees import DATA, ENTRIES, facts_of, filled, lines_of, made
-from tests.support.rawtrees import WHEN, directory, file
+from tests.support.rawtrees import WHEN, directory, file, link
 
 
 def again(output: Path, part: PartTree) -> PartTree:
@@ -215,6 +215,24 @@ def test_a_directory_that_takes_no_tree_is_found_out_first(output: Path) -> None
     assert list((output / PARTIAL).iterdir()) == []
 
 
+def test_a_file_system_without_links_is_found_out_first(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal names one and says what to do; a tree without one is taken."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    part = PartTree.create(output, facts_of([link("l", "x")]))
+    with pytest.raises(RejectedError, match="'l' is a symbolic link, and the server's"):
+        part.reserve_some(1.0)
+    part.remove()
+    part = PartTree.create(output, facts_of([file("f", 1)]))
+    assert not part.reserve_some(1.0)
+    part.remove()
+
+
 def test_two_names_that_are_one_are_found_before_a_byte_comes(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,7 +374,8 @@ def test_what_was_made_for_a_moment_goes_at_the_next_start(output: Path) -> None
     part.note(record(0, b"1" * 16))
     part.close()
     (folder,) = part_files(output)
-    (folder / "trial").touch()
+    (folder / "lft-trial").touch()
+    (folder / "trial").symlink_to("nowhere")
     (folder / ".erver_received_1_t.md5").mkdir()
     (output / ".erver_received_1_t.md5").mkdir()
     one = again(output, part)

@@ -4,6 +4,7 @@
     python tests/tools/sweep.py kill --moments 1000         only this mode
     python tests/tools/sweep.py kill --seed 7 --moment 42   one moment of an earlier run
     python tests/tools/sweep.py --tree                      with directories in place of files
+    python tests/tools/sweep.py write-kill --every 5        at each fifth call
     python tests/tools/sweep.py --short                     a few moments of each mode, some seconds
 
 How it works: nothing but the two command lines and their exit codes, real processes, ``kill -9``.
@@ -17,9 +18,14 @@ is started again, and the same client command is given until it succeeds. A clie
 killed itself must succeed without being asked.
 ``write-kill``: the server dies on entering its n-th call that changes the disk, before the kernel
 does it, for each such call and each n; then the same during the recovery from such a death.
+``both-kill``: the same, and the client dies right after the server.
 ``write-error``: that call fails instead, once with ENOSPC and once with EIO. The server must go on
 and serve others; the client must end with a documented exit code and one line; the same command
 again must succeed at the same server.
+``read-error``: the same with calls of the server that read, and EIO alone.
+``client-kill``: the client dies on entering its n-th call that reads its file or uses the wire.
+``client-error``: a call that reads the file fails with EIO. The client must end with a documented
+exit code and one line, or do without that call.
 
 How calls are hit: ``strace`` injects the fault. It counts the calls of each thread for itself, so
 these servers run with one worker, which does all that there is to do on the disk. A first run
@@ -66,13 +72,19 @@ from tests.tools.sweeping.processes import (
     note,
     temporary_directory,
 )
+from tests.tools.sweeping.reads import ClientSweep
 from tests.tools.sweeping.station import Station, Tally
 from tests.tools.sweeping.things import Files, Trees
-from tests.tools.sweeping.tracing import Injection, check_strace
+from tests.tools.sweeping.tracing import CALLS, READS, Injection, Known, check_strace
 from tests.tools.sweeping.writes import Point, WriteSweep, points, thinned
 
 Work = TypeVar("Work")
-MODES = ("kill", "write-kill", "write-error")
+AnySweep = TypeVar("AnySweep", WriteSweep, ClientSweep)
+MODES = (
+    "kill", "write-kill", "both-kill", "write-error", "read-error", "client-kill", "client-error"
+)  # fmt: skip
+SHORT = ("kill", "write-kill", "write-error", "client-kill")  # the modes of the short form
+KILL = "signal=KILL"
 RECOVERY = "in recovery"  # the second half of write-kill
 WRITES = "pwritev2"  # the call that puts blocks into the part file
 BEYOND = 4  # calls past the last known one, at most, while the fault is still hit
@@ -94,12 +106,18 @@ class Sweep:
 
     def run(self) -> None:
         """Go through the modes."""
-        if "kill" in self._arguments.modes:
-            self._run_kill()
-        if "write-kill" in self._arguments.modes:
-            self._run_write_kill()
-        if "write-error" in self._arguments.modes:
-            self._run_write_error()
+        modes: dict[str, Callable[[], None]] = {
+            "kill": self._run_kill,
+            "write-kill": self._run_write_kill,
+            "both-kill": self._run_both_kill,
+            "write-error": lambda: self._run_error("write-error", CALLS),
+            "read-error": lambda: self._run_error("read-error", READS),
+            "client-kill": self._run_client_kill,
+            "client-error": self._run_client_error,
+        }
+        for mode in MODES:
+            if mode in self._arguments.modes:
+                modes[mode]()
         for station in self._stations:
             station.stop_server()
             station.retire_all()
@@ -134,12 +152,17 @@ class Sweep:
 
         self._on_all(job)
 
-    def _run_points(self, whole: list[Point], run: Callable[[WriteSweep, Point], bool]) -> None:
+    def _run_points(
+        self,
+        kind: Callable[[Station, int], AnySweep],
+        whole: list[Point],
+        run: Callable[[AnySweep, Point], bool],
+    ) -> None:
         waiting = collections.deque(thinned(whole, self._arguments.most))
         beyond: collections.Counter[str] = collections.Counter()
 
         def job(station: Station) -> None:
-            sweep = WriteSweep(station, self._arguments.write_size)
+            sweep = kind(station, self._arguments.write_size)
             for point in taken(waiting):
                 hit = run(sweep, point)
                 call = str(point.faults[-1]._replace(when=0))
@@ -149,23 +172,41 @@ class Sweep:
 
         self._on_all(job)
 
+    def _points(self, known: Known, effects: list[str], *before: Injection) -> list[Point]:
+        return tell(points(known, effects, *before, every=self._arguments.every), known)
+
     def _run_write_kill(self) -> None:
         self._tally("write-kill")
         teacher = WriteSweep(self._stations[0], self._arguments.write_size)
-        known = teacher.learn()
-        self._run_points(tell(points(known, ["signal=KILL"]), known), WriteSweep.kill)
+        known = teacher.learn(CALLS)
+        self._run_points(WriteSweep, self._points(known, [KILL]), WriteSweep.kill)
         self._tally(f"write-kill {RECOVERY}")
         middle = known[WRITES]
-        death = Injection(WRITES, middle[len(middle) // 2], "signal=KILL")
+        death = Injection(WRITES, middle[len(middle) // 2], KILL)
         known = teacher.learn_recovery(death)
-        self._run_points(tell(points(known, ["signal=KILL"], death), known), WriteSweep.kill)
+        self._run_points(WriteSweep, self._points(known, [KILL], death), WriteSweep.kill)
 
-    def _run_write_error(self) -> None:
-        self._tally("write-error")
-        known = WriteSweep(self._stations[0], self._arguments.write_size).learn()
+    def _run_both_kill(self) -> None:
+        self._tally("both-kill")
+        known = WriteSweep(self._stations[0], self._arguments.write_size).learn(CALLS)
+        self._run_points(WriteSweep, self._points(known, [KILL]), WriteSweep.kill_both)
+
+    def _run_error(self, name: str, calls: list[str]) -> None:
+        self._tally(name)
+        known = WriteSweep(self._stations[0], self._arguments.write_size).learn(calls)
         known.pop("mkdir", None)  # only at the start, which may well end with that
-        effects = ["error=ENOSPC", "error=EIO"]
-        self._run_points(tell(points(known, effects), known), WriteSweep.error)
+        effects = ["error=ENOSPC", "error=EIO"] if calls is CALLS else ["error=EIO"]
+        self._run_points(WriteSweep, self._points(known, effects), WriteSweep.error)
+
+    def _run_client_kill(self) -> None:
+        self._tally("client-kill")
+        known = ClientSweep(self._stations[0], self._arguments.write_size).learn(sockets=True)
+        self._run_points(ClientSweep, self._points(known, [KILL]), ClientSweep.kill)
+
+    def _run_client_error(self) -> None:
+        self._tally("client-error")
+        known = ClientSweep(self._stations[0], self._arguments.write_size).learn(sockets=False)
+        self._run_points(ClientSweep, self._points(known, ["error=EIO"]), ClientSweep.error)
 
 
 def taken(waiting: collections.deque[Work]) -> Iterator[Work]:
@@ -178,7 +219,7 @@ def taken(waiting: collections.deque[Work]) -> Iterator[Work]:
         yield work
 
 
-def tell(whole: list[Point], known: dict[str, range]) -> list[Point]:
+def tell(whole: list[Point], known: Known) -> list[Point]:
     """Say which calls were found."""
     calls = ", ".join(f"{call} {whens[0]}-{whens[-1]}" for call, whens in sorted(known.items()))
     note(f"{len(whole)} points; calls that touch the disk: {calls}")
@@ -234,6 +275,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--moments", type=int, metavar="N", help="of the mode kill (210)")
     add("--moment", type=int, metavar="K", help="only the K-th of the mode kill")
     add("--most", type=int, metavar="N", help="points of each other mode, evenly spread (all)")
+    add("--every", type=int, default=1, metavar="N", help="each N-th call of the others (1)")
     add("--seed", type=int, default=1, metavar="N", help="of the moments and the files (1)")
     add("--size", type=size_argument, default=24 * MB, metavar="SIZE", help="for kill (24M)")
     add("--write-size", type=size_argument, default=MB, metavar="SIZE", help="for the others (1M)")
@@ -247,7 +289,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     unknown = set(arguments.modes) - set(MODES)
     if unknown:
         parser.error(f"no mode {', '.join(sorted(unknown))}; there are {', '.join(MODES)}")
-    arguments.modes = arguments.modes or list(MODES)
+    arguments.modes = arguments.modes or list(SHORT if arguments.short else MODES)
     if arguments.moments is None:
         arguments.moments = 6 if arguments.short else 210
     if arguments.most is None:

@@ -165,11 +165,13 @@ class Server(Process):
 class Client(Process):
     """A real client on its way."""
 
-    def __init__(self, folder: Path, name: str, port: int, *arguments: str | Path) -> None:
+    def __init__(
+        self, folder: Path, name: str, port: int, *arguments: str | Path, trace: Sequence[str] = ()
+    ) -> None:
         options = ["--server", HOST, "--timeout", str(TIMEOUT), "--json"]
         with contextlib.suppress(FileNotFoundError):
             (folder / f"{name}.log").unlink()
-        super().__init__(client_command(port, *arguments, *options), folder, name)
+        super().__init__([*trace, *client_command(port, *arguments, *options)], folder, name)
         self.killed = False
         self.late = False  # whether what it sends was published before it was started
 

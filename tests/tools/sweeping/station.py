@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 from config import KB
 from lft.store.paths import PARTIAL
@@ -31,7 +31,7 @@ from tests.tools.sweeping.processes import (
     text_of,
 )
 from tests.tools.sweeping.things import Files
-from tests.tools.sweeping.tracing import CALLS, Injection, Trace, strace_command
+from tests.tools.sweeping.tracing import Injection, Trace, strace_command
 
 UNFINISHED = (".part", ".tree", ".journal", ".new")
 KEEP = 5  # published files that stay as witnesses; older ones are checked and removed
@@ -143,12 +143,15 @@ class Station:
         assert self._server is not None
         return self._server
 
-    def start_server(self, *, trace: bool = False) -> None:
-        """Start it, with the next of the planned faults; once more if it dies of that at once."""
+    def start_server(self, *, trace: Sequence[str] = ()) -> None:
+        """Start it, with the next of the planned faults; once more if it dies of that at once.
+
+        Without a fault the calls of ``trace`` are written down.
+        """
         assert self._server is None or self._server.code is not None
         fault = self._faults.pop(0) if self._faults else None
-        traced = [fault.call] if fault else CALLS
-        command = strace_command(self.trace_log, traced, fault) if fault or trace else None
+        traced = [fault.call] if fault else trace
+        command = strace_command(self.trace_log, traced, fault) if traced else None
         try:
             self._server = Server(self.folder, self.output, self.port, self.workers, command)
         except DeadServerError as error:
@@ -205,11 +208,11 @@ class Station:
         self.things.make(path, size, hash_seed(f"{self.seed}-{name}"))
         return Source(path, size, self.things.digest(path))
 
-    def send(self, source: Source, *options: str) -> Client:
-        """Give the client command."""
+    def send(self, source: Source, *options: str, trace: Sequence[str] = ()) -> Client:
+        """Give the client command; ``trace`` stands before it."""
         options = ("--block-size", str(self.block), *(options or ("--quiet",)))
         name = f"client-{source.path.name}"
-        client = Client(self.folder, name, self.port, source.path, *options)
+        client = Client(self.folder, name, self.port, source.path, *options, trace=trace)
         client.late = bool(self.published(source))  # Python starts slower than this looks
         self._clients = [each for each in self._clients if each.code is None] + [client]
         return client

@@ -66,23 +66,24 @@ class Files:
 
 
 class Trees(Files):
-    """Directories of small and larger files, with all that else there may be in one."""
+    """Directories of a file of half their bytes and many small ones, with all that else may be."""
 
     ending = ""
 
     def make(self, path: Path, size: int, seed: int) -> None:
-        """Make one of ``size`` random bytes in about a file for each 40 KB."""
+        """Make one of ``size`` random bytes."""
         chance = random.Random(seed)
-        number = 0
-        while size:
-            length = min(size, chance.choice((0, 1, 3 * KB, 10 * KB, 60 * KB, 170 * KB)))
+        lengths = [size // 2, 0, 0]
+        while sum(lengths) < size:
+            length = chance.choice((0, 1, 3 * KB, 10 * KB, 60 * KB))
+            lengths.append(min(length, size - sum(lengths)))
+        for number, length in enumerate(lengths):
             folder = path / f"d{number % 7}" / "below"
             folder.mkdir(parents=True, exist_ok=True)
             random_file(folder / f"f{number}", length, seed + number)
-            size -= length
-            number += 1
-        (path / "empty").mkdir(mode=0o700)
+        (path / "empty" / "too").mkdir(mode=0o700, parents=True)
         (path / "a link").symlink_to("d0/below")
+        (path / "d1" / "below" / "up").symlink_to("../../d2/below/f2")
         (path / "d0").chmod(0o555)
         for one in sorted(path.rglob("*"), reverse=True):
             os.utime(one, ns=(WHEN, WHEN + len(one.name)), follow_symlinks=False)

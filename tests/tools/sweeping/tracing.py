@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Dict, List, NamedTuple, Sequence
 
 from tests.tools.sweeping.processes import SetupError, last_line, text_of
 
@@ -16,8 +16,15 @@ CALLS = [
     "write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "copy_file_range",
     "fsync", "fdatasync", "sync_file_range", "fallocate", "ftruncate", "truncate",
     "?link", "linkat", "?rename", "?renameat", "renameat2", "?unlink", "unlinkat",
-    "?mkdir", "mkdirat",
+    "?mkdir", "mkdirat", "?rmdir", "?symlink", "symlinkat",
+    "?chmod", "fchmod", "fchmodat", "?fchmodat2", "utimensat", "syncfs",
 ]  # fmt: skip
+# What reads from a disk. Not openat, read and stat: the main thread passes their first n while
+# Python starts, so that a fault for a later thread would hit that.
+READS = ["pread64", "preadv", "preadv2", "getdents64", "readlinkat", "statfs"]
+SENDS = ["sendto", "sendmsg", "recvfrom", "recvmsg"]  # and what of the wire a client hears and says
+SOCKET = "<socket:["  # how strace shows the descriptor of one
+Known = Dict[str, List[int]]  # of calls, which n of a thread matter
 CALL = re.compile(r"(\d+) +(\w+)\((.*)")  # a call in a trace; not its end, when that is told apart
 
 
@@ -32,7 +39,7 @@ class Injection(NamedTuple):
         return f"{self.effect} at {self.call} {self.when}"
 
 
-def strace_command(log: Path, calls: list[str], injection: Injection | None) -> list[str]:
+def strace_command(log: Path, calls: Sequence[str], injection: Injection | None) -> list[str]:
     """Return what to put before a command to trace it and, maybe, to disturb it.
 
     Not with --seccomp-bpf, which would be faster: strace 6.1 then misses most of the kills.
@@ -61,24 +68,31 @@ def check_strace(folder: Path) -> None:
 
 
 class Trace:
-    """What strace wrote down about one run of a server."""
+    """What strace wrote down about one run of a program."""
 
-    def __init__(self, log: Path, output: Path) -> None:
+    def __init__(self, log: Path, *marks: str | Path) -> None:
+        """``marks`` tell the calls that matter: paths, or how a descriptor looks."""
         self._lines = text_of(log).splitlines()
-        self._output = str(output)
+        self._marks = [str(mark) for mark in marks]
 
-    def ranges(self) -> dict[str, range]:
-        """Return, for each call that touched the output directory, the n from first to last."""
+    def calls(self) -> Known:
+        """Return, for each call that matters, the n of all threads from their first to last."""
         count: collections.Counter[tuple[str, str]] = collections.Counter()
-        hits: dict[str, list[int]] = {}
+        hits: dict[tuple[str, str], list[int]] = {}
         for line in self._lines:
             found = CALL.match(line)
             if found:
                 thread, call, arguments = found.groups()
                 count[thread, call] += 1
-                if self._output in arguments:
-                    hits.setdefault(call, []).append(count[thread, call])
-        return {call: range(min(found), max(found) + 1) for call, found in hits.items()}
+                if self._matters(arguments):
+                    hits.setdefault((thread, call), []).append(count[thread, call])
+        known: dict[str, set[int]] = {}
+        for (_, call), whens in hits.items():
+            known.setdefault(call, set()).update(range(whens[0], whens[-1] + 1))
+        return {call: sorted(numbers) for call, numbers in known.items()}
+
+    def _matters(self, text: str) -> bool:
+        return any(mark in text for mark in self._marks)
 
     def injected(self) -> list[str]:
         """Return the calls that failed for our sake, with their arguments."""
@@ -93,5 +107,5 @@ class Trace:
         return found
 
     def on_disk(self) -> bool:
-        """Whether one of those was about the output directory."""
-        return any(self._output in line for line in self.injected())
+        """Whether one of those matters."""
+        return any(map(self._matters, self.injected()))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from config import KB
 from tests.tools.sweeping.processes import ATTEMPTS, Client, text_of
 from tests.tools.sweeping.station import Source, Station, Tally
-from tests.tools.sweeping.tracing import Injection, Trace
+from tests.tools.sweeping.tracing import CALLS, Injection, Known, Trace
 
 WRITE_BLOCK = 50 * KB  # with 1 MB: a few dozen writes
 DOCUMENTED = (0, 1, 4, 5)  # exit codes a client may end with when the server's disk has trouble
@@ -28,13 +28,13 @@ class Point(NamedTuple):
         return Point((*self.faults[:-1], tried._replace(when=tried.when + 1)), last=True)
 
 
-def points(ranges: dict[str, range], effects: list[str], *before: Injection) -> list[Point]:
-    """Return all points for these calls."""
+def points(known: Known, effects: list[str], *before: Injection, every: int = 1) -> list[Point]:
+    """Return the points for each call and its first n and each ``every``-th one after that."""
     return [
         Point((*before, Injection(call, when, effect)), last=when == whens[-1])
         for effect in effects
-        for call, whens in sorted(ranges.items())
-        for when in whens
+        for call, whens in sorted(known.items())
+        for when in whens[::every]
     ]
 
 
@@ -57,37 +57,55 @@ class WriteSweep:
     def _source(self, kind: str) -> Source:
         return self._station.source(kind, self._size)
 
-    def learn(self) -> dict[str, range]:
-        """Send a file undisturbed; return which calls touch the disk, and when."""
+    def learn(self, calls: list[str]) -> Known:
+        """Send a file undisturbed; return which of ``calls`` touch the disk, and when."""
         station, source = self._station, self._source("undisturbed")
         station.with_faults()  # whatever only the first start in a new directory does is done
         station.stop_server()
-        station.start_server(trace=True)
+        station.start_server(trace=calls)
         station.finish(source, station.send(source), "undisturbed")
         station.check(source, "undisturbed")
         station.stop_server()
-        return station.trace().ranges()
+        return station.trace().calls()
 
-    def learn_recovery(self, death: Injection) -> dict[str, range]:
+    def learn_recovery(self, death: Injection) -> Known:
         """Let a server die, and return what the next one does."""
         station, source = self._station, self._source("recovered")
         station.with_faults(death)
         client = station.send(source)
-        while station.server.code is None and client.code is None:
-            station.pause(0.01)
+        self._await_death(client)
         if station.server.code is None:
             station.stop_server()
-        station.start_server(trace=True)
+        station.start_server(trace=CALLS)
         station.finish(source, client, "recovery")
         station.check(source, "recovery")
         station.stop_server()
-        return station.trace().ranges()
+        return station.trace().calls()
+
+    def _await_death(self, client: Client) -> None:
+        """Wait for the end of the server, or of the client."""
+        while self._station.server.code is None and client.code is None:
+            self._station.pause(0.01)
 
     def kill(self, point: Point) -> bool:
         """Let the server die at a point, see all well afterwards; return whether it died."""
-        station, source = self._station, self._source("write-kill")
-        station.with_faults(*point.faults)
-        client = station.finish(source, station.send(source), str(point))
+        source = self._source("write-kill")
+        self._station.with_faults(*point.faults)
+        return self._judge(point, source, self._station.send(source))
+
+    def kill_both(self, point: Point) -> bool:
+        """Let the server die at a point, and its client right after it."""
+        source = self._source("both-kill")
+        self._station.with_faults(*point.faults)
+        client = self._station.send(source)
+        self._await_death(client)
+        client.kill()
+        self._station.revive()
+        return self._judge(point, source, client)
+
+    def _judge(self, point: Point, source: Source, client: Client) -> bool:
+        station = self._station
+        client = station.finish(source, client, str(point))
         station.without_faults()  # the last fault may come as late as at this stop
         hit = station.deaths == len(point.faults)
         station.check(source, str(point))
@@ -139,8 +157,14 @@ class WriteSweep:
         return ATTEMPTS
 
     def _check_ending(self, client: Client, code: int, what: str) -> None:
-        """Expect a documented exit code and, if it is a failure, the one line that says why."""
-        lines = text_of(client.errors).strip().splitlines()
-        if code not in DOCUMENTED or len(lines) != (code != 0):
-            text = f"{what}: the client ended with {code} and {len(lines)} lines: {lines[-1:]}"
-            self._station.tally.violation("other", text)
+        check_ending(self._station.tally, client, code, DOCUMENTED, what)
+
+
+def check_ending(
+    tally: Tally, client: Client, code: int, documented: tuple[int, ...], what: str
+) -> None:
+    """Expect a documented exit code and, if it is a failure, the one line that says why."""
+    lines = text_of(client.errors).strip().splitlines()
+    if code not in documented or len(lines) != (code != 0):
+        text = f"{what}: the client ended with {code} and {len(lines)} lines: {lines[-1:]}"
+        tally.violation("other", text)
