@@ -77,6 +77,9 @@ Control: 4 bytes length, big-endian, then UTF-8 ``VERB@{json}``, at most 64 KB i
 
     00 00 00 2f  HELLO@{"version":3,"features":["md5","sha256"]}
 
+To a server with the feature ``packed`` a client sends MANIFEST as ``MANIFEST@z`` and the JSON as
+one zlib stream, which unpacks to 64 KB at most.
+
 Block: a fixed header, then ``wire length`` bytes of payload::
 
     kind 'B'  codec  00 00  transfer  block index  raw length  wire length  running digest
@@ -143,6 +146,7 @@ SCRAM = "SCRAM-SHA-256"
 AHEAD = "ahead"  # a feature of a server: several files of a session may be under way, with numbers
 UNSIZED = "unsized"  # a feature of a server: it takes files whose size is not known yet
 TREES = "trees"  # a feature of a server: it takes directories
+PACKED = "packed"  # a feature of a server: it takes MANIFEST compressed
 PRESERVE = "preserve"  # a feature of a server: a file keeps its permission bits and its time
 WAITING = "waiting"  # a feature of a client: QUEUED may say why
 SKIP = "skip"  # a feature of a server: it looks whether a file is published there already

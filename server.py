@@ -88,6 +88,7 @@ from lft.wire.connection import Connection
 from lft.wire.service_manager import ServiceManager
 from protocol import (
     AHEAD,
+    PACKED,
     PRESERVE,
     SKIP,
     TREES,
@@ -240,7 +241,7 @@ class Answers:
             raise RemoteProtocolError(reason, "version")
         peer.features = message.features
         bound = () if peer.binding is None else (SCRAM_PLUS,)
-        features = *FEATURES, PRESERVE, UNSIZED, AHEAD, SKIP, TREES, *bound
+        features = *FEATURES, PRESERVE, UNSIZED, AHEAD, SKIP, TREES, PACKED, *bound
         peer.connection.send(Hello(VERSION, features))
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:

@@ -30,6 +30,7 @@ from lft.wire.connection import Connection
 from lft.wire.sockets import Waker
 from protocol import (
     AHEAD,
+    PACKED,
     SKIP,
     Cancel,
     ConnectionLostError,
@@ -293,6 +294,7 @@ class Delivery:
     def _list(self, source: Input) -> Steps[None]:
         """Tell what is in a directory, as fast as the connection takes it."""
         coordinator, parts = self._desk.coordinator, source.listing()
+        coordinator.packs = PACKED in self._desk.link.features
         deadline = Deadline(self._settings.timeout)
         while coordinator.dialogue.state_of(self.file) is State.LISTING:
             self.listing = coordinator.unsent > 0

@@ -51,6 +51,7 @@ class Connection(Channel):
         """With ``tls``, a client names the ``host`` that the server's certificate must be for."""
         super().__init__(sock, side, tls, host)
         self.dialogue = Dialogue(side)
+        self.packs = False  # whether the peer takes manifests compressed
         self._frames = FrameReader()
 
     def __repr__(self) -> str:
@@ -70,7 +71,7 @@ class Connection(Channel):
     def send(self, message: Message) -> None:
         """Send as much of ``message`` as the socket takes now; ``flush`` sends the rest."""
         self.dialogue.sent(message)
-        self._stream.push(encode(message))
+        self._stream.push(encode(message, packs=self.packs))
 
     # -- in
 

