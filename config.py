@@ -327,6 +327,9 @@ CERTIFICATE_TRIES = 5  # times to read certificate and key, which may be replace
 # than that takes at REREAD_RATE ...
 HELD_PATIENCE = 150.0
 HELD_LEAST = 10.0  # ... but so long in any case: the lock of a dead process is free in 1 s
+# Seconds without a request after which an upload over HTTP is let go, for any server to go on with:
+# longer than between two pieces, and shorter than another server waits for it.
+UPLOAD_RESTS_AFTER = 3.0
 USELESS_FOR = 3600.0  # seconds for which a part file without journal stays: it may be new
 ALONE_FOR = 2.0  # seconds for which a server that starts waits for one that starts just then
 COUNTER_PATIENCE = 2.0  # seconds for which a counter is waited for, which others lock for 10 ms

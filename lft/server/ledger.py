@@ -111,8 +111,8 @@ class Ledger:
             self._add(failed._replace(code="digest", reason=printable(answer.reason)))
         else:
             refusal = answer if isinstance(answer, Rejected) else _LOST
-            anew = refusal.code == EARLIER or is_another(transfer, refusal)
-            if not anew:  # otherwise its client announces it once more
+            anew = refusal.code in (EARLIER, RESTS) or is_another(transfer, refusal)
+            if not anew:  # otherwise its client announces it once more, or asks for it
                 self._add(_not_taken(transfer, refusal))
 
     def stop(self) -> None:
@@ -120,6 +120,9 @@ class Ledger:
         if self._programs:
             self._programs.stop()
         self._recorder.stop()
+
+
+RESTS = "rests"  # why an upload ends here, for any server to go on with
 
 
 def is_another(transfer: Transfer, refusal: Rejected) -> bool:
