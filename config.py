@@ -420,6 +420,7 @@ HISTORY_PRUNE_EVERY = 1000  # entries written before the oldest are looked at
 PROGRAMS = 2  # of --on-received at once: they share machine and link with what comes in
 PROGRAM_TIMEOUT = 3600.0  # seconds for one of them: it may send a huge file on, and it may hang
 PROGRAM_CLOSING = 1.0  # seconds from the request to end until it is killed
+TAKE_OVER_EVERY = 30.0  # seconds between two looks for what servers left that run no more
 PROGRAM_AGAIN = 10.0  # seconds until a program is tried again that could not be started
 HISTORY_CLOSING = 0.5  # seconds for the last entries at the end, before it goes on without them
 # --- the server: HTTP ---------------------------------------------------------------------------
