@@ -327,6 +327,9 @@ CERTIFICATE_TRIES = 5  # times to read certificate and key, which may be replace
 # than that takes at REREAD_RATE ...
 HELD_PATIENCE = 150.0
 HELD_LEAST = 10.0  # ... but so long in any case: the lock of a dead process is free in 1 s
+# Seconds without a request after which an upload over HTTP is let go, for any server to go on with:
+# longer than between two pieces, and shorter than another server waits for it.
+UPLOAD_RESTS_AFTER = 3.0
 USELESS_FOR = 3600.0  # seconds for which a part file without journal stays: it may be new
 ALONE_FOR = 2.0  # seconds for which a server that starts waits for one that starts just then
 COUNTER_PATIENCE = 2.0  # seconds for which a counter is waited for, which others lock for 10 ms
@@ -417,6 +420,7 @@ HISTORY_PRUNE_EVERY = 1000  # entries written before the oldest are looked at
 PROGRAMS = 2  # of --on-received at once: they share machine and link with what comes in
 PROGRAM_TIMEOUT = 3600.0  # seconds for one of them: it may send a huge file on, and it may hang
 PROGRAM_CLOSING = 1.0  # seconds from the request to end until it is killed
+TAKE_OVER_EVERY = 30.0  # seconds between two looks for what servers left that run no more
 PROGRAM_AGAIN = 10.0  # seconds until a program is tried again that could not be started
 HISTORY_CLOSING = 0.5  # seconds for the last entries at the end, before it goes on without them
 # --- the server: HTTP ---------------------------------------------------------------------------

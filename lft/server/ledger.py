@@ -41,7 +41,7 @@ class Ledger:
         if program:
             from lft.server.on_received import Programs  # noqa: PLC0415  (it loads subprocess)
 
-            self._programs = Programs(program, output, recorder.add, server)
+            self._programs = Programs(program, output, recorder.add, server, self._is_noted)
         self._notes: dict[Transfer, str] = {}  # of files that are being published, by their workers
         self._watchers: list[Callable[[Outcome], None]] = []
         self.history = recorder.history
@@ -56,6 +56,10 @@ class Ledger:
         self._recorder.add(outcome)
         for watcher in self._watchers:
             watcher(outcome)
+
+    def _is_noted(self, place: str) -> bool:
+        """Return whether the history, of whichever server, knows a published file."""
+        return place in self.known([place])
 
     def start(self) -> None:
         """Start its threads (main). Raises ``RuntimeError`` where the system has none."""
@@ -111,8 +115,8 @@ class Ledger:
             self._add(failed._replace(code="digest", reason=printable(answer.reason)))
         else:
             refusal = answer if isinstance(answer, Rejected) else _LOST
-            anew = refusal.code == EARLIER or is_another(transfer, refusal)
-            if not anew:  # otherwise its client announces it once more
+            anew = refusal.code in (EARLIER, RESTS) or is_another(transfer, refusal)
+            if not anew:  # otherwise its client announces it once more, or asks for it
                 self._add(_not_taken(transfer, refusal))
 
     def stop(self) -> None:
@@ -120,6 +124,9 @@ class Ledger:
         if self._programs:
             self._programs.stop()
         self._recorder.stop()
+
+
+RESTS = "rests"  # why an upload ends here, for any server to go on with
 
 
 def is_another(transfer: Transfer, refusal: Rejected) -> bool:

@@ -12,7 +12,7 @@ from lft.manifest import Manifest
 from lft.options import format_both, format_size
 from lft.server.admission import Admission
 from lft.server.buffers import BufferPool
-from lft.server.ledger import Ledger, is_another
+from lft.server.ledger import RESTS, Ledger, is_another
 from lft.server.lifetime import Stage, TransferEndedError
 from lft.server.opening import Hands, Opener, Step
 from lft.server.ordered import OrderedTransfer
@@ -178,8 +178,12 @@ class Lifecycle:
         if manifest is not None:
             weight = counts_of(manifest, start.digest)
             facts = facts._replace(head=TREE, manifest=manifest, counted_as=weight)
-        kind = OrderedTransfer if session.in_order else Transfer
-        return kind(session, facts, self._buffers, self._let_go, resumes=start.resume)
+        if not session.in_order:
+            return Transfer(session, facts, self._buffers, self._let_go, resumes=start.resume)
+        upload = OrderedTransfer(session, facts, self._buffers, self._let_go, resumes=start.resume)
+        if self._settings.shared:
+            upload.rests_after = config.UPLOAD_RESTS_AFTER
+        return upload
 
     def _let_go(self, transfer: Transfer, part: Part) -> None:
         """Take back the part file of a transfer that is over, from its last user (any)."""
@@ -262,7 +266,9 @@ class Lifecycle:
     ) -> None:
         """Say how ``transfer`` ended, and admit the next (the thread that ended it)."""
         self._under_way.remove(transfer)
-        if isinstance(answer, Rejected) and answer.code == EARLIER:
+        if isinstance(answer, Rejected) and answer.code == RESTS:
+            log.info("%s: %s", transfer.name, answer.reason)
+        elif isinstance(answer, Rejected) and answer.code == EARLIER:
             log.info("%s: there is an earlier attempt (%s)", transfer.name, answer.reason)
         elif isinstance(answer, Rejected) and is_another(transfer, answer):
             log.info("%s: what is there is another file", transfer.name)
@@ -316,7 +322,11 @@ class Lifecycle:
     def expire(self, transfer: Transfer) -> None:
         """End a transfer in which nothing moves any more."""
         timeout = self._settings.stall_timeout
-        self.finish(transfer, Rejected("timeout", f"nothing came for {timeout:g} s"))
+        if isinstance(transfer, OrderedTransfer) and transfer.rests:
+            reason = "no request came for it; any server may go on with it"
+            self.finish(transfer, Rejected(RESTS, reason))
+        elif transfer.stalled_for() > timeout:  # still: a request may have come for it
+            self.finish(transfer, Rejected("timeout", f"nothing came for {timeout:g} s"))
 
     def close(self) -> None:
         """Let go of every part file, also of verdicts that are not confirmed (main, at the end)."""

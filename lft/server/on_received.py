@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from lft.options import plural
 from lft.server.program import Ended, run
 from lft.store.history import Outcome
 from lft.store.paths import reason_of
+from lft.store.sharedspool import SharedSpool
 from lft.store.spool import Spool
 from lft.terminal import printable
 from protocol import UsageError
@@ -44,35 +46,50 @@ def find_program(name: Path) -> Path:
 
 
 _Item = Tuple[str, Optional[Outcome]]  # the name of a note, and what it says, unless on the disk
+_OTHERS: _Item = ("", None)  # in place of a note: look for those of other servers
+
+
+def _none(_place: str) -> bool:
+    return False
 
 
 class Programs:
     """Runs the program for each file, some at once, each at least once.
 
     What has not run to its end stands in the ``Spool``: a server that stops, or is killed, leaves
-    it to the next start. Of what that finds, a file whose verdict the client may still ask for has
-    to wait: were it moved on before, it would be sent again.
+    it to the next start, or to a server that shares the directory. Of what that finds, a file whose
+    verdict the client may still ask for has to wait: were it moved on before, it would be sent
+    again.
 
-    The lock of ``_turn`` protects ``_waiting``, the notes whose turn will come, and ``_later``,
-    those that are looked at again, and when. All methods run on any thread, unless a docstring says
-    otherwise.
+    The lock of ``_turn`` protects ``_waiting``, the notes whose turn will come, ``_later``, those
+    that are looked at again, and when, and ``_taken_over``, those of other servers. All methods run
+    on any thread, unless a docstring says otherwise.
     """
 
     def __init__(
-        self, program: Path, output: Path, tell: Callable[[Outcome], None], server: str = ""
+        self,
+        program: Path,
+        output: Path,
+        tell: Callable[[Outcome], None],
+        server: str = "",
+        is_noted: Callable[[str], bool] = _none,
     ) -> None:
         """Have ``program`` run; ``tell`` hears how. Raises ``UsageError`` if it cannot be run.
 
-        ``server`` tells the servers apart that share ``output``.
+        ``server`` tells the servers apart that share ``output``. Of what is taken over from one of
+        them ``tell`` hears only if ``is_noted`` does not know the file.
         """
         self._program = find_program(program)
         self._output = output
         self._tell = tell
-        self._spool = Spool(output, server)
+        self._spool = SharedSpool(output, server) if server else Spool(output)
+        self._is_noted = is_noted
+        self._taken_over: set[str] = set()
         self._turn = threading.Condition()
         self._waiting: deque[_Item] = deque()
         self._later: list[_Item] = []
         self._look_at = 0.0  # on the monotonic clock
+        self._others_at = 0.0 if server else math.inf
         self._stopping = threading.Event()
         self._in_trouble = False  # whether it could not be started; stale for a moment, at worst
         self._threads = [
@@ -85,9 +102,13 @@ class Programs:
 
         Raises ``RuntimeError`` where the system has no threads, ``OSError`` for a bad disk.
         """
-        self._waiting.extend((name, None) for name in self._spool.names())
-        if self._waiting:
-            runs = plural(len(self._waiting), "run")
+        self._spool.open()
+        names = self._spool.names()
+        if self._others_at:  # no server shares: what those left is ours, too
+            names += self._spool.take_over()
+        self._waiting.extend((name, None) for name in names)
+        if names:
+            runs = plural(len(names), "run")
             log.info("%s of %s left by the server before", runs, self._program.name)
         for thread in self._threads:
             thread.start()
@@ -123,13 +144,14 @@ class Programs:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, until - time.monotonic()))
+        self._spool.close()
 
     # -- the threads of the programs
 
     def _work(self) -> None:
         for item in iter(self._take, None):
             try:
-                self._run(*item)
+                self._take_over() if item is _OTHERS else self._run(*item)
             except Exception:
                 log.exception("internal error after %s", item[0])
 
@@ -141,10 +163,34 @@ class Programs:
                     self._waiting.extend(self._later)
                     self._later.clear()
                     self._look_at = time.monotonic() + config.PROGRAM_AGAIN
+                if time.monotonic() >= self._others_at:
+                    self._others_at = time.monotonic() + config.TAKE_OVER_EVERY
+                    return _OTHERS
                 if self._waiting:
                     return self._waiting.popleft()
-                self._turn.wait(config.PROGRAM_AGAIN if self._later else None)
+                self._turn.wait(self._pause())
         return None
+
+    def _pause(self) -> float | None:
+        """Return the seconds until there is something to look at; the caller holds the lock."""
+        look_at = self._look_at if self._later else math.inf
+        pause = min(look_at, self._others_at) - time.monotonic()
+        return None if pause == math.inf else max(0.0, pause)
+
+    def _take_over(self) -> None:
+        """Have the program run for what servers have left that do not run any more."""
+        try:
+            names = self._spool.take_over()
+        except OSError as error:
+            log.warning("cannot look for what other servers left: %s", reason_of(error))
+            return
+        if names:
+            runs = plural(len(names), "run")
+            log.info("%s of %s left by other servers", runs, self._program.name)
+        with self._turn:
+            self._taken_over.update(names)
+            self._waiting.extend((name, None) for name in names)
+            self._turn.notify_all()
 
     def _put_off(self, name: str, entry: Outcome | None) -> None:
         with self._turn:
@@ -153,7 +199,7 @@ class Programs:
     def _run(self, name: str, entry: Outcome | None) -> None:
         """Run the program for the file of one note."""
         entry = entry or self._recall(name)
-        if entry is None:
+        if entry is None or (name and not self._spool.is_ours(name)):
             return
         try:
             ended = run(self._program, entry, self._output, self._stopping)
@@ -166,8 +212,10 @@ class Programs:
         self._in_trouble = False
         self._log(entry, ended)
         if not ended.stopped:
-            self._tell(entry._replace(program_code=ended.code, program_line=ended.line))
+            if not (name in self._taken_over and self._is_noted(entry.saved_as)):
+                self._tell(entry._replace(program_code=ended.code, program_line=ended.line))
             self._spool.remove(name or "-")
+            self._taken_over.discard(name)
 
     def _recall(self, name: str) -> Outcome | None:
         """Return what a note of an earlier run says, if there is something to do now."""

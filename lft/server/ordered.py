@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -29,6 +30,8 @@ class OrderedTransfer(Transfer):
         """Take what any transfer takes."""
         super().__init__(*values, **named)
         self.offset = 0  # bytes from the start that are here and count
+        self.rests_after = math.inf  # seconds without a request until any server may have it
+        self._idle_since = math.inf  # no request is at work with it
         self._buffer: Buffer | None = None  # of the block that is being filled
         self._block = 0  # its index ...
         self._filled = 0  # ... and its bytes so far
@@ -49,7 +52,10 @@ class OrderedTransfer(Transfer):
                 right += 1
             self._block = self._map.verified
             self.offset = self.tally.resumed_bytes = self.verified_bytes
-        return right == config.HASH_STRETCH
+        more = right == config.HASH_STRETCH
+        if not more:
+            self._idle_since = time.monotonic()
+        return more
 
     def _proves(self, part: Part) -> bool:
         """Hash the next block that is claimed; return whether it is right."""
@@ -72,6 +78,7 @@ class OrderedTransfer(Transfer):
 
     def begin(self, *, held: bool) -> None:
         """Begin to write at ``offset``; ``held`` until ``commit``. Raises as ``prove_some``."""
+        self._idle_since = math.inf
         with self.life.use() as part:
             self._saved = (self.hash.save(), self._block, self._filled) if held else None
             if self.offset < self.blocks.size:
@@ -152,6 +159,7 @@ class OrderedTransfer(Transfer):
 
         Raises as ``prove_some``; the memory is released in any case.
         """
+        self._idle_since = time.monotonic()
         buffer, self._buffer = self._buffer, None
         if buffer is None:
             return
@@ -160,6 +168,15 @@ class OrderedTransfer(Transfer):
                 part.write_run([buffer.view[: self._filled]], self.blocks.offset(self._block))
         finally:
             buffer.release()
+
+    @property
+    def rests(self) -> bool:
+        """Whether no request has come for so long that any server may go on with it."""
+        return time.monotonic() >= self._idle_since + self.rests_after and not self.is_whole
+
+    def stalled_for(self) -> float:
+        """Return the seconds without progress; of one that rests it is long enough in any case."""
+        return math.inf if self.rests else super().stalled_for()
 
     # -- the end
 

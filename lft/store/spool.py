@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 from lft.files import flush_directory, sync_data
 from lft.store.history import Outcome, own_name
 from lft.store.paths import PARTIAL, native, open_regular
 
-_FOLDER = "received"
+FOLDER = "received"
+_HIDDEN = "."  # what the name of a file begins with that is no note
 _NEW = ".new"  # what the name of a note ends with until it is whole
 _MAX_BYTES = 64 * 1024  # of a note: names and reasons of some hundred characters
 
@@ -37,7 +39,43 @@ class Spool:
     def __init__(self, output: Path, server: str = "") -> None:
         """``server`` tells the servers apart that share ``output``: each has its own notes."""
         self._output = output
-        self._folder = output / PARTIAL / own_name(_FOLDER, server)
+        self._folder = output / PARTIAL / own_name(FOLDER, server)
+
+    def open(self) -> None:
+        """Show other servers that this one runs: there are none."""
+
+    def close(self) -> None:
+        """Let other servers take over what is left."""
+
+    def is_ours(self, _name: str) -> bool:
+        """Return whether no other server has taken over a note."""
+        return True
+
+    def take_over(self) -> list[str]:
+        """Move the notes of servers that do not run any more here; return their names in order.
+
+        A server that has the directory alone takes those of all others. Raises ``OSError``.
+        """
+        return sorted(itertools.chain.from_iterable(map(self._empty, self._others())))
+
+    def _others(self) -> list[Path]:
+        names = os.listdir(self._output / PARTIAL)
+        alike = [name for name in names if name == FOLDER or name.startswith(f"{FOLDER}-")]
+        return [self._output / PARTIAL / name for name in alike if name != self._folder.name]
+
+    def _empty(self, folder: Path) -> Iterator[str]:
+        """Move all notes of a folder here, and remove it; give their names."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # another server was faster
+                if name.startswith(_HIDDEN) or name.endswith(_NEW):
+                    os.unlink(folder / name)
+                else:
+                    os.rename(folder / name, self._folder / name)
+                    yield name
+        flush_directory(self._folder)
+        with contextlib.suppress(OSError):  # another server makes it anew
+            folder.rmdir()
 
     def add(self, entry: Outcome, stem: str, unfinished: Path) -> str:
         """Write a note of a file that is not published yet; return the name of the note.
@@ -74,7 +112,7 @@ class Spool:
         for name in found:
             if name.endswith(_NEW):
                 self.remove(name)
-        return [name for name in found if not name.endswith(_NEW)]
+        return [name for name in found if not name.endswith(_NEW) and name[0] != _HIDDEN]
 
     def read(self, name: str) -> Left:
         """Return what a note of an earlier run says, and how it is with its file now.

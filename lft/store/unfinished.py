@@ -37,10 +37,13 @@ def _claimed_bytes(output: Path, part: Part) -> int:
     return min(part.facts.size, blocks * part.facts.block_size)
 
 
-def resting_upload(parts: PartStore, user: str, upload: str) -> Part | None:
+def resting_uploads(parts: PartStore, user: str, upload: str) -> list[Part]:
     """Return what rests of an upload of ``user``, for a look at its facts (a worker).
 
-    What an earlier run left is known once ``PartStore.knows`` says so.
+    That is one part, or none. But where another server stood still that had it, there is one that
+    was begun anew beside it: what is published comes first, then the newest. What an earlier run
+    left is known once ``PartStore.knows`` says so.
     """
     resting = (part for part, in_use in parts.parts() if not in_use and part.facts.user == user)
-    return next((one for one in resting if one.facts.is_upload and one.facts.head == upload), None)
+    found = [one for one in resting if one.facts.is_upload and one.facts.head == upload]
+    return sorted(found, key=lambda part: (part.published, part.stem), reverse=True)

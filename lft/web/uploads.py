@@ -17,6 +17,7 @@ from typing import Callable, Iterator, NamedTuple
 import config
 from lft.accounts.permissions import Rights
 from lft.clock import TokenBucket
+from lft.server.ledger import RESTS
 from lft.server.lifecycle import Lifecycle
 from lft.server.ordered import OrderedTransfer
 from lft.server.receiving import Receiving
@@ -26,7 +27,7 @@ from lft.server.verification import Verification
 from lft.store.history import TUS
 from lft.store.part import Part
 from lft.store.partstore import PartStore
-from lft.store.unfinished import resting_upload
+from lft.store.unfinished import resting_uploads
 from lft.store.upload_notes import UploadNotes
 from lft.web.problem import HttpError, not_found
 from lft.web.request import Later
@@ -56,13 +57,14 @@ _STATUS = {
     "extension": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "name": HTTPStatus.BAD_REQUEST,
     "quota": HTTPStatus.INSUFFICIENT_STORAGE,
+    RESTS: HTTPStatus.CONFLICT,
     "shutdown": HTTPStatus.SERVICE_UNAVAILABLE,
     "size": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "space": HTTPStatus.INSUFFICIENT_STORAGE,
     "taken": HTTPStatus.CONFLICT,
     "timeout": HTTPStatus.REQUEST_TIMEOUT,
 }
-_RESUMABLE = ("taken", "timeout")  # what ended so goes on as soon as its client asks for it
+_RESUMABLE = (RESTS, "taken", "timeout")  # what ended so goes on as soon as its client asks for it
 
 
 class Proof(enum.Enum):
@@ -303,10 +305,10 @@ class Uploads:
         if not self._parts.knows(lambda facts: facts.head == upload_id):
             self._parts.look_first(lambda facts: facts.head == upload_id)
             raise Later(_AGAIN)  # the server has just started
-        part = resting_upload(self._parts, user, upload_id)
-        if part is None:
+        resting = resting_uploads(self._parts, user, upload_id)
+        if not resting:
             raise not_found()
-        return part
+        return resting[0]
 
     def _open_again(self, sender: Sender, part: Part) -> Upload:
         """Go on with what rests, once, however many ask."""
@@ -450,8 +452,7 @@ class Uploads:
             upload.transfer.life.spoil()
             answer = Rejected("cancelled", "given up by its client")
             self._lifecycle.finish(upload.transfer, answer)
-        part = resting_upload(self._parts, upload.session.user, upload.id)
-        if part:
+        for part in resting_uploads(self._parts, upload.session.user, upload.id):
             self._parts.remove_if_resting(part)
 
     def forget(self, upload: Upload) -> None:

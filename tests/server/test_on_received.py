@@ -224,6 +224,42 @@ def test_what_a_server_has_left_runs_at_the_next_start(
     assert lines(caplog, "5 runs of hook left by the server before")
 
 
+@pytest.mark.parametrize("noted", [False, True])
+def test_what_a_server_has_left_runs_at_another_one_that_shares(
+    output: Path,
+    told: list[Outcome],
+    start_programs: list[Programs],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    noted: bool,
+) -> None:
+    """While that runs; the history hears of it where no server has noted the file."""
+    monkeypatch.setattr(config, "TAKE_OVER_EVERY", 0.05)
+    hook = script(output / "hook", "echo $LFT_NAME >> ran")
+    killed = Programs(hook, output, told.append, "one")
+    killed._spool.open()
+    for number in range(3):
+        publish(output, killed, entry(str(number), number))
+    another = Programs(hook, output, told.append, "two", lambda _: noted)
+    start_programs.append(another)
+    looks, look = [], another._spool.take_over
+
+    def take_over() -> list[str]:
+        looks.append(look())
+        return looks[-1]
+
+    monkeypatch.setattr(another._spool, "take_over", take_over)
+    another.start()
+    eventually(lambda: len(looks) > 1)
+    assert not (output / "ran").exists()
+    killed._spool.close()
+    eventually(lambda: len(lines_of(output / "ran")) == 3)
+    eventually(lambda: another._spool.names() == [])
+    eventually(lambda: len(told) == (0 if noted else 3))
+    assert sorted(lines_of(output / "ran")) == ["0", "1", "2"]
+    assert lines(caplog, "3 runs of hook left by other servers")
+
+
 def test_nothing_runs_for_a_file_that_the_kill_kept_from_its_name(
     output: Path, told: list[Outcome], start_programs: list[Programs]
 ) -> None:

@@ -114,11 +114,11 @@ class Cluster:
         there, began = self._claimed() > self._sizes[type(things)] / 2, time.monotonic()
         owner = max(range(2), key=self._balancer.counts().__getitem__)
         victims = {"any": [self._chance.randrange(2)], "both": [0, 1]}.get(victim, [owner])
-        hit = client.code is None and owner in victims
-        self.hits += hit
         (self._freeze if victim == "frozen" else self._kill)(victims)
         self._await_end(client)
         self.seconds.append(time.monotonic() - began)
+        hit = owner in victims and _had_to_come_again(client)
+        self.hits += hit
         self._thaw()
         self._judge(f"{number} ({victim})", source, client, things)
         self._judge_resume(f"{number} ({victim})", client, hit and there, victim)
@@ -240,6 +240,11 @@ class Cluster:
         if wrong:
             self.wrong[kind] += 1
             note(f"VIOLATION at {what}: {kind}\n{text_of(client.out)}{text_of(client.errors)}")
+
+
+def _had_to_come_again(client: Client) -> bool:
+    """Return whether the kill came before its verdict."""
+    return text_of(client.errors).count(" logged in ") > 1
 
 
 @contextlib.contextmanager

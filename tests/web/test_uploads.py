@@ -392,7 +392,7 @@ def test_an_upload_that_has_nothing_yet_is_not_forgotten(start_local: StartLocal
 def test_any_server_of_a_shared_directory_goes_on(start_local: StartLocal, tmp_path: Path) -> None:
     """With what another one has let go, or this one itself; and each can give it up."""
     both = {"http": WEB, "output": tmp_path / "o", "shared": True}
-    ports = [web_port(start_local(stall_timeout=0.2, **both)), web_port(start_local(**both))]
+    ports = [web_port(start_local(**both)) for _ in range(2)]
     with Browser(ports[0]) as one, Browser(ports[1]) as two:
         first, second = Tus(one), Tus(two)
         place, other = first.create(len(DATA), sha256=SHA), first.create(10)
@@ -404,6 +404,51 @@ def test_any_server_of_a_shared_directory_goes_on(start_local: StartLocal, tmp_p
         assert first.offset(place) == len(DATA)
         assert second.ask("DELETE", other).status == 204
         assert first.ask("HEAD", other).status == 404
+
+
+def test_requests_may_come_to_one_server_after_the_other(
+    start_local: StartLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each lets an upload go soon after its last request, which is no outcome; one file arrives."""
+    monkeypatch.setattr(config, "UPLOAD_RESTS_AFTER", 0.2)
+    data = os.urandom(5 * config.BLOCK_SIZE)
+    both = {"http": WEB, "output": tmp_path / "o", "shared": True}
+    sites = [start_local(**both) for _ in range(2)]
+    with Browser(web_port(sites[0])) as one, Browser(web_port(sites[1])) as two:
+        clients = [Tus(one), Tus(two)]
+        place = clients[0].create(len(data))
+        for number in range(5):
+            tus, start = clients[number % 2], number * config.BLOCK_SIZE
+            assert tus.offset(place) == start
+            answer = tus.patch(place, start, data[start : start + config.BLOCK_SIZE])
+            assert answer.status == 204
+        assert clients[1].offset(place) == len(data)
+    assert [path.read_bytes() for path in received(sites[0].output)] == [data]
+    history = History(sites[0].output)
+    eventually(lambda: [one.outcome for one in history.page(Query()).entries] == ["received"])
+
+
+def test_an_upload_that_was_begun_anew_beside_another_is_one_upload(
+    start_local: StartLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that stood still had it: its half counts no more, and goes with the upload."""
+    monkeypatch.setattr(config, "HELD_LEAST", 0.2)
+    both = {"http": WEB, "output": tmp_path / "o", "shared": True}
+    frozen, site = start_local(**both), start_local(**both)
+    monkeypatch.setattr(frozen.server.lifecycle, "expire", lambda _: None)
+    with Browser(web_port(frozen)) as one, Browser(web_port(site)) as two:
+        place, tus = Tus(one).create(len(DATA)), Tus(two)
+        Tus(one).patch(place, 0, DATA[:450_000])
+        assert tus.offset(place) == 0
+        frozen.stop()
+        assert tus.patch(place, 0, DATA[:210_000]).status == 204
+    site.stop()
+    assert len(part_files(site.output)) == 2
+    with Browser(web_port(start_local(**both))) as browser:
+        tus = Tus(browser)
+        assert tus.offset(place) == config.BLOCK_SIZE  # of the newer one
+        assert tus.ask("DELETE", place).status == 204
+    assert unfinished(site.output) == []
 
 
 def test_an_upload_that_is_given_up_leaves_nothing(site: ServerThread, tus: Tus) -> None:
