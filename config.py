@@ -375,6 +375,11 @@ MAX_FLUSHES = 2  # at once, of all transfers: each takes a worker, and there is 
 # With MAX_FLUSHES and MAX_RESERVING some workers are left for blocks.
 MAX_PUBLISHING = 4
 
+# Files of so many bytes, and less, that wait for a place are published together, up to so many:
+# one flush for all of them.
+SHARES_FLUSH = 1 * MB
+MAX_TOGETHER = 16
+
 # Bytes that all programs together may have unwritten in memory, for each file of a group that is
 # flushed by one syncfs(2): it writes those of others, too. On the disk measured the flushes of a
 # file took 0.8 ms, and a megabyte of another program 0.7 ms; on a slow disk both take more.

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from typing import Generic, TypeVar
+from typing import Callable, Generic, TypeVar
 
 Item = TypeVar("Item")
+
+
+def _alone(_item: object) -> bool:
+    """Let no item share a place."""
+    return False
 
 
 class Turns(Generic[Item]):
@@ -66,10 +71,17 @@ class Slots(Generic[Item]):
             self._waiting.add(owner, item)
             return False
 
-    def leave(self) -> Item | None:
-        """Give a place back; return the item that has it now."""
+    def leave(self, joins: Callable[[Item], bool] = _alone, most: int = 1) -> list[Item]:
+        """Give a place back; return the items that have it now: one, or up to ``most`` that join.
+
+        Items share a place where ``joins`` says so of each. It is asked under the lock.
+        """
         with self._lock:
-            if self._waiting:
-                return self._waiting.take()
-            self._free += 1
-            return None
+            items: list[Item] = []
+            while self._waiting and len(items) < most and self._joins(items, joins):
+                items.append(self._waiting.take())
+            self._free += not items
+            return items
+
+    def _joins(self, items: list[Item], joins: Callable[[Item], bool]) -> bool:
+        return not items or (joins(items[0]) and joins(self._waiting.first))

@@ -13,9 +13,9 @@ from lft.server.blockmap import Stretch
 from lft.server.contents import ContentCheck
 from lft.server.lifecycle import Lifecycle
 from lft.server.lifetime import TransferEndedError
+from lft.server.publishing import Publishing
 from lft.server.right_of_way import RightOfWay
 from lft.server.transfer import Transfer
-from lft.server.turns import Slots
 from lft.server.underway import Tell
 from lft.server.unsized import UnsizedTransfer
 from lft.server.work_queue import Unit, WorkQueue
@@ -51,7 +51,7 @@ class Verification:
         self._tell = tell
         self._later = later
         self._flushes = threading.BoundedSemaphore(config.MAX_FLUSHES)
-        self._publishing: Slots[Transfer] = Slots(config.MAX_PUBLISHING)
+        self._publishing = Publishing(lifecycle)
 
     # -- hashing and repair
 
@@ -138,21 +138,4 @@ class Verification:
             return
         if not transfer.take_last_flush():
             return  # flush_part calls us again
-        if self._publishing.enter(transfer.facts.user, transfer):
-            self._publish_in_turn(transfer)
-
-    def _publish_in_turn(self, transfer: Transfer) -> None:
-        """Publish a file that has one of the places for that; then the next one has it."""
-        try:
-            self._publish(transfer)
-        finally:
-            waiting = self._publishing.leave()
-            if waiting:
-                self._lifecycle.start(self._publish_in_turn, waiting)
-
-    def _publish(self, transfer: Transfer) -> None:
-        with transfer.life.use() as part:
-            transfer.flush_last(part)
-            self._lifecycle.publish(transfer, part)
-        if transfer.session.closed:  # while we published
-            self._lifecycle.forgo(transfer.session)
+        self._publishing.publish(transfer)

@@ -71,6 +71,7 @@ class FencedPartFile(PartFile):
         ``ValueError`` if it is not ours or was published and removed, ``OSError``.
         """
         self._fd = open_again(self._path, os.O_RDWR, self._path)
+        self.made_at = 0.0  # as for a file that is reopened
         try:
             self._owned = take(self._fd)
             self._look_again()

@@ -35,6 +35,7 @@ class Part(abc.ABC):
         self.published = False
         self.trusted = True  # whether the disk has taken what it was given
         self.kept: bool | None = None  # whether it has the bits and the time that its client wants
+        self.made_at = 0.0  # when it was opened to be written alone by us; 0: otherwise, or unsized
         self.rested_at = 0.0  # when the store got it back, on the monotonic clock
         self.found_age = 0.0  # seconds that it had rested then, says the clock of the disk
         self._claims_some = False
@@ -120,6 +121,14 @@ class Part(abc.ABC):
         has dropped the bytes that it could not write, and a second try would succeed without them
         (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
         """
+
+    def flush_with(self, _files: int) -> bool:
+        """Flush it, and all that was made later of so many files, with one call.
+
+        Returns ``False``, having done nothing, where that is not faster, or not possible. Raises
+        ``OSError``, which is final for all of them.
+        """
+        return False
 
     # -- the end
 

@@ -81,6 +81,7 @@ class PartFile(Part):
         part = cls(output, stem or secrets.token_hex(8), facts)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         part._fd = os.open(part._path, flags, 0o666)
+        part.made_at = 0.0 if facts.unsized else time.monotonic()
         try:
             part._make_own()
             part.set_size(facts.size)
@@ -99,6 +100,7 @@ class PartFile(Part):
         Raises ``ValueError`` for a part file that is unfit for ``facts``.
         """
         self._claims_some = True  # until the journal has been read
+        self.made_at = 0.0  # errors of what was written before are not told to a new descriptor
         self.look()
         path, flags = (self._final, os.O_RDONLY) if self.published else (self._path, os.O_RDWR)
         self._fd = open_again(path, flags, self._path)
@@ -273,6 +275,11 @@ class PartFile(Part):
             raise
         self._flush_journal()
         forget(self._fd, proven)
+
+    def flush_with(self, files: int) -> bool:
+        from lft.syncfs import flush_together  # noqa: PLC0415  (it loads ctypes, and few need it)
+
+        return flush_together(self._fd, files)
 
     # -- the final name
 

@@ -28,5 +28,15 @@ def test_what_finds_no_place_gets_one_that_another_leaves() -> None:
     """No thread waits for it, and users take turns at it."""
     slots: Slots[str] = Slots(1)
     assert [slots.enter(item[0], item) for item in ("a1", "a2", "a3", "b1")] == [True] + 3 * [False]
-    assert [slots.leave() for _ in range(4)] == ["a2", "b1", "a3", None]
+    assert [slots.leave() for _ in range(4)] == [["a2"], ["b1"], ["a3"], []]
     assert slots.enter("c", "c1")
+
+
+def test_items_that_join_share_a_place() -> None:
+    """Up to a number, and none with one that must be alone."""
+    slots: Slots[str] = Slots(1)
+    for item in ("a0", "a1", "a2", "a3", "LARGE", "a4"):
+        slots.enter("a", item)
+    taken = [slots.leave(str.islower, 2) for _ in range(5)]
+    assert taken == [["a1", "a2"], ["a3"], ["LARGE"], ["a4"], []]
+    assert slots.enter("b", "b1")
