@@ -85,7 +85,7 @@ class Logins:
         self._login.delays.succeeded(login.user, door.address)
         token = self._sessions.open(login.user, login.credential)
         caller = self._access.as_caller(Identity(login.user, login.credential))
-        fields = [set_cookie(token, door)]
+        fields = [set_cookie(token, request.head, door)]
         return json_response({**_facts(caller), "data": final}, HTTPStatus.CREATED, fields)
 
     def log_out(self, request: Request) -> Response:
@@ -93,7 +93,7 @@ class Logins:
         token = cookie_of(request.head, request.door)
         if token:
             self._sessions.end(token)
-        return Response(HTTPStatus.NO_CONTENT, [set_cookie("", request.door)])
+        return Response(HTTPStatus.NO_CONTENT, [set_cookie("", request.head, request.door)])
 
 
 def _facts(caller: Caller) -> dict[str, Any]:

@@ -135,20 +135,27 @@ class WebSessions:
             self._open.pop(token)
 
 
-def _cookie_name(door: Door) -> str:
-    """With TLS no other host can have set it ("cookie prefixes", RFC 6265bis)."""
-    return "__Host-lft_session" if door.secure else "lft_session"
+def _cookie_name(head: Head, door: Door) -> str:
+    """Return what the cookie is called for the server that a browser asks.
+
+    A browser has one set of cookies for all ports of a host, so the port is in the name: otherwise
+    a login at one server ended that at another. With TLS no other host can have set it ("cookie
+    prefixes", RFC 6265bis).
+    """
+    port = head.authority[len(head.host) :].replace(":", "_")
+    return ("__Host-" if door.secure else "") + "lft_session" + port
 
 
 def cookie_of(head: Head, door: Door) -> str | None:
     """Return the token in a request's cookie, if there is one."""
     pairs = (pair.strip().partition("=") for pair in head.fields.get("cookie", "").split(";"))
-    return next((value for name, _, value in pairs if name == _cookie_name(door)), None)
+    wanted = _cookie_name(head, door)
+    return next((value for name, _, value in pairs if name == wanted), None)
 
 
-def set_cookie(token: str, door: Door) -> Field:
+def set_cookie(token: str, head: Head, door: Door) -> Field:
     """Return the field that gives a browser its cookie, or takes it away with an empty one."""
     age = "" if token else "; Max-Age=0"
     secure = "; Secure" if door.secure else ""
-    value = f"{_cookie_name(door)}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{age}"
+    value = f"{_cookie_name(head, door)}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{age}"
     return "Set-Cookie", value

@@ -59,6 +59,19 @@ def test_over_tls_the_cookie_is_for_tls_and_this_host(serve: Serve, pki: Pki) ->
         assert browser.get(SESSION, cookie_of(answer)).status == 200
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_two_servers_on_one_host_do_not_end_each_others_logins(browser: Browser, host: str) -> None:
+    """A browser has one set of cookies for all ports of a host: the name tells them apart."""
+    one, other = {"Host": f"{host}:8080"}, {"Host": f"{host}:9090"}
+    first, second = cookie_of(log_in(browser, **one)), cookie_of(log_in(browser, **other))
+    names = [cookie["Cookie"].partition("=")[0] for cookie in (first, second)]
+    assert names == ["lft_session_8080", "lft_session_9090"]
+    both = {"Cookie": f"{first['Cookie']}; {second['Cookie']}"}
+    assert browser.ask("DELETE", SESSION, {**other, **both}).status == 204
+    assert browser.get(SESSION, {**one, **both}).status == 200
+    assert browser.get(SESSION, {**one, **second}).status == 401
+
+
 def test_after_logging_out_the_cookie_is_worth_nothing(browser: Browser) -> None:
     """It ends here, and not only in the browser."""
     cookie = cookie_of(log_in(browser))
