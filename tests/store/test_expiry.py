@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
 import config
+from lft.store.fenced import FencedPartFile
+from lft.store.fencedtree import FencedTree
 from lft.store.paths import PARTIAL
 from tests.support.files import part_files
 from tests.support.partfiles import DATA, facts_of
+from tests.support.parttrees import shared_tree
 from tests.support.shared import killed, shared_part, shared_store
 
 HOUR = 3600
@@ -64,13 +68,31 @@ def test_a_new_part_file_without_journal_that_a_server_has_stays(output: Path) -
     assert part_files(output) == []
 
 
+@pytest.mark.parametrize(("hours", "stays"), [(0.9, True), (1.1, False)])
+def test_a_directory_without_journal_goes_after_an_hour(
+    output: Path, hours: float, stays: bool
+) -> None:
+    """Another server may be about to make it, or to remove it."""
+    part = shared_tree(output)
+    part.close()
+    path = output / PARTIAL / f"{part.stem}.tree"
+    path.with_suffix(".journal").unlink()
+    age(path, hours)
+    shared_store(output)
+    assert path.exists() == stays
+
+
+@pytest.mark.parametrize("kind", [shared_part, shared_tree])
 @pytest.mark.parametrize("held", [False, True])
 def test_what_rests_for_too_long_goes_unless_a_server_has_it(
-    output: Path, monkeypatch: pytest.MonkeyPatch, held: bool
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    held: bool,
+    kind: Callable[[Path], FencedPartFile | FencedTree],
 ) -> None:
     """Nothing in it moves: it may be that of a client that goes on just now."""
     monkeypatch.setattr(config, "KEEP_PARTIAL", 0.0)
-    part = shared_part(output)
+    part = kind(output)
     if not held:
         part.close()
     shared_store(output)

@@ -8,6 +8,7 @@ import os
 import random
 from pathlib import Path
 
+from lft.store.journal import Journal
 from lft.store.paths import PARTIAL
 from lft.store.trees import LEFT_BEHIND
 
@@ -46,6 +47,16 @@ def journal_bytes(output: Path) -> int:
         with contextlib.suppress(FileNotFoundError):  # it ended while we looked
             total += path.stat().st_size
     return total
+
+
+def claimed_bytes(output: Path) -> int:
+    """Return about how many bytes the journals of an output directory claim."""
+    found = 0
+    for path in (output / PARTIAL).glob("*.journal"):
+        with contextlib.suppress(OSError, ValueError):  # it ended while we looked
+            journal = Journal(path)
+            found += journal.count() * journal.facts().block_size
+    return found
 
 
 def strays(output: Path) -> list[Path]:

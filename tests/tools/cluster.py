@@ -40,9 +40,9 @@ from typing import Iterator, Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from config import MB
-from lft.store.journal import Journal
 from lft.store.paths import PARTIAL
 from lft.store.trees import LEFT_BEHIND
+from tests.support.files import claimed_bytes
 from tests.support.haproxy import HAProxy
 from tests.tools.gluster import Gluster
 from tests.tools.sweeping.processes import (
@@ -150,13 +150,7 @@ class Cluster:
         return self._lasts[things]
 
     def _claimed(self) -> int:
-        """Return about how many bytes the journals claim."""
-        found = 0
-        for path in (self.outputs[0] / PARTIAL).glob("*.journal"):
-            with contextlib.suppress(OSError, ValueError):  # it ended while we looked
-                journal = Journal(path)
-                found += journal.count() * journal.facts().block_size
-        return found
+        return claimed_bytes(self.outputs[0])
 
     @staticmethod
     def _await_end(client: Client) -> None:
