@@ -248,7 +248,9 @@ class Rounds:
 
     def _there(self, owner: int) -> float:
         """Return how much of the file the server with the transfer has noted."""
-        words = self._servers.machines[owner].order(f"cat {OUTPUT}/.partial/*.journal | wc -c")
+        words = self._servers.machines[owner].order(
+            f"cat {OUTPUT}/.partial/*.journal 2>/dev/null | wc -c"
+        )
         return int(words) / (SIZE / (200 * KB) * 20)
 
     # -- what came of it
@@ -256,7 +258,9 @@ class Rounds:
     def _judge(self, what: str, source: Path, client: Client, there: float) -> None:
         """Count what must not be."""
         storage, faults = self._servers.storage, self.faults
-        sums = storage.order(f"cd {ON_DISK}; md5sum server_received_*_{source.name} || :").split()
+        sums = storage.order(
+            f"cd {ON_DISK}; md5sum server_received_*_{source.name} 2>/dev/null || :"
+        ).split()
         digests, verdicts = sums[::2], [receipt["verdict"] for receipt in client.receipts]
         self.resumed.append(sum(one.get("resumed_bytes", 0) for one in client.receipts) / SIZE)
         wrong = {
