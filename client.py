@@ -270,6 +270,7 @@ class ClientSession:
         if not self._window:
             return
         self._desk.patience.check()
+        self._desk.patience.check_server(self._link.silent_at)
         self._desk.streams.check()
         message = self._hear()
         if message:

@@ -14,7 +14,7 @@ from lft.client.upload import BlockQueue
 from lft.clock import TokenBucket
 from lft.wire.connection import Connection
 from lft.wire.sockets import Socket, lost, open_socket, peer_name
-from protocol import DIGEST_SIZES, VERSION, Attach, Hello, Side, TransferOverError
+from protocol import DIGEST_SIZES, VERSION, Attach, Hello, Side, SilenceError, TransferOverError
 
 if TYPE_CHECKING:
     from lft.client.compression import Compression
@@ -40,7 +40,7 @@ class Link:
 
     Main makes it after the login. Main sets ``streams`` and ``wanted_congestion``, and senders read
     them without a lock: one that reads them late sends one block more in the old way. Senders set
-    ``congestion``, and main reads it.
+    ``congestion`` and ``silent_at``, and main reads them.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Link:
         self.wanted_congestion = ""  # the TCP congestion control to use; "" is the system's choice
         # the senders'
         self.congestion = ""  # the one in use, on the connection that was opened or changed last
+        self.silent_at = 0.0  # when one was given up last because the server was silent
         self._lost_at = 0.0  # when a lost connection was last logged
 
     def open(self, until: Callable[[Socket], bool]) -> Connection:
@@ -99,6 +100,8 @@ class Link:
         None is where the server has ended the transfer: the coordinator is told why.
         """
         now, before = time.monotonic(), self._lost_at
+        if isinstance(error, SilenceError):
+            self.silent_at = now
         self._lost_at = now
         over = isinstance(error, TransferOverError)
         level = logging.DEBUG if over or now - before < 1 else logging.WARNING

@@ -12,7 +12,7 @@ from lft.addresses import HopelessError, NoNameServiceError
 from lft.client.interrupt import CancelledError
 from lft.client.servers import Servers
 from lft.clock import Backoff, Deadline, WakingClock
-from protocol import ConnectionLostError
+from protocol import ConnectionLostError, SilenceError
 
 log = logging.getLogger("client")
 
@@ -89,6 +89,7 @@ class Patience:
         self._names = Deadline(min(config.NAME_PATIENCE, settings.timeout))
         self._backoff = Backoff(config.RETRY_FIRST, config.RETRY_LONGEST)
         self._stood = False
+        self._moved_at = 0.0  # when the server was there, or a file got on
         self._clock: WakingClock | None = None  # of the session that stands
         self._told = ""  # the reason that was logged last
         self._fruitless = 0  # sessions in a row that brought no file further
@@ -115,6 +116,7 @@ class Patience:
         self.servers.note_session()
         self._told = ""
         self._clock = WakingClock()
+        self._moved_at = time.monotonic()
         self._fruitless += 1
         if not self._stood:
             self._stood = True
@@ -122,10 +124,14 @@ class Patience:
 
     def note_progress(self, *, further: bool = False) -> None:
         """Note that the server is there, or that a file got ``further`` than ever before."""
-        self._deadline.put_off()
+        self._put_off()
         if further:
             self._fruitless = -1  # this session got further
             self._backoff.reset()
+
+    def _put_off(self) -> None:
+        self._deadline.put_off()
+        self._moved_at = time.monotonic()
 
     def check(self) -> None:
         """Raise ``CancelledError`` once the transfer is to be stopped.
@@ -134,9 +140,20 @@ class Patience:
         suspended is no time without progress.
         """
         if self._clock and self._clock.note_waking():
-            self._deadline.put_off()
+            self._put_off()
         if self._cancel and self._cancel.is_set():
             raise CancelledError("cancelled")
+
+    def check_server(self, silent_at: float) -> None:
+        """Raise ``SilenceError`` once another server had better take over.
+
+        A machine that loses its power says nothing, so its connections stand for ever. Where a name
+        has one address alone they are waited for: its network may come back. ``silent_at`` is when
+        a data connection was given up last because the server was silent.
+        """
+        quiet = time.monotonic() - self._moved_at >= self._timeout
+        if self.servers.others and quiet and silent_at > self._moved_at:
+            raise SilenceError(f"no sign of the server for {self._timeout:g} s")
 
     def left(self) -> float:
         """Return the seconds left for one attempt to connect."""

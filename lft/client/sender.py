@@ -24,6 +24,7 @@ from protocol import (
     ConnectionLostError,
     RemoteProtocolError,
     SessionLostError,
+    SilenceError,
     SourceError,
     TransferError,
 )
@@ -288,7 +289,7 @@ class Sender:
             raise Stop
         self._leave_if_overtaken()
         if not ready and owed and not self._patience_left():
-            raise ConnectionLostError(f"no sign of the server for {self._settings.timeout:g} s")
+            raise SilenceError(f"no sign of the server for {self._settings.timeout:g} s")
         return ready
 
     def _hear_acks(self, connection: Connection) -> None:

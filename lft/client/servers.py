@@ -17,6 +17,7 @@ class Servers:
     """
 
     def __init__(self) -> None:
+        self.others = False  # whether the name has more than one address
         self._first: Address | None = None
         self._last: list[Address] = []  # the one that disappointed us last at the end
         self._tried: Address | None = None
@@ -24,6 +25,7 @@ class Servers:
 
     def order(self, addresses: list[Address]) -> list[Address]:
         """Return ``addresses`` in the order in which they are to be tried."""
+        self.others = len(addresses) > 1
         first = [one for one in addresses if one == self._first]
         last = [one for one in self._last if one in addresses]
         return first + shuffled([one for one in addresses if one not in first + last]) + last

@@ -31,6 +31,7 @@ from tests.support.local import ServerThread, StartLocal, wire_peers
 from tests.support.network import check_one
 from tests.support.rawpeer import RawClient
 from tests.support.waiting import PATIENCE, eventually
+from tests.tools.proxy import FaultProxy
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 A, B, C = (Address(V4, (f"203.0.112.{number}", 4455)) for number in (1, 2, 3))
@@ -201,6 +202,22 @@ def test_a_server_that_is_gone_is_left_for_another_at_once(pair: Pair, tmp_path:
     assert send(first, random_file(tmp_path / "x", 1000)).verdict == "INTEGRITY_OK"
     assert time.monotonic() - began < PATIENCE / 2
     assert len(received(second.output)) == 1
+
+
+@pytest.mark.usefixtures("two_addresses")
+def test_a_machine_that_vanishes_in_a_transfer_is_left_for_another(
+    start_local: StartLocal, tmp_path: Path
+) -> None:
+    """It lost its power, so it resets nothing: its connections would stand for ever."""
+    first = start_local(hosts=("127.0.0.1",), output=tmp_path / "one")
+    source = random_file(tmp_path / "x", 3 * MB)
+    with FaultProxy(first.port) as proxy, ThreadPoolExecutor(1) as pool:
+        second = start_local(hosts=("127.0.0.2",), port=proxy.port, output=tmp_path / "two")
+        sending = pool.submit(send, second, source, limit=2 * MB, timeout=1)
+        eventually(lambda: journal_bytes(first.output) > 500, "the first blocks")
+        proxy.outage()
+        assert sending.result(2 * PATIENCE).verdict == "INTEGRITY_OK"
+    check_one(second.output, source)
 
 
 @pytest.mark.usefixtures("two_addresses")
