@@ -58,12 +58,13 @@ def removed_by_the_next(start_local: StartLocal) -> None:
     eventually(lambda: not list((after.output / PARTIAL).glob("*.tree")), "the tree to go")
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.usefixtures("_slow_disk")
 def test_others_are_served_while_a_large_tree_is_removed(
-    start_local: StartLocal, tmp_path: Path
+    start_local: StartLocal, tmp_path: Path, *, shared: bool
 ) -> None:
     """By the only worker: another client logs in and sends, and the tree goes all the same."""
-    local = start_local(workers=1)
+    local = start_local(workers=1, shared=shared)
     give_up(local, WHOLE)
     assert left(local.output) > FILES / 2
     (receipt,) = send_files([random_file(tmp_path / "x", 500_000)], local.client())

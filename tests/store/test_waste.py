@@ -107,6 +107,17 @@ def test_what_cannot_be_removed_keeps_nothing_else(
     assert [path.name for path in (output / PARTIAL).iterdir()] == [f"{bad.stem}.tree"]
 
 
+@pytest.mark.usefixtures("_nothing_at_once")
+def test_what_another_server_has_is_left_alone(output: Path) -> None:
+    """A tree with a journal is in use: only one without it is waste."""
+    store = PartStore(output)
+    part = made(store, 20)
+    store.waste.note(part.stem)
+    assert not store.waste
+    store.drop(part)
+    assert store.waste
+
+
 def test_two_may_remove_the_same_tree(tmp_path: Path) -> None:
     """Two servers may find it of no use: what is gone already is no error."""
     for number in range(100):
