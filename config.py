@@ -389,6 +389,11 @@ DIRTY_FOR_FILE = 1 * MB
 # byte to each of its blocks, 4096 of them ...
 RESERVE_SLICE = 16 * MB
 RESERVE_FOR = 0.05  # ... and seconds of such calls in one unit of work
+
+# Entries of a tree that are removed at once, which takes some 50 ms. 100,000 take up to ten
+# seconds, and neither transfers nor a stop should wait for them ...
+REMOVE_AT_ONCE = 2000
+REMOVE_FOR = 0.05  # ... so the others go in units of work of so many seconds
 MAX_RESERVING = 2  # transfers that reserve space at once: they may keep the disk busy
 
 # Blocks of a file from which on its journal is read by one worker at a time: that takes Python 1 s

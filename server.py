@@ -54,6 +54,7 @@ from lft.options import plural
 from lft.server.admission import Admission
 from lft.server.announcements import Announcements
 from lft.server.background_log import BackgroundLog
+from lft.server.clearing import Clearing
 from lft.server.commandline import parse
 from lft.server.connections import Connections
 from lft.server.descriptors import places, raise_limit
@@ -409,6 +410,7 @@ class Server:
         """Serve until ``stop``; then let running transfers end within the grace period."""
         self._loop.every(config.DISK_ASKED_EVERY, self.entrance.disk.begin)
         self._loop.every(config.TICK, self._tick)
+        self._loop.every(config.TICK, Clearing(self.parts.waste, self.work).look)
         self._manager.tell("READY=1")
         self._loop.every(config.REPORT_EVERY, self._report)
         self._loop.every(config.EXPIRE_EVERY, self._expire)

@@ -16,6 +16,7 @@ from lft.store.locks import HeldElsewhereError
 from lft.store.part import Part
 from lft.store.paths import PARTIAL, reason_of
 from lft.store.trees import LEFT_BEHIND
+from lft.store.waste import Waste
 
 log = logging.getLogger("server")
 
@@ -45,12 +46,17 @@ class Expiry:
         output: Path,
         in_use: Callable[[], set[str]],
         removed: Callable[[Part], None],
+        waste: Waste,
     ) -> None:
-        """``in_use`` tells the stems that this server uses; ``removed`` hears of each one gone."""
+        """``in_use`` tells the stems that this server uses; ``removed`` hears of each one gone.
+
+        ``waste`` removes them.
+        """
         self._output = output
         self._folder = output / PARTIAL
         self._in_use = in_use
         self._removed = removed
+        self._waste = waste
         self._seen: dict[str, Rested] = {}
 
     def look(self) -> None:
@@ -118,7 +124,7 @@ class Expiry:
         if self._changed(part.stem) != before.changed or part.published != published:
             part.close()
             return
-        part.remove()
+        self._waste.remove(part)
         self._removed(part)
         if not published:
             log.warning("removed %s of %s: %s", part.facts.name, part.facts.user, why)
@@ -130,6 +136,7 @@ class Expiry:
         if stem.startswith(_FORGOTTEN):
             (self._folder / stem).unlink()
         elif remove_useless(self._output, stem):
+            self._waste.note(stem)
             log.warning("removed %s: no client can go on with it (%s)", stem, reason)
 
     def _keep_some_of_each_user(self) -> None:

@@ -14,7 +14,8 @@ import config
 from lft.store.journal import Facts, Journal
 from lft.store.part import Part
 from lft.store.paths import PARTIAL, reason_of
-from lft.store.trees import LEFT_BEHIND, kind_of, remove_leftover
+from lft.store.trees import LEFT_BEHIND, kind_of
+from lft.store.waste import Waste
 
 log = logging.getLogger("server")
 
@@ -35,9 +36,13 @@ class Leftovers:
     for itself. All methods run on workers.
     """
 
-    def __init__(self, output: Path, keep: Callable[[Part, float], None]) -> None:
-        """``keep`` is given each part file that a client can go on with, and its age in seconds."""
+    def __init__(self, output: Path, keep: Callable[[Part, float], None], waste: Waste) -> None:
+        """``keep`` is given each part file that a client can go on with, and its age in seconds.
+
+        ``waste`` removes the others.
+        """
         self._output = output
+        self._waste = waste
         self._folder = output / PARTIAL
         self._keep = keep
         self._lock = threading.Lock()
@@ -114,6 +119,6 @@ class Leftovers:
         """Remove a part file without use; leave one alone that the disk does not give just now."""
         if isinstance(error, (FileNotFoundError, ValueError)):
             log.warning("removing %s: no client can go on with it (%s)", stem, reason_of(error))
-            remove_leftover(self._output, stem)
+            self._waste.remove_leftover(stem)
         else:  # no fault of the file's: it may go at the next start
             log.warning("leaving %s alone: %s", stem, reason_of(error))

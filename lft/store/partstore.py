@@ -17,6 +17,7 @@ from lft.store.leftovers import Leftovers, Need
 from lft.store.part import Part
 from lft.store.paths import NO_SPACE, PARTIAL, reason_of
 from lft.store.trees import kind_of
+from lft.store.waste import Waste
 
 log = logging.getLogger("server")
 
@@ -43,7 +44,8 @@ class PartStore:
         self._lock = threading.Lock()
         self._resting: dict[str, list[Part]] = {}  # of each user, the newest last
         self._in_use: set[Part] = set()
-        self._leftovers = Leftovers(output, self._put)
+        self.waste = Waste(output)
+        self._leftovers = Leftovers(output, self._put, self.waste)
         self.scanned = False  # whether all that an earlier run left has been looked at
 
     # -- what an earlier run left
@@ -97,7 +99,7 @@ class PartStore:
             if not oldest.published:
                 log.warning("removing %s of %s: too many unfinished files of this user",
                             oldest.facts.name, oldest.facts.user)  # fmt: skip
-            oldest.remove()
+            self.waste.remove(oldest)
 
     def _remove_resting(self, part: Part) -> None:
         """Take a part file out of those that rest; the caller holds the lock."""
@@ -270,7 +272,7 @@ class PartStore:
             known = part in self._in_use
             self._in_use.discard(part)
         if known:
-            part.remove()
+            self.waste.remove(part)
 
     def forget(self, facts: Facts) -> None:
         """Remove what rests of a file that is to be sent anew."""
@@ -294,7 +296,7 @@ class PartStore:
             if part not in self._resting.get(part.facts.user, ()):
                 return False
             self._remove_resting(part)
-        part.remove()
+        self.waste.remove(part)
         return True
 
 

@@ -45,7 +45,7 @@ class SharedPartStore(PartStore):
         self._folder = output / PARTIAL
         self._others: dict[str, str] = {}  # stems with other names, and what the names should be
         self._unread: Iterator[str] | None = None
-        self._expiry = Expiry(output, self._stems_in_use, self._removed)
+        self._expiry = Expiry(output, self._stems_in_use, self._removed, self.waste)
         self._listed = False
 
     # -- at the start
@@ -211,7 +211,7 @@ class SharedPartStore(PartStore):
             resting.lock()
         except (OSError, ValueError, HeldElsewhereError):
             return False
-        resting.remove()
+        self.waste.remove(resting)
         self._removed(resting)
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import secrets
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Iterable, Iterator, Sequence, TypeVar
 
+import config
 from lft.files import flush_descriptor, open_directory
 from lft.holes import is_zero
 from lft.manifest import Manifest
@@ -24,10 +26,9 @@ from lft.store.paths import (
     make_directory,
     native,
     output_name,
-    reason_of,
     unique,
 )
-from lft.store.removal import remove_tree
+from lft.store.removal import removing
 from lft.store.treebytes import TreeBytes, flush_many
 from lft.store.treefinishing import (
     Attributes,
@@ -63,7 +64,7 @@ class PartTree(Part):
     def __init__(self, output: Path, stem: str, facts: Facts) -> None:
         """Stand for a tree that ``create`` or ``reopen`` opens."""
         super().__init__(output, stem, facts)
-        self._folder = output / PARTIAL / f"{stem}.tree"
+        self._folder = output / PARTIAL / folder_of(stem)
         self._name = TREE  # in there
         self._opened: TreeBytes | None = None
         self._before: Manifest | None = None  # of the attempt that left it
@@ -372,14 +373,16 @@ def kind_of(facts: Facts) -> type[Part]:
     return PartTree if facts.is_tree else PartFile
 
 
+def folder_of(stem: str) -> str:
+    """Return the name of the folder of a part tree."""
+    return f"{stem}.tree"
+
+
 def remove_leftover(output: Path, stem: str) -> None:
-    """Remove what belongs to one part, of either kind; without its journal it is nothing."""
+    """Remove what belongs to one part, of either kind; without its journal it is nothing.
+
+    Of a large tree the rest stays for ``Waste``, or the next start.
+    """
     PartFile(output, stem, NO_FACTS).remove()
-    try:
-        with open_directory(output / PARTIAL) as partial:
-            for _ in remove_tree(f"{stem}.tree".encode(), partial):
-                continue
-    except FileNotFoundError:
-        return
-    except OSError as error:  # no transfer must hang on it; a later look cleans up
-        log.warning("cannot remove %s: %s", stem, reason_of(error))
+    for _ in itertools.islice(removing(output / PARTIAL, folder_of(stem)), config.REMOVE_AT_ONCE):
+        continue

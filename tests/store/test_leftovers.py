@@ -13,6 +13,7 @@ from lft.store.leftovers import Leftovers
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
 from lft.store.paths import PARTIAL
+from lft.store.waste import Waste
 from tests.support.partfiles import DATA, facts_of, running
 from tests.support.waiting import PATIENCE
 
@@ -27,7 +28,7 @@ def leave(output: Path, user: str, name: str, directory: str = "") -> None:
 
 def listed(output: Path, kept: list[Facts]) -> Leftovers:
     """Return what an earlier run left, read but not looked at."""
-    leftovers = Leftovers(output, lambda part, _age: kept.append(part.facts))
+    leftovers = Leftovers(output, lambda part, _age: kept.append(part.facts), Waste(output))
     while not leftovers.listed:
         leftovers.read_some()
     return leftovers
@@ -57,7 +58,7 @@ def test_a_stretch_is_bounded(output: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for number in range(5):
         leave(output, "ann", f"a{number}")
     kept: list[Facts] = []
-    leftovers = Leftovers(output, lambda part, _age: kept.append(part.facts))
+    leftovers = Leftovers(output, lambda part, _age: kept.append(part.facts), Waste(output))
     leftovers.read_some()
     assert not leftovers.listed
     leftovers = listed(output, kept)
