@@ -10,7 +10,7 @@ from typing import Tuple
 
 from lft.records import Check, Record, field, flag, is_whole
 
-RELEASE = "1.3.0"  # of the three programs; the newest entry of .github/CHANGELOG.md is the same
+RELEASE = "1.4.0"  # of the three programs; the newest entry of .github/CHANGELOG.md is the same
 
 KB = 1024
 MB = 1024 * KB
