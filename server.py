@@ -19,9 +19,9 @@ have turns of their own (``Turns``).
 
 Locks: each of ``Registry``, ``Admission``, ``Opener``, ``PartStore``, ``Leftovers``, ``Usage``,
 ``WorkQueue``, ``Slots``, ``LogLimit``, ``BufferPool``, ``Shares``, ``TokenBucket``,
-``SharedLimit``, ``LoginDelay``, ``Recorder`` and ``CredentialStore`` has one, each transfer three
-(``Transfer``, ``Tally``, ``Lifetime``). None is taken while another is held, and nothing is
-received, sent, written, hashed or logged under one.
+``SharedLimit``, ``Limits``, ``LoginDelay``, ``Recorder`` and ``CredentialStore`` has one, each
+transfer three (``Transfer``, ``Tally``, ``Lifetime``). None is taken while another is held, and
+nothing is received, sent, written, hashed or logged under one.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ from lft.server.event_loop import EventLoop
 from lft.server.guests import Guest, Next
 from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
+from lft.server.limits import Limits
 from lft.server.log_file import FATAL
 from lft.server.login import Login
 from lft.server.opened import (
@@ -356,8 +357,9 @@ class Server:
             self.lifecycle, self.work, way, self._tell, self._loop.later
         )
         self.receiving = Receiving(
-            settings, self.lifecycle, self.verification, self.registry, self.work, way
-        )
+            settings, self.lifecycle, self.verification, self.registry,
+            Limits(settings.limit, self.registry), self.work, way,
+        )  # fmt: skip
         self.answers = Answers(
             settings, self.login, self.lifecycle, self.receiving, self.verification
         )
@@ -372,7 +374,8 @@ class Server:
         house = House(
             self._settings, accounts, self.login, self.lifecycle, self.admission,
             self.connections, self.work, way, self._loop, self.output, self.parts,
-            self.receiving, self.verification, self.ledger, lambda: self.trouble,
+            self.receiving, self.receiving.limits, self.verification, self.ledger,
+            lambda: self.trouble,
         )  # fmt: skip
         self.entrance.add(listeners, open_site(house).greet, lasts=True)
 

@@ -16,9 +16,9 @@ from lft.server.blockmap import Due
 from lft.server.buffers import Buffer, Shares
 from lft.server.guests import TOO_SLOW, Next
 from lft.server.lifecycle import Lifecycle
+from lft.server.limits import Limits
 from lft.server.right_of_way import RightOfWay
 from lft.server.sessions import Peer, Registry
-from lft.server.shared_limit import SharedLimit
 from lft.server.transfer import Arrived, Transfer
 from lft.server.unsized import UnsizedTransfer
 from lft.server.verification import Verification
@@ -64,6 +64,7 @@ class Receiving:
         lifecycle: Lifecycle,
         verification: Verification,
         registry: Registry,
+        limits: Limits,
         work: WorkQueue,
         way: RightOfWay,
     ) -> None:
@@ -74,7 +75,7 @@ class Receiving:
         self._work = work
         self._way = way
         self._shares = Shares()
-        self._limit = SharedLimit(settings.limit) if settings.limit else None
+        self.limits = limits
 
     def attach(self, peer: Peer, token: str) -> None:
         """Make a connection a data connection of the session of ``token``.
@@ -117,7 +118,7 @@ class Receiving:
 
         With a limit each pauses for itself; beside a higher priority each may be the last for now.
         """
-        limited = self._limit or peer.session is None or peer.session.bucket
+        limited = peer.session is None or self.limits.hold(peer.session.bucket)
         single = limited or self._way.is_overtaken(peer.priority)
         return 1 if single else peer.run_length.blocks
 
@@ -141,7 +142,7 @@ class Receiving:
         So it does while the server's limit has not paid for what it brought: with what others
         have brought meanwhile, that takes longer than it seemed.
         """
-        pause = self._limit.wait(peer.owed) if self._limit and peer.owed else 0.0
+        pause = self.limits.wait(peer.owed)
         if pause:
             brings = self._lifecycle.current(peer.session, peer.brings)
             return self._hold_back(peer, brings, pause)
@@ -270,28 +271,15 @@ class Receiving:
         It rests with main: no worker waits with it.
         """
         assert peer.session is not None  # it is attached
-        user, bucket, pause = peer.session.user, peer.session.bucket, 0.0
-        streams = self._registry.streams_of(user)
-        if bucket:
-            pause = bucket.take(length, streams)
-        if self._limit:
-            peer.owed = self._limit.take(user, length, streams)
-            pause = max(pause, self._limit.wait(peer.owed))
+        session = peer.session
+        pause, peer.owed = self.limits.take(session.user, session.bucket, length)
         return self._hold_back(peer, transfer, pause)
 
-    def charge_upload(self, transfer: Transfer, length: int, writers: int) -> float:
-        """Charge bytes of an upload to the limits; return the seconds until it may bring more.
-
-        ``writers`` are the uploads that the user brings at once: they share the user's limit with
-        the data connections.
-        """
+    def charge_upload(self, transfer: Transfer, length: int) -> float:
+        """Charge bytes of an upload to the limits; return the seconds until it may bring more."""
         session = transfer.session
-        streams, pause = self._registry.streams_of(session.user) + writers, 0.0
         self._way.moved(transfer.priority, length)
-        if session.bucket:
-            pause = session.bucket.take(length, streams)
-        if self._limit:
-            pause = max(pause, self._limit.wait(self._limit.take(session.user, length, streams)))
+        pause, _ = self.limits.take(session.user, session.bucket, length)
         if pause:
             transfer.tally.hold_back(pause)
         return max(pause, self._way.pause(transfer.priority, time.monotonic() + config.HOLD))

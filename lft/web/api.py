@@ -41,9 +41,12 @@ def _routes(site: Site, overview: Overview) -> Iterator[Route]:
     yield from Status(house).routes()
     yield from Page().routes()
     uploads = Uploads(
-        house.settings.output, house.parts, house.lifecycle, house.receiving, house.verification
+        house.settings.output, house.parts, house.lifecycle, house.receiving, house.limits,
+        house.verification,
     )  # fmt: skip
     yield from UploadRoutes(uploads, house.login, house.settings.max_file_size).routes()
-    output, root = house.settings.output, house.output.descriptor
-    yield from Files(output, root, house.ledger.known, house.parts, house.admission).routes()
+    yield from Files(
+        house.settings.output, house.output.descriptor, house.ledger.known, house.parts,
+        house.admission, house.limits,
+    ).routes()  # fmt: skip
     yield from Logins(house.accounts, house.login, site.access, site.sessions).routes()

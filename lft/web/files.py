@@ -10,6 +10,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 from urllib.parse import quote
 
 from lft.server.admission import Admission
+from lft.server.limits import Limits
 from lft.store.history import Outcome
 from lft.store.partstore import PartStore
 from lft.store.unfinished import unfinished_in
@@ -75,13 +76,20 @@ class Files:
     """
 
     def __init__(
-        self, output: Path, root: int, known: Known, parts: PartStore, admission: Admission
+        self,
+        output: Path,
+        root: int,
+        known: Known,
+        parts: PartStore,
+        admission: Admission,
+        limits: Limits,
     ) -> None:
         self._output = output
         self._root = root
         self._known = known
         self._parts = parts
         self._admission = admission
+        self._limits = limits
 
     def routes(self) -> list[Route]:
         """Return their lines of the table."""
@@ -174,7 +182,10 @@ class Files:
         except BaseException:
             os.close(descriptor)
             raise
-        if not isinstance(response.body, FileSlice):
+        if isinstance(response.body, FileSlice):
+            self._limits.begin(request.caller.user)
+            response.body.closed = partial(self._limits.end, request.caller.user)
+        else:
             os.close(descriptor)
         return response
 

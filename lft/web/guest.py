@@ -15,7 +15,7 @@ from lft.server.log_limit import speaking_for
 from lft.web.head import Head, parse_head
 from lft.web.outgoing import Outgoing
 from lft.web.problem import HttpError
-from lft.web.request import Door, Intake, Later
+from lft.web.request import Caller, Door, Intake, Later
 from lft.web.response import Response, problem_response
 from lft.wire.channel import Channel
 from lft.wire.proxy_protocol import Origin
@@ -51,7 +51,7 @@ class HttpGuest(Guest):
         self._waited = False  # the request has had to wait for its login
         self._closing = False  # nothing is read behind this request
         self._done = False
-        self._who: tuple[str, int] | None = None  # user and priority, of the last request
+        self._caller: Caller | None = None  # of the last request that had one
 
     def introduce(self, origin: Origin) -> None:
         super().introduce(origin)
@@ -65,11 +65,11 @@ class HttpGuest(Guest):
 
     @property
     def user(self) -> str | None:
-        return self._who[0] if self._who else None
+        return self._caller.user if self._caller else None
 
     @property
     def priority(self) -> int:
-        return self._who[1] if self._who else 0
+        return self._caller.credential.priority if self._caller else 0
 
     @property
     def done(self) -> bool:
@@ -141,12 +141,14 @@ class HttpGuest(Guest):
         """Send on; return whether that brought it further."""
         if self._out.stream and not self._out.wants_room:
             self._hear_end()
-        sent = self._out.go_on()
+        sent = self._out.go_on(self._site.portion(self._caller))
         self._counted += sent
         if self._counted >= config.RECEIVE_SIZE or not self._out.busy:
             self._counted = 0
             self._put_off()
-        self.pause(self._site.charge(self, sent))
+        pause = self._site.charge(self._caller, sent)
+        self.deadline += pause
+        self.pause(pause)
         return sent > 0 or not self._out.busy
 
     def _hear_end(self) -> None:
@@ -223,8 +225,7 @@ class HttpGuest(Guest):
         if self._admitted is None:
             assert self._head is not None  # it has been read
             self._admitted = self._site.admit(self._head, self.door, waited=self._waited)
-            caller = self._admitted.caller
-            self._who = (caller.user, caller.credential.priority) if caller else self._who
+            self._caller = self._admitted.caller or self._caller
         admitted = self._admitted
         body = self._read_little() if admitted.takes_little else b""
         if body is None:

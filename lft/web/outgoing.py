@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import config
 from lft.web.response import FileSlice, Response, Stream, encode_head
 from lft.wire.channel import Channel
 from protocol import ConnectionLostError
@@ -53,7 +52,7 @@ class Outgoing:
             self.stream = body
         self._channel.hold(head)
 
-    def go_on(self, most: int = config.HTTP_SLICE) -> int:
+    def go_on(self, most: int) -> int:
         """Send what can be sent now, ``most`` bytes of a file; return how many those were.
 
         Raises ``ConnectionLostError``, and ``OSError`` for what the disk says of a file.

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, NamedTuple, Sequence, Union
+from typing import Any, Callable, NamedTuple, Sequence, Union
 
 from lft.web.problem import PROBLEM, Field, HttpError, phrase_of
 
@@ -40,10 +40,13 @@ class FileSlice:
         self.descriptor = descriptor
         self.offset = offset
         self.length = length
+        self.closed: Callable[[], None] | None = None  # called when it is
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Give the descriptor back, once."""
         os.close(self.descriptor)
+        if self.closed:
+            self.closed()
 
 
 class Stream(ABC):

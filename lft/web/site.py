@@ -14,6 +14,7 @@ from lft.server.connections import Connections
 from lft.server.event_loop import EventLoop
 from lft.server.ledger import Ledger
 from lft.server.lifecycle import Lifecycle
+from lft.server.limits import Limits
 from lft.server.login import Login
 from lft.server.receiving import Receiving
 from lft.server.right_of_way import RightOfWay
@@ -63,6 +64,7 @@ class House(NamedTuple):
     output: OutputDirectory
     parts: PartStore
     receiving: Receiving
+    limits: Limits
     verification: Verification
     ledger: Ledger
     trouble: Callable[[], str]  # why no new work is taken; "" if it is
@@ -137,13 +139,21 @@ class Site:
         _check_length(route, head.length)
         return Admitted(head, found, caller)
 
-    def charge(self, guest: HttpGuest, size: int) -> float:
-        """Charge what was sent; return the seconds until more may be."""
+    def portion(self, caller: Caller | None) -> int:
+        """Return the bytes of a file that a user is sent at once."""
+        return self.house.limits.portion(caller.rights.limit if caller else None)
+
+    def charge(self, caller: Caller | None, size: int) -> float:
+        """Charge what a user was sent; return the seconds until more may be."""
         if not size:
             return 0.0
-        way = self.house.way
-        way.moved(guest.priority, size)
-        return way.pause(guest.priority, float("inf"))
+        way, priority = self.house.way, caller.credential.priority if caller else 0
+        way.moved(priority, size)
+        pause = 0.0
+        if caller:
+            bucket = self.house.login.bucket_of(caller.user, caller.rights.limit)
+            pause, _ = self.house.limits.take(caller.user, bucket, size)
+        return max(pause, way.pause(priority, float("inf")))
 
     def note(self, name: str, head: Head | None, status: int) -> None:
         """Take note of an answer."""

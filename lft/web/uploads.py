@@ -19,6 +19,7 @@ from lft.accounts.permissions import Rights
 from lft.clock import TokenBucket
 from lft.server.ledger import RESTS
 from lft.server.lifecycle import Lifecycle
+from lft.server.limits import Limits
 from lft.server.ordered import OrderedTransfer
 from lft.server.receiving import Receiving
 from lft.server.sessions import Correspondent, Session
@@ -242,7 +243,7 @@ class Uploads:
     """The uploads that this server knows, and their way to the store. Any worker.
 
     Of an upload that nothing has come for, only the store knows; it is opened again when its client
-    asks. The lock protects ``_live`` and ``_writing``.
+    asks. The lock protects ``_live``.
     """
 
     def __init__(
@@ -251,16 +252,17 @@ class Uploads:
         parts: PartStore,
         lifecycle: Lifecycle,
         receiving: Receiving,
+        limits: Limits,
         verification: Verification,
     ) -> None:
         self._output = output
         self._parts = parts
         self._lifecycle = lifecycle
         self._receiving = receiving
+        self._limits = limits
         self._verification = verification
         self._lock = threading.Lock()
         self._live: dict[str, Upload] = {}
-        self._writing: dict[str, int] = {}  # uploads that each user brings at once
 
     # -- beginning
 
@@ -349,9 +351,7 @@ class Uploads:
     def write(self, upload: Upload, view: memoryview) -> float:
         """Write what came; return the seconds until more may come. Raises ``HttpError``."""
         self._do(upload, partial(self._write, view))
-        with self._lock:
-            writers = self._writing.get(upload.session.user, 1)
-        return self._receiving.charge_upload(upload.transfer, len(view), writers)
+        return self._receiving.charge_upload(upload.transfer, len(view))
 
     def _write(self, view: memoryview, transfer: OrderedTransfer) -> None:
         due = transfer.write(view)
@@ -386,7 +386,7 @@ class Uploads:
             self._do(upload, self._note_unchecked)
         self._do(upload, partial(OrderedTransfer.begin, held=held))
         upload.writing = True
-        self._count(upload, 1)
+        self._limits.begin(upload.session.user)
 
     def _note_unchecked(self, transfer: OrderedTransfer) -> None:
         with transfer.life.use() as part:
@@ -408,7 +408,7 @@ class Uploads:
         upload.writing, transfer = False, upload.transfer
         transfer.take_back()
         self._lifecycle.run(lambda _: transfer.pause(), transfer)
-        self._count(upload, -1)
+        self._limits.end(upload.session.user)
 
     def end_later(self, upload: Upload, writer: object) -> None:
         """Have a worker end the PATCH of a client that is gone (any)."""
@@ -417,14 +417,6 @@ class Uploads:
     def _end_gone(self, upload: Upload, writer: object) -> None:
         with contextlib.suppress(HttpError), upload.work(writer):  # or a newer one has done so
             self.end_writing(upload)
-
-    def _count(self, upload: Upload, change: int) -> None:
-        user = upload.session.user
-        with self._lock:
-            count = self._writing.get(user, 0) + change
-            self._writing[user] = count
-            if not count:
-                del self._writing[user]
 
     # -- the end
 
