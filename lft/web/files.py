@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from http import HTTPStatus
@@ -19,22 +20,24 @@ from lft.web.folders import (
     MOST_LISTED,
     AbsentError,
     Entry,
+    Listing,
     Order,
+    Page,
     is_within,
-    list_page,
     open_file,
     open_folder,
     split_path,
 )
 from lft.web.problem import Field, HttpError, not_found
 from lft.web.ranges import Span, UnsatisfiableError, parse_range
-from lft.web.request import Caller, Request
+from lft.web.request import Caller, Intake, Later, Request
 from lft.web.response import FileSlice, Response, json_response
 from lft.web.router import Route
 from lft.web.validators import Validators, judge, range_holds
 
 PLACE = "/api/v1/files"
 USUALLY_LISTED = 200  # entries of a page, unless it is asked for more or fewer
+_NEXT_STEP = 0.0001  # seconds until a listing goes on: main sees meanwhile what else is to be done
 
 # What an uploaded page could do if a browser showed it: nothing, and it is not shown but saved.
 _HARMLESS: tuple[Field, ...] = (
@@ -97,8 +100,8 @@ class Files:
 
     # -- listing
 
-    def list_files(self, request: Request) -> Response:
-        """List a page of a directory. Raises ``HttpError``."""
+    def list_files(self, request: Request) -> Intake:
+        """List a page of a directory, step by step. Raises ``HttpError``."""
         query = request.query("dir", "after", "limit", "sort")
         reach = Reach.of(request.caller)
         try:
@@ -106,13 +109,26 @@ class Files:
             limit = _limit(query.get("limit", str(USUALLY_LISTED)))
             parts = split_path(query["dir"].strip("/")) if query.get("dir") else reach.base
             self._check(reach, parts)
-            page = self._page(reach, parts, query.get("after", ""), limit, order)
+            judge = self._judge(None if parts else reach.sender)
+            start = partial(
+                Listing, after=query.get("after", ""), limit=limit, order=order, wanted=judge
+            )
+            return _Listed(self._root, parts, start, partial(self._answer, request, query, parts))
         except (AbsentError, FileNotFoundError):
             raise not_found() from None
         except ValueError as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, str(error)) from None
+
+    def _answer(
+        self, request: Request, query: Mapping[str, str], parts: Sequence[str], found: Page
+    ) -> Response:
+        """Answer with a page."""
+        places = ["/".join((*parts, entry.name)) for entry in found.entries]
+        known = self._known(places)
+        entries = [_told(one, place, known.get(place)) for one, place in zip(found.entries, places)]
+        page: dict[str, Any] = {"dir": "/".join(parts), "entries": entries, "next": found.next}
         if not query.get("after"):
-            page["unfinished"] = self._unfinished(request.caller, "/".join(parts))
+            page["unfinished"] = self._unfinished(request.caller, page["dir"])
         return json_response(page, fields=_links(page, query))
 
     def _check(self, reach: Reach, parts: Sequence[str]) -> None:
@@ -121,18 +137,6 @@ class Files:
             raise AbsentError
         if reach.sender is not None and parts and not self._sent_by(reach.sender, [parts[0]]):
             raise AbsentError
-
-    def _page(
-        self, reach: Reach, parts: Sequence[str], after: str, limit: int, order: Order
-    ) -> dict[str, Any]:
-        """Return a page as JSON says it."""
-        sender = None if parts else reach.sender
-        with open_folder(self._root, parts) as folder:
-            page = list_page(folder, after, limit, order, self._judge(sender))
-        places = ["/".join((*parts, entry.name)) for entry in page.entries]
-        known = self._known(places)
-        entries = [_told(one, place, known.get(place)) for one, place in zip(page.entries, places)]
-        return {"dir": "/".join(parts), "entries": entries, "next": page.next}
 
     def _judge(self, sender: str | None) -> Callable[[list[str]], set[str]] | None:
         """Return what tells the names that ``sender`` has sent from others; ``None`` for all."""
@@ -188,6 +192,44 @@ class Files:
         else:
             os.close(descriptor)
         return response
+
+
+class _Listed(Intake):
+    """A page that is being looked for: after each step other work may have its turn."""
+
+    def __init__(
+        self,
+        root: int,
+        parts: Sequence[str],
+        start: Callable[[int], Listing],
+        answer: Callable[[Page], Response],
+    ) -> None:
+        """Raises ``AbsentError``, ``ValueError`` and ``OSError``."""
+        self._held = contextlib.ExitStack()
+        try:
+            self._listing = start(self._held.enter_context(open_folder(root, parts)))
+        except BaseException:
+            self._held.close()
+            raise
+        self._held.callback(self._listing.close)
+        self._answer = answer
+
+    def room(self) -> memoryview:
+        """Return no room: no body comes."""
+        return memoryview(b"")
+
+    def filled(self, _size: int) -> float:
+        return 0.0
+
+    def finish(self) -> Response:
+        """Go a step further, ``Later`` again if there are more; answer behind the last."""
+        page = self._listing.go_on()
+        if page is None:
+            raise Later(_NEXT_STEP, counted=False)
+        return self._answer(page)
+
+    def abandon(self) -> None:
+        self._held.close()
 
 
 class Sent(NamedTuple):

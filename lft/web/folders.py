@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
-import heapq
 import itertools
 import json
 import os
 import re
 import stat
+import time
 from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -111,7 +111,9 @@ class Entry(NamedTuple):
     modified: int  # nanoseconds since 1970
 
 
-_TOGETHER = 500  # names that are judged together
+_STEP = 0.004  # seconds of a step: so long others may have to wait for the worker
+_TOGETHER = 100  # entries between two looks at the clock
+_JUDGED_TOGETHER = 500  # names that the history is asked about at once
 Wanted = Callable[[List[str]], Set[str]]
 Place = Tuple[Any, ...]  # where an entry stands in an order; its name comes last
 ORDERS: dict[str, Callable[[os.DirEntry[str]], Place]] = {
@@ -148,46 +150,80 @@ class Page(NamedTuple):
     next: str | None
 
 
-def list_page(
-    folder: int, after: str, limit: int, order: Order, wanted: Wanted | None = None
-) -> Page:
-    """Return up to ``limit`` entries of an open directory that come behind ``after``.
+class Listing:
+    """Finds a page of a directory, a short step at a time, however many entries that has.
 
-    ``after`` is the ``next`` of the page before it, or empty. What is neither a regular file nor a
-    directory is left out, links among it. ``wanted`` says which of some names may be listed, all
-    if there is none. Raises ``ValueError`` for an ``after`` that is none.
+    The page has up to ``limit`` entries that come behind ``after``, which is the ``next`` of the
+    page before it, or empty. What is neither a regular file nor a directory is left out, links
+    among it. ``wanted`` says which of some names may be listed, all if there is none. What it keeps
+    is of the size of a page.
     """
-    start, down = _parse_cursor(after, order), order.descending
-    places = _places(folder, order)
-    if start:
-        places = (one for one in places if (one < start if down else one > start))
-    if wanted is None:
-        found = (heapq.nlargest if down else heapq.nsmallest)(limit + 1, places)
-    else:
-        found = list(itertools.islice(_judged(sorted(places, reverse=down), wanted), limit + 1))
-    page = found[:limit]
-    further = cursor(page[-1]) if len(found) > limit else None
-    return Page([one for one in (_look(folder, place[-1]) for place in page) if one], further)
 
+    def __init__(
+        self, folder: int, after: str, limit: int, order: Order, wanted: Wanted | None = None
+    ) -> None:
+        """List the open directory ``folder``, which is the caller's to close, after this.
 
-def _places(folder: int, order: Order) -> Iterator[Place]:
-    """Give where each entry stands that may be shown."""
-    place = ORDERS[order.key]
-    with os.scandir(folder) as listed:
-        for one in listed:
+        Raises ``ValueError`` for an ``after`` that is none, ``OSError``.
+        """
+        self._start = _parse_cursor(after, order)
+        self._folder = folder
+        self._limit = limit
+        self._order = order
+        self._wanted = wanted
+        self._best: list[Place] = []  # in order: the page so far, and one more
+        self._found: list[Place] = []  # perhaps of the page
+        self._listed = os.scandir(folder)
+
+    def go_on(self) -> Page | None:
+        """Look at some more entries; return the page once that were all. Raises ``OSError``."""
+        until = time.monotonic() + _STEP
+        while time.monotonic() < until:
+            some = list(itertools.islice(self._listed, _TOGETHER))
+            self._found += filter(self._may_be_of_page, self._places(some))
+            if len(self._found) >= _JUDGED_TOGETHER or len(some) < _TOGETHER:
+                self._judge()
+            if len(some) < _TOGETHER:
+                return self._page()
+        return None
+
+    def _places(self, some: Sequence[os.DirEntry[str]]) -> Iterator[Place]:
+        """Give where each of ``some`` stands that may be shown."""
+        place = ORDERS[self._order.key]
+        for one in some:
             if is_shown(one.name):
                 shown = one.is_file(follow_symlinks=False) or one.is_dir(follow_symlinks=False)
                 with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
                     if shown:
                         yield place(one)
 
+    def _may_be_of_page(self, place: Place) -> bool:
+        """Return whether a place is behind the start, and before the end as far as known."""
+        full = len(self._best) > self._limit
+        if self._order.descending:
+            inside = not self._start or place < self._start
+            return inside and not (full and place < self._best[-1])
+        inside = not self._start or place > self._start
+        return inside and not (full and place > self._best[-1])
 
-def _judged(places: Sequence[Place], wanted: Wanted) -> Iterator[Place]:
-    """Give those of ``places`` whose names are wanted."""
-    for start in range(0, len(places), _TOGETHER):
-        some = places[start : start + _TOGETHER]
-        names = wanted([place[-1] for place in some])
-        yield from (place for place in some if place[-1] in names)
+    def _judge(self) -> None:
+        """Take those that were found and are wanted, as far as they fit."""
+        found, self._found = self._found, []
+        if self._wanted and found:
+            names = self._wanted([place[-1] for place in found])
+            found = [place for place in found if place[-1] in names]
+        best = sorted(self._best + found, reverse=self._order.descending)
+        self._best = best[: self._limit + 1]
+
+    def _page(self) -> Page:
+        page = self._best[: self._limit]
+        further = cursor(page[-1]) if len(self._best) > self._limit else None
+        looked = (_look(self._folder, place[-1]) for place in page)
+        return Page([one for one in looked if one], further)
+
+    def close(self) -> None:
+        """Let the directory go."""
+        self._listed.close()
 
 
 def _look(folder: int, name: str) -> Entry | None:
