@@ -23,6 +23,7 @@ from lft.store.history import (
     HistoryError,
     Outcome,
     Page,
+    Proof,
     Query,
 )
 from lft.terminal import columns_of, printable, shorten, wants_colour, wants_words
@@ -30,6 +31,11 @@ from protocol import UsageError
 
 _SIGNS = {RECEIVED: "✅", FAILED: "❌", REFUSED: "⛔", INTERRUPTED: "⏳"}  # two columns each
 _COLOURS = {RECEIVED: "32", FAILED: "31", REFUSED: "33", INTERRUPTED: "36"}
+_PROOFS = {  # what the digest was compared with
+    Proof.CLIENT_DIGEST.value: "agreed",
+    Proof.CHUNK_CHECKSUMS.value: "by its pieces",
+    Proof.SERVER_ONLY.value: "of ours only",
+}
 _NARROW = 60  # columns: below, an entry has two lines
 _PAGE = 1000  # entries that are read together
 _LEAST_LINES = 10  # of entries on a terminal, however low that is
@@ -59,6 +65,10 @@ def _took(entry: Outcome) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def _proof(entry: Outcome) -> str:
+    return f"{entry.algorithm} {_PROOFS.get(entry.proof, '')}".rstrip() if entry.digest else ""
+
+
 _COLUMNS = (
     _Column("when", _when, 16, 90),
     _Column("when", lambda entry: _when(entry)[5:], 11, 0, until=90),
@@ -67,6 +77,7 @@ _COLUMNS = (
     _Column("size", lambda entry: format_size(entry.size), 9, 0, right=True),
     _Column("took", _took, 7, 90, right=True),
     _Column("from", lambda entry: entry.address, 15, 105),
+    _Column("digest", _proof, 19, 125),
 )
 
 
@@ -143,6 +154,8 @@ def _name(entry: Outcome) -> str:
 def _remarks(entry: Outcome) -> Iterator[str]:
     if entry.outcome != RECEIVED:
         yield entry.reason or entry.code
+    if entry.proof == Proof.SERVER_ONLY.value:
+        yield "its client sent no digest to compare with"
     if entry.program_code:
         line = f": {entry.program_line}" if entry.program_line else ""
         yield f"its program ended with code {entry.program_code}{line}"

@@ -79,8 +79,9 @@ class Ledger:
             yield
             return
         entry = _outcome(transfer, RECEIVED)._replace(
-            saved_as=part.facts.place, size=part.facts.size, digest=transfer.digest
-        )
+            saved_as=part.facts.place, size=part.facts.size, digest=transfer.digest,
+            proof=transfer.proof.value,
+        )  # fmt: skip
         self._notes[transfer] = self._programs.prepare(entry, part.stem, part.unfinished)
         try:
             yield
@@ -154,6 +155,7 @@ def _received(transfer: Transfer, receipt: IntegrityOk) -> Outcome:
     return _outcome(transfer, RECEIVED)._replace(
         saved_as=receipt.saved_as, size=receipt.size, digest=receipt.digest,
         bottleneck=_bottleneck(receipt, time.monotonic() - transfer.asked_at),
+        proof=transfer.proof.value,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import config
 from lft.server.blockmap import Due
 from lft.server.buffers import Buffer
 from lft.server.transfer import Transfer
+from lft.store.history import Proof
 from lft.store.journal import record
 from lft.store.part import Part
 
@@ -185,9 +186,10 @@ class OrderedTransfer(Transfer):
         """Whether every byte is here and counts."""
         return self.offset == self.blocks.size
 
-    def end(self, digest: str | None) -> bool:
+    def end(self, digest: str | None, proof: Proof) -> bool:
         """Take the client's digest of the whole file, if it has one; return who is to publish."""
         with self._lock:
+            self.proof = proof
             self._claimed_digest = self.digest if digest is None else digest
             self._map.complete = True
         return self.life.judge()

@@ -17,6 +17,7 @@ from lft.server.blockmap import BlockMap, Due, Stretch, Unproven
 from lft.server.buffers import Buffer, BufferPool
 from lft.server.lifetime import Lifetime, Stage
 from lft.server.sessions import Session
+from lft.store.history import Proof
 from lft.store.journal import Claims, Facts, record
 from lft.store.part import Part, StaleError
 from lft.sums import TreeHash
@@ -189,6 +190,8 @@ class Transfer:
     ``life`` and ``tally`` have locks of their own. All methods run on workers, unless a docstring
     says otherwise.
     """
+
+    proof = Proof.CLIENT_DIGEST  # what shows at the end that the file is right
 
     def __init__(
         self,

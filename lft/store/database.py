@@ -18,6 +18,7 @@ from lft.store.history import (
     database_name,
     explained,
     has_tables,
+    lacks_proof,
     sqlite,
 )
 from lft.store.mounts import is_network
@@ -34,6 +35,7 @@ _KINDS: dict[str, Callable[[], int]] = {  # of entries, and how many of each are
     f"outcome = '{RECEIVED}'": lambda: config.HISTORY_RECEIVED,
     f"outcome <> '{RECEIVED}'": lambda: config.HISTORY_OTHERS,
 }
+_PROOF = "proof TEXT NOT NULL DEFAULT ''"  # older versions write without it
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS outcomes (
     row INTEGER PRIMARY KEY, ended INTEGER NOT NULL, outcome TEXT NOT NULL, user TEXT NOT NULL,
@@ -41,7 +43,8 @@ CREATE TABLE IF NOT EXISTS outcomes (
     algorithm TEXT NOT NULL, seconds REAL NOT NULL, wire_bytes INTEGER NOT NULL,
     resumed_bytes INTEGER NOT NULL, resent_blocks INTEGER NOT NULL, bottleneck TEXT NOT NULL,
     address TEXT NOT NULL, door TEXT NOT NULL, files INTEGER, code TEXT NOT NULL,
-    reason TEXT NOT NULL, program_code INTEGER, program_line TEXT NOT NULL, words TEXT NOT NULL);
+    reason TEXT NOT NULL, program_code INTEGER, program_line TEXT NOT NULL, words TEXT NOT NULL,
+    {_PROOF});
 CREATE INDEX IF NOT EXISTS newest ON outcomes (ended, outcome, user, words);
 CREATE INDEX IF NOT EXISTS of_user ON outcomes (user, ended);
 CREATE INDEX IF NOT EXISTS of_file ON outcomes (user, name, ended);
@@ -80,6 +83,8 @@ class Database:
         opened.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'DELETE'}")
         opened.execute("PRAGMA synchronous = NORMAL")
         opened.executescript(_SCHEMA)
+        if lacks_proof(opened):
+            opened.execute(f"ALTER TABLE outcomes ADD COLUMN {_PROOF}")
 
     def _look(self) -> tuple[int, int]:
         with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import heapq
 import os
 import re
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 OUTCOMES = RECEIVED, FAILED, REFUSED, INTERRUPTED = "received", "failed", "refused", "interrupted"
 WIRE, TUS = "wire", "tus"  # the doors: of ``client.py``, and of uploads over HTTP
+
+
+class Proof(enum.Enum):
+    """What shows that the file that arrived is the one that was sent."""
+
+    CLIENT_DIGEST = "client-digest"  # the client's own digest of the whole file
+    CHUNK_CHECKSUMS = "chunk-checksums"  # a checksum of each piece that was sent
+    SERVER_ONLY = "server-only"  # none: the digest is that of what arrived
+
 
 VERSION = 1  # of the tables, in each database
 _SUFFIX = ".sqlite"
@@ -47,6 +57,9 @@ class Outcome(NamedTuple):
     the end. ``bottleneck`` is what most of that went into, where it was on the server. Of a file
     whose program (``--on-received``) has run, ``program_code`` is its exit code, or the negative
     number of the signal that ended it, and ``program_line`` the last line that it wrote.
+
+    ``digest`` is that of the file, of a directory that of the list of its files' digests; ``proof``
+    says with what of the client's it agreed (``Proof``), empty in entries of older versions.
     """
 
     ended: int  # microseconds since 1970
@@ -69,6 +82,7 @@ class Outcome(NamedTuple):
     reason: str = ""
     program_code: int | None = None
     program_line: str = ""
+    proof: str = ""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -170,6 +184,11 @@ def has_tables(opened: Connection) -> bool:
     return bool(version)
 
 
+def lacks_proof(opened: Connection) -> bool:
+    """Return whether an older version has made the tables of a database (its thread)."""
+    return all(row[1] != "proof" for row in opened.execute("PRAGMA table_info(outcomes)"))
+
+
 class _Filter:
     """What entries must be like, as conditions of SQL with their values."""
 
@@ -201,8 +220,9 @@ class _Filter:
     def newest(self, opened: Connection, server: str, limit: int) -> list[tuple[_Place, Outcome]]:
         """Read the newest entries, each with its place."""
         where = " AND ".join(condition for condition, _ in self._pairs if condition) or "1"
+        columns = COLUMNS.replace("proof", "''") if lacks_proof(opened) else COLUMNS
         rows = opened.execute(
-            f"SELECT row, {COLUMNS} FROM outcomes WHERE {where} "
+            f"SELECT row, {columns} FROM outcomes WHERE {where} "
             "ORDER BY ended DESC, row DESC LIMIT ?",
             [*(value for _, value in self._pairs), limit],
         ).fetchall()

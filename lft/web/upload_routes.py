@@ -10,6 +10,7 @@ from urllib.parse import quote
 import config
 from lft.memory import pages
 from lft.server.login import Login
+from lft.store.history import Proof
 from lft.web.fields import repr_digest
 from lft.web.problem import CHECKSUM_MISMATCH, Field, HttpError
 from lft.web.request import Caller, Intake, Request
@@ -28,7 +29,7 @@ from lft.web.tus import (
     parse_metadata,
     parse_number,
 )
-from lft.web.uploads import Proof, Sender, Stage, Upload, Uploads
+from lft.web.uploads import Sender, Stage, Upload, Uploads
 
 PLACE = "/api/v1/uploads"
 

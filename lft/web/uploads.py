@@ -25,7 +25,7 @@ from lft.server.receiving import Receiving
 from lft.server.sessions import Correspondent, Session
 from lft.server.transfer import Transfer
 from lft.server.verification import Verification
-from lft.store.history import TUS
+from lft.store.history import TUS, Proof
 from lft.store.part import Part
 from lft.store.partstore import PartStore
 from lft.store.unfinished import resting_uploads
@@ -66,14 +66,6 @@ _STATUS = {
     "timeout": HTTPStatus.REQUEST_TIMEOUT,
 }
 _RESUMABLE = (RESTS, "taken", "timeout")  # what ended so goes on as soon as its client asks for it
-
-
-class Proof(enum.Enum):
-    """What shows that the file that arrived is the one that was sent."""
-
-    CLIENT_DIGEST = "client-digest"  # the client's own digest of the whole file
-    CHUNK_CHECKSUMS = "chunk-checksums"  # a checksum of each piece that was sent
-    SERVER_ONLY = "server-only"  # none: the digest is that of what arrived
 
 
 class Sender(NamedTuple):
@@ -426,7 +418,7 @@ class Uploads:
             transfer = upload.transfer
             upload.note_whole()
             self._lifecycle.run(self._verification.check_content, transfer)
-            if transfer.end(upload.notes.digest or None):
+            if transfer.end(upload.notes.digest or None, upload.proof):
                 self._lifecycle.start(self._verification.assemble_file_from_blocks, transfer)
 
     def claim(self, upload: Upload, claim: Claim | None) -> None:

@@ -30,7 +30,8 @@ SOME = [
           reason="files with this extension are not taken here, but only those with .pdf or .zip"),
     entry("a name that is much longer than most terminals are wide, so that it is shortened.zip",
           NOON - 1, outcome="failed", reason="damaged", seconds=9.94),
-    entry("site", NOON - 2, files=12345, program_code=3, program_line="no \\x1b[31mroom"),
+    entry("upload", NOON - 2, digest="ab" * 32, algorithm="sha256", proof="server-only"),
+    entry("site", NOON - 3, files=12345, program_code=3, program_line="no \\x1b[31mroom"),
 ]  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def plain(line: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("columns", [110, 80, 40])
+@pytest.mark.parametrize("columns", [130, 110, 80, 40])
 def test_the_table_fits_any_terminal(kept: Path, columns: int) -> None:
     """No line is broken, none acts on the terminal, and no name is lost."""
     lines = [plain(line) for line in on_terminal(kept, columns)]
@@ -91,10 +92,12 @@ def test_the_table_fits_any_terminal(kept: Path, columns: int) -> None:
     whole = ("写真の年間バ", "x\\x1b[31m", "site/ (12345 files)", "failed", "damaged", "7.0 GB")
     for found in (*whole, "but only those with", program):
         assert found in text
-    assert ("2025-11-28 12:01" in text) == (columns == 110)
+    assert ("2025-11-28 12:01" in text) == (columns >= 110)
     assert "11-28 12:01" in text
-    assert ("1:02:03" in text) == (columns == 110)
-    assert ("2001:" in text) == (columns == 110)
+    assert ("1:02:03" in text) == (columns >= 110)
+    assert ("2001:" in text) == (columns >= 110)
+    assert ("sha256 of ours only" in text) == (columns == 130)
+    assert "its client sent no digest to compare with" in text
     assert ("a-ver" in text) == (columns > 40)
 
 
@@ -117,7 +120,7 @@ def test_a_pipe_gets_all_of_it_at_its_whole_width(
     note(output, *(entry(name, NOON + i) for i, name in enumerate(names)))
     show(output, as_json=False)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["WHEN", "OUTCOME", "USER", "SIZE", "TOOK", "FROM", "FILE"]
+    assert lines[0].split() == ["WHEN", "OUTCOME", "USER", "SIZE", "TOOK", "FROM", "DIGEST", "FILE"]
     assert [line[line.index("long") - 4 :] for line in lines[1:]] == names[::-1]
 
 
@@ -127,7 +130,7 @@ def test_json_has_an_object_for_each_entry(kept: Path, capsys: pytest.CaptureFix
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["name"] for one in found] == [one.name for one in SOME]
     assert found[0]["ended"] == "2025-11-28T12:01:00.000Z"
-    assert {**found[3], "ended": NOON - 2} == SOME[3]._asdict()
+    assert {**found[4], "ended": NOON - 3} == SOME[4]._asdict()
 
 
 def test_an_empty_history_is_said_to_be_empty(
@@ -147,7 +150,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(
     (kept / ".partial" / "history-other.sqlite").write_bytes(b"no database" * 1000)
     show(kept, as_json=True)
     said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 4
+    assert len(said.out.splitlines()) == 5
     assert said.err == "cannot read history-other.sqlite: file is not a database\n"
 
 

@@ -40,7 +40,7 @@ def test_a_file_that_arrived_is_noted_with_all_that_is_known_of_it(
     (place,) = received(local.output)
     assert one == Outcome(
         one.ended, "received", "user1", "x.bin", 500_000, place.name, md5(source), "md5",
-        one.seconds, 500_000, address="127.0.0.1", door="wire",
+        one.seconds, 500_000, address="127.0.0.1", door="wire", proof="client-digest",
     )  # fmt: skip
     assert 0 <= one.seconds < PATIENCE
     assert place.stat().st_mtime == pytest.approx(one.ended / 1e6, abs=PATIENCE)

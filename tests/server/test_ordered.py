@@ -14,6 +14,7 @@ from lft.server.buffers import BufferPool
 from lft.server.lifetime import TransferEndedError
 from lft.server.ordered import OrderedTransfer
 from lft.server.sessions import Session
+from lft.store.history import Proof
 from lft.store.journal import Facts
 from lft.store.partstore import PartStore
 from lft.store.paths import PARTIAL, output_name, unique
@@ -127,7 +128,7 @@ def test_what_is_written_after_the_end_is_refused(upload: Ordered) -> None:
 def test_one_call_publishes(upload: Ordered) -> None:
     """However many say that the file is whole."""
     upload.write(DATA)
-    assert [upload.transfer.end(None), upload.transfer.end(None)] == [True, False]
+    assert [upload.transfer.end(None, Proof.SERVER_ONLY) for _ in range(2)] == [True, False]
     assert upload.transfer.claimed_digest == upload.transfer.digest
 
 

@@ -34,6 +34,7 @@ def test_an_entry_comes_back_as_it_was_written(output: Path) -> None:
     one = Outcome(
         1_764_290_000_000_001, "received", "ann", "Überblick.pdf", 2**62, "a/server_received_b",
         "ab" * 32, "sha256", 1.5, 3, 4, 5, "disk", "2001:db8::7", "tus", 6, "c", "d", -9, "e",
+        "server-only",
     )  # fmt: skip
     note(output, one)
     assert entries(output) == [one]
@@ -117,6 +118,20 @@ def test_without_a_history_there_is_nothing(tmp_path: Path) -> None:
     assert entries(tmp_path) == []
     assert entries(tmp_path / "nowhere") == []
     assert os.listdir(tmp_path / PARTIAL) == []
+
+
+def test_a_history_of_an_older_version_is_read_and_gone_on_with(output: Path) -> None:
+    """It has no proofs; a server of that version may write to it again."""
+    note(output, entry("old", 1))
+    with sqlite3.connect(output / PARTIAL / database_name()) as older:
+        older.execute("ALTER TABLE outcomes DROP COLUMN proof")
+    assert [(one.name, one.proof) for one in entries(output)] == [("old", "")]
+    note(output, entry("new", 2, proof="client-digest"))
+    with sqlite3.connect(output / PARTIAL / database_name()) as older:
+        columns = ", ".join(name for name in Outcome._fields if name != "proof")
+        values = "3, 'received', 'ann', 'old', 5, 'o', '', '', 0, 0, 0, 0, '', '', '', 1, '', '',"
+        older.execute(f"INSERT INTO outcomes ({columns}, words) VALUES ({values} NULL, '', '')")
+    assert [one.proof for one in entries(output)] == ["", "client-digest", ""]
 
 
 def test_a_database_that_cannot_be_read_is_named_and_the_others_are_read(output: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from lft.store.history import Outcome, Proof
 from tests.support.local import ServerThread, StartLocal
 from tests.support.processes import ROOT, environment
 from tests.support.web import ADMIN, Browser, site_of, web_port
@@ -28,6 +29,13 @@ def test_the_description_has_each_route_and_no_other(site: ServerThread) -> None
         (method, path) for path, found in DOCUMENT["paths"].items() for method in METHODS & {*found}
     }
     assert described == routes
+
+
+def test_the_description_of_an_entry_has_each_fact_of_the_history() -> None:
+    """Of which the history has what JSON, CSV and the command line show."""
+    described = DOCUMENT["components"]["schemas"]["Outcome"]
+    assert tuple(described["properties"]) == tuple(described["required"]) == Outcome._fields
+    assert {*described["properties"]["proof"]["enum"]} == {"", *(one.value for one in Proof)}
 
 
 def test_what_needs_no_login_is_said_to_need_none(site: ServerThread) -> None:

@@ -503,6 +503,29 @@ def test_the_history_tells_of_uploads(site: ServerThread, tus: Tus) -> None:
     assert (refused.outcome, refused.code, refused.door) == ("refused", "space", "tus")
 
 
+def test_the_history_tells_what_a_digest_was_compared_with(site: ServerThread, tus: Tus) -> None:
+    """And which digest it is, over all of the file: as the answer has it, and Repr-Digest."""
+    md5 = hashlib.md5(DATA).hexdigest()
+    answers = [
+        tus.patch(tus.create(len(DATA), md5=md5), 0, DATA),
+        tus.patch(tus.create(len(DATA)), 0, DATA, **checksum(DATA)),
+        tus.patch(tus.create(len(DATA)), 0, DATA),
+    ]
+    history = History(site.output)
+    eventually(lambda: len(history.page(Query()).entries) == 3)
+    noted = history.page(Query()).entries[::-1]
+    assert [(one.proof, one.algorithm, one.digest) for one in noted] == [
+        ("client-digest", "md5", md5), ("chunk-checksums", "sha256", SHA),
+        ("server-only", "sha256", SHA),
+    ]  # fmt: skip
+    for one, answer in zip(noted, answers):
+        fetched = tus.browser.get(f"/api/v1/files/{one.saved_as}", USER1)
+        assert answer.fields["lft-digest"] == f"{one.algorithm} {one.digest}"
+        given = repr_digest(SHA) if one.algorithm == "sha256" else None
+        assert answer.fields.get("repr-digest") == fetched.fields.get("repr-digest") == given
+        assert hashlib.new(one.algorithm, fetched.body).hexdigest() == one.digest
+
+
 def test_the_limit_of_the_server_holds_for_uploads(start_local: StartLocal) -> None:
     """It rests between two pieces, and no worker waits with it."""
     site = start_local(http=WEB, limit=300_000)
