@@ -10,8 +10,16 @@ async function hmac(key, data) {
   return new Uint8Array(await crypto.subtle.sign("HMAC", imported, data));
 }
 
+// Prepares a name or password as the server does (SASLprep, RFC 4013); what that prohibits is in no
+// account. The tables are B.1, mapped to nothing, and C.1.2, other spaces (RFC 3454).
+function prepared(text) {
+  const nothing = /[\u00AD\u034F\u1806\u180B-\u180D\u200B-\u200D\u2060\uFE00-\uFE0F\uFEFF]/g;
+  const spaces = /[\u00A0\u1680\u2000-\u200A\u202F\u205F\u3000]/g;
+  return text.replace(nothing, "").replace(spaces, " ").normalize("NFKC");
+}
+
 async function saltedPassword(password, salt, iterations) {
-  const raw = bytesOf(password.normalize("NFKC"));
+  const raw = bytesOf(prepared(password));
   const key = await crypto.subtle.importKey("raw", raw, "PBKDF2", false, ["deriveBits"]);
   const how = { name: "PBKDF2", hash: "SHA-256", salt, iterations };
   return new Uint8Array(await crypto.subtle.deriveBits(how, key, 256));
@@ -20,7 +28,7 @@ async function saltedPassword(password, salt, iterations) {
 // Logs in by two calls of `ask(body)`; returns who has logged in. Throws what `ask` throws.
 async function scramLogin(user, password, ask) {
   const nonce = base64(crypto.getRandomValues(new Uint8Array(18)));
-  const name = user.normalize("NFKC").replace(/=/g, "=3D").replace(/,/g, "=2C");
+  const name = prepared(user).replace(/=/g, "=3D").replace(/,/g, "=2C");
   const bare = `n=${name},r=${nonce}`;
   const begun = await ask({ data: `n,,${bare}` });
   const given = Object.fromEntries(begun.data.split(",").map((one) => [one[0], one.slice(2)]));
