@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from lft.server.admission import Admission
 from lft.server.limits import Limits
-from lft.store.history import Outcome
+from lft.store.history import MissingModuleError, Outcome, sqlite
 from lft.store.partstore import PartStore
 from lft.store.unfinished import unfinished_in
 from lft.web.fields import content_disposition, original_name, repr_digest
@@ -145,8 +145,14 @@ class Files:
     def _sent_by(self, sender: str, names: list[str]) -> set[str]:
         """Return those of ``names`` in the output directory that ``sender`` has sent.
 
-        A directory's sums are of the one that sent the directory.
+        A directory's sums are of the one that sent the directory. Raises ``HttpError`` where there
+        is no history that could tell.
         """
+        try:
+            sqlite()
+        except MissingModuleError as error:
+            reason = f"whose a file is cannot be told: {error}; or have a directory of your own"
+            raise HttpError(HTTPStatus.NOT_IMPLEMENTED, reason) from None
         of = {name: _without_sums(name) for name in names}
         known = self._known(sorted({*of, *of.values()}))
         own = {place for place, one in known.items() if one.user == sender}

@@ -238,6 +238,18 @@ def test_without_a_directory_users_have_what_they_sent(
     assert fetch(browser, sent, ADMIN).body == DATA
 
 
+def test_without_a_history_users_without_a_directory_are_told_why_they_see_nothing(
+    site: ServerThread, sent: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else says whose a file is. Who may read all sees all, without digests."""
+    monkeypatch.setitem(__import__("sys").modules, "sqlite3", None)
+    eventually(lambda: names(browser, "", ADMIN) == [sent.name])
+    for answer in (browser.get(FILES, USER1), fetch(browser, sent)):
+        assert answer.status == 501
+        assert "sqlite3" in answer.json()["detail"]
+    assert fetch(browser, sent, ADMIN).body == DATA
+
+
 def test_a_directory_that_was_sent_is_the_senders_with_all_in_it(
     start_local: StartLocal, output: Path
 ) -> None:
