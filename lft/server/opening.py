@@ -12,6 +12,7 @@ from typing import Callable, NamedTuple
 import config
 from config import ServerSettings
 from lft.options import format_size, plural
+from lft.server.lifetime import Stage
 from lft.server.quota import Quota
 from lft.server.transfer import Transfer
 from lft.server.underway import Tell
@@ -213,6 +214,8 @@ class Opener:
         found = self._catalog.find(transfer.facts) if transfer.facts.skips else None
         if found:
             opening.part, opening.claims = found
+        elif self._is_in_hand(opening):
+            return False
         elif not transfer.resumes:
             self._parts.forget(transfer.facts)
         elif not self._look_for_earlier(opening):
@@ -311,6 +314,19 @@ class Opener:
         self._parts.rest(part)
         with self._lock:
             self._owners.discard(transfer)
+
+    def _is_in_hand(self, opening: Opening) -> bool:
+        """Return whether a worker is still at this very file, which its client has given up.
+
+        It does so when a directory changes while it is sent, and announces it anew at once: what is
+        there is found when it rests, and would stay beside the new one otherwise.
+        """
+        transfer, now = opening.transfer, time.monotonic()
+        same = [one for one in self.owners() if one.facts.key == transfer.facts.key]
+        own = [one for one in same if one.session is transfer.session]
+        given_up = (one for one in own if one.life.stage is Stage.ENDED)
+        limit = self._settings.stall_timeout  # later a disk is stuck
+        return any(now < opening.asked_at(one) + limit for one in given_up)
 
     def _rivals(self, transfer: Transfer) -> list[Transfer]:
         """Return the transfers whose part file ``transfer`` could go on with.

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import threading
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import pytest
 
 import config
 from config import KB, MB
+from lft.server.opening import Opener, Opening
 from lft.store.journal import Facts, record
 from lft.store.leftovers import Need
 from lft.store.part import Part
 from lft.store.partfile import PartFile
 from lft.store.partstore import PartStore
-from protocol import FileReady, FileStart, Rejected
+from protocol import Cancel, FileReady, FileStart, Rejected
 from tests.support.accounts import PASSWORD, Serve, account
+from tests.support.files import part_files
 from tests.support.local import ServerThread, StartLocal
-from tests.support.rawpeer import ANY_MD5, RawClient
+from tests.support.rawpeer import ANY_MD5, RawClient, push
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -209,3 +212,42 @@ def test_a_part_file_on_its_way_is_let_go_when_the_server_ends(
         eventually(lambda: local.server.parts.in_use == 1, "the part file to be made")
         local.stop()
     assert local.server.parts.in_use == 0
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_file_that_is_given_up_and_announced_anew_is_found(
+    local: ServerThread, monkeypatch: pytest.MonkeyPatch, *, resume: bool
+) -> None:
+    """Also while a worker still writes its last block: otherwise it would stay beside the other."""
+    data, write_run = bytes(range(256)) * 3200, PartFile.write_run
+    writing, go_on, looked = threading.Event(), threading.Event(), threading.Semaphore(0)
+    find = Opener._find
+
+    def look(opener: Opener, opening: Opening) -> bool:
+        found = find(opener, opening)
+        looked.release()
+        return found
+
+    def slow(part: PartFile, views: Sequence[memoryview], offset: int) -> None:
+        if offset:
+            writing.set()
+            assert go_on.wait(PATIENCE)
+        write_run(part, views, offset)
+
+    monkeypatch.setattr(PartFile, "write_run", slow)
+    monkeypatch.setattr(Opener, "_find", look)
+    with RawClient(local.port).log_in() as client:
+        upload, stream = client.start("x", data), client.attach()
+        upload.send(stream, 0)
+        push(stream, upload.frame(1))
+        assert writing.wait(PATIENCE)
+        assert isinstance(client.control.call(Cancel(), PATIENCE), Rejected)
+        head = hashlib.md5(data[: 200 * KB]).hexdigest()
+        client.control.send(FileStart("x", len(data), 200 * KB, "md5", head, resume))
+        for _ in range(2):
+            assert looked.acquire(timeout=PATIENCE)
+        go_on.set()
+        ready = client.answer()
+        assert isinstance(ready, FileReady)
+        assert bool(ready.have) == resume
+        assert len(part_files(local.output)) == 1

@@ -1,7 +1,8 @@
 """Cuts the power under a server, and looks for what it had vouched for. Needs root.
 
     python tests/tools/powercut.py             ten rounds
-    python tests/tools/powercut.py --short     two
+    python tests/tools/powercut.py --tree      with directories in place of files
+    python tests/tools/powercut.py --short     two, one of them with directories
 
 What it does, in each round: the server's output directory lies on an ext4 of its own, in an image
 file that is mounted through a loop device. One client sends a large file and is held in the middle
@@ -11,12 +12,14 @@ what is not on the disk yet (``EXT4_IOC_SHUTDOWN``, without its journal either),
 killed. The file system is unmounted and mounted again, which replays its journal, as after a crash.
 
 What is checked: every file that any client called ``INTEGRITY_OK``, in this round and the one
-before, is there with the right digest, before a server touches anything. Then a server is started
-on what is left. In every other round the clients were killed, too, and are asked again; in the
-others they live on and have to finish by themselves, though blocks that were acknowledged to them
-may be gone. In the end each file must be there once, and right, with nothing left in ``.partial``
-but second names of published files, whose removal a cut may undo: they stay for an hour, for their
-clients to ask again.
+before, is there with the right digest, before a server touches anything. What else has a final name
+by then, which no client was told, is as whole. Of a directory all entries count, with their bits
+and times, and its sums beside it. Then a server is started on what is left. In every other round
+the clients were killed, too, and are asked again; in the others they live on and have to finish by
+themselves, though blocks that were acknowledged to them may be gone. In the end each file must be
+there once, and right, with nothing left in ``.partial`` but second names of published files, whose
+removal a cut may undo (of a directory its empty folder): they stay for an hour, for their clients
+to ask again. Sums without their directory are gone.
 
 Before all that, a file that nobody flushed is written and the power is cut: if it is still there
 afterwards, a cut shows nothing here, and that is said instead of a success.
@@ -42,7 +45,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -57,7 +60,7 @@ from lft.options import (  # noqa: E402
 from lft.store.paths import (  # noqa: E402
     PARTIAL,
 )
-from tests.support.files import md5, part_files, random_file  # noqa: E402
+from tests.support.files import part_files, random_file  # noqa: E402
 from tests.tools.sweeping.processes import (  # noqa: E402
     ATTEMPTS,
     CLIENT_PATIENCE,
@@ -74,16 +77,18 @@ from tests.tools.sweeping.processes import (  # noqa: E402
     text_of,
 )
 from tests.tools.sweeping.station import Source, hash_seed  # noqa: E402
+from tests.tools.sweeping.things import Files, Trees  # noqa: E402
 
 SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, from the kernel's ext4.h
 NO_LOG_FLUSH = struct.pack("I", 2)  # EXT4_GOING_FLAGS_NOLOGFLUSH: as hard as a power cut
 IMAGE_SIZE = 400 * MB  # sparse: a few rounds of files, and the journal
-LARGE = 30 * MB
+LARGE = {False: 30 * MB, True: 6 * MB}  # of a file, and of a directory, which takes as long
 SMALL = (0, 1, 70 * KB, 200 * KB, 3 * MB)
+SMALL_TREES = (0, 1, 30 * KB, 70 * KB, 200 * KB)
 BLOCK = "8K"  # makes the large file last long enough to be interrupted
 TOOLS = ("mkfs.ext4", "mount", "umount", "losetup")
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # not on everybody's PATH
-UNMOUNT_PATIENCE = 10.0  # seconds; the kernel may still hold what a killed server had open
+UNMOUNT_PATIENCE = 60.0  # seconds; the kernel may still hold what a killed server had open
 
 
 def tool(*command: str | Path) -> str:
@@ -128,16 +133,23 @@ class Disk:
         tool("mount", "-t", "ext4", "-o", "loop", self._image, self.path)
 
     def unmount(self) -> None:
-        """Unmount it as soon as nobody uses it any more."""
+        """Unmount it as soon as nobody uses it any more.
+
+        A mount namespace that began meanwhile has a mount of its own: while that is there, to mount
+        it again would only show the disk without power.
+        """
         deadline = time.monotonic() + UNMOUNT_PATIENCE
-        while True:
+        while self.path.is_mount():
             try:
                 tool("umount", self.path)
-                return
             except SetupError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
+        while tool("losetup", "--associated", self._image):
+            if time.monotonic() > deadline:
+                raise SetupError("another mount namespace does not let go of the disk")
+            time.sleep(0.02)
 
     def cut(self) -> None:
         """Cut its power: nothing that it has not written yet will ever be."""
@@ -187,26 +199,51 @@ def check_cut(disk: Disk) -> None:
     unflushed.unlink(missing_ok=True)
 
 
+class Sent(NamedTuple):
+    """A file or a directory that is sent, and where it is to arrive."""
+
+    source: Source
+    things: Files
+    output: Path
+
+    @property
+    def name(self) -> str:
+        """What its client calls it."""
+        return self.source.path.name
+
+    @property
+    def published(self) -> list[Path]:
+        """What is there under its final name."""
+        return sorted(self.things.published(self.output, self.name))
+
+    def is_right(self, path: Path) -> bool:
+        """Return whether it is as whole as its source."""
+        right = self.things.digest(path) == self.source.digest
+        return right and not self.things.faults(path)
+
+
 class Work(NamedTuple):
     """A client and what it sends."""
 
     client: Client
-    sources: list[Source]
+    sources: list[Sent]
 
-    def vouched(self) -> list[Source]:
+    def vouched(self) -> list[Sent]:
         """Return the files that the user was told are safe."""
         names = {
             receipt["name"]
             for receipt in self.client.receipts
             if receipt["verdict"] == "INTEGRITY_OK"
         }
-        return [source for source in self.sources if source.path.name in names]
+        return [sent for sent in self.sources if sent.name in names]
 
 
 class Rounds:
     """One round after the other on one disk."""
 
-    def __init__(self, disk: Disk, place: Path, seed: int) -> None:
+    def __init__(self, disk: Disk, place: Path, seed: int, trees: Callable[[int], bool]) -> None:
+        """``trees`` says of a round whether directories are sent in it."""
+        self._trees = trees
         self._disk = disk
         self._place = place
         self._seed = seed
@@ -215,7 +252,7 @@ class Rounds:
         self._server: Server | None = None
         self._clients: list[Client] = []
         self._chance = random.Random(seed)
-        self._before: list[Source] = []  # the round before
+        self._before: list[Sent] = []  # the round before
         self.violations = 0
         self.interrupted = 0
         self.checked = 0
@@ -243,14 +280,16 @@ class Rounds:
                 work.client.kill()
         self._disk.unmount()
         self._disk.mount()
-        vouched = [source for work in works for source in work.vouched()]
+        vouched = [sent for work in works for sent in work.vouched()]
         self._check_vouched(vouched, number)
+        self._check_named([sent for work in works for sent in work.sources], number)
         self._start_server()
         self._finish(works, survive=survive)
         self._check_all([source for work in works for source in work.sources], number)
         self._stop_server()
         fate = "lived on" if survive else "were asked again"
-        note(f"round {number + 1}: {len(vouched)} files were vouched for; the clients {fate}")
+        what = "directories" if self._trees(number) else "files"
+        note(f"round {number + 1}: {len(vouched)} {what} were vouched for; the clients {fate}")
 
     # -- the processes
 
@@ -263,13 +302,15 @@ class Rounds:
         if code:
             self.violation(f"the server ended with {code} when asked to end")
 
-    def _source(self, number: int, size: int) -> Source:
-        name = f"round-{number}-{format_size(size).replace(' ', '')}.bin"
-        path = random_file(self._place / name, size, hash_seed(f"{self._seed}-{name}"))
-        return Source(path, size, md5(path))
+    def _source(self, number: int, size: int) -> Sent:
+        things = Trees() if self._trees(number) else Files()
+        name = f"round-{number}-{format_size(size).replace(' ', '')}{things.ending}"
+        path = self._place / name
+        things.make(path, size, hash_seed(f"{self._seed}-{name}"))
+        return Sent(Source(path, size, things.digest(path)), things, self._output)
 
-    def _send(self, name: str, sources: list[Source]) -> Work:
-        paths = [source.path for source in sources]
+    def _send(self, name: str, sources: list[Sent]) -> Work:
+        paths = [sent.source.path for sent in sources]
         client = Client(self._place, name, self._port, *paths, "--quiet", "--block-size", BLOCK)
         self._clients = [each for each in self._clients if each.code is None] + [client]
         return Work(client, sources)
@@ -283,9 +324,10 @@ class Rounds:
         them, and no machine without power can do that.
         """
         assert self._server is not None
-        large = self._send("large", [self._source(number, LARGE)])
+        trees = self._trees(number)
+        sources = [self._source(number, size) for size in (SMALL_TREES if trees else SMALL)]
+        large = self._send("large", [self._source(number, LARGE[trees])])
         self._hold(large.client)
-        sources = [self._source(number, size) for size in SMALL]
         self._chance.shuffle(sources)
         small = self._send("small", sources)
         wanted = self._chance.randint(2, len(sources))
@@ -322,19 +364,19 @@ class Rounds:
 
     # -- afterwards
 
-    def _published(self, source: Source) -> list[Path]:
-        return sorted(self._output.glob(f"server_received_*_{source.path.name}"))
-
-    def _right(self, source: Source) -> bool:
-        return any(md5(path) == source.digest for path in self._published(source))
-
-    def _check_vouched(self, vouched: list[Source], number: int) -> None:
-        for source in (*vouched, *self._before):
+    def _check_vouched(self, vouched: list[Sent], number: int) -> None:
+        for sent in (*vouched, *self._before):
             self.checked += 1
-            if not self._right(source):
-                found = [(path.name, path.stat().st_size) for path in self._published(source)]
-                text = f"round {number + 1}: {source.path.name} was vouched for; there is {found}"
-                self.violation(text)
+            if not any(map(sent.is_right, sent.published)):
+                found = [(path.name, path.stat().st_size) for path in sent.published]
+                self.violation(f"round {number + 1}: {sent.name} was vouched for; there is {found}")
+
+    def _check_named(self, all_sent: list[Sent], number: int) -> None:
+        """Expect that what has a final name is whole, whether or not a client was told so."""
+        for sent in all_sent:
+            for path in sent.published:
+                if not sent.is_right(path):
+                    self.violation(f"round {number + 1}: {path.name} is not whole after the cut")
 
     def _finish(self, works: list[Work], *, survive: bool) -> None:
         """Have all files sent, whatever became of their clients."""
@@ -343,12 +385,12 @@ class Rounds:
             if survive and code:
                 says = last_line(text_of(work.client.errors))
                 self.violation(f"a client that lived on ended with {code}: {says}")
-            told = set(work.vouched())
-            missing = [source for source in work.sources if source not in told]
+            told = work.vouched()
+            missing = [sent for sent in work.sources if sent not in told]
             if missing:
                 self._ask_again(missing)
 
-    def _ask_again(self, sources: list[Source]) -> None:
+    def _ask_again(self, sources: list[Sent]) -> None:
         code = 0
         for _ in range(ATTEMPTS):
             client = self._send("again", sources).client
@@ -368,49 +410,53 @@ class Rounds:
             self.violation(f"a traceback of a client: {last_line(text_of(client.errors))}")
         return client.code
 
-    def _check_all(self, sources: list[Source], number: int) -> None:
+    def _check_all(self, all_sent: list[Sent], number: int) -> None:
         """Expect each file once, and nothing unfinished; then let the round before go."""
-        for source in sources:
-            there = self._published(source)
-            if len(there) != 1 or not self._right(source):
+        for sent in all_sent:
+            there = sent.published
+            if len(there) != 1 or not sent.is_right(there[0]):
                 names = [path.name for path in there]
-                self.violation(f"round {number + 1}: in the end {source.path.name} is {names}")
-            source.path.unlink()
-        self._check_left_over(number)
+                self.violation(f"round {number + 1}: in the end {sent.name} is {names}")
+            sent.things.remove(sent.source.path)
+        self._check_left_over(all_sent[0].things, number)
         assert self._server is not None
         if "Traceback" in text_of(self._server.errors):
             self.violation(f"round {number + 1}: a traceback in the server's log")
             os.truncate(self._server.errors, 0)
-        for source in self._before:
-            for path in self._published(source):
-                path.unlink()
-        self._before = sources
+        for sent in self._before:
+            for path in sent.published:
+                sent.things.remove(path)
+        self._before = all_sent
 
-    def _check_left_over(self, number: int) -> None:
+    def _check_left_over(self, things: Files, number: int) -> None:
         deadline = time.monotonic() + SETTLE
-        while self._left_over() and time.monotonic() < deadline:
+        while self._left_over(things) and time.monotonic() < deadline:
             time.sleep(0.02)
-        if self._left_over():
-            self.violation(f"round {number + 1}: left over: {', '.join(self._left_over())}")
+        if self._left_over(things):
+            found = ", ".join(self._left_over(things))
+            self.violation(f"round {number + 1}: left over: {found}")
         for path in self._unfinished():
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
-    def _left_over(self) -> list[str]:
-        published = {path.stat().st_ino for path in self._output.glob("server_received_*")}
-        again = {path.stem for path in self._unfinished() if _inode(path) in published}
-        return sorted(path.name for path in self._unfinished() if path.stem not in again)
+    def _left_over(self, things: Files) -> list[str]:
+        found = self._unfinished()
+        again = {path.stem for path in found if _is_answer(things, path)}
+        left = [path for path in found if path.stem not in again]
+        return sorted(path.name for path in (*left, *Trees().strays(self._output)))
 
     def _unfinished(self) -> list[Path]:
         found = (self._output / PARTIAL).glob("*")
-        return [path for path in found if path.suffix in (".part", ".journal")]
+        return [path for path in found if path.suffix in (".part", ".tree", ".journal")]
 
 
-def _inode(path: Path) -> int:
-    """Return what two names of one file have in common; 0 for one that is gone meanwhile."""
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
+def _is_answer(things: Files, path: Path) -> bool:
+    """Return whether it waits to give a verdict again; not if it is gone meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        return things.is_answer(path)
+    return False
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -419,7 +465,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, metavar="N", help="power cuts (10)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of files and moments (1)")
     parser.add_argument("--directory", type=Path, metavar="DIR", help="for all files (temporary)")
-    parser.add_argument("--short", action="store_true", help="two rounds")
+    parser.add_argument("--tree", action="store_true", help="directories in place of files")
+    parser.add_argument("--short", action="store_true", help="two rounds, one with directories")
     arguments = parser.parse_args(argv)
     if arguments.rounds is None:
         arguments.rounds = 2 if arguments.short else 10
@@ -431,9 +478,13 @@ def prepared(arguments: argparse.Namespace) -> Iterator[Rounds]:
     """Give a disk that is known to lose data, and everything else that rounds need."""
     if os.geteuid():
         raise SetupError("needs root, to mount a file system")
+
+    def trees(number: int) -> bool:
+        return arguments.tree or (arguments.short and number % 2 == 1)
+
     with temporary_directory(arguments.directory) as place, Disk(place) as disk:
         check_cut(disk)
-        with Rounds(disk, place, arguments.seed) as rounds:
+        with Rounds(disk, place, arguments.seed, trees) as rounds:
             yield rounds
 
 
@@ -453,7 +504,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     print(
         f"seed {arguments.seed}: {arguments.rounds} power cuts, {rounds.interrupted} of them in the"
-        f" middle of a file; {rounds.checked} files that were vouched for looked up after a cut;"
+        f" middle of a transfer; {rounds.checked} that were vouched for looked up after a cut;"
         f" {rounds.violations} violations"
     )
     return 1 if rounds.violations else 0

@@ -89,22 +89,37 @@ def test_a_directory_without_a_byte_arrives(local: ServerThread, entries: list[E
 
 # --- what is refused before a byte is asked for -------------------------------------------------
 
-BAD: list[tuple[list[Entry], str]] = [
-    ([file("../x")], "no name of a file"),
-    ([file("/etc/x")], "no name of a file"),
-    ([file("a\0b")], "hides or obeys"),
-    ([file("b"), file("a")], "out of order"),
-    ([file("a"), file("a")], "there twice"),
-    ([file("a"), file("a/b")], "no directory of this tree"),
-    ([directory("d"), link("l", "d"), file("l/x")], "no directory of this tree"),
-    ([directory("d"), link("l", "d"), link("l/x", "y")], "no directory of this tree"),
-    ([link("l", "../outside")], "leads out of the tree"),
-    ([link("l", "/etc")], "leads out of the tree"),
-    ([directory("/".join("d" * depth)) for depth in range(1, 2001)], "deeper than 128"),
-]
+BAD: dict[str, tuple[list[Entry], str]] = {
+    "dot-dot": ([file("../x")], "no name of a file"),
+    "dot-dot within": ([directory("d"), file("d/../../x")], "no name of a file"),
+    "absolute": ([file("/etc/x")], "no name of a file"),
+    "NUL": ([file("a\0b")], "hides or obeys"),
+    "out of order": ([file("b"), file("a")], "out of order"),
+    "double path": ([file("a"), file("a")], "there twice"),
+    "file and directory": ([file("a"), directory("a")], "there twice"),
+    "file with entries": ([file("a"), file("a/b")], "no directory of this tree"),
+    "without its parent": ([file("a/b")], "no directory of this tree"),
+    "path through a link": (
+        [directory("d"), link("l", "d"), file("l/x")], "no directory of this tree"
+    ),
+    "link below a link": (
+        [directory("d"), link("l", "d"), link("l/x", "y")], "no directory of this tree"
+    ),
+    "directory below a link": (
+        [directory("d"), link("l", "d"), directory("l/x")], "no directory of this tree"
+    ),
+    "link out of it": ([link("l", "../outside")], "leads out of the tree"),
+    "link to an absolute path": ([link("l", "/etc")], "leads out of the tree"),
+    "link through a link": (
+        [directory("d"), link("d/up", "."), link("l", "d/up/../../x")], "leads out of the tree"
+    ),
+    "2,000 levels": (
+        [directory("/".join("d" * depth)) for depth in range(1, 2001)], "deeper than 128"
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("entries", "reason"), BAD)
+@pytest.mark.parametrize(("entries", "reason"), BAD.values(), ids=BAD)
 def test_a_manifest_that_no_tree_can_have_is_refused(
     local: ServerThread, entries: list[Entry], reason: str
 ) -> None:
@@ -118,16 +133,19 @@ def test_a_manifest_that_no_tree_can_have_is_refused(
         assert isinstance(refused(client, [file("fine")]), FileReady)
 
 
-NUMBERS: list[tuple[dict[str, Any], str]] = [
-    ({"entries": 10**9}, "1,000,000,000 entries are more than 200,000"),
-    ({"size": 7}, "its files have 3 bytes together, not 7 bytes"),
-    ({"size": 2**63 - 1}, "too many blocks"),
-    ({"name": ".."}, "not a file name"),
-    ({"digest": "crc"}, "unknown digest"),
-]
+NUMBERS: dict[str, tuple[dict[str, Any], str]] = {
+    "a thousand million entries": (
+        {"entries": 10**9}, "1,000,000,000 entries are more than 200,000"
+    ),
+    "a larger sum": ({"size": 7}, "its files have 3 bytes together, not 7 bytes"),
+    "a smaller sum": ({"size": 2}, "its files have 3 bytes together, not 2 bytes"),
+    "the largest sum": ({"size": 2**63 - 1}, "too many blocks"),
+    "no name": ({"name": ".."}, "not a file name"),
+    "no digest": ({"digest": "crc"}, "unknown digest"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "reason"), NUMBERS)
+@pytest.mark.parametrize(("changes", "reason"), NUMBERS.values(), ids=NUMBERS)
 def test_numbers_that_cannot_be_are_refused(
     local: ServerThread, changes: dict[str, Any], reason: str
 ) -> None:
