@@ -6,10 +6,11 @@ import base64
 import hashlib
 from typing import Any
 
-from tests.support.web import Answer, Browser, basic
+from tests.support.web import Answer, Browser, basic, request
 
 UPLOADS = "/api/v1/uploads"
 USER1 = basic()
+KIND: dict[str, Any] = {"Content_Type": "application/offset+octet-stream"}
 
 
 def metadata(**values: str) -> str:
@@ -20,6 +21,10 @@ def metadata(**values: str) -> str:
 def checksum(data: bytes, algorithm: str = "sha1") -> dict[str, str]:
     """Return the field with the checksum of a PATCH."""
     return {"Upload-Checksum": f"{algorithm} {_base64(hashlib.new(algorithm, data).digest())}"}
+
+
+def _named(fields: dict[str, Any]) -> dict[str, str]:
+    return {name.replace("_", "-"): str(value) for name, value in fields.items()}
 
 
 def _base64(data: bytes) -> str:
@@ -35,8 +40,7 @@ class Tus:
 
     def ask(self, method: str, path: str, body: bytes = b"", **fields: Any) -> Answer:
         """Make a request; ``_`` in the name of a field stands for ``-``."""
-        own = {name.replace("_", "-"): str(value) for name, value in fields.items()}
-        return self.browser.ask(method, path, {**self.fields, **own}, body)
+        return self.browser.ask(method, path, {**self.fields, **_named(fields)}, body)
 
     def create(self, size: int, name: str = "x.bin", **said: str) -> str:
         """Begin an upload; return its place."""
@@ -48,8 +52,13 @@ class Tus:
 
     def patch(self, place: str, offset: int, data: bytes, **fields: Any) -> Answer:
         """Send bytes."""
-        kind = {"Content_Type": "application/offset+octet-stream", "Content_Length": len(data)}
-        return self.ask("PATCH", place, data, Upload_Offset=offset, **{**kind, **fields})
+        own = {**KIND, "Content_Length": len(data), "Upload_Offset": offset, **fields}
+        return self.ask("PATCH", place, data, **own)
+
+    def begin_patch(self, place: str, size: int, data: bytes, **fields: Any) -> None:
+        """Send a PATCH of ``size`` bytes as far as ``data`` goes; nothing is read."""
+        own = {**KIND, "Content_Length": size, "Upload_Offset": 0, **fields}
+        self.browser.send(request("PATCH", place, {**self.fields, **_named(own)}) + data)
 
     def offset(self, place: str) -> int:
         """Ask how much is there."""

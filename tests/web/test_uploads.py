@@ -16,9 +16,9 @@ from lft.web.fields import repr_digest
 from tests.support.certificates import Pki, tls
 from tests.support.files import part_files, received
 from tests.support.local import ServerThread, StartLocal
-from tests.support.tus import UPLOADS, USER1, Tus, checksum, metadata
+from tests.support.tus import KIND, UPLOADS, USER1, Tus, checksum, metadata
 from tests.support.waiting import eventually
-from tests.support.web import ADMIN, Answer, Browser, request, web_port
+from tests.support.web import ADMIN, Answer, Browser, web_port
 
 DATA = os.urandom(500_000)
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -72,10 +72,7 @@ def test_a_file_arrives_in_pieces(site: ServerThread, tus: Tus) -> None:
 
 def test_the_first_bytes_may_come_with_the_creation(site: ServerThread, tus: Tus) -> None:
     """Creation With Upload."""
-    fields: dict[str, Any] = {
-        "Upload_Length": len(DATA),
-        "Content_Type": "application/offset+octet-stream",
-    }
+    fields = {**KIND, "Upload_Length": len(DATA)}
     answer = tus.ask("POST", UPLOADS, DATA[:70_000], **fields)
     assert (answer.status, answer.fields["upload-offset"]) == (201, "70000")
     place = answer.fields["location"]
@@ -113,10 +110,7 @@ def test_a_wrong_offset_is_refused(tus: Tus) -> None:
 def test_a_post_may_stand_for_another_method(tus: Tus) -> None:
     """For what lets no PATCH through."""
     place = tus.create(10)
-    fields: dict[str, Any] = {
-        "Content_Type": "application/offset+octet-stream",
-        "Upload_Offset": 0,
-    }
+    fields = {**KIND, "Upload_Offset": 0}
     answer = tus.ask("POST", place, b"abc", X_HTTP_Method_Override="PATCH", **fields)
     assert (answer.status, answer.fields["upload-offset"]) == (204, "3")
     assert tus.ask("POST", place, X_HTTP_Method_Override="DELETE").status == 204
@@ -172,12 +166,8 @@ def test_the_journal_claims_no_block_before_its_checksum(
 ) -> None:
     """A PATCH with a checksum that is cut leaves nothing that could be gone on with."""
     place = tus.create(len(DATA))
-    fields = {
-        **USER1, "Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream",
-        "Upload-Offset": "0", "Content-Length": str(len(DATA)), **checksum(DATA),
-    }  # fmt: skip
     with Browser(web_port(site)) as other:
-        other.send(request("PATCH", place, fields) + DATA[:450_000])
+        Tus(other).begin_patch(place, len(DATA), DATA[:450_000], **checksum(DATA))
         (part,) = part_files(site.output)
         eventually(lambda: part.read_bytes()[:400_000] == DATA[:400_000])
     journal = part.with_suffix(".journal").read_bytes()
@@ -244,19 +234,13 @@ def test_nobody_sends_without_a_login(browser: Browser) -> None:
 def test_the_body_limit_comes_before_hashing(site: ServerThread, tus: Tus) -> None:
     """What cannot belong to the file is refused before a byte of it is read."""
     place = tus.create(10)
-    kind: dict[str, Any] = {
-        "Content_Type": "application/offset+octet-stream",
-        "Upload_Offset": 0,
-    }
+    kind = {**KIND, "Upload_Offset": 0}
     answer = tus.ask("PATCH", place, Content_Length=11, Expect="100-continue", **kind)
     assert (answer.status, answer.fields["connection"]) == (413, "close")
     with Browser(web_port(site)) as other:
         again = Tus(other)
         assert again.offset(place) == 0
-        fields: dict[str, Any] = {
-            "Upload_Length": 5,
-            "Content_Type": "application/offset+octet-stream",
-        }
+        fields = {**KIND, "Upload_Length": 5}
         answer = again.ask("POST", UPLOADS, Content_Length=6, Expect="100-continue", **fields)
         assert answer.status == 413
 
@@ -288,12 +272,8 @@ def test_an_upload_beyond_the_disk_is_refused(tus: Tus) -> None:
 def test_a_cut_patch_keeps_what_came(site: ServerThread, tus: Tus) -> None:
     """All bytes that arrived count, where no checksum was to follow."""
     place = tus.create(len(DATA))
-    fields = {
-        **USER1, "Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream",
-        "Upload-Offset": "0", "Content-Length": str(len(DATA)),
-    }  # fmt: skip
     with Browser(web_port(site)) as other:
-        other.send(request("PATCH", place, fields) + DATA[:250_000])
+        Tus(other).begin_patch(place, len(DATA), DATA[:250_000])
         (part,) = part_files(site.output)
         eventually(lambda: part.read_bytes()[:200_000] == DATA[:200_000])
     eventually(lambda: tus.offset(place) == 250_000)
@@ -304,12 +284,8 @@ def test_a_cut_patch_keeps_what_came(site: ServerThread, tus: Tus) -> None:
 def test_the_newest_request_ends_an_older_one_that_hangs(site: ServerThread, tus: Tus) -> None:
     """A client whose connection died comes back long before the server knows of that."""
     place = tus.create(len(DATA))
-    fields = {
-        **USER1, "Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream",
-        "Upload-Offset": "0", "Content-Length": str(len(DATA)),
-    }  # fmt: skip
     with Browser(web_port(site)) as old:
-        old.send(request("PATCH", place, fields) + DATA[:250_000])
+        Tus(old).begin_patch(place, len(DATA), DATA[:250_000])
         (part,) = part_files(site.output)
         eventually(lambda: part.read_bytes()[:200_000] == DATA[:200_000])
         offset = tus.offset(place)
@@ -480,9 +456,7 @@ def test_a_queued_upload_begins_when_there_is_a_place(start_local: StartLocal) -
     with Browser(web_port(site)) as one, Browser(web_port(site)) as two:
         first, second = Tus(one), Tus(two)
         place, later = first.create(len(DATA)), second.create(len(DATA))
-        fields = {**second.fields, "Content-Type": "application/offset+octet-stream"}
-        fields.update({"Upload-Offset": "0", "Content-Length": str(len(DATA))})
-        two.send(request("PATCH", later, fields) + DATA)
+        second.begin_patch(later, len(DATA), DATA)
         assert first.patch(place, 0, DATA).status == 204
         assert two.answer("PATCH").status == 204
 
