@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from lft.web.site import Site
 from lft.wire.tls import client_tls
 from tests.support.local import ServerThread
+from tests.support.processes import ServerProcess
 from tests.support.waiting import PATIENCE
 
 
@@ -112,6 +113,14 @@ def request(
         own.setdefault("Content-Length", str(len(body)))
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in own.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+def http_port(server: ServerProcess) -> int:
+    """Read the line of the HTTP side."""
+    assert server.process.stdout is not None
+    line = server.process.stdout.readline()
+    assert line.startswith("HTTP on localhost:"), line
+    return int(line.rpartition(":")[2])
 
 
 def site_of(local: ServerThread) -> Site:

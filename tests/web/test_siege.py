@@ -13,19 +13,11 @@ import pytest
 
 from config import KB
 from tests.support.files import random_file
-from tests.support.processes import ServerProcess, StartServer, run_client
+from tests.support.processes import StartServer, run_client
 from tests.support.rawpeer import last_words
-from tests.support.web import ADMIN, Browser, request
+from tests.support.web import ADMIN, Browser, http_port, request
 
 SLOW = 0.05  # seconds between two bytes of a slow one: twenty times as fast as one that means it
-
-
-def http_port(server: ServerProcess) -> int:
-    """Read the line of the HTTP side."""
-    assert server.process.stdout is not None
-    line = server.process.stdout.readline()
-    assert line.startswith("HTTP on localhost:"), line
-    return int(line.rpartition(":")[2])
 
 
 @contextlib.contextmanager
