@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import os
 import select
 import socket
 import statistics
@@ -60,6 +61,13 @@ class Ports(NamedTuple):
 
     wire: int
     http: int | None
+    process: int  # its id
+
+
+def processor_seconds(process: int) -> float:
+    """Return what a process has used so far, for itself and in the system."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
@@ -73,7 +81,7 @@ def server(place: Path, *options: str) -> Iterator[Ports]:
         ports = [int(line.decode().rpartition(":")[2] or 0) for line in lines]
         if not all(ports):
             raise ToolError("the server did not start")
-        yield Ports(ports[0], ports[1] if options else None)
+        yield Ports(ports[0], ports[1] if options else None, process.pid)
 
 
 def request(path: str) -> bytes:
@@ -124,7 +132,7 @@ def compare_paths(place: Path, rounds: int, seconds: float) -> bool:
 
 @contextlib.contextmanager
 def watched(port: int | None) -> Iterator[None]:
-    """Watch as a dashboard does, if there is an HTTP side."""
+    """Watch as a dashboard does, if there is an HTTP side; its login is over by then."""
     stop = threading.Event()
 
     def watch(path: str, pause: float) -> None:
@@ -139,6 +147,10 @@ def watched(port: int | None) -> Iterator[None]:
 
     works = (("/api/v1/events", 0.0), ("/api/v1/transfers", 1.0))
     threads = [threading.Thread(target=watch, args=work) for work in works if port]
+    if port:
+        with socket.create_connection((HOST, port)) as sock:
+            sock.sendall(request("/api/v1/server"))
+            sock.recv(65536)
     for thread in threads:
         thread.start()
     try:
@@ -154,19 +166,25 @@ def compare_wire(place: Path, size: int, rounds: int) -> float:
     source, log = make_file(place / "random.bin", size), place / "log"
     ways = {"without an HTTP side": (), "watched by a dashboard": ("--http", "0")}
     found: dict[str, list[float]] = {way: [] for way in ways}
+    used: dict[str, list[float]] = {way: [] for way in ways}
     for number, way in turns(list(ways), rounds):
         inbox = place / f"{number}-{len(ways[way])}"
         with server(inbox, *ways[way]) as ports, watched(ports.http):
             command = [sys.executable, str(ROOT / "client.py"), str(source), "--quiet"]
             command += ["--port", str(ports.wire)]
+            before = processor_seconds(ports.process)
             found[way].append(timed(command, log, size).seconds)
+            used[way].append(processor_seconds(ports.process) - before)
         for path in inbox.glob("server_received_*"):
             path.unlink()
     alone, busy = (statistics.median(times) for times in found.values())
-    rows = [[way, f"{statistics.median(times):.2f}", ratio(statistics.median(times), alone)]
-            for way, times in found.items()]  # fmt: skip
+    least = statistics.median(used["without an HTTP side"])
+    rows = []
+    for way in ways:
+        took, worked = statistics.median(found[way]), statistics.median(used[way])
+        rows.append([way, f"{took:.2f}", ratio(took, alone), f"{worked:.2f}", ratio(worked, least)])
     title = f"{format_size(size)} by the wire, seconds, {of_rounds(rounds)}"
-    print_markdown(title, ["server", "seconds", "ratio"], rows)
+    print_markdown(title, ["server", "seconds", "ratio", "its processor time", "ratio"], rows)
     return busy / alone
 
 
