@@ -10,7 +10,16 @@ from config import ClientSettings
 from lft.client.source import Input
 from lft.client.standard_input import STANDARD_INPUT
 from lft.terminal import printable
-from protocol import PRESERVE, TREES, UNSIZED, FileStart, Queued, RejectedError, UsageError
+from protocol import (
+    BEFORE_1970,
+    PRESERVE,
+    TREES,
+    UNSIZED,
+    FileStart,
+    Queued,
+    RejectedError,
+    UsageError,
+)
 
 log = logging.getLogger("client")
 
@@ -46,8 +55,18 @@ def announcement(
                         source.name)  # fmt: skip
         return start.replace(size=0, resume=False, unsized=True)
     if source.entries is not None or (settings.preserve and PRESERVE in features):
-        return start.replace(**source.attributes)
+        return start.replace(**_attributes(source, features))
     return start
+
+
+def _attributes(source: Input, features: Collection[str]) -> dict[str, int]:
+    """Return what the server is to keep; an older one knows no time before 1970."""
+    attributes = source.attributes
+    if BEFORE_1970 not in features and attributes["mtime"] < 0:
+        del attributes["mtime"]
+        if source.entries is not None:  # a directory has to have a time
+            attributes["mtime"] = 0
+    return attributes
 
 
 def place_in_queue(queued: Queued) -> str:
