@@ -50,6 +50,9 @@ def announcement(
     head = source.head(block_size, digest)
     start = FileStart(source.name, source.size, block_size, digest, head, resume)
     if not source.sized:
+        if settings.if_exists == "skip":
+            log.warning("%s: --if-exists skip is for files and directories: all of it is sent",
+                        source.name)  # fmt: skip
         if settings.preserve:
             log.warning("%s: --preserve is for files: this has no permission bits and no time",
                         source.name)  # fmt: skip
