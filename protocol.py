@@ -67,6 +67,8 @@ entry is one of these, with sizes in bytes, permission bits and times in nanosec
     ["d", path, bits, time]          a directory
     ["l", path, target, time]        a symbolic link to a place in the same directory
 
+A server without the feature ``before-1970`` takes no times below 0: it gets 0, and of a file none.
+
 Compression: a peer with ``zlib`` or ``zstd`` among the features of its HELLO can unpack blocks of
 that codec. The client chooses a codec for each block. Only the payload is compressed; the running
 digest is always that of the file.
@@ -137,6 +139,7 @@ from lft.records import LEFT_OUT, Record, dataclass_transform, field, flag, whol
 VERSION = 3
 MAX_CONTROL_FRAME = 64 * 1024
 MAX_FILE_SIZE = 2**63 - 1
+FIRST_TIME, LAST_TIME = -(2**63), 2**63 - 1  # in nanoseconds since 1970: 1677 to 2262
 MAX_MILLISECONDS = 2**53
 MAX_ENTRIES = 2**31  # that FILE_START can announce; a server takes far fewer
 MAX_FILES = 2**31  # of one session
@@ -147,6 +150,7 @@ AHEAD = "ahead"  # a feature of a server: several files of a session may be unde
 UNSIZED = "unsized"  # a feature of a server: it takes files whose size is not known yet
 TREES = "trees"  # a feature of a server: it takes directories
 PACKED = "packed"  # a feature of a server: it takes MANIFEST compressed
+BEFORE_1970 = "before-1970"  # a feature of a server: it takes times below 0
 PRESERVE = "preserve"  # a feature of a server: a file keeps its permission bits and its time
 WAITING = "waiting"  # a feature of a client: QUEUED may say why
 SKIP = "skip"  # a feature of a server: it looks whether a file is published there already
@@ -250,7 +254,7 @@ class FileStart(Message, verb="FILE_START"):
     head: str = _digest()
     resume: bool = flag()
     mode: int | None = whole(0, 0o777, default=LEFT_OUT)
-    mtime: int | None = whole(0, MAX_FILE_SIZE, default=LEFT_OUT)
+    mtime: int | None = whole(FIRST_TIME, LAST_TIME, default=LEFT_OUT)
     unsized: bool | None = flag(default=LEFT_OUT)
     entries: int | None = whole(0, MAX_ENTRIES, default=LEFT_OUT)
     file: int | None = whole(1, MAX_FILES, default=LEFT_OUT)

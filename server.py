@@ -90,6 +90,7 @@ from lft.wire.connection import Connection
 from lft.wire.service_manager import ServiceManager
 from protocol import (
     AHEAD,
+    BEFORE_1970,
     PACKED,
     PRESERVE,
     SKIP,
@@ -243,7 +244,7 @@ class Answers:
             raise RemoteProtocolError(reason, "version")
         peer.features = message.features
         bound = () if peer.binding is None else (SCRAM_PLUS,)
-        features = *FEATURES, PRESERVE, UNSIZED, AHEAD, SKIP, TREES, PACKED, *bound
+        features = *FEATURES, PRESERVE, UNSIZED, AHEAD, SKIP, TREES, PACKED, BEFORE_1970, *bound
         peer.connection.send(Hello(VERSION, features))
 
     def _on_attach(self, peer: Peer, message: Attach) -> None:

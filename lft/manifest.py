@@ -14,7 +14,7 @@ from typing import Iterable, Iterator, NamedTuple
 import config
 from lft.fields import Raw
 from lft.terminal import is_hidden, printable
-from protocol import MAX_CONTROL_FRAME, MAX_FILE_SIZE, ManifestPart
+from protocol import FIRST_TIME, LAST_TIME, MAX_CONTROL_FRAME, MAX_FILE_SIZE, ManifestPart
 
 _FRAME_ROOM = MAX_CONTROL_FRAME - 64  # bytes of a MANIFEST for its entries
 _NUMBERS = 64  # bytes, at most, of all that an entry of a file has beside its path
@@ -127,7 +127,7 @@ class Manifest:
             raise ValueError("what it is in is no directory of this tree")
 
     def _check_values(self, entry: Entry) -> None:
-        if not (0 <= entry.mode <= 0o777 and 0 <= entry.mtime <= MAX_FILE_SIZE):
+        if not (0 <= entry.mode <= 0o777 and FIRST_TIME <= entry.mtime <= LAST_TIME):
             raise ValueError("such permission bits, or such a time, there cannot be")
         if entry.size < 0 or entry.size > MAX_FILE_SIZE - self.size:
             raise ValueError("the files are larger together than a file can be")
@@ -307,12 +307,15 @@ def _length_of(raw: Raw) -> int:
     return len(json.dumps(raw)) + 2
 
 
-def parts_of(manifest: Iterable[Entry]) -> Iterator[ManifestPart]:
-    """Give the messages that announce the entries, as many in each as a frame holds."""
+def parts_of(manifest: Iterable[Entry], first_time: int = FIRST_TIME) -> Iterator[ManifestPart]:
+    """Give the messages that announce the entries, as many in each as a frame holds.
+
+    Times before ``first_time`` become that.
+    """
     some: list[Raw] = []
     room = _FRAME_ROOM
     for entry in manifest:
-        raw = entry.raw
+        raw = entry.raw if entry.mtime >= first_time else entry._replace(mtime=first_time).raw
         length = _length_of(raw)
         if length > room:
             yield ManifestPart(tuple(some))

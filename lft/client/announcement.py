@@ -10,7 +10,16 @@ from config import ClientSettings
 from lft.client.source import Input
 from lft.client.standard_input import STANDARD_INPUT
 from lft.terminal import printable
-from protocol import PRESERVE, TREES, UNSIZED, FileStart, Queued, RejectedError, UsageError
+from protocol import (
+    BEFORE_1970,
+    PRESERVE,
+    TREES,
+    UNSIZED,
+    FileStart,
+    Queued,
+    RejectedError,
+    UsageError,
+)
 
 log = logging.getLogger("client")
 
@@ -41,13 +50,26 @@ def announcement(
     head = source.head(block_size, digest)
     start = FileStart(source.name, source.size, block_size, digest, head, resume)
     if not source.sized:
+        if settings.if_exists == "skip":
+            log.warning("%s: --if-exists skip is for files and directories: all of it is sent",
+                        source.name)  # fmt: skip
         if settings.preserve:
             log.warning("%s: --preserve is for files: this has no permission bits and no time",
                         source.name)  # fmt: skip
         return start.replace(size=0, resume=False, unsized=True)
     if source.entries is not None or (settings.preserve and PRESERVE in features):
-        return start.replace(**source.attributes)
+        return start.replace(**_attributes(source, features))
     return start
+
+
+def _attributes(source: Input, features: Collection[str]) -> dict[str, int]:
+    """Return what the server is to keep; an older one knows no time before 1970."""
+    attributes = source.attributes
+    if BEFORE_1970 not in features and attributes["mtime"] < 0:
+        del attributes["mtime"]
+        if source.entries is not None:  # a directory has to have a time
+            attributes["mtime"] = 0
+    return attributes
 
 
 def place_in_queue(queued: Queued) -> str:

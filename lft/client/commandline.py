@@ -132,7 +132,7 @@ def _add_what(parser: Parser) -> None:
     add("--if-exists", choices=("keep", "skip"), default="keep", metavar="keep|skip",
         help="what to do about a file or directory that you have sent under the same name before: "
         "keep that, and send another (keep); or, if the checksum shows that it is the same, send "
-        "nothing and be told where it is (skip)")
+        "nothing and be told where it is (skip). Permission bits and times are not compared")
     add("--preserve", action="store_true",
         help="keep permission bits, those that the server's umask allows, and the time of the last "
         "change; otherwise a file has the server's usual rights and the time of its arrival. A "

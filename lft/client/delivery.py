@@ -293,8 +293,8 @@ class Delivery:
 
     def _list(self, source: Input) -> Steps[None]:
         """Tell what is in a directory, as fast as the connection takes it."""
-        coordinator, parts = self._desk.coordinator, source.listing()
-        coordinator.packs = PACKED in self._desk.link.features
+        coordinator, features = self._desk.coordinator, self._desk.link.features
+        coordinator.packs, parts = PACKED in features, source.listing(features)
         deadline = Deadline(self._settings.timeout)
         while coordinator.dialogue.state_of(self.file) is State.LISTING:
             self.listing = coordinator.unsent > 0

@@ -7,13 +7,13 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, Sequence
+from typing import TYPE_CHECKING, Collection, Iterator, Sequence
 
 import config
 from lft.client.inventory import Contents
 from lft.files import read_run
 from lft.holes import next_data, zeros
-from protocol import SourceError
+from protocol import FIRST_TIME, LAST_TIME, SourceError
 
 if TYPE_CHECKING:
     from lft.sums import TreeHash
@@ -43,8 +43,11 @@ class Input:
         """What the file on the server may keep: the fields of a FILE_START."""
         return {}
 
-    def listing(self) -> Iterator[ManifestPart]:
-        """Give the messages that follow FILE_START: none except for a directory."""
+    def listing(self, _features: Collection[str]) -> Iterator[ManifestPart]:
+        """Give the messages that follow FILE_START, for a server that has these features.
+
+        There are none except for a directory.
+        """
         return iter(())
 
     def lines(self) -> Iterator[str]:
@@ -171,9 +174,8 @@ class Source(Input):
 
     @property
     def attributes(self) -> dict[str, int]:
-        """Permission bits, and the time of the last change; that is left out before 1970."""
-        facts = {"mode": self._facts.st_mode & 0o777, "mtime": self._facts.st_mtime_ns}
-        return {name: value for name, value in facts.items() if value >= 0}
+        """Permission bits, and the time of the last change."""
+        return {"mode": self._facts.st_mode & 0o777, "mtime": time_of(self._facts)}
 
     def _has_more(self) -> bool:
         try:
@@ -253,6 +255,11 @@ def _kind(mode: int) -> str:
     if stat.S_ISFIFO(mode):
         return "is a pipe; to send what comes out of it, name - and give it as standard input"
     return "is not a regular file"
+
+
+def time_of(facts: os.stat_result) -> int:
+    """Return the time of the last change in nanoseconds since 1970, or the nearest one we send."""
+    return max(FIRST_TIME, min(facts.st_mtime_ns, LAST_TIME))
 
 
 def name_of(path: Path) -> str:

@@ -8,19 +8,19 @@ import logging
 import os
 import stat
 from pathlib import Path
-from typing import Dict, Iterator, Sequence
+from typing import Collection, Dict, Iterator, Sequence
 
 import config
 from config import ClientSettings
 from lft.client.exclusion import Exclusion
 from lft.client.inventory import Contents, count_of, errors_in_words, in_words, number, some_of
-from lft.client.source import Input, OpenFile, name_of
+from lft.client.source import Input, OpenFile, name_of, time_of
 from lft.client.walk import DIRECTORY, TooLargeError, Walk
 from lft.holes import zeros
 from lft.manifest import Kind, Segment, parts_of
 from lft.options import format_size
 from lft.sums import TreeHash
-from protocol import ManifestPart, SourceError
+from protocol import BEFORE_1970, FIRST_TIME, ManifestPart, SourceError
 
 log = logging.getLogger("client")
 
@@ -160,12 +160,12 @@ class Tree(Input):
     @property
     def attributes(self) -> dict[str, int]:
         """Its entries, and its own permission bits and time."""
-        mode, mtime = self._facts.st_mode & 0o777, max(0, self._facts.st_mtime_ns)
+        mode, mtime = self._facts.st_mode & 0o777, time_of(self._facts)
         return {"entries": len(self.walk.manifest), "mode": mode, "mtime": mtime}
 
-    def listing(self) -> Iterator[ManifestPart]:
-        """Give the messages that tell what is in it."""
-        return parts_of(self.walk.manifest)
+    def listing(self, features: Collection[str]) -> Iterator[ManifestPart]:
+        """Give the messages that tell what is in it, for a server that has these features."""
+        return parts_of(self.walk.manifest, FIRST_TIME if BEFORE_1970 in features else 0)
 
     def head(self, _length: int, algorithm: str) -> str:
         """Return the digest of nothing: an earlier attempt is found by what is in it."""

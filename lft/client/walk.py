@@ -12,6 +12,7 @@ from typing import Sequence
 import config
 from lft.client.exclusion import Exclusion
 from lft.client.inventory import Reasons, note
+from lft.client.source import time_of
 from lft.manifest import Entry, Kind, Manifest, check_path, check_target
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -54,14 +55,14 @@ class Walk:
             raise TooLargeError(str(error)) from None
         self._inodes = array("Q", [facts.st_ino for _, facts in self._found])
         self._sizes = array("q", [facts.st_size for _, facts in self._found])
-        self._times = array("q", [facts.st_mtime_ns for _, facts in self._found])
+        self._times = array("q", [entry.mtime for entry, _ in self._found])
         del self._found
 
     def change_of(self, index: int, facts: os.stat_result) -> str:
         """Say what happened to an entry, of which these are the facts now; "" for nothing."""
         if facts.st_ino != self._inodes[index]:
             return "replaced"
-        if facts.st_mtime_ns == self._times[index] and facts.st_size == self._sizes[index]:
+        if time_of(facts) == self._times[index] and facts.st_size == self._sizes[index]:
             return ""
         return "" if stat.S_ISDIR(facts.st_mode) else "changed"  # what is in it is looked at, too
 
@@ -121,11 +122,11 @@ class Walk:
         except ValueError:
             note(self.left_out, _OUTSIDE, path)
             return
-        entry = Entry(Kind.LINK, path, mtime=max(0, facts.st_mtime_ns), target=target)
+        entry = Entry(Kind.LINK, path, mtime=time_of(facts), target=target)
         self._found.append((entry, facts))
 
     def _add(self, kind: Kind, path: str, facts: os.stat_result, size: int = 0) -> None:
-        entry = Entry(kind, path, size, facts.st_mode & 0o777, max(0, facts.st_mtime_ns))
+        entry = Entry(kind, path, size, facts.st_mode & 0o777, time_of(facts))
         self._found.append((entry, facts))
 
     def _may_hide_sizes(self, directory: int, facts: os.stat_result) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
+import hashlib
 import logging
 import os
 import stat
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, Sequence
 
-from lft.files import open_directory
+from lft.files import open_directory, read_full
 from lft.manifest import Kind
 from lft.store.history import Outcome
 from lft.store.journal import OUR_NAME, Claims, Facts, NoJournal
@@ -28,7 +30,8 @@ class Catalog:
     """Finds what was published for a user under a name (a worker).
 
     The history says where that was. What stands there by now is only read: its digests tell
-    whether it is still that, and the same as what the client has.
+    whether it is still that, and the same as what the client has. Of the newest ten, the first is
+    compared whole that has the size and the first block of a file, or the entries of a directory.
     """
 
     def __init__(self, output: Path, published: Published) -> None:
@@ -39,9 +42,8 @@ class Catalog:
         """Open the newest that may be the same as ``facts``; all of it is claimed to be."""
         for name in self._names(facts):
             wanted = facts._replace(saved_as=name, mode=None, mtime=None)
-            part: FoundFile | FoundTree = (FoundTree if facts.is_tree else FoundFile)(
-                self._output, wanted
-            )
+            kind = FoundTree if facts.is_tree else FoundFile
+            part: Found = kind(self._output, wanted)
             try:
                 part.open()
             except (OSError, ValueError) as error:
@@ -67,40 +69,45 @@ def _all_of(facts: Facts) -> Claims:
     return claims
 
 
-class FoundFile(PartFile):
-    """A published file of an earlier transfer. Nothing of it is written, removed or renamed."""
+class Found(Part):
+    """What an earlier transfer has published. Nothing of it is written, removed or renamed."""
 
     found = True
 
     def __init__(self, output: Path, facts: Facts) -> None:
-        """Stand for the file of ``facts``, which ``open`` opens."""
+        """Stand for what ``facts`` name, which ``open`` opens."""
         super().__init__(output, "found", facts)
         self.published = True
         self._journal = NoJournal(self._final)
-        self._changed = 0  # when it was changed last, before it was compared
+        self._first_seen: int | None = None  # its state, before it was compared
 
     def open(self) -> None:
-        """Open it. Raises ``OSError``, and ``ValueError`` where it is no file of that size."""
-        with open_directory(self._final.parent) as folder:
-            self._fd = open_regular(native(self.facts.saved_as), os.O_RDONLY, folder)
-        facts = os.fstat(self._fd)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size != self.facts.size:
-            raise ValueError("not a file of this size")
-        self._changed = facts.st_mtime_ns
+        """Open it. Raises ``OSError``, and ``ValueError`` where it is something else."""
+        self._open()
+        self._first_seen = self._state()
+        if self._first_seen is None:
+            raise ValueError("something else is there")
 
-    def read(self, view: memoryview, offset: int) -> None:
-        """Fill ``view`` from ``offset``. Raises ``StaleError`` where that cannot be."""
-        with _stale_if_lost():
-            super().read(view, offset)
+    @abc.abstractmethod
+    def _open(self) -> None:
+        """Open it, or raise as ``open``."""
+
+    @abc.abstractmethod
+    def _state(self) -> int | None:
+        """Return a number that any change makes another one, ``None`` for something else."""
+
+    @property
+    @abc.abstractmethod
+    def _descriptor(self) -> int:
+        """What it is open as."""
 
     def publish(self) -> str:
         """Return the name that it has.
 
         Raises ``StaleError`` if it has another one by now, or was changed while it was compared.
         """
-        facts = os.fstat(self._fd)
-        same = (facts.st_size, facts.st_mtime_ns) == (self.facts.size, self._changed)
-        if not same or not names_file(self._final, facts):
+        same = self._state() == self._first_seen
+        if not same or not names_file(self._final, os.fstat(self._descriptor)):
             raise StaleError
         return self.facts.place
 
@@ -109,24 +116,45 @@ class FoundFile(PartFile):
         self.close()
 
 
-class FoundTree(PartTree):
-    """A published directory of an earlier transfer; as ``FoundFile``."""
+class FoundFile(Found, PartFile):
+    """A published file."""
 
-    found = True
+    def _open(self) -> None:
+        """Open it. Raises ``ValueError`` where its first block is another one, too."""
+        with open_directory(self._final.parent) as folder:
+            self._fd = open_regular(native(self.facts.saved_as), os.O_RDONLY, folder)
+        first = memoryview(bytearray(min(self.facts.block_size, self.facts.size)))
+        read_full(self._fd, first, 0)
+        if hashlib.new(self.facts.digest, first).hexdigest() != self.facts.head:
+            raise ValueError("it begins with other bytes")
 
-    def __init__(self, output: Path, facts: Facts) -> None:
-        """Stand for the directory of ``facts``, which ``open`` opens."""
-        super().__init__(output, "found", facts)
-        self.published = True
-        self._journal = NoJournal(self._final)
-        self._state: int | None = None  # of its entries, before they were compared
+    def _state(self) -> int | None:
+        facts = os.fstat(self._fd)
+        same = stat.S_ISREG(facts.st_mode) and facts.st_size == self.facts.size
+        return facts.st_mtime_ns if same else None
 
-    def open(self) -> None:
-        """Open it. Raises ``OSError``, and ``ValueError`` where other things are in it."""
+    @property
+    def _descriptor(self) -> int:
+        return self._fd
+
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill ``view`` from ``offset``. Raises ``StaleError`` where that cannot be."""
+        with _stale_if_lost():
+            super().read(view, offset)
+
+
+class FoundTree(Found, PartTree):
+    """A published directory."""
+
+    def _open(self) -> None:
         self._open_as(self.facts)
-        self._state = _state_of(self._root)
-        if self._state is None:
-            raise ValueError("other things are in it")
+
+    def _state(self) -> int | None:
+        return _state_of(self._root)
+
+    @property
+    def _descriptor(self) -> int:
+        return self._root.descriptor
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``. Raises ``StaleError`` where that cannot be."""
@@ -136,20 +164,6 @@ class FoundTree(PartTree):
     def finish(self, _sums: Iterable[bytes]) -> None:
         """Leave bits, times and links as they are."""
         self._bytes.close()
-
-    def publish(self) -> str:
-        """Return the name that it has.
-
-        Raises ``StaleError`` if it has another one by now, or was changed while it was compared.
-        """
-        same = _state_of(self._root) == self._state
-        if not same or not names_file(self._final, os.fstat(self._root.descriptor)):
-            raise StaleError
-        return self.facts.place
-
-    def remove(self) -> None:
-        """Close it; it stays."""
-        self.close()
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ REFUSED = [
     ([file("a", MAX_FILE_SIZE), file("b", 1)], "larger together than a file can be"),
     ([file("a", -1)], "larger together than a file can be"),
     ([Entry(FILE, "a", 0, 0o4755)], "such permission bits"),
-    ([Entry(DIRECTORY, "a", 0, 0o755, -1)], "such permission bits, or such a time"),
+    ([Entry(DIRECTORY, "a", 0, 0o755, -(2**63) - 1)], "such permission bits, or such a time"),
 ]
 
 

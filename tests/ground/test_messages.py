@@ -16,6 +16,8 @@ from lft.wire.codecs import COMPRESSIONS, FEATURES
 from lft.wire.frames import decode, encode
 from protocol import (
     DIGEST_SIZES,
+    FIRST_TIME,
+    LAST_TIME,
     MAX_BLOCKS,
     MAX_CONTROL_FRAME,
     MAX_FILE_SIZE,
@@ -98,7 +100,7 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
         lambda start: with_some(
             start,
             mode=st.integers(0, 0o777),
-            mtime=sizes,
+            mtime=st.integers(FIRST_TIME, LAST_TIME),
             unsized=st.booleans(),
             entries=st.integers(0, 2**31),
         )
@@ -294,7 +296,7 @@ LIMITS = [
     (FileStart, "size", 0, 2**63 - 1),
     (FileStart, "block_size", 1, 2**63 - 1),
     (FileStart, "mode", 0, 0o777),
-    (FileStart, "mtime", 0, 2**63 - 1),
+    (FileStart, "mtime", -(2**63), 2**63 - 1),
     (FileStart, "entries", 0, 2**31),
     (TransferComplete, "size", 0, 2**63 - 1),
     (Queued, "position", 1, 2**31),

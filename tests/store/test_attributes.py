@@ -67,7 +67,7 @@ def test_bits_and_time_are_kept_as_far_as_the_umask_allows(
 
 @pytest.mark.parametrize("name", ["mode", "mtime"])
 def test_each_of_the_two_can_be_kept_alone(output: Path, name: str) -> None:
-    """A file from before 1970 has no time that travels."""
+    """To a server that knows no time before 1970 such a file goes without one."""
     part = leave_part(output)
     left_out = {"mode": KEPT._replace(mode=None), "mtime": KEPT._replace(mtime=None)}
     open_part(part, left_out[name])

@@ -72,6 +72,21 @@ def test_without_the_option_it_is_sent_again(local: ServerThread, tree: Path) ->
     assert not second.skipped
 
 
+def test_an_older_copy_is_found_behind_a_newer_one_that_begins_otherwise(
+    local: ServerThread, tmp_path: Path
+) -> None:
+    """The first block tells them apart, where name and size do not."""
+    source, was = random_file(tmp_path / "x", SIZE), []
+    for first in (b"old", b"new"):
+        with open(source, "r+b") as opened:
+            opened.write(first)
+        was.append(send(local, source))
+    with open(source, "r+b") as opened:
+        opened.write(b"old")
+    again = send(local, source)
+    assert (again.skipped, again.saved_as) == (True, was[0].saved_as)
+
+
 def file_in(place: Path) -> Path:
     """Return the file, or the large one in the directory."""
     return place if place.is_file() else place / "a/file"
@@ -223,3 +238,10 @@ def test_the_line_and_the_object_say_so(server: ServerProcess, tmp_path: Path) -
     assert "already there" in again.stdout
     told = json.loads(run_client(server.port, path, "--if-exists", "skip", "--json").stdout)
     assert (told["skipped"], told["verdict"]) == (True, "INTEGRITY_OK")
+
+
+def test_standard_input_is_sent_as_ever_and_the_user_is_told(server: ServerProcess) -> None:
+    """What it brings is not known before it is read."""
+    done = run_client(server.port, "-", "--if-exists", "skip")
+    assert (done.returncode, done.stdout[:12]) == (0, "INTEGRITY_OK")
+    assert "--if-exists skip is for files and directories: all of it is sent" in done.stderr

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 from client import send_files
-from protocol import PRESERVE, FileStart, IntegrityOk, TransferComplete
+from config import ClientSettings
+from lft.wire.codecs import FEATURES
+from protocol import (
+    PRESERVE,
+    TREES,
+    FileStart,
+    IntegrityOk,
+    ManifestPart,
+    Message,
+    Rejected,
+    RejectedError,
+    TransferComplete,
+)
+from tests.support.directories import make_tree
 from tests.support.files import md5, random_file, received
 from tests.support.impostor import Impostor
 from tests.support.local import ServerThread
@@ -61,18 +74,49 @@ def test_a_resumed_file_keeps_them(local: ServerThread, tmp_path: Path) -> None:
     assert (stat.S_IMODE(saved.stat().st_mode), saved.stat().st_mtime_ns) == (0o755, TIME)
 
 
-@pytest.mark.parametrize(("time", "mtime"), [(-1, None), (0, 0)])
-def test_a_time_before_1970_does_not_travel(
-    local: ServerThread, tmp_path: Path, time: int, mtime: int | None
-) -> None:
-    """The permission bits do."""
-    source = special_file(tmp_path / "x")
-    os.utime(source, ns=(time, time))
-    (receipt,) = send_files([source], local.client(preserve=True))
-    (saved,) = received(local.output)
-    assert receipt.preserved
-    assert stat.S_IMODE(saved.stat().st_mode) == 0o755
-    assert (saved.stat().st_mtime_ns == 0) == (mtime == 0)
+@pytest.mark.parametrize("time", [-1, 0, -1_234_567_890_123_456_789])
+def test_a_time_before_1970_is_kept(local: ServerThread, tmp_path: Path, time: int) -> None:
+    """To the nanosecond, of a file and of all that is in a directory."""
+    top = make_tree(tmp_path / "top", ["a/"])
+    (top / "link").symlink_to("x")
+    for path in (special_file(top / "x"), top / "link", top / "a", top):
+        os.utime(path, ns=(time, time), follow_symlinks=False)
+    file, tree = send_files([top / "x", top], local.client(preserve=True))
+    assert file.preserved
+    assert tree.preserved
+    there = local.output / tree.saved_as
+    for saved in (local.output / file.saved_as, there, there / "a", there / "x", there / "link"):
+        assert saved.lstat().st_mtime_ns == time
+
+
+def first_words(path: Path, count: int) -> list[Message | None]:
+    """Return what a client says first of ``path`` to a server that knows no time before 1970."""
+    said: list[Message | None] = []
+
+    def hear(server: Impostor) -> None:
+        server.let_in()
+        said.extend(server.control.answer(PATIENCE) for _ in range(count))
+        server.control.send(Rejected("quota", "enough"))
+
+    impostor = Impostor(hear, [*FEATURES, TREES, PRESERVE])
+    with pytest.raises(RejectedError, match="enough"):
+        send_files([path], ClientSettings(port=impostor.port, preserve=True))
+    impostor.close()
+    return said
+
+
+def test_an_older_server_is_told_no_time_before_1970(tmp_path: Path) -> None:
+    """It would refuse it. In a directory, where all has a time, it is 1970."""
+    top = make_tree(tmp_path / "top", [])
+    for path in (special_file(top / "x"), top):
+        os.utime(path, ns=(-1, -1))
+    (file,) = first_words(top / "x", 1)
+    tree, entries = first_words(top, 2)
+    assert isinstance(file, FileStart)
+    assert (file.mode, file.mtime) == (0o755, None)
+    assert isinstance(tree, FileStart)
+    assert tree.mtime == 0
+    assert entries == ManifestPart((("f", "x", 1000, 0o755, 0),))
 
 
 def test_an_old_server_gets_the_file_as_ever_and_the_user_a_warning(tmp_path: Path) -> None:
