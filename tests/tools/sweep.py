@@ -1,6 +1,6 @@
 """Kills the server, the client and both at many moments, and counts what that broke.
 
-    python tests/tools/sweep.py                             everything; minutes
+    python tests/tools/sweep.py                             everything; half an hour
     python tests/tools/sweep.py kill --moments 1000         only this mode
     python tests/tools/sweep.py kill --seed 7 --moment 42   one moment of an earlier run
     python tests/tools/sweep.py --tree                      with directories in place of files
@@ -83,7 +83,7 @@ AnySweep = TypeVar("AnySweep", WriteSweep, ClientSweep)
 MODES = (
     "kill", "write-kill", "both-kill", "write-error", "read-error", "client-kill", "client-error"
 )  # fmt: skip
-SHORT = ("kill", "write-kill", "write-error", "client-kill")  # the modes of the short form
+SHORT = ("kill", "write-kill", "write-error")  # the modes of the short form
 KILL = "signal=KILL"
 RECOVERY = "in recovery"  # the second half of write-kill
 WRITES = "pwritev2"  # the call that puts blocks into the part file
