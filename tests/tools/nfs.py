@@ -247,7 +247,7 @@ class Rounds:
 
     def run(self, number: int) -> None:
         """Send one file, and break something meanwhile; again, if that came too late."""
-        source = random_file(self._folder / f"{self._fault}{number}", SIZE, number)
+        source = random_file(self._folder / f"{self._fault}-{number}", SIZE, number)
         began = time.time()
         client = RemoteClient(self._folder, source)
         owner, there = self._await_moment(client)
