@@ -9,8 +9,8 @@ same output directory, every second client to each. What is compared is the tota
 the first start of a client to the last end.
 
 Here two servers and all clients have the same processors: where one server and its clients leave
-none of them free, a second one cannot carry more, and the column *busy* says so. It is what both
-sides took of all processors, and what other programs took is not in it. With machines of their own
+none of them free, a second one cannot carry more. The column *ours* is what both sides took of all
+processors, *idle* what nobody took, also no other program. With machines of their own
 the servers do not wait for each other's processors. To have that here, in the rows with a limit
 each server takes no more bytes a second than that (``--limit``), as if that were all that its
 machine carries.
@@ -51,7 +51,7 @@ from tests.bench.scale import CLIENT, at_once  # noqa: E402
 from tests.bench.target import ACCOUNTS, Server  # noqa: E402
 
 CLIENTS = 8
-COLUMNS = ("servers", "limit of each", "seconds", "MB/s", "throughput", "busy")
+COLUMNS = ("servers", "limit of each", "seconds", "MB/s", "throughput", "ours", "idle")
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Row:
     servers: list[Server]
     limit: str
     seconds: list[float] = field(default_factory=list)
-    busy: list[float] = field(default_factory=list)
+    shares: list[tuple[float, float]] = field(default_factory=list)  # of the processors: ours, idle
 
     def measure(self, sources: Sequence[Path], log: Path) -> None:
         """Send all files at once, see that they came. Raises ``ToolError``."""
@@ -70,20 +70,32 @@ class Row:
             [*CLIENT, str(source), *server.client_options()]
             for source, server in zip(sources, chosen)
         ]
-        before = sum(server.used() for server in self.servers)
+        before, idle = sum(server.used() for server in self.servers), _idle()
         flight = at_once(commands, log, sum(source.stat().st_size for source in sources))
         used = flight.used + sum(server.used() for server in self.servers) - before
         self.seconds.append(flight.seconds)
-        self.busy.append(used / flight.seconds / (os.cpu_count() or 1))
+        whole = flight.seconds * (os.cpu_count() or 1)
+        self.shares.append((used / whole, (_idle() - idle) / whole))
         for source, server, receipt in zip(sources, chosen, map(receipt_in, flight.said)):
             server.check(source, receipt)
 
     def cells(self, one: Row, size: int) -> list[str]:
         """Return the row as it is printed; ``one`` is that of a single server."""
-        seconds, busy = statistics.median(self.seconds), statistics.median(self.busy)
+        seconds, shares = statistics.median(self.seconds), zip(*self.shares)
         throughput = ratio(statistics.median(one.seconds), seconds)
         cells = [str(len(self.servers)), self.limit or "none", f"{seconds:.2f}"]
-        return [*cells, f"{size / MB / seconds:.0f}", throughput, f"{busy:.0%}"]
+        return [
+            *cells,
+            f"{size / MB / seconds:.0f}",
+            throughput,
+            *(f"{statistics.median(one):.0%}" for one in shares),
+        ]
+
+
+def _idle() -> float:
+    """Return for how many seconds the processors, all together, have had nothing to do."""
+    ticks = Path("/proc/stat").read_text(encoding="ascii").split()[4:6]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def servers_of(count: int, limit: str, place: Path, stack: contextlib.ExitStack) -> list[Server]:

@@ -67,7 +67,7 @@ from tests.tools.sweeping.processes import (
 
 FAULTS = ("nothing", "process", "machine", "storage", "zombie")
 SIZE = 80 * MB
-RATE = 5 * MB  # bytes a second of the client
+RATE = 3 * MB  # bytes a second of the client
 PORT = 4455
 TIMEOUT = 10  # seconds, the client's own
 PATIENCE = 300.0  # seconds for a client to end
@@ -261,7 +261,7 @@ class Rounds:
         """Wait for a moment in the transfer; return which machine has it, and how much of it."""
         await_true(lambda: client.code is not None or self._servers.owner())
         owner, bytes_of_all = self._servers.owner() or SERVERS[0], SIZE / (200 * KB) * 20
-        least = self._chance.uniform(0.02, 0.7) * bytes_of_all
+        least = self._chance.uniform(0.02, 0.6) * bytes_of_all
         words = self._servers.machines[owner].order(_AWAIT_JOURNAL % least)
         return owner, int(words) / bytes_of_all
 
