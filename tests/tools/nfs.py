@@ -259,11 +259,19 @@ class Rounds:
 
     def _await_moment(self, client: Client) -> tuple[int, float]:
         """Wait for a moment in the transfer; return which machine has it, and how much of it."""
-        await_true(lambda: client.code is not None or self._servers.owner())
-        owner, bytes_of_all = self._servers.owner() or SERVERS[0], SIZE / (200 * KB) * 20
+        owner, bytes_of_all = self._await_owner(client), SIZE / (200 * KB) * 20
         least = self._chance.uniform(0.02, 0.6) * bytes_of_all
         words = self._servers.machines[owner].order(_AWAIT_JOURNAL % least)
         return owner, int(words) / bytes_of_all
+
+    def _await_owner(self, client: Client) -> int:
+        """Wait until a machine has the file; return which. Raises ``SetupError``."""
+        owner = None
+        while owner is None:
+            owner = self._servers.owner()
+            if client.code is not None:
+                raise SetupError(f"the file came too fast, or not at all: {text_of(client.errors)}")
+        return owner
 
     # -- what came of it
 
