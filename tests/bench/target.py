@@ -41,8 +41,12 @@ class Server(ServerProcess):
         *more: str,
         program: Sequence[str] = SERVER,
         errors: int | None = None,
+        sees: str = "",
     ) -> None:
-        """Start it with ``more`` options; ``errors`` is its standard error in place of a file."""
+        """Start it with ``more`` options; ``errors`` is its standard error in place of a file.
+
+        ``sees`` is its output directory, if that is elsewhere.
+        """
         folder.mkdir()
         self._password = folder / "password"
         users = {name: Credential.make(PASSWORD, 0, count) for name, count in accounts.items()}
@@ -53,7 +57,7 @@ class Server(ServerProcess):
         options = ["--grace", "0", "--credentials", str(folder / "users")]
         options += ["--log-level", "WARNING"]
         try:
-            super().__init__(folder, *options, *more, program=program, errors=errors)
+            super().__init__(folder, *options, *more, program=program, errors=errors, sees=sees)
         except AssertionError:  # that it says where it listens
             self.kill()
             raise ToolError(f"the server does not start: {self.log}") from None

@@ -20,7 +20,7 @@ from typing import Sequence
 from tests.tools.kernels.agent import CONTROL, DATA, PORT
 from tests.tools.sweeping.processes import SetupError
 
-NAMESPACE = "lft-kernels"
+NAMESPACE = f"lft-{os.getpid()}"
 NAME = "files.test"  # of the two servers, for clients in the namespace
 SERVERS = (1, 2)
 STORAGE = 3  # the machine with the NFS server
@@ -65,7 +65,6 @@ class Network:
     """Two bridges in a namespace: one for data, which can be cut, and one to give orders by."""
 
     def __init__(self) -> None:
-        self.close()
         _CONFIGURATION.mkdir(parents=True)
         names = "".join(f"{DATA}.1{number} {NAME}\n" for number in SERVERS)
         (_CONFIGURATION / "hosts").write_text("127.0.0.1 localhost\n" + names, encoding="ascii")
@@ -93,7 +92,7 @@ class Network:
 
     @staticmethod
     def close() -> None:
-        """Remove what an earlier run has left, too."""
+        """Remove all of it."""
         subprocess.run(["ip", "netns", "delete", NAMESPACE], check=False, capture_output=True)
         shutil.rmtree(_CONFIGURATION, ignore_errors=True)
 

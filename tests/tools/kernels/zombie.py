@@ -4,9 +4,10 @@
     python zombie.py watch FOLDER       on the disk of the storage, until it is ended
 
 ``write`` takes the descriptor of the part file out of the running server, so its lock is the
-server's own, and puts marked pages over the beginning, the middle and the end of the file. It does
-so at once, has them flushed, which takes until the network is back, then does the same again, and
-says what became of each. ``watch`` says of each file in which it ever sees a mark.
+server's own. Once there is a file ``/run/go`` it puts marked pages over the beginning, the middle
+and the end of the part file and has them flushed, which takes until the network is back. It does
+the same again, and says what became of each. ``watch`` names each file in which it ever sees a
+mark.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def main() -> None:
         _watch(Path(sys.argv[2]))
     descriptor = _descriptor(int(sys.argv[2]))
     print("begun", flush=True)
+    while not Path("/run/go").exists():
+        time.sleep(0.05)
     print("cut off:", _write(descriptor), flush=True)
     print("back:", _write(descriptor), flush=True)
 
