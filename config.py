@@ -142,6 +142,10 @@ MAX_UNACKNOWLEDGED = 1024
 TIMEOUT = 30.0  # seconds without progress before an attempt counts as dead
 LEAST_TIMEOUT = 0.1  # ... at least: for programs and tests; the command line asks for 2
 PATIENCE = 10  # times TIMEOUT: how long we try to replace a lost connection without progress
+# Seconds more for each entry of a directory, which gets bits and a time, and is flushed, after its
+# last byte: 3 ms on GlusterFS, and far more on a busy machine. All that time its server can only
+# say that it lives.
+ENTRY_PATIENCE = 0.1
 NAME_PATIENCE = 3.0  # seconds for which no name service may answer at the start: a moment's gap
 ATTEMPT_DELAY = 0.25  # seconds until the next address of a name is tried beside it (RFC 8305)
 RETRY_FIRST = 0.5  # seconds before the second attempt, doubled each time ...

@@ -385,7 +385,7 @@ class Delivery:
         """Answer the server while blocks flow; return the verdict's receipt."""
         self._waits_before = self._desk.streams.waits()
         told = Told.NOTHING
-        watch = Watch(self._settings.timeout)
+        watch = Watch(self._settings.timeout, upload.source.entries or 0)
         message: Message | None = None
         while True:
             upload.check()

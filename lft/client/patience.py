@@ -200,8 +200,10 @@ def way_on(unfinished: str, settings: ClientSettings, files: int) -> str:
 class Watch:
     """Notices when a file under way stands still; begins anew in each session. Main's own."""
 
-    def __init__(self, timeout: float) -> None:
-        self._progress = Deadline(config.PATIENCE * timeout)  # long: senders reconnect meanwhile
+    def __init__(self, timeout: float, entries: int = 0) -> None:
+        """``entries`` are those of a directory, which the server finishes one by one."""
+        # long: senders reconnect meanwhile
+        self._progress = Deadline(config.PATIENCE * timeout + config.ENTRY_PATIENCE * entries)
         self._sign = Deadline(timeout)  # of the server, while everything else waits for it
         self._clock = WakingClock()
         self.acknowledged = 0  # bytes

@@ -176,6 +176,17 @@ def test_a_server_whose_turn_it_is_must_give_a_sign_within_the_timeout(clock: Sl
     assert watch.stalled
 
 
+def test_a_directory_may_take_longer_at_its_end(clock: SleepClock) -> None:
+    """Its entries get bits and times, each of them, while the server says that it lives."""
+    watch = Watch(30, 1000)
+    clock.now += 399
+    watch.note_sign()
+    assert not watch.stalled
+    clock.now += 2
+    watch.note_sign()
+    assert watch.stalled
+
+
 def _run_for(patience: Patience, clock: SleepClock, seconds: int) -> None:
     """Let the main loop have its turns."""
     for _ in range(10 * seconds):
