@@ -62,7 +62,7 @@ class TreeHash:
 
     def update(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the tree."""
-        if len(data) < self._left:
+        if 0 < len(data) < self._left:
             self._file.update(data)
             self._left -= len(data)
             self._within = True

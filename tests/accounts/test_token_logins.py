@@ -17,6 +17,8 @@ from lft.wire.codecs import FEATURES
 from lft.wire.frames import encode
 from protocol import (
     AHEAD,
+    BEFORE_1970,
+    PACKED,
     PRESERVE,
     SKIP,
     TOKEN,
@@ -82,7 +84,8 @@ def test_a_bad_token_gets_the_one_answer(serve: Serve, kind: str) -> None:
     request = encode(Hello(VERSION, FEATURES)) + encode(AuthStart(TOKEN, BAD_TOKENS[kind]()))
     with raw_socket(local.port, request) as sock:
         words = last_words(sock)
-    hello = encode(Hello(VERSION, (*FEATURES, PRESERVE, UNSIZED, AHEAD, SKIP, TREES)))
+    features = *FEATURES, PRESERVE, UNSIZED, AHEAD, SKIP, TREES, PACKED, BEFORE_1970
+    hello = encode(Hello(VERSION, features))
     assert words == hello + encode(Error("authentication", "the token is not valid"))
 
 
