@@ -128,7 +128,7 @@ def test_a_limit_is_named_as_what_held_up_a_file(
 ) -> None:
     """Ours, or the server's, which the verdict tells."""
     monkeypatch.setattr(config, "NAMEABLE", 1.0)
-    rate = 4 * MB
+    rate = 2 * MB
     local = start_local(limit=rate if limited == "server" else None)
     settings = local.client(limit=rate if limited == "client" else None)
     (receipt,) = send_files([random_file(tmp_path / "x", 6 * MB)], settings)

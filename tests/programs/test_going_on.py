@@ -65,7 +65,7 @@ def test_where_nothing_began_nothing_goes_on(tmp_path: Path) -> None:
     """No server was there: the same command begins at the beginning."""
     with reserve_port() as reserved:
         port = reserved.getsockname()[1]
-        done = run_client(port, random_file(tmp_path / "a", 10), "--timeout", "2")
+        done = run_client(port, random_file(tmp_path / "a", 10), "--timeout", "5")
     assert done.returncode == 5
     assert done.stderr.splitlines()[-1].endswith(
         "nothing listens there; start server.py there, or check --port"
