@@ -16,6 +16,7 @@ from lft.files import link_descriptor, open_directory
 from lft.store.attributes import open_again
 from lft.store.journal import Claims, Facts, NoJournal
 from lft.store.locks import HeldElsewhereError, holds, take
+from lft.store.part import Part
 from lft.store.partfile import TRIAL, PartFile
 from lft.store.paths import names_file, native
 
@@ -28,6 +29,19 @@ def prefix_of(user: str, name: str) -> str:
 def new_stem(user: str, name: str) -> str:
     """Return a name that was never used; ``O_EXCL`` sees to it that it is not used twice."""
     return f"{prefix_of(user, name)}{time.time_ns():016x}"
+
+
+@contextlib.contextmanager
+def given_up(part: Part) -> Iterator[None]:
+    """Let go of ``part`` where it cannot be locked, and remove one that is of no use to anyone."""
+    try:
+        yield
+    except ValueError:
+        part.remove()
+        raise
+    except BaseException:
+        part.close()
+        raise
 
 
 @contextlib.contextmanager
@@ -72,17 +86,11 @@ class FencedPartFile(PartFile):
         """
         self._fd = open_again(self._path, os.O_RDWR, self._path)
         self.made_at = 0.0  # as for a file that is reopened
-        try:
+        with given_up(self):
             self._owned = take(self._fd)
             self._look_again()
             if not self._owned and not self.published:
                 raise HeldElsewhereError(self._claimed_bytes())
-        except ValueError:  # of no use to any client
-            self.remove()
-            raise
-        except BaseException:
-            self.close()
-            raise
 
     def _look_again(self) -> None:
         """Read the journal, which the last owner has changed, and see whether it published."""
@@ -96,6 +104,7 @@ class FencedPartFile(PartFile):
         if not self._owned:
             self.published = noted and names_file(self._final, facts)
             return
+        self._end_trial()
         moved = noted or self._names() > 1
         self.published = moved and self._has_final_name()
         if moved and not self.published:

@@ -11,7 +11,7 @@ from typing import Callable, ContextManager, Iterable, Iterator, TypeVar, Union
 
 from lft.files import open_directory
 from lft.manifest import Manifest
-from lft.store.fenced import FencedPartFile, uncounted
+from lft.store.fenced import FencedPartFile, given_up, uncounted
 from lft.store.fencedjournal import FencedJournal
 from lft.store.journal import NO_FACTS, Claims, Facts, Journal, NoJournal
 from lft.store.locks import HeldElsewhereError, take
@@ -89,17 +89,11 @@ class FencedTree(PartTree):
         Raises ``HeldElsewhereError`` while another server has it, unless it is published,
         ``ValueError`` if it is not ours or was published and removed, ``OSError``.
         """
-        try:
+        with given_up(self):
             self._owned = self._lock.lock()
             self._look_again()
             if not self._owned and not self.published:
                 raise HeldElsewhereError(self._claimed_bytes(), "directory")
-        except ValueError:  # of no use to any client
-            self.remove()
-            raise
-        except BaseException:
-            self.close()
-            raise
 
     def _look_again(self) -> None:
         """Read the journal, which the last owner has changed, and see whether it published."""

@@ -37,6 +37,7 @@ from lft.store.paths import (
     native,
     open_regular,
     output_name,
+    tried_as,
     unique,
 )
 
@@ -202,7 +203,7 @@ class PartFile(Part):
         """
         if self.published:
             return
-        trial = native(f".{self.facts.saved_as[1:]}")
+        trial = native(tried_as(self.facts.saved_as))
         with open_directory(self._final.parent) as folder:
             try:
                 link_descriptor(self._fd, self._path, folder, trial)
@@ -212,6 +213,16 @@ class PartFile(Part):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 os.close(os.open(trial, flags, 0o600, dir_fd=folder))
             os.unlink(trial, dir_fd=folder)
+
+    def recover(self) -> None:
+        """Look at what an earlier run left; a name that it only tried goes. Raises as ``look``."""
+        self._end_trial()
+        super().recover()
+
+    def _end_trial(self) -> None:
+        """Take the name away that a server has left which was killed while it tried it."""
+        with contextlib.suppress(OSError), open_directory(self._final.parent) as folder:
+            os.unlink(native(tried_as(self.facts.saved_as)), dir_fd=folder)
 
     def begins_with(self, facts: Facts) -> bool:
         """Return whether the part file, which rests, has the first block of ``facts`` in it."""

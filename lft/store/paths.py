@@ -19,7 +19,6 @@ from protocol import RejectedError
 PARTIAL = ".partial"  # the folder below the output directory for unfinished files
 COUNTERS = "counters"  # a folder in it, where several servers count together
 _PREFIX = "server_received_"
-TRIAL = f".{_PREFIX[1:]}"  # how a name begins that is given to see that it can be, and taken away
 MAX_NAME_BYTES = 255  # of a file name, on every common file system
 MAX_EXTENSION_BYTES = 32  # what is longer is no extension, just a dot somewhere in the name
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -121,6 +120,11 @@ def make_directory(output: Path, relative: str) -> Path:
     return path
 
 
+def tried_as(name: str) -> str:
+    """Return the hidden name of the same length that is tried in place of a published file's."""
+    return f".{name[1:]}"
+
+
 def counted(size: int) -> int:
     """Return the bytes that a file of ``size`` bytes counts in a quota: an empty file has some."""
     return max(size, config.LEAST_COUNTED)
@@ -143,12 +147,12 @@ def used_bytes(directory: Path, skips: Callable[[str], bool] = _skips_none) -> U
 
     Except those whose name ``skips`` says so, and names that are only tried for a moment.
     """
-    total, trees, waiting = 0, False, [directory]
+    total, trees, waiting, tried = 0, False, [directory], tried_as(_PREFIX)
     while waiting:
         here = waiting.pop()
         with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(here) as entries:
             for entry in entries:
-                if here is directory and (entry.name.startswith(TRIAL) or skips(entry.name)):
+                if here is directory and (entry.name.startswith(tried) or skips(entry.name)):
                     continue
                 inside = here is not directory or entry.name.startswith(_PREFIX)
                 if entry.is_dir(follow_symlinks=False) and inside:

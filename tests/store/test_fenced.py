@@ -12,7 +12,7 @@ from lft.store.fenced import new_stem
 from lft.store.journal import Journal
 from lft.store.locks import HeldElsewhereError
 from lft.store.partfile import PartFile
-from lft.store.paths import PARTIAL, names_file
+from lft.store.paths import PARTIAL, names_file, tried_as
 from tests.support.files import part_files, received
 from tests.support.partfiles import DATA, claimed, facts_of
 from tests.support.shared import killed, seen_by_another, shared_part
@@ -186,3 +186,15 @@ def test_a_server_alone_goes_on_with_what_one_that_shared_has_left(output: Path)
     alone.reopen(facts_of(len(DATA)))
     assert claimed(alone.go_on(facts_of(len(DATA)))) == list(range(10))
     alone.remove()
+
+
+def test_a_name_that_was_only_tried_is_no_sign_of_a_publication(output: Path) -> None:
+    """The server was killed between giving it and taking it away; another one goes on."""
+    part = shared_part(output)
+    os.link(part.unfinished, output / tried_as(part.facts.saved_as))
+    killed(part)
+    other = seen_by_another(part, output)
+    other.lock()
+    assert not other.published
+    assert not list(output.glob(".erver_received_*"))
+    other.remove()

@@ -268,3 +268,24 @@ def test_space_that_is_reserved_late_makes_a_file_no_longer(output: Path) -> Non
     (path,) = output.glob(".partial/*.part")
     assert path.stat().st_size == 39
     part.remove()
+
+
+def test_a_name_that_was_tried_when_the_server_was_killed_goes_at_the_next_start(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hide the file, and keep its space, once the user has removed the published one."""
+    part = leave_part(output)
+    open_again(part, facts_of(39))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", killed_there)
+        with pytest.raises(KeyboardInterrupt):
+            part.try_name()
+    part.close()
+    assert list(output.glob(".erver_received_*"))
+    found_again(output, part).recover()
+    assert not list(output.glob(".erver_received_*"))
+
+
+def killed_there(*_: object, **__: object) -> None:
+    """Go no further, as if the process were killed here."""
+    raise KeyboardInterrupt
