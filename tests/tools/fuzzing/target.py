@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -90,6 +91,7 @@ class Target:
         self._known = {content.digest for content in CONTENTS}
         self._checked: set[Path] = set()
         self._transfer(0)
+        self._await(self._keeps_history, "writing the history, which has files open from then on")
         self._files, self._threads = self._open_files(), self._count_threads()
 
     def _make_accounts(self, path: Path) -> str:
@@ -102,6 +104,14 @@ class Target:
         (self._folder / "password").write_text(PASSWORD)
         (self._folder / "password").chmod(0o600)
         return make_token(accounts, TOKEN_USER, 86400)
+
+    def _keeps_history(self) -> bool:
+        """Return whether it has the database open, its log and their index."""
+        folder = f"/proc/{self._process.pid}/fd"
+        with contextlib.suppress(FileNotFoundError):  # another one is closed just now
+            files = [os.readlink(f"{folder}/{one}") for one in os.listdir(folder)]
+            return sum(Path(one).name.startswith("history.sqlite") for one in files) == 3
+        return False
 
     def _open_files(self) -> int:
         return len(os.listdir(f"/proc/{self._process.pid}/fd"))
