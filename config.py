@@ -436,7 +436,7 @@ PROGRAM_TIMEOUT = 3600.0  # seconds for one of them: it may send a huge file on,
 PROGRAM_CLOSING = 1.0  # seconds from the request to end until it is killed
 TAKE_OVER_EVERY = 30.0  # seconds between two looks for what servers left that run no more
 PROGRAM_AGAIN = 10.0  # seconds until a program is tried again that could not be started
-HISTORY_CLOSING = 0.5  # seconds for the last entries at the end, before it goes on without them
+HISTORY_CLOSING = 2.0  # seconds for the last entries at the end, before it goes on without them
 # --- the server: HTTP ---------------------------------------------------------------------------
 
 MAX_HEAD = 16 * KB  # bytes of a request before its body: twice what Apache and nginx take in a line
