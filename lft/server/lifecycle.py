@@ -222,16 +222,17 @@ class Lifecycle:
             transfer.life.spoil()
             self.finish(transfer, Rejected("stale", "the file has changed since it was published"))
         except (RejectedError, OSError) as error:
-            self.finish(transfer, self._refusal(error))
+            self.refuse(transfer, error)
         except Exception:
             log.exception("%s: internal error", transfer.name)
             self.finish(transfer, Rejected("internal", "internal error of the server"))
 
-    def _refusal(self, error: RejectedError | OSError) -> Rejected:
-        """Say why a file is not taken; a full disk is a passing lack while waste is removed."""
+    def refuse(self, transfer: Transfer, error: RejectedError | OSError) -> None:
+        """End ``transfer`` with why it is not taken; a full disk passes while waste is removed."""
+        answer = rejection(error)
         if isinstance(error, OSError) and error.errno in NO_SPACE and self._parts.waste:
-            return Rejected("busy", "the server makes room on its disk; try again later")
-        return rejection(error)
+            answer = Rejected("busy", "the server makes room on its disk; try again later")
+        self.finish(transfer, answer)
 
     def waits_for(self, transfer: Transfer) -> str:
         """Return what keeps a transfer from its part file, in words; empty if nothing does."""

@@ -50,6 +50,8 @@ class Limits:
 
     def take(self, user: str, bucket: TokenBucket | None, size: int) -> tuple[float, float]:
         """Charge ``size`` bytes; return the seconds to rest, and what ``wait`` is to be asked."""
+        if not self.hold(bucket):
+            return 0.0, 0.0
         sharers = max(1, self._registry.streams_of(user) + self._moving[user])
         pause = bucket.take(size, sharers) if bucket else 0.0
         if not self._shared:

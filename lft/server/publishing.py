@@ -7,7 +7,7 @@ from functools import partial
 from typing import Collection
 
 import config
-from lft.server.lifecycle import Lifecycle, rejection
+from lft.server.lifecycle import Lifecycle
 from lft.server.lifetime import TransferEndedError
 from lft.server.transfer import Transfer
 from lft.server.turns import Slots
@@ -62,7 +62,7 @@ class Publishing:
             except OSError as error:
                 for one in parts:
                     one.life.spoil()
-                    self._lifecycle.finish(one, rejection(error))
+                    self._lifecycle.refuse(one, error)
                 return ()
 
     def _publish(self, flushed: Collection[Transfer], transfer: Transfer) -> None:

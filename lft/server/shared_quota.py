@@ -75,8 +75,6 @@ class SharedQuota(Quota):
 
     def publish(self, part: Part) -> str:
         """Publish a file; all servers count it as published from the moment on."""
-        if isinstance(
-            part, (FencedPartFile, FencedTree)
-        ):  # otherwise it was there before, and is counted
+        if isinstance(part, (FencedPartFile, FencedTree)):  # what was found there is counted
             part.counted = partial(self._counters.publishing, part.facts, part.stem)
         return part.publish()
