@@ -99,11 +99,8 @@ class TreeHash:
         """Return a hash that goes on from here by itself: two states of hashes are copied."""
         other = TreeHash.__new__(TreeHash)
         other._manifest, other._new, other.digest_size = self._manifest, self._new, self.digest_size
-        other._sums, other._file, other._digests = (
-            self._sums.copy(),
-            self._file.copy(),
-            self._digests,
-        )
+        other._sums, other._file = self._sums.copy(), self._file.copy()
+        other._digests = self._digests
         other._number, other._left, other._within = self._number, self._left, self._within
         return other
 

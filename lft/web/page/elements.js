@@ -31,3 +31,8 @@ function bar(done, size, label) {
   if (size !== null) { made.max = Math.max(size, 1); made.value = size ? done : 1; }
   return made;
 }
+// Returns what went wrong, in the server's words (RFC 9457).
+async function problemOf(answer) {
+  const told = await answer.json().catch(() => ({}));
+  return Object.assign(new Error(told.detail || told.title || answer.statusText || answer.status), { status: answer.status });
+}

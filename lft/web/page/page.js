@@ -12,9 +12,8 @@
     }
     const answer = await fetch(API + path, options);
     if (answer.ok) return answer.status === 204 ? null : answer.json();
-    const problem = await answer.json().catch(() => ({}));
     if (answer.status === 401 && user) showLogin();
-    throw Object.assign(new Error(problem.detail || problem.title || answer.statusText), { status: answer.status });
+    throw await problemOf(answer);
   }
   const attempt = (act) => async (event) => {
     if (event) event.preventDefault();

@@ -27,8 +27,7 @@ const uploads = (() => {
   async function send(method, path, fields, body, signal) {
     const answer = await fetch(path, { method, headers: { "Tus-Resumable": "1.0.0", ...fields }, body, signal });
     if (answer.ok) return answer.headers;
-    const problem = await answer.json().catch(() => ({}));
-    throw Object.assign(new Error(problem.detail || problem.title || answer.statusText || answer.status), { status: answer.status });
+    throw await problemOf(answer);
   }
   const pause = (time, signal) => new Promise((resolve) => {
     const timer = setTimeout(resolve, time);
@@ -146,8 +145,8 @@ const uploads = (() => {
       return { data, digest: await crypto.subtle.digest("SHA-256", data) };
     }
     take(answer) {
-      const said = answer.get("Upload-Offset");
-      if (said !== null) this.offset = Number(said);
+      const offset = answer.get("Upload-Offset");
+      if (offset !== null) this.offset = Number(offset);
       if (answer.get("LFT-Verdict")) this.finish(answer);
       else this.show();
     }
@@ -161,7 +160,6 @@ const uploads = (() => {
       const proof = say(answer.get("LFT-Proof") === "chunk-checksums" ? "each piece checked" : "stored");
       this.facts.textContent = [proof, bytes(this.file.size), saved, `${algorithm} ${digest}`].join(" · ");
       this.toggle.hidden = true;
-      this.end.hidden = !navigator.clipboard;
       const copy = button(say("copy digest"), () => navigator.clipboard.writeText(digest));
       this.end.replaceWith(copy);
       copy.hidden = !navigator.clipboard;
