@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any, Iterable, Iterator, NamedTuple, Sequence, TypeVar
+from typing import IO, Any, Callable, Iterable, Iterator, NamedTuple, Sequence, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # where a script is run by its name, ours are not on the path
@@ -334,6 +334,20 @@ def temporary_directory(parent: Path) -> Iterator[Path]:
         while place.exists() and time.monotonic() < deadline:
             shutil.rmtree(place, ignore_errors=True)
             time.sleep(0.05)
+
+
+def run_in_place(
+    run: Callable[[argparse.Namespace, Path], None], parsed: argparse.Namespace
+) -> int:
+    """Run a measurement in a directory of its own; return the exit code of its program."""
+    handle_signals()
+    with temporary_directory(parsed.directory) as place:
+        try:
+            run(parsed, place)
+        except ToolError as error:
+            print(f"FAILED: {error}")
+            return 1
+    return 0
 
 
 def interrupt(number: int, _frame: object) -> None:

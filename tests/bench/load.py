@@ -82,11 +82,10 @@ from protocol import (  # noqa: E402
 from tests.bench.common import (  # noqa: E402
     ToolError,
     directory_argument,
-    handle_signals,
     note,
     print_facts,
     rounds_argument,
-    temporary_directory,
+    run_in_place,
     turns,
 )
 from tests.bench.siege import siege  # noqa: E402
@@ -381,6 +380,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace, place: Path) -> None:
     """Do all of it. Raises ``ToolError``."""
+    if not arguments.short:
+        print_facts(place)
     raise_limit(arguments.crowds)
     source = random_file(place / "random.bin", arguments.size)
     print(f"{format_size(arguments.size)}, seconds, {arguments.rounds} interleaved rounds")
@@ -395,17 +396,7 @@ def main(argv: list[str]) -> int:
     """Run it; return the exit code."""
     if argv[:1] == ["--crowd"]:
         return be_crowd(int(argv[1]), [int(count) for count in argv[2:]])
-    arguments = parse(argv)
-    handle_signals()
-    with temporary_directory(arguments.directory) as place:
-        try:
-            if not arguments.short:
-                print_facts(place)
-            run(arguments, place)
-        except ToolError as error:
-            print(f"FAILED: {error}")
-            return 1
-    return 0
+    return run_in_place(run, parse(argv))
 
 
 if __name__ == "__main__":

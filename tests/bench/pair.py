@@ -34,9 +34,7 @@ sys.path.insert(0, str(ROOT))
 from config import MB  # noqa: E402
 from lft.options import format_size, parse_size  # noqa: E402
 from tests.bench.common import (  # noqa: E402
-    ToolError,
     directory_argument,
-    handle_signals,
     make_file,
     of_rounds,
     print_facts,
@@ -44,7 +42,7 @@ from tests.bench.common import (  # noqa: E402
     ratio,
     receipt_in,
     rounds_argument,
-    temporary_directory,
+    run_in_place,
     turns,
 )
 from tests.bench.scale import CLIENT, at_once  # noqa: E402
@@ -150,15 +148,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     """Run it; return the exit code."""
-    arguments = parse(argv)
-    handle_signals()
-    with temporary_directory(arguments.directory) as place:
-        try:
-            run(arguments, place)
-        except ToolError as error:
-            print(f"FAILED: {error}")
-            return 1
-    return 0
+    return run_in_place(run, parse(argv))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,6 @@ from tests.bench.common import (  # noqa: E402
     child,
     client_knows,
     directory_argument,
-    handle_signals,
     last_line,
     make_file,
     note,
@@ -93,8 +92,8 @@ from tests.bench.common import (  # noqa: E402
     ratio,
     receipt_in,
     rounds_argument,
+    run_in_place,
     sizes_argument,
-    temporary_directory,
     turns,
     used_by,
 )
@@ -515,15 +514,7 @@ def main(argv: list[str]) -> int:
     """Run it; return the exit code."""
     if argv[:1] == ["--threads"]:
         return be_threads(int(argv[1]), json.loads(argv[2]))
-    arguments = parse(argv)
-    handle_signals()
-    with temporary_directory(arguments.directory) as place:
-        try:
-            run(arguments, place)
-        except ToolError as error:
-            print(f"FAILED: {error}")
-            return 1
-    return 0
+    return run_in_place(run, parse(argv))
 
 
 if __name__ == "__main__":

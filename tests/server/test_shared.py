@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,10 @@ from lft.store.locks import HeldElsewhereError
 from lft.wire.codecs import FEATURES
 from protocol import (
     WAITING,
-    Cancel,
     FileReady,
     FileStart,
     Goodbye,
     IntegrityOk,
-    Message,
     Queued,
     Rejected,
 )
@@ -30,6 +28,7 @@ from tests.support.accounts import Serve, account
 from tests.support.files import md5, part_files, random_file, received
 from tests.support.local import ServerThread, StartLocal
 from tests.support.outputs import lines
+from tests.support.races import race
 from tests.support.rawpeer import Peer, RawClient, RawUpload, two_blocks_left
 from tests.support.transfers import transfer_of
 from tests.support.waiting import PATIENCE, SleepClock, eventually
@@ -151,27 +150,8 @@ def test_a_verdict_that_one_server_did_not_get_out_another_one_gives(
 def test_of_a_hundred_pairs_that_race_for_a_quota_one_gets_it(serve: Serve) -> None:
     """13: at two servers, which know nothing of each other except by the disk."""
     servers = [serve({"alice": account(quota=300 * KB)}, shared=True) for _ in range(2)]
-    answers: list[list[Message]] = [[], []]
-    starts = threading.Barrier(2, timeout=PATIENCE)
-
-    def race(number: int) -> None:
-        with Peer(servers[number].port).log_in() as peer:
-            for round_ in range(100):
-                starts.wait()
-                answers[number].append(peer.ask(f"{number} {round_}", 200 * KB))
-                starts.wait()
-                if isinstance(answers[number][-1], FileReady):
-                    peer.control.send(Cancel())
-                    assert isinstance(peer.answer(), Rejected)
-                    parts = servers[number].server.parts
-                    eventually(lambda parts=parts: parts.in_use == 0)  # type: ignore[misc]
-
-    threads = [threading.Thread(target=race, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    kinds = [sorted(type(one).__name__ for one in both) for both in zip(*answers)]
+    names = map(str, itertools.count())
+    kinds = race(servers, lambda peer: peer.ask(next(names), 200 * KB), rounds=100)
     assert kinds == [["FileReady", "Rejected"]] * 100
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,11 @@ import pytest
 import config
 from config import KB
 from lft.wire.codecs import FEATURES
-from protocol import WAITING, Cancel, FileReady, IntegrityOk, Message, Queued, Rejected
+from protocol import WAITING, FileReady, IntegrityOk, Queued, Rejected
 from tests.support.accounts import Serve, account
 from tests.support.files import part_files, received
 from tests.support.local import ServerThread, StartLocal
+from tests.support.races import race
 from tests.support.rawpeer import Peer, RawClient
 from tests.support.rawtrees import (
     announce,
@@ -132,30 +132,9 @@ def test_servers_alone_and_shared_take_turns_on_a_directory(
 
 def test_of_directories_that_race_for_a_quota_one_gets_it(serve: Serve) -> None:
     """13: at two servers, which know nothing of each other except by the disk."""
-    rounds = 20
     servers = [serve({"alice": account(quota=300 * KB)}, shared=True) for _ in range(2)]
-    answers: list[list[Message]] = [[], []]
-    starts = threading.Barrier(2, timeout=PATIENCE)
-
-    def race(number: int) -> None:
-        with Peer(servers[number].port).log_in() as peer:
-            for _ in range(rounds):
-                starts.wait()
-                answers[number].append(refused(peer, ENTRIES))
-                starts.wait()
-                if isinstance(answers[number][-1], FileReady):
-                    peer.control.send(Cancel())
-                    assert isinstance(peer.answer(), Rejected)
-                    parts = servers[number].server.parts
-                    eventually(lambda parts=parts: parts.in_use == 0)  # type: ignore[misc]
-
-    threads = [threading.Thread(target=race, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    kinds = [sorted(type(one).__name__ for one in both) for both in zip(*answers)]
-    assert kinds == [["FileReady", "Rejected"]] * rounds
+    kinds = race(servers, lambda peer: refused(peer, ENTRIES), rounds=20)
+    assert kinds == [["FileReady", "Rejected"]] * 20
     assert part_files(servers[0].output) == []
 
 

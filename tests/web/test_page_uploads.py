@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -32,28 +33,22 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def hold_from(page: Page, number: int) -> list[Route]:
-    """Hold all pieces from the ``number``th on; return those that are held."""
+def send_up_to(page: Page, source: Path, piece: int) -> list[Route]:
+    """Choose a file; return once the ``piece``th piece is held, with all that are from there on."""
     held: list[Route] = []
-    seen: list[Route] = []
+    seen = itertools.count(1)
 
     def look(route: Route) -> None:
-        seen.append(route)
-        if len(seen) < number:
-            route.continue_()
-        else:
+        if route.request.method == "PATCH" and next(seen) >= piece:
             held.append(route)
+        else:
+            route.continue_()
 
-    page.route("**/api/v1/uploads/*", lambda route: (
-        look(route) if route.request.method == "PATCH" else route.continue_()
-    ))  # fmt: skip
-    return held
-
-
-def wait_for(page: Page, held: list[Route]) -> None:
-    """Wait until a piece is held; the browser's events come while its page waits."""
+    page.route("**/api/v1/uploads/*", look)
+    page.set_input_files("#choose", source)
     while not held:
-        page.wait_for_timeout(10)
+        page.wait_for_timeout(10)  # the browser's events come while its page waits
+    return held
 
 
 def test_several_files_arrive_each_piece_checked(
@@ -75,9 +70,7 @@ def test_after_a_reload_the_same_file_goes_on(
 ) -> None:
     """It is chosen again; no byte that the server has is sent a second time."""
     source = random_file(tmp_path / "x.bin", 3 * MB)
-    held = hold_from(upload, 3)
-    upload.set_input_files("#choose", source)
-    wait_for(upload, held)
+    send_up_to(upload, source, piece=3)
     upload.reload()
     upload.unroute("**/api/v1/uploads/*")
     expect(upload.locator("#uploads")).to_contain_text("choose the file again")
@@ -93,9 +86,7 @@ def test_a_paused_upload_goes_on_where_it_was(
 ) -> None:
     """By the same button, which keeps the focus."""
     source = random_file(tmp_path / "x.bin", 2 * MB)
-    held = hold_from(upload, 2)
-    upload.set_input_files("#choose", source)
-    wait_for(upload, held)
+    send_up_to(upload, source, piece=2)
     upload.get_by_role("button", name="pause: x.bin").click()
     expect(upload.locator("#uploads")).to_contain_text("paused")
     upload.unroute("**/api/v1/uploads/*")
@@ -109,9 +100,7 @@ def test_a_paused_upload_goes_on_where_it_was(
 def test_a_lost_connection_is_tried_again(upload: Page, tmp_path: Path) -> None:
     """The page says so meanwhile, and asks the server how far it is."""
     source = random_file(tmp_path / "x.bin", 2 * MB)
-    held = hold_from(upload, 2)
-    upload.set_input_files("#choose", source)
-    wait_for(upload, held)
+    held = send_up_to(upload, source, piece=2)
     held[0].abort()
     upload.unroute("**/api/v1/uploads/*")
     expect(upload.locator("#uploads")).to_contain_text("connection lost, trying again")
@@ -161,9 +150,7 @@ def test_a_cancelled_upload_leaves_nothing(
 ) -> None:
     """Neither in the page nor at the server."""
     source = random_file(tmp_path / "x.bin", 2 * MB)
-    held = hold_from(upload, 2)
-    upload.set_input_files("#choose", source)
-    wait_for(upload, held)
+    send_up_to(upload, source, piece=2)
     with upload.expect_response(lambda answer: answer.request.method == "DELETE") as deleted:
         upload.get_by_role("button", name="cancel: x.bin").click()
     assert deleted.value.status == 204
