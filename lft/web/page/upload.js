@@ -129,7 +129,7 @@ const uploads = (() => {
     }
     async sendPiece(signal) {
       const ready = this.next && this.next.at === this.offset ? this.next.made : this.read(this.offset);
-      const { data, digest } = await ready, end = this.offset + data.byteLength, began = performance.now();
+      const { data, digest } = await ready, end = this.offset + data.size, began = performance.now();
       this.next = end < this.file.size ? { at: end, made: this.read(end) } : null;
       if (this.next) this.next.made.catch(() => {}); // told when its turn comes
       this.take(await send("PATCH", this.place, {
@@ -141,8 +141,8 @@ const uploads = (() => {
       if (took > SLOW_MS) this.piece = Math.max(this.piece / 2, LEAST);
     }
     async read(at) {
-      const data = await this.file.slice(at, at + this.piece).arrayBuffer();
-      return { data, digest: await crypto.subtle.digest("SHA-256", data) };
+      const data = this.file.slice(at, at + this.piece); // sent as it lies on the disk
+      return { data, digest: await crypto.subtle.digest("SHA-256", await data.arrayBuffer()) };
     }
     take(answer) {
       const offset = answer.get("Upload-Offset");
