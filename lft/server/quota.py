@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 from config import ServerSettings
@@ -35,10 +36,9 @@ class Quota:
         """Raise ``RejectedError`` if the directory has no room for the file, or ``size`` of it.
 
         Each counts once, also where it is published meanwhile. ``own`` is a part file that the
-        transfer goes on with.
-        Unless it begins ``anew``, no earlier attempt at the same file counts: it may go on with one
-        of them. Nor do those that rest where it ``replaces`` them; once they are removed, one that
-        comes to rest meanwhile counts.
+        transfer goes on with. Unless it begins ``anew``, no earlier attempt at the same file
+        counts: it may go on with one of them. Nor do those that rest where it ``replaces`` them;
+        once they are removed, one that comes to rest meanwhile counts.
         """
         quota = transfer.session.rights.quota
         if quota is None:
@@ -47,9 +47,10 @@ class Quota:
         reserved = self._reserved(transfer, own, anew=anew, replaces=replaces)
         quota += 0 if anew else self._parts.published_bytes(transfer.facts)
         size = transfer.facts.counts if size is None else counted(size)
-        used = self._usage.total(directory, reserved)
+        earlier = self._earlier(transfer, anew=anew)
+        used = self._used(directory, reserved, earlier)
         if used + size > quota:  # before it is refused, be sure
-            used = self._usage.total(directory, reserved, surely=True)
+            used = self._used(directory, reserved, earlier, surely=True)
         check_room(transfer, size, quota - used)
 
     def create(self, transfer: Transfer) -> Part:
@@ -74,16 +75,41 @@ class Quota:
     def _reserved(
         self, transfer: Transfer, own: Part | None, *, anew: bool, replaces: bool
     ) -> dict[str, int]:
-        """Return what other unfinished files count, each by the name that it is to get."""
+        """Return what other part files count, each by the name that it is to get."""
         key, directory = transfer.facts.key, transfer.facts.directory
-        moving = [one.facts for one in self._admission.earlier(transfer)]
-        moving += self._parts.used(directory, own)
+        moving = self._parts.used(directory, own)
         resting = self._parts.resting(directory)
         if not anew:
             moving = [facts for facts in moving if facts.key != key]
         if replaces or not anew:
             resting = [facts for facts in resting if facts.key != key]
         return {one.saved_as: one.counts for one in (*moving, *resting)}
+
+    def _earlier(self, transfer: Transfer, *, anew: bool) -> list[Transfer]:
+        """Return the transfers that came before this one, in their order; some have a part file."""
+        earlier = sorted(self._admission.earlier(transfer), key=attrgetter("turn"))
+        return [one for one in earlier if anew or one.facts.key != transfer.facts.key]
+
+    def _used(
+        self,
+        directory: str,
+        reserved: dict[str, int],
+        earlier: list[Transfer],
+        *,
+        surely: bool = False,
+    ) -> int:
+        """Return what a directory counts with part files, and with ``earlier`` ones that fit.
+
+        One that does not fit is about to be refused: it takes no room from one that came later.
+        """
+        used = self._usage.total(directory, reserved, surely=surely)
+        granted = dict(reserved)
+        for one in earlier:
+            most, size = one.session.rights.quota, one.facts.counts
+            if one.facts.saved_as not in granted and (most is None or used + size <= most):
+                granted[one.facts.saved_as] = size
+                used += size
+        return self._usage.total(directory, granted)
 
 
 def quota_for(settings: ServerSettings, admission: Admission, parts: PartStore) -> Quota:

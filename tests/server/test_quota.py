@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ import config
 from client import send_files
 from config import KB
 from lft.server.guests import Place
+from lft.server.quota import Quota
 from lft.server.transfer import Transfer
 from lft.store.partstore import PartStore
 from protocol import (
@@ -274,3 +276,27 @@ def test_empty_files_under_way_do_not_escape_a_quota(serve: Serve) -> None:
         answer = two.ask("y", 0)
     assert isinstance(answer, Rejected)
     assert answer.code == "quota"
+
+
+def test_a_file_that_is_about_to_be_refused_takes_no_room(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came first, over another connection, and does not fit; the one that came later does."""
+    local = serve({"alice": account(quota=600 * KB)})
+    judged, answered = threading.Event(), threading.Event()
+    check = Quota.check
+
+    def late(quota: Quota, transfer: Transfer, *rest: Any, **named: Any) -> None:
+        if transfer.name == "large":
+            judged.set()
+            assert answered.wait(PATIENCE)
+        check(quota, transfer, *rest, **named)
+
+    monkeypatch.setattr(Quota, "check", late)
+    with Peer(local.port).log_in() as one, Peer(local.port).log_in() as two:
+        one.announce("large", 700 * KB)
+        assert judged.wait(PATIENCE)
+        answer = two.ask("small", KB)
+        answered.set()
+        assert isinstance(answer, FileReady)
+        assert isinstance(one.answer(), Rejected)

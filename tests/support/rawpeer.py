@@ -253,9 +253,13 @@ class Peer(RawClient):
 
     def ask(self, name: str, size: int, *, head: bytes = b"", resume: bool = False) -> Message:
         """Announce a file; return the answer."""
+        self.announce(name, size, head=head, resume=resume)
+        return self.answer()
+
+    def announce(self, name: str, size: int, *, head: bytes = b"", resume: bool = False) -> None:
+        """Announce a file, without waiting for the answer."""
         digest = hashlib.md5(head).hexdigest()
         self.control.send(FileStart(name, size, 200 * KB, "md5", digest, resume))
-        return self.answer()
 
 
 def is_open(sock: socket.socket | Connection) -> bool:
