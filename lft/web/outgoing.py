@@ -24,6 +24,11 @@ class Outgoing:
         return bool(self._channel.unsent or self._slice or self.stream)
 
     @property
+    def sends_file(self) -> bool:
+        """Whether the next bytes are those of a file."""
+        return self._slice is not None
+
+    @property
     def wants_room(self) -> bool:
         """Whether it goes on as soon as the client reads, and not before."""
         return bool(self._channel.unsent or self._slice)

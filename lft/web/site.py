@@ -144,7 +144,7 @@ class Site:
         return self.house.limits.portion(caller.rights.limit if caller else None)
 
     def charge(self, caller: Caller | None, size: int) -> float:
-        """Charge what a user was sent; return the seconds until more may be."""
+        """Charge what a user was sent of a file; return the seconds until more may be."""
         if not size:
             return 0.0
         way, priority = self.house.way, caller.credential.priority if caller else 0

@@ -129,6 +129,18 @@ def test_events_tell_of_start_progress_and_verdict(serve: Serve) -> None:
         assert (found["outcome"], found["digest"]) == ("received", one.digest)
 
 
+def test_a_watcher_of_a_higher_priority_holds_no_transfer_up(serve: Serve) -> None:
+    """To watch is not to move a file: it cost a transfer a quarter of its speed."""
+    chief = basic("chief", PASSWORD)
+    site = serve({"chief": account(priority=1, may=("operate",)), **USERS}, http=WEB)
+    with Browser(web_port(site)) as browser, Peer(site.port).log_in("alice") as peer:
+        events = events_of(browser, chief)
+        assert next(events)[0] == "progress"
+        peer.start("x.bin", bytes(500_000))
+        assert next(events)[0] == "start"
+        assert not site.server.receiving._way.is_overtaken(0)
+
+
 def test_others_hear_of_no_event_and_operators_of_all(serve: Serve) -> None:
     """A stream shows what the lists show."""
     site = serve(USERS, http=WEB)
