@@ -14,6 +14,7 @@ from typing import Callable, ContextManager, Iterator
 
 from lft.files import link_descriptor, open_directory
 from lft.store.attributes import open_again
+from lft.store.fencedjournal import SharedJournal, clear_names
 from lft.store.journal import Claims, Facts, NoJournal
 from lft.store.locks import HeldElsewhereError, holds, take
 from lft.store.part import Part
@@ -66,6 +67,8 @@ class FencedPartFile(PartFile):
     def __init__(self, output: Path, stem: str, facts: Facts) -> None:
         """Stand for a file that ``create`` or ``lock`` opens."""
         super().__init__(output, stem, facts)
+        if not facts.unsized:
+            self._journal = SharedJournal(self._path.with_suffix(".journal"))
         # what has to be done around the moment in which the file gets its final name
         self.counted: Callable[[], ContextManager[None]] = uncounted
         self._owned = False
@@ -105,6 +108,7 @@ class FencedPartFile(PartFile):
             self.published = noted and names_file(self._final, facts)
             return
         self._end_trial()
+        clear_names(self._path)
         moved = noted or self._names() > 1
         self.published = moved and self._has_final_name()
         if moved and not self.published:

@@ -1,17 +1,39 @@
-"""The journal of a directory that other servers see, too: its lock says whose the directory is."""
+"""Journals that other servers see, too; the lock of a directory's says whose the directory is."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import secrets
 from pathlib import Path
 
 from lft.files import open_directory
-from lft.store.journal import Journal
+from lft.store.journal import NEW, Journal
 from lft.store.locks import holds, take
 
 
-class FencedJournal(Journal):
+class SharedJournal(Journal):
+    """A journal that, until it is whole, stands under a name that was never used.
+
+    A network file system may remember for a second what a name led to. Under the same name again,
+    GlusterFS opened the journal that another server had renamed from there, and emptied it.
+    """
+
+    def free_name(self) -> Path:
+        """Return such a name."""
+        return self._path.with_name(f"{self._path.stem}-{secrets.token_hex(4)}{NEW}")
+
+
+def clear_names(path: Path) -> None:
+    """Remove what killed owners left under such names for a journal. Raises ``OSError``."""
+    for name in os.listdir(path.parent):
+        if name.startswith(f"{path.stem}-") and name.endswith(NEW):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path.with_name(name))
+
+
+class FencedJournal(SharedJournal):
     """A journal that is locked on the descriptor it is written through, until it is closed.
 
     One that is written anew is locked before it stands in the place of the old one, which is let go

@@ -12,7 +12,7 @@ from typing import Callable, ContextManager, Iterable, Iterator, TypeVar, Union
 from lft.files import open_directory
 from lft.manifest import Manifest
 from lft.store.fenced import FencedPartFile, given_up, uncounted
-from lft.store.fencedjournal import FencedJournal
+from lft.store.fencedjournal import FencedJournal, clear_names
 from lft.store.journal import NO_FACTS, Claims, Facts, Journal, NoJournal
 from lft.store.locks import HeldElsewhereError, take
 from lft.store.paths import PARTIAL, names_file
@@ -102,7 +102,9 @@ class FencedTree(PartTree):
             raise ValueError("not the journal of a tree")
         if not self._owned:
             self.published = self._lock.says_published(self.facts)
-        elif self._lock.says_published(self.facts):
+            return
+        clear_names(self._lock.path)
+        if self._lock.says_published(self.facts):
             self.look()
         else:
             self.recover()

@@ -21,6 +21,7 @@ from protocol import DIGEST_SIZES, MAX_CONTROL_FRAME, MAX_SPANS, Blocks, Manifes
 
 MAX_FIRST_LINE = 32 * 1024  # bytes of a journal's first line: a name and a directory of 1024
 # characters, a user and a final name of 255, each up to 12 bytes in JSON
+NEW = ".new"  # what its name ends with until it is whole
 TREE = "tree"  # in place of a digest
 _TREE = "counted_as"  # a key that the first line has for a tree only
 _INDEX = struct.Struct("!I")
@@ -211,7 +212,7 @@ class Journal:
 
     def begin(self, facts: Facts, claims: Claims | None = None) -> None:
         """Write a new journal in place of the old one; keep it open for ``append``."""
-        fresh = self._path.with_suffix(".new")
+        fresh = self.free_name()
         first = json.dumps({"journal": self.VERSION, **facts.journaled})
         self._open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
@@ -235,6 +236,10 @@ class Journal:
             first = file.tell()
         torn = (os.fstat(self._fd).st_size - first) % (_INDEX.size + facts.digest_size)
         os.ftruncate(self._fd, os.fstat(self._fd).st_size - torn)
+
+    def free_name(self) -> Path:
+        """Return where a new one stands until it is whole."""
+        return self._path.with_suffix(NEW)
 
     def _put_in_place(self, fresh: Path) -> None:
         os.replace(fresh, self._path)

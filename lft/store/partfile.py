@@ -340,7 +340,7 @@ class PartFile(Part):
 
     def _take_access(self, folder: int) -> None:
         try:
-            trial = self._path.with_suffix(".new")
+            trial = self._journal.free_name()
             self.kept = take_access(self._fd, self.facts, folder, trial)
         except OSError:
             self.trusted = False

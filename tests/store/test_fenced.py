@@ -13,7 +13,7 @@ from lft.store.journal import Journal
 from lft.store.locks import HeldElsewhereError
 from lft.store.partfile import PartFile
 from lft.store.paths import PARTIAL, names_file, tried_as
-from tests.support.files import part_files, received
+from tests.support.files import part_files, received, strays
 from tests.support.partfiles import DATA, claimed, facts_of
 from tests.support.shared import killed, seen_by_another, shared_part
 
@@ -198,3 +198,28 @@ def test_a_name_that_was_only_tried_is_no_sign_of_a_publication(output: Path) ->
     assert not other.published
     assert not list(output.glob(".erver_received_*"))
     other.remove()
+
+
+def test_a_new_journal_has_a_name_that_led_nowhere_before(output: Path) -> None:
+    """GlusterFS remembers for a second that the journal in place had the name of a new one."""
+    part = shared_part(output)
+    part.close()
+    journal = output / PARTIAL / f"{part.stem}.journal"
+    os.link(journal, journal.with_suffix(".new"))
+    other = seen_by_another(part, output)
+    other.lock()
+    other.reopen(facts_of(len(DATA)))
+    other.go_on(facts_of(len(DATA)))
+    assert journal.stat().st_nlink == 1
+    other.remove()
+
+
+def test_what_a_killed_server_left_of_a_new_journal_goes(output: Path) -> None:
+    """Whoever has the lock removes it."""
+    part = shared_part(output)
+    part.close()
+    (output / PARTIAL / f"{part.stem}-1.new").touch()
+    other = seen_by_another(part, output)
+    other.lock()
+    other.remove()
+    assert strays(output) == []

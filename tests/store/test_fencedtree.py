@@ -17,7 +17,7 @@ from lft.store.journal import Journal
 from lft.store.locks import HeldElsewhereError, take
 from lft.store.paths import PARTIAL
 from lft.store.trees import PartTree
-from tests.support.files import part_files, received
+from tests.support.files import part_files, received, strays
 from tests.support.partfiles import claimed
 from tests.support.parttrees import (
     DATA,
@@ -338,3 +338,25 @@ def test_a_journal_that_cannot_be_written_anew_leaves_the_old_one_locked(
     assert journal.count() == 1
     journal.close()
     assert os.listdir(output / PARTIAL) == ["s.journal"]
+
+
+def test_a_name_that_led_to_the_journal_before_does_not_empty_it(output: Path) -> None:
+    """GlusterFS remembers for a second that what is renamed by now had the name of a new one."""
+    part = shared_tree(output)
+    part.close()
+    journal = output / PARTIAL / f"{part.stem}.journal"
+    os.link(journal, journal.with_suffix(".new"))
+    other = taken(output, part)
+    assert Journal(journal).count() == 4
+    other.remove()
+
+
+def test_what_a_killed_server_left_of_a_new_journal_goes(output: Path) -> None:
+    """Whoever has the lock removes it; what begins alike is of another tree."""
+    part = shared_tree(output)
+    part.close()
+    left = [output / PARTIAL / f"{part.stem}{end}" for end in ("-1.new", "-2.new", "0-1.new")]
+    for path in left:
+        path.touch()
+    taken(output, part).remove()
+    assert strays(output) == left[2:]

@@ -122,7 +122,8 @@ class Cluster:
         self._thaw()
         self._judge(f"{number} ({victim})", source, client, things)
         self._judge_resume(f"{number} ({victim})", client, hit and there, victim)
-        self._count(not self._is_clean(victim, things), "left over", f"{number} ({victim})", client)
+        left = self._remove_left(victim, things)
+        self._count(bool(left), "left over", f"{number} ({victim}): {left}", client)
         things.remove(source)
 
     def _begin(self, name: str, things: Files) -> tuple[Path, Client]:
@@ -145,7 +146,7 @@ class Cluster:
         self._await_end(client)
         self._lasts[things] = time.monotonic() - began
         self._judge("the one without a kill", source, client, things)
-        self._is_clean("", things)
+        self._remove_left("", things)
         things.remove(source)
         return self._lasts[things]
 
@@ -205,8 +206,8 @@ class Cluster:
     def _words(self, client: Client) -> str:
         return text_of(client.errors) + "".join(text_of(one.errors) for one in self._servers)
 
-    def _is_clean(self, victim: str, things: Files) -> bool:
-        """Return whether nothing unfinished is left; a frozen server keeps what it had."""
+    def _remove_left(self, victim: str, things: Files) -> list[str]:
+        """Return the names of what is left unfinished; a frozen server keeps what it had."""
         began = time.monotonic()
         left = self._left(things)
         while any(left) and victim != "frozen":
@@ -218,7 +219,7 @@ class Cluster:
         self.kept += len({path.stem for path in left[1]})
         for path in (*left[0], *left[1]):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return victim == "frozen" or not left[0]
+        return [] if victim == "frozen" else [path.name for path in left[0]]
 
     def _left(self, things: Files) -> tuple[list[Path], list[Path]]:
         """Return what is left in ``.partial``, unfinished, and of what was published."""
