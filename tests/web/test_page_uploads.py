@@ -62,6 +62,7 @@ def test_several_files_arrive_each_piece_checked(
         item = upload.locator("#uploads li", has_text=source.name)
         expect(item).to_contain_text(sha256(source))
         expect(item).to_contain_text("each piece checked")
+        expect(item.get_by_role("button", name="Copy digest", exact=True)).to_be_visible()
     assert sorted(map(md5, received(site.output))) == sorted(map(md5, sources))
 
 
@@ -87,8 +88,9 @@ def test_a_paused_upload_goes_on_where_it_was(
     """By the same button, which keeps the focus."""
     source = random_file(tmp_path / "x.bin", 2 * MB)
     send_up_to(upload, source, piece=2)
-    upload.get_by_role("button", name="pause: x.bin").click()
+    upload.get_by_role("button", name="Pause: x.bin", exact=True).click()
     expect(upload.locator("#uploads")).to_contain_text("paused")
+    expect(upload.get_by_role("button", name="Go on: x.bin", exact=True)).to_be_focused()
     upload.unroute("**/api/v1/uploads/*")
     with upload.expect_request(lambda request: request.method == "PATCH") as first:
         upload.keyboard.press("Enter")
@@ -138,7 +140,9 @@ def test_a_refused_file_shows_why(
         log_in(page, "ann", "secret")
         page.set_input_files("#choose", [large, small])
         expect(page.locator("#uploads li", has_text="<b>large.bin")).to_contain_text("quota")
-        expect(page.get_by_role("button", name="try again: <b>large.bin")).to_be_visible()
+        expect(
+            page.get_by_role("button", name="Try again: <b>large.bin", exact=True)
+        ).to_be_visible()
         expect(page.locator("#uploads li", has_text="small.bin")).to_contain_text(sha256(small))
         assert page.locator("#uploads b").count() == 0
         assert Axe().run(page).violations_count == 0
@@ -152,7 +156,7 @@ def test_a_cancelled_upload_leaves_nothing(
     source = random_file(tmp_path / "x.bin", 2 * MB)
     send_up_to(upload, source, piece=2)
     with upload.expect_response(lambda answer: answer.request.method == "DELETE") as deleted:
-        upload.get_by_role("button", name="cancel: x.bin").click()
+        upload.get_by_role("button", name="Cancel: x.bin", exact=True).click()
     assert deleted.value.status == 204
     expect(upload.locator("#uploads li")).to_have_count(0)
     upload.reload()

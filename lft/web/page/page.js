@@ -172,7 +172,7 @@
     if (one.digest) facts.push(`${one.algorithm} ${one.digest}`);
     item.append(make("small", facts.filter(Boolean).join(" · ")));
     if (one.digest && navigator.clipboard) {
-      item.append(button(say("copy digest"), attempt(() => navigator.clipboard.writeText(one.digest))));
+      item.append(button(say("Copy digest"), attempt(() => navigator.clipboard.writeText(one.digest))));
     }
     return item;
   }
@@ -189,7 +189,7 @@
     if (anew) {
       links = [];
       fill($("unfinished"), page.unfinished.map(unfinished));
-      const up = button(say("up"), () => open(page.dir.split("/").slice(0, -1).join("/")));
+      const up = button(say("Up"), () => open(page.dir.split("/").slice(0, -1).join("/")));
       $("folder").replaceChildren(`/${page.dir} `, ...(folder ? [up] : []));
       fill($("entries"), page.entries.map(entry));
     } else $("entries").append(...page.entries.map(entry));

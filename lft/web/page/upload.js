@@ -5,6 +5,7 @@ const uploads = (() => {
   const PLACE = "/api/v1/uploads", AT_ONCE = 3, KB = 1024, LEAST = 256 * KB, MOST = 8192 * KB;
   const QUICK_MS = 700, SLOW_MS = 3000, PAUSES_MS = [1000, 2000, 4000, 8000, 15000, 30000];
   const PASSES = [408, 409, 423, 429, 460, 500, 502, 503, 504], GONE = [404, 410];
+  const SAID = { running: "being sent", waiting: "waits for others" }; // the others are called as they are
   let user = null, onLogout = () => {}, all = [];
 
   // -- what this browser remembers
@@ -57,13 +58,13 @@ const uploads = (() => {
     show(reason = "") {
       const running = this.state === "running", size = this.file.size;
       this.bar.value = size ? this.offset : Number(this.state === "done");
-      const facts = [reason || say(this.state), `${bytes(this.offset)} / ${bytes(size)}`];
+      const facts = [reason || say(SAID[this.state] || this.state), `${bytes(this.offset)} / ${bytes(size)}`];
       const seconds = (performance.now() - this.began) / 1000, rate = (this.offset - this.from) / seconds;
       if (running && rate > 0) facts.push(`${bytes(rate)}/s`, `${Math.ceil((size - this.offset) / rate)} s ${say("left")}`);
       this.facts.textContent = facts.join(" · ");
       const begun = running || this.state === "waiting";
-      this.name(this.toggle, say(begun ? "pause" : this.state === "failed" ? "try again" : "go on"));
-      this.name(this.end, say("cancel"));
+      this.name(this.toggle, say(begun ? "Pause" : this.state === "failed" ? "Try again" : "Go on"));
+      this.name(this.end, say("Cancel"));
     }
     name(one, text) {
       one.textContent = text;
@@ -160,7 +161,7 @@ const uploads = (() => {
       const proof = say(answer.get("LFT-Proof") === "chunk-checksums" ? "each piece checked" : "stored");
       this.facts.textContent = [proof, bytes(this.file.size), saved, `${algorithm} ${digest}`].join(" · ");
       this.toggle.hidden = true;
-      const copy = button(say("copy digest"), () => navigator.clipboard.writeText(digest));
+      const copy = button(say("Copy digest"), () => navigator.clipboard.writeText(digest));
       this.end.replaceWith(copy);
       copy.hidden = !navigator.clipboard;
       said(this, say("arrived"));
@@ -244,12 +245,12 @@ const uploads = (() => {
 
   function left([key, place]) {
     const [name, size] = JSON.parse(key);
-    const end = button(say("cancel"), async () => {
+    const end = button(say("Cancel"), async () => {
       remember(key, null);
       item.remove();
       await giveUp(place);
     });
-    end.setAttribute("aria-label", `${say("cancel")}: ${name}`);
+    end.setAttribute("aria-label", `${say("Cancel")}: ${name}`);
     const item = make("li", "", make("strong", name), make("small", `${bytes(size)} · ${say("choose the file again to go on")}`), end);
     item.dataset.key = key;
     return item;
