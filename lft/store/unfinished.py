@@ -37,6 +37,15 @@ def _claimed_bytes(output: Path, part: Part) -> int:
     return min(part.facts.size, blocks * part.facts.block_size)
 
 
+def resting_uploads_of(output: Path, parts: PartStore, user: str) -> list[Unfinished]:
+    """Return the unfinished uploads of ``user`` that rest (a worker)."""
+    return [
+        Unfinished(part.facts, False, _claimed_bytes(output, part))
+        for part, in_use in parts.parts()
+        if not in_use and part.facts.user == user and part.facts.is_upload and not part.published
+    ]
+
+
 def resting_uploads(parts: PartStore, user: str, upload: str) -> list[Part]:
     """Return what rests of an upload of ``user``, for a look at its facts (a worker).
 
