@@ -55,7 +55,7 @@
 
   // -- which part is shown
 
-  const parts = { dashboard: refresh, files: () => list(true), upload: async () => {}, history: () => past(true) };
+  const parts = { dashboard: refresh, files: () => list(true), upload: () => uploads.look(), history: () => past(true) };
   function show() {
     if (!user) return;
     const part = Object.hasOwn(parts, location.hash.slice(1)) ? location.hash.slice(1) : "dashboard";
@@ -139,9 +139,10 @@
       if (stream && stream.readyState === EventSource.CLOSED) retry = setTimeout(again, RETRY_MS);
     });
   }
-  // The history is written after its event; a reader of later pages keeps them.
+  // The history is written after its event; a reader of its later pages keeps them.
   function renew() {
     if (user && !$("history").hidden && !paged) attempt(() => past(true))();
+    if (user && !$("upload").hidden) attempt(uploads.look)();
   }
   // Asks whether the login still holds: an EventSource does not tell why it was refused.
   async function again() {

@@ -19,6 +19,9 @@ const PORTUGUESE = {
   arrived: "chegou", "each piece checked": "cada parte verificada", stored: "guardado",
   "the file has changed: choose it again": "o ficheiro mudou: escolha-o de novo",
   "choose the file again to go on": "escolha o ficheiro de novo para continuar",
+  "another file than the unfinished one: sent from its start":
+    "outro ficheiro, não o inacabado: enviado desde o início",
+  "being sent elsewhere": "a ser enviado noutro lugar", "comparing with what is there": "a comparar com o que já chegou",
   "folders are sent with client.py, whole and as one": "as pastas enviam-se com client.py, inteiras e de uma vez",
   hashing: "cálculo do resumo", disk: "disco", limit: "limite",
 };
