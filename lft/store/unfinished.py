@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 from lft.store.journal import Facts, Journal
 from lft.store.part import Part
@@ -19,13 +19,17 @@ class Unfinished(NamedTuple):
     claimed: int  # bytes that its journal claims, unless it is in use
 
 
-def unfinished_in(output: Path, parts: PartStore, directory: str) -> list[Unfinished]:
-    """Return the unfinished files that are to be published in ``directory`` (a worker)."""
-    return [
-        Unfinished(part.facts, in_use, 0 if in_use else _claimed_bytes(output, part))
-        for part, in_use in parts.parts()
-        if part.facts.directory == directory and not part.published
-    ]
+def unfinished_in(
+    output: Path, parts: PartStore, directory: str, user: str | None = None
+) -> Iterator[Unfinished]:
+    """Give the unfinished files that are to be published in ``directory``, one look at each.
+
+    Those of ``user`` alone, if there is one (a worker).
+    """
+    for part, in_use in parts.parts():
+        theirs = user is None or part.facts.user == user
+        if part.facts.directory == directory and theirs and not part.published:
+            yield Unfinished(part.facts, in_use, 0 if in_use else _claimed_bytes(output, part))
 
 
 def _claimed_bytes(output: Path, part: Part) -> int:
