@@ -95,6 +95,21 @@ class OrderedTransfer(Transfer):
             raise
         return buffer
 
+    def digest_so_far(self) -> str:
+        """Return the digest of the bytes up to ``offset``, in hexadecimal; nobody writes now.
+
+        By it a client finds out whether they are the beginning of its file. Raises as
+        ``prove_some``.
+        """
+        with self.life.use() as part:
+            if not self._filled:
+                return self.hash.hexdigest
+            tail = self._take_tail(part)
+            try:
+                return self.hash.hexdigest_with(tail.view[: self._filled])
+            finally:
+                tail.release()
+
     def write(self, view: memoryview) -> Due:
         """Write what comes next; no more than the file has. Raises as ``prove_some``."""
         began, size = time.monotonic(), len(view)
@@ -173,7 +188,12 @@ class OrderedTransfer(Transfer):
     @property
     def rests(self) -> bool:
         """Whether no request has come for so long that any server may go on with it."""
-        return time.monotonic() >= self._idle_since + self.rests_after and not self.is_whole
+        return self.idle_for >= self.rests_after and not self.is_whole
+
+    @property
+    def idle_for(self) -> float:
+        """The seconds since the last request that brought bytes ended; negative during one."""
+        return time.monotonic() - self._idle_since
 
     def stalled_for(self) -> float:
         """Return the seconds without progress; of one that rests it is long enough in any case."""

@@ -76,6 +76,12 @@ class RunningHash:
         """The digest of the blocks hashed so far, in hexadecimal."""
         return self._hash.hexdigest()
 
+    def hexdigest_with(self, view: memoryview) -> str:
+        """Return what that would be with ``view`` behind them."""
+        hashed = self._hash.copy()
+        hashed.update(view)
+        return hashed.hexdigest()
+
 
 class Arrived(NamedTuple):
     """A block that has been received, with its bytes."""

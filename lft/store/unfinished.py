@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 from lft.store.journal import Facts, Journal
 from lft.store.part import Part
@@ -19,13 +19,17 @@ class Unfinished(NamedTuple):
     claimed: int  # bytes that its journal claims, unless it is in use
 
 
-def unfinished_in(output: Path, parts: PartStore, directory: str) -> list[Unfinished]:
-    """Return the unfinished files that are to be published in ``directory`` (a worker)."""
-    return [
-        Unfinished(part.facts, in_use, 0 if in_use else _claimed_bytes(output, part))
-        for part, in_use in parts.parts()
-        if part.facts.directory == directory and not part.published
-    ]
+def unfinished_in(
+    output: Path, parts: PartStore, directory: str, user: str | None = None
+) -> Iterator[Unfinished]:
+    """Give the unfinished files that are to be published in ``directory``, one look at each.
+
+    Those of ``user`` alone, if there is one (a worker).
+    """
+    for part, in_use in parts.parts():
+        theirs = user is None or part.facts.user == user
+        if part.facts.directory == directory and theirs and not part.published:
+            yield Unfinished(part.facts, in_use, 0 if in_use else _claimed_bytes(output, part))
 
 
 def _claimed_bytes(output: Path, part: Part) -> int:
@@ -35,6 +39,15 @@ def _claimed_bytes(output: Path, part: Part) -> int:
     except (OSError, ValueError):  # it may be gone by now
         return 0
     return min(part.facts.size, blocks * part.facts.block_size)
+
+
+def resting_uploads_of(output: Path, parts: PartStore, user: str) -> list[Unfinished]:
+    """Return the unfinished uploads of ``user`` that rest (a worker)."""
+    return [
+        Unfinished(part.facts, False, _claimed_bytes(output, part))
+        for part, in_use in parts.parts()
+        if not in_use and part.facts.user == user and part.facts.is_upload and not part.published
+    ]
 
 
 def resting_uploads(parts: PartStore, user: str, upload: str) -> list[Part]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Sequence
 from urllib.parse import quote
 
 from lft.server.admission import Admission
@@ -18,6 +19,7 @@ from lft.store.unfinished import unfinished_in
 from lft.web.fields import content_disposition, original_name, repr_digest
 from lft.web.folders import (
     MOST_LISTED,
+    STEP,
     AbsentError,
     Entry,
     Listing,
@@ -49,6 +51,7 @@ _HARMLESS: tuple[Field, ...] = (
 )
 
 _SUMS = (".md5", ".sha256")  # what is beside a directory that was received as one
+_Told = List[Dict[str, Any]]  # as JSON has it
 # Gives, for paths below the output directory, what the history knows of those that it knows.
 Known = Callable[[Sequence[str]], Mapping[str, Outcome]]
 
@@ -113,22 +116,25 @@ class Files:
             start = partial(
                 Listing, after=query.get("after", ""), limit=limit, order=order, wanted=judge
             )
-            return _Listed(self._root, parts, start, partial(self._answer, request, query, parts))
+            first = not query.get("after")  # the page with what is unfinished on it
+            unfinished = self._unfinished(request.caller, "/".join(parts)) if first else None
+            answer = partial(self._answer, query, parts)
+            return _Listed(self._root, parts, start, unfinished, answer)
         except (AbsentError, FileNotFoundError):
             raise not_found() from None
         except ValueError as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, str(error)) from None
 
     def _answer(
-        self, request: Request, query: Mapping[str, str], parts: Sequence[str], found: Page
+        self, query: Mapping[str, str], parts: Sequence[str], found: Page, unfinished: _Told | None
     ) -> Response:
         """Answer with a page."""
         places = ["/".join((*parts, entry.name)) for entry in found.entries]
         known = self._known(places)
         entries = [_told(one, place, known.get(place)) for one, place in zip(found.entries, places)]
         page: dict[str, Any] = {"dir": "/".join(parts), "entries": entries, "next": found.next}
-        if not query.get("after"):
-            page["unfinished"] = self._unfinished(request.caller, page["dir"])
+        if unfinished is not None:
+            page["unfinished"] = sorted(unfinished, key=lambda one: (one["name"], one["received"]))
         return json_response(page, fields=_links(page, query))
 
     def _check(self, reach: Reach, parts: Sequence[str]) -> None:
@@ -158,20 +164,19 @@ class Files:
         own = {place for place, one in known.items() if one.user == sender}
         return {name for name, directory in of.items() if name in own or directory in own}
 
-    def _unfinished(self, caller: Caller, directory: str) -> list[dict[str, Any]]:
-        """Return what is on its way to a directory, or waits for its client to go on."""
+    def _unfinished(self, caller: Caller, directory: str) -> Iterator[dict[str, Any]]:
+        """Give what is on its way to a directory, or waits for its client to go on."""
         moving = {one.facts.saved_as: one.verified_bytes for one in self._admission.active()}
-        found = []
-        for facts, in_use, claimed in unfinished_in(self._output, self._parts, directory):
-            if facts.user == caller.user or caller.may("read-all"):
-                own = facts.user == caller.user and facts.is_upload
-                found.append({
-                    "name": facts.name, "size": facts.size, "user": facts.user,
-                    "received": moving.get(facts.saved_as, 0) if in_use else claimed,
-                    "state": "arriving" if in_use else "resting",
-                    "upload": facts.head if own else None,
-                })  # fmt: skip
-        return sorted(found, key=lambda one: (one["name"], one["received"]))
+        user = None if caller.may("read-all") else caller.user
+        found = unfinished_in(self._output, self._parts, directory, user)
+        for facts, in_use, claimed in found:
+            own = facts.user == caller.user and facts.is_upload
+            yield {
+                "name": facts.name, "size": facts.size, "user": facts.user,
+                "received": moving.get(facts.saved_as, 0) if in_use else claimed,
+                "state": "arriving" if in_use else "resting",
+                "upload": facts.head if own else None,
+            }  # fmt: skip
 
     # -- sending
 
@@ -208,7 +213,8 @@ class _Listed(Intake):
         root: int,
         parts: Sequence[str],
         start: Callable[[int], Listing],
-        answer: Callable[[Page], Response],
+        unfinished: Iterator[dict[str, Any]] | None,
+        answer: Callable[[Page, _Told | None], Response],
     ) -> None:
         """Raises ``AbsentError``, ``ValueError`` and ``OSError``."""
         self._held = contextlib.ExitStack()
@@ -218,6 +224,9 @@ class _Listed(Intake):
             self._held.close()
             raise
         self._held.callback(self._listing.close)
+        self._page: Page | None = None
+        self._unfinished = unfinished  # it is looked at behind the page
+        self._found: _Told = []
         self._answer = answer
 
     def room(self) -> memoryview:
@@ -229,10 +238,20 @@ class _Listed(Intake):
 
     def finish(self) -> Response:
         """Go a step further, ``Later`` again if there are more; answer behind the last."""
-        page = self._listing.go_on()
-        if page is None:
+        if self._page is None:
+            self._page = self._listing.go_on()
+        if self._page is None or self._has_more_unfinished():
             raise Later(_NEXT_STEP, counted=False)
-        return self._answer(page)
+        return self._answer(self._page, None if self._unfinished is None else self._found)
+
+    def _has_more_unfinished(self) -> bool:
+        """Look at some of what is unfinished; return whether there is more."""
+        until = time.monotonic() + STEP
+        for one in self._unfinished or ():
+            self._found.append(one)
+            if time.monotonic() >= until:
+                return True
+        return False
 
     def abandon(self) -> None:
         self._held.close()

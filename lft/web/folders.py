@@ -111,7 +111,7 @@ class Entry(NamedTuple):
     modified: int  # nanoseconds since 1970
 
 
-_STEP = 0.004  # seconds of a step: so long others may have to wait for the worker
+STEP = 0.004  # seconds of a step: so long others may have to wait for the worker
 _TOGETHER = 100  # entries between two looks at the clock
 _JUDGED_TOGETHER = 500  # names that the history is asked about at once
 Wanted = Callable[[List[str]], Set[str]]
@@ -177,7 +177,7 @@ class Listing:
 
     def go_on(self) -> Page | None:
         """Look at some more entries; return the page once that were all. Raises ``OSError``."""
-        until = time.monotonic() + _STEP
+        until = time.monotonic() + STEP
         while time.monotonic() < until:
             some = list(itertools.islice(self._listed, _TOGETHER))
             self._found += filter(self._may_be_of_page, self._places(some))

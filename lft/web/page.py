@@ -21,6 +21,7 @@ _TABLE = {
     "/page/words.js": ("words.js", _SCRIPT),
     "/page/elements.js": ("elements.js", _SCRIPT),
     "/page/scram.js": ("scram.js", _SCRIPT),
+    "/page/sha256.js": ("sha256.js", _SCRIPT),
     "/page/upload.js": ("upload.js", _SCRIPT),
     "/page/page.js": ("page.js", _SCRIPT),
 }

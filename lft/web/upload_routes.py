@@ -14,7 +14,7 @@ from lft.store.history import Proof
 from lft.web.fields import repr_digest
 from lft.web.problem import CHECKSUM_MISMATCH, Field, HttpError
 from lft.web.request import Caller, Intake, Request
-from lft.web.response import Response, http_date
+from lft.web.response import Response, http_date, json_response
 from lft.web.router import Need, Route, Takes
 from lft.web.tus import (
     ALGORITHMS,
@@ -50,6 +50,7 @@ class UploadRoutes:
         one = PLACE + "/{id}"
         return [
             Route("OPTIONS", PLACE, self.tell_options, Need.NOTHING),
+            Route("GET", PLACE, self.list),
             Route("POST", PLACE, self.create, takes=Takes.STREAM),
             Route("OPTIONS", one, self.tell_options, Need.NOTHING),
             Route("HEAD", one, self.tell_offset),
@@ -66,6 +67,18 @@ class UploadRoutes:
         if self._max_file_size is not None:
             fields.append(("Tus-Max-Size", str(self._max_file_size)))
         return Response(HTTPStatus.NO_CONTENT, fields)
+
+    def list(self, request: Request) -> Response:
+        """List the user's uploads that are not finished."""
+        request.query()
+        told = [
+            {
+                "id": one.id, "href": f"{PLACE}/{one.id}", "name": one.name, "size": one.size,
+                "received": one.received, "state": "arriving" if one.arriving else "resting",
+            }
+            for one in self._uploads.begun_by(request.caller.user)
+        ]  # fmt: skip
+        return json_response({"uploads": told})
 
     def create(self, request: Request) -> Intake:
         """Begin an upload; a body with its first bytes may come along."""
@@ -90,7 +103,10 @@ class UploadRoutes:
         upload = self._open(request)
         self._uploads.take_over(upload, request)
         upload.wait_for(Stage.READY, Stage.WHOLE, Stage.DONE)
-        fields = [*_state(upload), ("Upload-Length", str(upload.size))]
+        with upload.work(request):
+            fields = [*_state(upload), ("Upload-Length", str(upload.size))]
+            if upload.stage is Stage.READY:
+                fields.append(_digest(upload, self._uploads.digest_so_far(upload)))
         if upload.notes.metadata:
             fields.append(("Upload-Metadata", upload.notes.metadata))
         if upload.stage is Stage.DONE:
@@ -236,6 +252,11 @@ def _state(upload: Upload) -> list[Field]:
     return [_RESUMABLE, ("Upload-Offset", str(upload.offset)), ("Upload-Expires", expires)]
 
 
+def _digest(upload: Upload, digest: str) -> Field:
+    """Say the digest of the bytes up to the offset."""
+    return ("LFT-Digest", f"{upload.algorithm} {digest}")
+
+
 def _verdict(upload: Upload) -> list[Field]:
     """Say what the file is called, and what shows that it is right.
 
@@ -247,8 +268,7 @@ def _verdict(upload: Upload) -> list[Field]:
     word = "INTEGRITY_OK" if proof is Proof.CLIENT_DIGEST else "STORED"
     fields = [
         ("LFT-Verdict", word), ("LFT-Proof", proof.value),
-        ("LFT-Saved-As", quote(receipt.saved_as)),
-        ("LFT-Digest", f"{upload.algorithm} {receipt.digest}"),
+        ("LFT-Saved-As", quote(receipt.saved_as)), _digest(upload, receipt.digest),
     ]  # fmt: skip
     if upload.algorithm == "sha256":
         fields.append(("Repr-Digest", repr_digest(receipt.digest)))

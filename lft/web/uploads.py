@@ -26,9 +26,10 @@ from lft.server.sessions import Correspondent, Session
 from lft.server.transfer import Transfer
 from lft.server.verification import Verification
 from lft.store.history import TUS, Proof
+from lft.store.journal import Facts
 from lft.store.part import Part
 from lft.store.partstore import PartStore
-from lft.store.unfinished import resting_uploads
+from lft.store.unfinished import resting_uploads, resting_uploads_of
 from lft.store.upload_notes import UploadNotes
 from lft.web.problem import HttpError, not_found
 from lft.web.request import Later
@@ -76,6 +77,16 @@ class Sender(NamedTuple):
     rights: Rights
     bucket: TokenBucket | None
     address: str
+
+
+class Begun(NamedTuple):
+    """An upload that is not finished, for its user to look at."""
+
+    id: str
+    name: str
+    size: int
+    received: int  # bytes, about
+    arriving: bool  # whether a client is sending it
 
 
 class Stage(enum.Enum):
@@ -134,6 +145,14 @@ class Upload(Correspondent):
     def offset(self) -> int:
         """The bytes that are here and count; all of them once the file is whole."""
         return self.transfer.offset if self.stage is Stage.READY else self.size
+
+    @property
+    def as_begun(self) -> Begun:
+        """What there is of one that waits or is on its way; any thread."""
+        transfer = self._transfer
+        received = transfer.offset if transfer else 0
+        arriving = transfer is not None and transfer.idle_for < config.UPLOAD_RESTS_AFTER
+        return Begun(self.id, self.name, self.size, received, arriving)
 
     @property
     def proof(self) -> Proof:
@@ -295,10 +314,29 @@ class Uploads:
             return upload
         return self._open_again(sender, self._find_part(sender.user, upload_id))
 
-    def _find_part(self, user: str, upload_id: str) -> Part:
-        if not self._parts.knows(lambda facts: facts.head == upload_id):
-            self._parts.look_first(lambda facts: facts.head == upload_id)
+    def begun_by(self, user: str) -> list[Begun]:
+        """Return a user's unfinished uploads, also those that only the store knows, by name."""
+        self._await_store(lambda facts: facts.user == user)
+        rest = resting_uploads_of(self._output, self._parts, user)
+        begun = {
+            facts.head: Begun(facts.head, facts.name, facts.size, claimed, False)
+            for facts, _, claimed in rest
+        }
+        with self._lock:
+            live = [one for one in self._live.values() if one.session.user == user]
+        begun.update(
+            (one.id, one.as_begun) for one in live if one.stage in (Stage.OPENING, Stage.READY)
+        )
+        return sorted(begun.values(), key=lambda one: (one.name, one.id))
+
+    def _await_store(self, of: Callable[[Facts], bool]) -> None:
+        """Raise ``Later`` until the store knows what an earlier run left ``of`` something."""
+        if not self._parts.knows(of):
+            self._parts.look_first(of)
             raise Later(_AGAIN)  # the server has just started
+
+    def _find_part(self, user: str, upload_id: str) -> Part:
+        self._await_store(lambda facts: facts.head == upload_id)
         resting = resting_uploads(self._parts, user, upload_id)
         if not resting:
             raise not_found()
@@ -370,6 +408,15 @@ class Uploads:
         with upload.work(writer):
             if upload.writing:
                 self.end_writing(upload)
+
+    def digest_so_far(self, upload: Upload) -> str:
+        """Return the digest of what is here of an upload that is ready, in hexadecimal.
+
+        Its request works with it. Raises ``HttpError``.
+        """
+        found: list[str] = []
+        self._do(upload, lambda transfer: found.append(transfer.digest_so_far()))
+        return found[0]
 
     def begin_writing(self, upload: Upload, *, held: bool) -> None:
         """Begin a PATCH. Raises ``HttpError``."""

@@ -5,34 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
-from tests.support.files import md5, random_file, received
+from config import BLOCK_SIZE
+from tests.support.files import md5, part_files, random_file, received
 from tests.support.processes import ServerProcess, StartServer
 from tests.support.tus import USER1
+from tests.support.uploaders import (
+    PIECE,
+    Uploader,
+    finish,
+    install_tus_js_client,
+    tus_js_client,
+    tuspy,
+)
 from tests.support.waiting import PATIENCE, eventually
 
 LOGIN = USER1["Authorization"]
 SIZE = 3 * 1024 * 1024
-
-TUSPY = """
-import sys
-from tusclient.client import TusClient
-from tusclient.storage.filestorage import FileStorage
-
-url, login, path, storage, options = sys.argv[1:]
-client = TusClient(url, headers={"Authorization": login})
-uploader = client.uploader(
-    path, chunk_size=400_000, store_url=True, url_storage=FileStorage(storage),
-    metadata={"filename": "sent.bin"}, **eval(options),
-)
-uploader.upload()
-print(uploader.offset)
-"""
 
 
 class Website:
@@ -56,27 +49,15 @@ class Website:
     def publish(self, folder: Path) -> tuple[str, Path]:
         """Put a file where it can be fetched by tuspy; return its URL and the file."""
         source = random_file(folder / "source.bin", SIZE)
-        self.upload(source, folder / "storage")
+        assert finish(self.begin(tuspy(), source)) == (0, SIZE)
         (path,) = received(self.server.output)
         return f"{self.url}/files/{path.name}", source
 
-    def upload(self, source: Path, storage: Path, options: str = "{}") -> None:
-        """Send a file by tuspy."""
-        assert finish(self.begin_upload(source, storage, options)) == f"{source.stat().st_size}\n"
-
-    def begin_upload(
-        self, source: Path, storage: Path, options: str = "{}"
-    ) -> subprocess.Popen[str]:
-        """Begin to send a file by tuspy."""
-        command = [sys.executable, "-c", TUSPY, f"{self.url}/uploads", LOGIN, source, storage]
-        return subprocess.Popen([*map(str, command), options], stdout=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for the end of a client that succeeds; return what it says."""
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0
-    return said
+    def begin(self, uploader: Uploader, source: Path) -> subprocess.Popen[str]:
+        """Begin to send a file, or go on; beside it is kept where it goes."""
+        storage = source.with_name(source.name + ".places")
+        command = uploader(f"{self.url}/uploads", LOGIN, str(source), str(storage))
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(name="site")
@@ -130,32 +111,68 @@ def test_a_download_in_four_parts_at_once_is_right(site: Website, tmp_path: Path
     assert site.server.log.count(": 206") >= 2
 
 
+@pytest.fixture(scope="session")
+def npm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where tus-js-client is installed."""
+    folder = tmp_path_factory.mktemp("npm")
+    install_tus_js_client(folder)
+    return folder
+
+
 @pytest.mark.parametrize("options", ["{}", "{'upload_checksum': True}"])
-def test_an_upload_whose_client_was_killed_goes_on(
+def test_an_upload_whose_tuspy_was_killed_goes_on(
     site: Website, tmp_path: Path, options: str
 ) -> None:
     """The same command again sends what was missing."""
+    goes_on_after_a_kill(site, tmp_path, tuspy(options))
+
+
+@pytest.mark.parametrize("most", [PIECE, "Infinity"])
+def test_an_upload_whose_tus_js_client_was_killed_goes_on(
+    site: Website, tmp_path: Path, npm: Path, most: str
+) -> None:
+    """The same command again sends what was missing; in pieces, or all of it in one request."""
+    goes_on_after_a_kill(site, tmp_path, tus_js_client(npm, most))
+
+
+def goes_on_after_a_kill(site: Website, folder: Path, uploader: Uploader) -> None:
+    """Kill a client in the middle of an upload, and start it again."""
     server = site.start("--limit", "3M")
-    source, storage = random_file(tmp_path / "source.bin", SIZE), tmp_path / "storage"
-    process = site.begin_upload(source, storage, options)
+    source = random_file(folder / "source.bin", SIZE)
+    process = site.begin(uploader, source)
     eventually(lambda: claimed(server) > 5 * 36)
     process.kill()
     process.communicate()
-    site.upload(source, storage, options)
+    assert received(server.output) == []
+    first, last = finish(site.begin(uploader, source))
+    assert (first >= 5 * BLOCK_SIZE, last) == (True, SIZE)
     (path,) = received(server.output)
     assert md5(path) == md5(source)
+    assert len(part_files(server.output)) <= 1  # it was one upload
 
 
-def test_an_upload_outlives_a_kill_of_the_server(site: Website, tmp_path: Path) -> None:
-    """The client asks the new one for the offset and goes on; nothing is there twice."""
+def test_tuspy_outlives_a_kill_of_the_server(site: Website, tmp_path: Path) -> None:
+    """It asks the new one for the offset and goes on; nothing is there twice."""
+    outlives_a_kill(site, tmp_path, tuspy("{'retries': 60, 'retry_delay': 0.5}"))
+
+
+def test_tus_js_client_outlives_a_kill_of_the_server(
+    site: Website, tmp_path: Path, npm: Path
+) -> None:
+    """As tuspy does."""
+    outlives_a_kill(site, tmp_path, tus_js_client(npm))
+
+
+def outlives_a_kill(site: Website, folder: Path, uploader: Uploader) -> None:
+    """Kill the server in the middle of an upload, and start another."""
     server = site.start("--limit", "3M")
-    source, storage = random_file(tmp_path / "source.bin", SIZE), tmp_path / "storage"
-    process = site.begin_upload(source, storage, "{'retries': 60, 'retry_delay': 0.5}")
+    source = random_file(folder / "source.bin", SIZE)
+    process = site.begin(uploader, source)
     eventually(lambda: claimed(server) > 5 * 36)
     os.kill(server.process.pid, signal.SIGKILL)
     server.stop()
     server = site.start()
-    assert finish(process) == f"{SIZE}\n"
+    assert finish(process) == (0, SIZE)
     (path,) = received(server.output)
     assert md5(path) == md5(source)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 from typing import Iterator
 
@@ -13,12 +14,15 @@ from client import send_files
 from lft.accounts.account import Accounts, Credential
 from lft.store.database import Database
 from lft.store.history import RECEIVED, Outcome
+from lft.store.journal import Journal
+from lft.store.paths import PARTIAL
 from lft.web.fields import repr_digest
 from tests.support.files import received
 from tests.support.local import ServerThread, StartLocal
+from tests.support.partfiles import leave_part
 from tests.support.tus import Tus
 from tests.support.waiting import eventually
-from tests.support.web import ADMIN, Answer, Browser, basic, web_port
+from tests.support.web import ADMIN, Answer, Browser, basic, request, web_port
 
 WEB = ("localhost", 0)
 FILES = "/api/v1/files"
@@ -339,6 +343,31 @@ def test_unfinished_files_are_listed_apart(site: ServerThread, browser: Browser)
     assert place.endswith(one["upload"])
     (seen,) = browser.get(FILES, ADMIN).json()["unfinished"]
     assert (seen["user"], seen["upload"]) == ("user1", None)
+
+
+def test_unfinished_files_are_looked_at_in_short_steps(
+    start_local: StartLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow disk the only worker has time for others between two of them."""
+    output, number, looked = tmp_path / "output", 50, []
+    (output / PARTIAL).mkdir(parents=True)
+    for unique in range(number):
+        leave_part(output, unique=str(unique), name=f"{unique}.bin")
+
+    def count(journal: Journal) -> int:
+        looked.append(journal)
+        time.sleep(0.02)
+        return 1
+
+    monkeypatch.setattr(Journal, "count", count)
+    site = start_local(http=WEB, workers=1, output=output)
+    eventually(lambda: site.server.parts.scanned)
+    with Browser(web_port(site)) as browser, Browser(web_port(site)) as other:
+        browser.send(request("GET", FILES, ADMIN))
+        eventually(lambda: looked)
+        assert other.get("/healthz").status == 200
+        assert len(looked) < number
+        assert len(browser.answer().json()["unfinished"]) == number
 
 
 def test_get_changes_nothing(sent: Path, browser: Browser) -> None:

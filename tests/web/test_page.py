@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -171,8 +172,13 @@ def test_a_browser_that_wants_portuguese_gets_it(chromium: Chromium, site: Serve
         log_in(page)
         expect(page.locator("nav")).to_contain_text("Painel")
         words = page.evaluate("""() => [...document.querySelectorAll("[data-word]")]
-            .filter((one) => !(one.dataset.word in PORTUGUESE)).map((one) => one.dataset.word)""")
-        assert words == []
+            .map((one) => one.dataset.word)""")
+        scripts = (ROOT / "lft" / "web" / "page").glob("*.js")
+        words += [
+            word for one in scripts for word in re.findall(r'say\("(.+?)"\)', one.read_text())
+        ]
+        assert len(words) > 40
+        assert page.evaluate("words => words.filter((one) => !(one in PORTUGUESE))", words) == []
 
 
 def test_the_history_shows_what_is_asked_for(

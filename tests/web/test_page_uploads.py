@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,15 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, Route, expect
 
+import config
 from config import KB, MB
 from lft.accounts.account import Accounts, Credential
-from tests.support.files import md5, random_file, received
+from tests.support.files import md5, part_files, random_file, received
 from tests.support.local import ServerThread, StartLocal
 from tests.support.pages import address_of, fresh_page, log_in
+from tests.support.tus import UPLOADS, Tus
+from tests.support.waiting import eventually
+from tests.support.web import ADMIN, Browser, web_port
 
 WEB = ("localhost", 0)
 
@@ -62,6 +67,7 @@ def test_several_files_arrive_each_piece_checked(
         item = upload.locator("#uploads li", has_text=source.name)
         expect(item).to_contain_text(sha256(source))
         expect(item).to_contain_text("each piece checked")
+        expect(item.get_by_role("button", name="Copy digest", exact=True)).to_be_visible()
     assert sorted(map(md5, received(site.output))) == sorted(map(md5, sources))
 
 
@@ -73,12 +79,115 @@ def test_after_a_reload_the_same_file_goes_on(
     send_up_to(upload, source, piece=3)
     upload.reload()
     upload.unroute("**/api/v1/uploads/*")
-    expect(upload.locator("#uploads")).to_contain_text("choose the file again")
+    expect(upload.locator("#left")).to_contain_text("choose the file again")
     with upload.expect_request(lambda request: request.method == "PATCH") as first:
         upload.set_input_files("#choose", source)
     assert int(first.value.headers["upload-offset"]) > 0
     expect(upload.locator("#uploads")).to_contain_text(sha256(source))
     assert [md5(path) for path in received(site.output)] == [md5(source)]
+
+
+def hold(page: Page, method: str) -> None:
+    """Let requests of uploads with ``method`` wait for ever."""
+    page.route(
+        "**/api/v1/uploads/*",
+        lambda route: None if route.request.method == method else route.continue_(),
+    )
+
+
+def begin_elsewhere(site: ServerThread, source: Path, size: int) -> str:
+    """Send the first bytes of a file from another client; return its place once that has left."""
+    with Browser(web_port(site)) as other:
+        tus = Tus(other, ADMIN)
+        place = tus.create(source.stat().st_size, source.name)
+        tus.patch(place, 0, source.read_bytes()[:size])
+        eventually(lambda: other.get(UPLOADS, ADMIN).json()["uploads"][0]["state"] == "resting")
+    return place
+
+
+def test_an_upload_that_was_begun_elsewhere_goes_on(
+    page: Page, site: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page lists it; the file, chosen here, is compared with what is there, and goes on."""
+    monkeypatch.setattr(config, "UPLOAD_RESTS_AFTER", 0.0)
+    source = random_file(tmp_path / "x.bin", 3 * MB)
+    begin_elsewhere(site, source, 2_500_000)
+    page.click("a[href='#upload']")
+    expect(page.locator("#left li")).to_contain_text("2.5 MB / 3.1 MB · choose the file again")
+    assert Axe().run(page).violations_count == 0
+    with page.expect_request(lambda request: request.method == "PATCH") as first:
+        page.set_input_files("#choose", source)
+    assert first.value.headers["upload-offset"] == "2500000"
+    expect(page.locator("#uploads")).to_contain_text(sha256(source))
+    expect(page.locator("#begun")).to_be_hidden()
+    assert [md5(path) for path in received(site.output)] == [md5(source)]
+
+
+def test_another_file_of_the_same_name_and_size_goes_on_with_nothing(
+    page: Page, site: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte differs in what is there: it is sent from its start, and the other stays listed."""
+    monkeypatch.setattr(config, "UPLOAD_RESTS_AFTER", 0.0)
+    source = random_file(tmp_path / "x.bin", 3 * MB)
+    begin_elsewhere(site, source, 2_500_000)
+    changed = bytearray(source.read_bytes())
+    changed[2_499_999] ^= 1
+    source.write_bytes(changed)
+    page.click("a[href='#upload']")
+    page.set_input_files("#choose", source)
+    expect(page.locator("#uploads")).to_contain_text(sha256(source))
+    assert [md5(path) for path in received(site.output)] == [md5(source)]
+    expect(page.locator("#left li")).to_have_count(1)
+
+
+def test_an_upload_that_was_begun_elsewhere_is_cancelled(
+    page: Page, site: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the list alone: to cancel a file that is still compared with it leaves it there."""
+    monkeypatch.setattr(config, "UPLOAD_RESTS_AFTER", 0.0)
+    source = random_file(tmp_path / "x.bin", MB)
+    begin_elsewhere(site, source, 500_000)
+    page.click("a[href='#upload']")
+    cancel = page.get_by_role("button", name="Cancel: x.bin", exact=True)
+    hold(page, "HEAD")
+    with page.expect_request(lambda request: request.method == "HEAD"):
+        page.set_input_files("#choose", source)
+    page.locator("#uploads").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#uploads li")).to_have_count(0)
+    assert len(part_files(site.output)) == 1
+    cancel.click()
+    expect(page.locator("#begun")).to_be_hidden()
+    expect(page.locator("#choose")).to_be_focused()
+    assert part_files(site.output) == []
+
+
+def test_an_upload_that_another_client_sends_shows_how_far_it_is(
+    page: Page, site: ServerThread
+) -> None:
+    """It is not offered to go on; once it has arrived it is not listed any more."""
+    with Browser(web_port(site)) as other:
+        tus = Tus(other, ADMIN)
+        place = tus.create(2 * MB, "x.bin")
+        tus.begin_patch(place, 2 * MB, b"x" * MB)
+        page.click("a[href='#upload']")
+        expect(page.locator("#left li")).to_contain_text("1 MB / 2.1 MB · being sent elsewhere")
+        tus.browser.send(b"x" * MB)
+        assert tus.browser.answer("PATCH").status == 204
+        expect(page.locator("#begun")).to_be_hidden()
+
+
+def test_the_page_hashes_as_everyone_does(page: Page) -> None:
+    """Its own SHA-256, at each end of a block, in two pieces."""
+    data = os.urandom(200)
+    script = """([bytes, sizes]) => sizes.map((size) => {
+        const hash = new Sha256(), data = Uint8Array.from(bytes.slice(0, size));
+        hash.update(data.subarray(0, size >> 1));
+        hash.update(data.subarray(size >> 1));
+        return hash.hex();
+    })"""
+    sizes = [*range(200)]
+    expected = [hashlib.sha256(data[:size]).hexdigest() for size in sizes]
+    assert page.evaluate(script, [[*data], sizes]) == expected
 
 
 def test_a_paused_upload_goes_on_where_it_was(
@@ -87,8 +196,9 @@ def test_a_paused_upload_goes_on_where_it_was(
     """By the same button, which keeps the focus."""
     source = random_file(tmp_path / "x.bin", 2 * MB)
     send_up_to(upload, source, piece=2)
-    upload.get_by_role("button", name="pause: x.bin").click()
+    upload.get_by_role("button", name="Pause: x.bin", exact=True).click()
     expect(upload.locator("#uploads")).to_contain_text("paused")
+    expect(upload.get_by_role("button", name="Go on: x.bin", exact=True)).to_be_focused()
     upload.unroute("**/api/v1/uploads/*")
     with upload.expect_request(lambda request: request.method == "PATCH") as first:
         upload.keyboard.press("Enter")
@@ -138,7 +248,9 @@ def test_a_refused_file_shows_why(
         log_in(page, "ann", "secret")
         page.set_input_files("#choose", [large, small])
         expect(page.locator("#uploads li", has_text="<b>large.bin")).to_contain_text("quota")
-        expect(page.get_by_role("button", name="try again: <b>large.bin")).to_be_visible()
+        expect(
+            page.get_by_role("button", name="Try again: <b>large.bin", exact=True)
+        ).to_be_visible()
         expect(page.locator("#uploads li", has_text="small.bin")).to_contain_text(sha256(small))
         assert page.locator("#uploads b").count() == 0
         assert Axe().run(page).violations_count == 0
@@ -152,7 +264,7 @@ def test_a_cancelled_upload_leaves_nothing(
     source = random_file(tmp_path / "x.bin", 2 * MB)
     send_up_to(upload, source, piece=2)
     with upload.expect_response(lambda answer: answer.request.method == "DELETE") as deleted:
-        upload.get_by_role("button", name="cancel: x.bin").click()
+        upload.get_by_role("button", name="Cancel: x.bin", exact=True).click()
     assert deleted.value.status == 204
     expect(upload.locator("#uploads li")).to_have_count(0)
     upload.reload()

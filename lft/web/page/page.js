@@ -55,7 +55,7 @@
 
   // -- which part is shown
 
-  const parts = { dashboard: refresh, files: () => list(true), upload: async () => {}, history: () => past(true) };
+  const parts = { dashboard: refresh, files: () => list(true), upload: () => uploads.look(), history: () => past(true) };
   function show() {
     if (!user) return;
     const part = Object.hasOwn(parts, location.hash.slice(1)) ? location.hash.slice(1) : "dashboard";
@@ -139,9 +139,10 @@
       if (stream && stream.readyState === EventSource.CLOSED) retry = setTimeout(again, RETRY_MS);
     });
   }
-  // The history is written after its event; a reader of later pages keeps them.
+  // The history is written after its event; a reader of its later pages keeps them.
   function renew() {
     if (user && !$("history").hidden && !paged) attempt(() => past(true))();
+    if (user && !$("upload").hidden) attempt(uploads.look)();
   }
   // Asks whether the login still holds: an EventSource does not tell why it was refused.
   async function again() {
@@ -172,7 +173,7 @@
     if (one.digest) facts.push(`${one.algorithm} ${one.digest}`);
     item.append(make("small", facts.filter(Boolean).join(" · ")));
     if (one.digest && navigator.clipboard) {
-      item.append(button(say("copy digest"), attempt(() => navigator.clipboard.writeText(one.digest))));
+      item.append(button(say("Copy digest"), attempt(() => navigator.clipboard.writeText(one.digest))));
     }
     return item;
   }
@@ -189,7 +190,7 @@
     if (anew) {
       links = [];
       fill($("unfinished"), page.unfinished.map(unfinished));
-      const up = button(say("up"), () => open(page.dir.split("/").slice(0, -1).join("/")));
+      const up = button(say("Up"), () => open(page.dir.split("/").slice(0, -1).join("/")));
       $("folder").replaceChildren(`/${page.dir} `, ...(folder ? [up] : []));
       fill($("entries"), page.entries.map(entry));
     } else $("entries").append(...page.entries.map(entry));

@@ -1,11 +1,14 @@
 "use strict";
 // Uploads from the page: tus 1.0.0, in pieces whose SHA-256 the browser computes. What is unfinished is
-// remembered by name, size and time, so that after a reload the same file, chosen again, goes on.
+// remembered by name, size and time, so that after a reload the same file, chosen again, goes on. What
+// was begun elsewhere is listed by the server: a file of that name and size goes on with it, if it begins
+// with the bytes that are there.
 const uploads = (() => {
-  const PLACE = "/api/v1/uploads", AT_ONCE = 3, KB = 1024, LEAST = 256 * KB, MOST = 8192 * KB;
-  const QUICK_MS = 700, SLOW_MS = 3000, PAUSES_MS = [1000, 2000, 4000, 8000, 15000, 30000];
+  const PLACE = "/api/v1/uploads", AT_ONCE = 3, KB = 1024, LEAST = 256 * KB, MOST = 8192 * KB, HASHED = 1024 * KB;
+  const QUICK_MS = 700, SLOW_MS = 3000, PAUSES_MS = [1000, 2000, 4000, 8000, 15000, 30000], LOOK_MS = 2000;
   const PASSES = [408, 409, 423, 429, 460, 500, 502, 503, 504], GONE = [404, 410];
-  let user = null, onLogout = () => {}, all = [];
+  const SAID = { running: "being sent", waiting: "waits for others" }; // the others are called as they are
+  let user = null, onLogout = () => {}, all = [], again = 0, shown = "";
 
   // -- what this browser remembers
 
@@ -37,10 +40,13 @@ const uploads = (() => {
   // -- one upload
 
   class Upload {
-    constructor(file, place) {
+    constructor(file, place, begun) {
       this.file = file;
       this.key = keyOf(file);
       this.place = place; // of the upload at the server, once it is known
+      this.begun = begun; // gives what the server knows of uploads that were begun elsewhere
+      this.tried = []; // places of those that are of another file
+      this.unproven = false; // whether the place may be that of another file
       this.offset = 0;
       this.unsure = Boolean(place); // whether the server has to be asked for the offset
       this.piece = LEAST;
@@ -57,13 +63,13 @@ const uploads = (() => {
     show(reason = "") {
       const running = this.state === "running", size = this.file.size;
       this.bar.value = size ? this.offset : Number(this.state === "done");
-      const facts = [reason || say(this.state), `${bytes(this.offset)} / ${bytes(size)}`];
+      const facts = [reason || say(SAID[this.state] || this.state), `${bytes(this.offset)} / ${bytes(size)}`];
       const seconds = (performance.now() - this.began) / 1000, rate = (this.offset - this.from) / seconds;
-      if (running && rate > 0) facts.push(`${bytes(rate)}/s`, `${Math.ceil((size - this.offset) / rate)} s ${say("left")}`);
+      if (running && !reason && rate > 0) facts.push(`${bytes(rate)}/s`, `${Math.ceil((size - this.offset) / rate)} s ${say("left")}`);
       this.facts.textContent = facts.join(" · ");
       const begun = running || this.state === "waiting";
-      this.name(this.toggle, say(begun ? "pause" : this.state === "failed" ? "try again" : "go on"));
-      this.name(this.end, say("cancel"));
+      this.name(this.toggle, say(begun ? "Pause" : this.state === "failed" ? "Try again" : "Go on"));
+      this.name(this.end, say("Cancel"));
     }
     name(one, text) {
       one.textContent = text;
@@ -113,11 +119,41 @@ const uploads = (() => {
       this.began = performance.now();
     }
     async step(signal) {
-      if (!this.place) return this.create(signal);
+      if (!this.place) return this.find(signal);
       if (!this.unsure) return this.sendPiece(signal);
-      this.take(await send("HEAD", this.place, {}, undefined, signal));
-      this.unsure = false;
+      const answer = await send("HEAD", this.place, {}, undefined, signal);
+      if (this.unproven && !await this.begins(answer, signal)) {
+        said(this, say("another file than the unfinished one: sent from its start"));
+        return this.forget();
+      }
+      const proven = this.unproven;
+      this.unproven = this.unsure = false;
+      this.take(answer);
       this.measure();
+      if (!proven) return;
+      if (this.state === "running") remember(this.key, this.place);
+      look().catch(() => {});
+    }
+    // Takes an upload that may be of this file, or begins one.
+    async find(signal) {
+      const { name, size } = this.file, taken = [...this.tried, ...all.map((one) => one.place)];
+      const fits = (one) => one.name === name && one.size === size && one.state === "resting";
+      const found = (await this.begun()).find((one) => fits(one) && !taken.includes(one.href));
+      if (!found) return this.create(signal);
+      this.place = found.href;
+      this.tried.push(this.place);
+      this.unproven = this.unsure = true;
+    }
+    // Tells whether the file begins with the bytes that are at the server.
+    async begins(answer, signal) {
+      const end = Number(answer.get("Upload-Offset")), hash = new Sha256();
+      for (let at = 0; at < end; at += HASHED) {
+        hash.update(new Uint8Array(await this.file.slice(at, Math.min(at + HASHED, end)).arrayBuffer()));
+        this.offset = Math.min(at + HASHED, end);
+        this.show(say("comparing with what is there"));
+        signal.throwIfAborted();
+      }
+      return answer.get("LFT-Digest") === `sha256 ${hash.hex()}`;
     }
     async create(signal) {
       const name = base64(new TextEncoder().encode(this.file.name));
@@ -160,7 +196,7 @@ const uploads = (() => {
       const proof = say(answer.get("LFT-Proof") === "chunk-checksums" ? "each piece checked" : "stored");
       this.facts.textContent = [proof, bytes(this.file.size), saved, `${algorithm} ${digest}`].join(" · ");
       this.toggle.hidden = true;
-      const copy = button(say("copy digest"), () => navigator.clipboard.writeText(digest));
+      const copy = button(say("Copy digest"), () => navigator.clipboard.writeText(digest));
       this.end.replaceWith(copy);
       copy.hidden = !navigator.clipboard;
       said(this, say("arrived"));
@@ -173,10 +209,11 @@ const uploads = (() => {
     forget() {
       remember(this.key, null);
       this.place = null;
+      this.unproven = false;
       this.offset = 0;
     }
     async cancel() {
-      const { place } = this;
+      const place = this.unproven ? null : this.place; // an upload that may be of another file stays
       this.rest("paused");
       this.forget();
       all = all.filter((one) => one !== this);
@@ -205,15 +242,19 @@ const uploads = (() => {
 
   function add(files) {
     const kept = remembered();
+    let listed = null;
+    const begun = () => { // asked for once, as soon as one of the files needs it
+      if (!listed) (listed = list()).catch(() => { listed = null; });
+      return listed;
+    };
     for (const file of files) {
       const key = keyOf(file), twin = all.find((one) => one.key === key && one.state !== "done");
-      for (const item of $("uploads").querySelectorAll("[data-key]")) if (item.dataset.key === key) item.remove();
       if (twin) {
         twin.file = file;
         if (twin.state === "paused" || twin.state === "failed") twin.wait();
         continue;
       }
-      const upload = new Upload(file, kept[key]);
+      const upload = new Upload(file, kept[key], begun);
       all.push(upload);
       $("uploads").append(upload.item);
     }
@@ -240,31 +281,54 @@ const uploads = (() => {
   window.addEventListener("dragleave", () => $("drop").classList.remove("over"));
   window.addEventListener("drop", drop);
 
-  // -- those that an earlier visit left
+  // -- those that the server knows, and this page does not send
 
-  function left([key, place]) {
-    const [name, size] = JSON.parse(key);
-    const end = button(say("cancel"), async () => {
-      remember(key, null);
-      item.remove();
-      await giveUp(place);
+  async function list() {
+    const answer = await fetch(PLACE);
+    if (!answer.ok) throw await problemOf(answer);
+    return (await answer.json()).uploads;
+  }
+  async function look() {
+    clearTimeout(again);
+    try { showLeft(await list()); } catch (error) {
+      if (error.status === 401) return onLogout();
+      throw error;
+    }
+  }
+  function showLeft(begun) {
+    const own = all.filter((one) => one.state !== "done").map((one) => one.place);
+    const rest = begun.filter((one) => !own.includes(one.href)), text = JSON.stringify(rest);
+    if (text !== shown) $("left").replaceChildren(...rest.map(left));
+    shown = text;
+    $("begun").hidden = !rest.length;
+    const moves = rest.some((one) => one.state === "arriving");
+    if (moves && user && !$("upload").hidden && !document.hidden) again = setTimeout(() => look().catch(() => {}), LOOK_MS);
+  }
+  function left(one) {
+    const keys = Object.entries(remembered()).filter(([, place]) => place === one.href).map(([key]) => key);
+    const end = button(say("Cancel"), async () => {
+      for (const key of keys) remember(key, null);
+      $("choose").focus();
+      await giveUp(one.href);
+      look().catch(() => {});
     });
-    end.setAttribute("aria-label", `${say("cancel")}: ${name}`);
-    const item = make("li", "", make("strong", name), make("small", `${bytes(size)} · ${say("choose the file again to go on")}`), end);
-    item.dataset.key = key;
-    return item;
+    end.setAttribute("aria-label", `${say("Cancel")}: ${one.name}`);
+    const way = one.state === "arriving" && !keys.length ? say("being sent elsewhere") : say("choose the file again to go on");
+    const facts = make("small", `${bytes(one.received)} / ${bytes(one.size)} · ${way}`);
+    return make("li", "", make("strong", one.name), bar(one.received, one.size, one.name), facts, end);
   }
   function enter(name, logout) {
     user = name;
     onLogout = logout;
-    $("uploads").replaceChildren(...Object.entries(remembered()).map(left));
   }
   function leave() {
     for (const one of all) if (one.state !== "done") one.rest("paused");
     all = [];
     user = null;
+    clearTimeout(again);
     $("uploads").replaceChildren();
+    showLeft([]);
     $("uploadsaid").textContent = "";
   }
-  return { enter, leave };
+  return { enter, leave, look };
 })();

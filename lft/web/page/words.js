@@ -10,14 +10,18 @@ const PORTUGUESE = {
   "log in over https, or from this machine: this browser computes no proofs here":
     "entre por https ou a partir desta máquina: aqui o navegador não calcula provas",
   "nothing here": "nada aqui", "free": "livres", "left": "restantes", "position": "posição",
-  "peak": "máximo", "held up by": "limitado por", "copy digest": "copiar resumo", "up": "subir",
+  "peak": "máximo", "held up by": "limitado por", "Copy digest": "Copiar resumo", "Up": "Subir",
   "connection lost, trying again": "ligação perdida, a tentar de novo",
   received: "recebido", failed: "falhado", refused: "recusado", interrupted: "interrompido",
-  upload: "Enviar", choose: "Escolha ficheiros ou largue-os aqui", pause: "Pausa", cancel: "Cancelar",
-  "go on": "Continuar", "try again": "Tentar de novo", paused: "em pausa", done: "concluído",
+  upload: "Enviar", choose: "Escolha ficheiros ou largue-os aqui", Pause: "Pausa", Cancel: "Cancelar",
+  "Go on": "Continuar", "Try again": "Tentar de novo", paused: "em pausa", "being sent": "a enviar",
+  "waits for others": "à espera de outros",
   arrived: "chegou", "each piece checked": "cada parte verificada", stored: "guardado",
   "the file has changed: choose it again": "o ficheiro mudou: escolha-o de novo",
   "choose the file again to go on": "escolha o ficheiro de novo para continuar",
+  "another file than the unfinished one: sent from its start":
+    "outro ficheiro, não o inacabado: enviado desde o início",
+  "being sent elsewhere": "a ser enviado noutro lugar", "comparing with what is there": "a comparar com o que já chegou",
   "folders are sent with client.py, whole and as one": "as pastas enviam-se com client.py, inteiras e de uma vez",
   hashing: "cálculo do resumo", disk: "disco", limit: "limite",
 };
