@@ -252,7 +252,7 @@ class ClientSession:
             return True
         if self._unreadable or len(window) >= self._most or any(one.queued for one in window):
             return False
-        return sum(one.unread for one in window) <= config.ANNOUNCE_BELOW
+        return sum(one.unread for one in window if not one.read) <= config.ANNOUNCE_BELOW
 
     def _begin(self, delivery: Delivery, outcomes: Outcomes) -> None:
         """Announce a file; one that cannot be read is left until its turn comes."""
@@ -274,7 +274,8 @@ class ClientSession:
         self._desk.streams.check()
         message = self._hear()
         if message:
-            for one in [one for one in self._window.values() if one.file == _file_of(message)]:
+            number = getattr(message, "file", None)
+            for one in [one for one in self._window.values() if one.file == number]:
                 self._step(one, outcomes, message)
         if not self._coordinator.unsent:
             self._desk.stirred.extend(one for one in self._window.values() if one.listing)
@@ -350,10 +351,6 @@ class ClientSession:
         if isinstance(message, Ping) and not coordinator.unsent:  # one unsent answer is enough
             coordinator.send(numbered(Pong(), message.file))
         return message
-
-
-def _file_of(message: Message) -> int | None:
-    return getattr(message, "file", None)
 
 
 # --- the command line ---------------------------------------------------------------------------

@@ -85,6 +85,7 @@ class Record:
 
     FIELDS: ClassVar[dict[str, Field]] = {}
     WANTED: ClassVar[set[str]] = set()  # the names of those that every record has
+    REQUIRED: ClassVar[set[str]] = set()  # the names of those that must be given
     __dataclass_fields__: ClassVar[Any] = _DataclassFields()
 
     def __init_subclass__(cls) -> None:
@@ -92,23 +93,25 @@ class Record:
         cls.FIELDS = {name: item if isinstance(item, Field) else unchecked(default=item)
                       for name, item in own}  # fmt: skip
         cls.WANTED = {name for name, item in cls.FIELDS.items() if item.default is not LEFT_OUT}
+        cls.REQUIRED = {name for name, item in cls.FIELDS.items() if item.required}
         for name in cls.FIELDS.keys() - cls.WANTED:
             setattr(cls, name, None)
 
     def __init__(self, *values: Any, **named: Any) -> None:
         """Take the values by position or by name. ``ValueError`` says which one is wrong."""
-        given = {**dict(zip(self.FIELDS, values)), **named}
+        fields = self.FIELDS
+        given = {**dict(zip(fields, values)), **named} if values else named
         twice = len(given) < len(values) + len(named)  # or there are more values than fields
-        missing = {key for key, item in self.FIELDS.items() if item.required} - given.keys()
-        if twice or missing or given.keys() - self.FIELDS.keys():
-            raise TypeError(f"{type(self).__name__} takes {', '.join(self.FIELDS) or 'nothing'}")
-        for name, item in self.FIELDS.items():
-            value = given.get(name, item.default)
+        if twice or not self.REQUIRED <= given.keys() <= fields.keys():
+            raise TypeError(f"{type(self).__name__} takes {', '.join(fields) or 'nothing'}")
+        own = vars(self)
+        for name, (accepts, wants, default, _) in fields.items():
+            value = given.get(name, default)
             if value is LEFT_OUT:
                 continue
-            if not item.accepts(value):
-                raise ValueError(f"{name} must be {item.wants}")
-            vars(self)[name] = value
+            if not accepts(value):
+                raise ValueError(f"{name} must be {wants}")
+            own[name] = value
 
     def __setattr__(self, name: str, _: object) -> None:
         _refuse(f"cannot assign to field {name!r}")

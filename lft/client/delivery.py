@@ -92,8 +92,8 @@ class Desk:
 
     def may_read(self, delivery: Delivery) -> bool:
         """Whether it is the turn of this file to be read: all before it are, or nearly."""
-        before = (one.unread for one in self.window.values() if one.index < delivery.index)
-        return sum(before) <= config.READ_BESIDE
+        before = (one for one in self.window.values() if one.index < delivery.index)
+        return sum(one.unread for one in before if not one.read) <= config.READ_BESIDE
 
     def stir_waiting(self) -> None:
         """Have main look at those that wait for their turn to be read."""
@@ -136,6 +136,7 @@ class Delivery:
         self.queued = False  # whether it waits for its turn on the server
         self.waiting = False  # whether it waits to be read
         self.listing = False  # whether more is to be said of a directory once there is room
+        self.read = False  # whether all of it has been read
         self.upload: Upload | None = None  # once the server is ready for it
         self.path = path
         self._desk = desk
@@ -226,7 +227,7 @@ class Delivery:
                 if not self._course.skips:
                     raise
                 self._course.stop_skipping()
-            self.upload = None
+            self.upload, self.read = None, False
             self._begin_progress(source)
 
     def _announce(self, source: Input) -> Steps[Upload]:
@@ -389,7 +390,11 @@ class Delivery:
         message: Message | None = None
         while True:
             upload.check()
-            told = self._tell_complete(upload, told)
+            if upload.all_hashed:
+                if not self.read:
+                    self._desk.stir_waiting()
+                self.read = upload.source.sized
+                told = self._tell_complete(upload, told)
             if message or told is not Told.DELIVERED:
                 watch.note_sign()
             if isinstance(message, Missing) and message.transfer == upload.number:
@@ -433,9 +438,6 @@ class Delivery:
 
     def _tell_complete(self, upload: Upload, told: Told) -> Told:
         """Say that all is read, or delivered, once: the sooner, the sooner there is a verdict."""
-        if not upload.all_hashed:
-            return told
-        self._desk.stir_waiting()
         if upload.blocks.count < 2 and not (upload.delivered or self._desk.link.far):
             return told  # that it has been delivered is known as soon
         state = Told.DELIVERED if upload.delivered else Told.READ

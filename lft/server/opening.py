@@ -322,9 +322,9 @@ class Opener:
         there is found when it rests, and would stay beside the new one otherwise.
         """
         transfer, now = opening.transfer, time.monotonic()
-        same = [one for one in self.owners() if one.facts.key == transfer.facts.key]
-        own = [one for one in same if one.session is transfer.session]
-        given_up = (one for one in own if one.life.stage is Stage.ENDED)
+        own = [one for one in self.owners() if one.session is transfer.session]
+        ended = [one for one in own if one.life.stage is Stage.ENDED]
+        given_up = (one for one in ended if one.facts.key == transfer.facts.key)
         limit = self._settings.stall_timeout  # later a disk is stuck
         return any(now < opening.asked_at(one) + limit for one in given_up)
 

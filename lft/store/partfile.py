@@ -389,9 +389,10 @@ class PartFile(Part):
 
         The name goes first: other servers may take the file once it is closed.
         """
+        start = os.fspath(self._path.with_suffix(""))
         for suffix in SUFFIXES:
             try:
-                self._path.with_suffix(suffix).unlink()
+                os.unlink(start + suffix)
             except FileNotFoundError:
                 continue
             except OSError as error:  # no transfer must hang on it; a later look cleans up
