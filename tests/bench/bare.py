@@ -2,6 +2,7 @@
 
     python tests/bench/bare.py receive DIRECTORY    says its port, then takes one file after another
     python tests/bench/bare.py send FILE PORT       ends when the other side has the same MD5
+    python tests/bench/bare.py send FILE PORT sha256
 
 What it has in common with this pair: one thread that reads and hashes, four that send, each over a
 connection of its own; on the other side four that write, acknowledge, and hash in file order; the
@@ -33,8 +34,9 @@ RUN = BLOCKS * BLOCK
 STREAMS = 4
 BUFFERS = 8  # runs
 FLUSH_EVERY = 64 * 1024 * 1024
-_SIZE = struct.Struct("!Q")
-_HEADER = struct.Struct("!IQ80s")  # length and number of a run, running digests of its blocks
+_START = struct.Struct("!Q6s")  # size of the file, algorithm
+_DIGESTS = 160  # bytes for the running digests of the blocks of a run
+_HEADER = struct.Struct(f"!IQ{_DIGESTS}s")  # length and number of a run, then these
 
 
 def pages() -> memoryview:
@@ -48,19 +50,19 @@ def digest_run(running: hashlib._Hash, view: memoryview) -> bytes:
     for start in range(0, len(view), BLOCK):
         running.update(view[start : start + BLOCK])
         digests += running.digest()
-    return digests.ljust(80, b"\0")
+    return digests.ljust(_DIGESTS, b"\0")
 
 
 class Incoming:
     """A file that comes: the lock protects what waits to be hashed, and how much is unflushed."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, algorithm: str) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.posix_fallocate(self._file, 0, size)
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[memoryview, bytes]] = {}
         self._spare: list[memoryview] = []
-        self._hash = hashlib.md5()
+        self._hash = hashlib.new(algorithm)
         self._next = 0
         self._hashing = False
         self._unflushed = 0
@@ -110,7 +112,7 @@ class Incoming:
         return True
 
     def finish(self) -> bytes:
-        """Bring it to the disk; return its MD5."""
+        """Bring it to the disk; return its digest."""
         os.fdatasync(self._file)
         os.close(self._file)
         return self._hash.digest()
@@ -123,8 +125,8 @@ def receive(directory: Path) -> None:
         while True:
             control, _ = listener.accept()
             with control:
-                (size,) = _SIZE.unpack(control.recv(_SIZE.size, socket.MSG_WAITALL))
-                incoming = Incoming(directory / "file", size)
+                size, name = _START.unpack(control.recv(_START.size, socket.MSG_WAITALL))
+                incoming = Incoming(directory / "file", size, name.strip(b"\0").decode())
                 threads = [
                     threading.Thread(target=incoming.receive, args=(listener.accept()[0],))
                     for _ in range(STREAMS)
@@ -153,7 +155,7 @@ def send_runs(port: int, runs: queue.SimpleQueue[Any], free: queue.SimpleQueue[A
             continue  # acknowledgements
 
 
-def send(path: Path, port: int) -> int:
+def send(path: Path, port: int, algorithm: str = "md5") -> int:
     """Send one file; return the exit code."""
     runs: queue.SimpleQueue[Any] = queue.SimpleQueue()
     free: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -161,13 +163,13 @@ def send(path: Path, port: int) -> int:
         free.put(pages())
     with socket.create_connection((HOST, port)) as control, open(path, "rb", buffering=0) as file:
         size = path.stat().st_size
-        control.sendall(_SIZE.pack(size))
+        control.sendall(_START.pack(size, algorithm.encode()))
         threads = [
             threading.Thread(target=send_runs, args=(port, runs, free)) for _ in range(STREAMS)
         ]
         for thread in threads:
             thread.start()
-        running = hashlib.md5()
+        running = hashlib.new(algorithm)
         for index in range(-(-size // RUN)):
             buffer = free.get()
             view = buffer[: os.preadv(file.fileno(), [buffer], index * RUN)]
@@ -176,11 +178,12 @@ def send(path: Path, port: int) -> int:
             runs.put(None)
         for thread in threads:
             thread.join()
-        return int(control.recv(16, socket.MSG_WAITALL) != running.digest())
+        digest = running.digest()
+        return int(control.recv(len(digest), socket.MSG_WAITALL) != digest)
 
 
 if __name__ == "__main__":
-    what, where, *port = sys.argv[1:]
+    what, where, *more = sys.argv[1:]
     if what == "send":
-        sys.exit(send(Path(where), int(port[0])))
+        sys.exit(send(Path(where), int(more[0]), *more[1:]))
     receive(Path(where))

@@ -215,7 +215,10 @@ class Dd(Tool):
 class Bare(Tool):
     """Python's floor: the threads and the proof of this pair, and nothing of the rest."""
 
-    rows = (Row("bare", "Python's floor: MD5 of each block and end to end, durable"),)
+    rows = (
+        Row("bare", "Python's floor: MD5 of each block and end to end, durable"),
+        Row("bare-sha256", "the same with SHA-256", ("sha256",)),
+    )
 
     def start(self, stack: contextlib.ExitStack) -> None:
         """Start the receiving side."""
@@ -229,7 +232,7 @@ class Bare(Tool):
 
     def run(self, row: Row, source: Path) -> Run:
         """Send the file."""
-        command = [*BARE, "send", str(source), self.port]
+        command = [*BARE, "send", str(source), self.port, *row.options]
         return timed(command, self.log, source.stat().st_size)
 
 
