@@ -30,6 +30,7 @@ from lft.wire.connection import Connection
 from lft.wire.sockets import Waker
 from protocol import (
     AHEAD,
+    MAX_AHEAD,
     PACKED,
     SKIP,
     Cancel,
@@ -103,6 +104,15 @@ class Desk:
         """Have main look at ``delivery`` soon (any)."""
         self.stirred.append(delivery)
         self.waker.ring()
+
+    def confirm_in_time(self) -> None:
+        """Confirm verdicts before the server forgets that it waits for that.
+
+        It waits for as many as there may be files under way, when another file is announced. What
+        it has forgotten stays hidden beside the file for an hour, to give its verdict again.
+        """
+        if len(self._heard) + len(self.window) > MAX_AHEAD:
+            self.confirm()
 
     def confirm(self) -> None:
         """Tell the server which verdicts on numbered files have been read."""
@@ -276,6 +286,7 @@ class Delivery:
         while True:
             self._course.note_begun(can_go_on)  # first: the server may be faster than we come to it
             self.file = self._desk.next_number()
+            self._desk.confirm_in_time()
             self._desk.coordinator.send(numbered(start, self.file))
             try:
                 yield from self._list(source)

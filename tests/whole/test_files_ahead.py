@@ -94,6 +94,17 @@ def test_files_of_a_lost_session_arrive_once(
     check_all_arrived(local.output, files)
 
 
+def test_every_verdict_is_confirmed_before_the_server_forgets_it(
+    start_local: StartLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come at once: otherwise files would stay hidden, and not be taken again."""
+    for module in ("client", "lft.client.delivery", "lft.server.lifecycle"):
+        monkeypatch.setattr(f"{module}.MAX_AHEAD", 3)
+    local = start_local()
+    send_files(files_in(tmp_path, 60, 1 * KB), local.client(timeout=PATIENCE))
+    eventually(lambda: part_files(local.output) == [], "the second names to go")
+
+
 def test_a_file_that_the_server_refuses_does_not_stop_those_around_it(
     start_local: StartLocal, tmp_path: Path
 ) -> None:
