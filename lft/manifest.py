@@ -225,7 +225,8 @@ class Manifest:
 
     def length(self, number: int) -> int:
         """Return the bytes of file ``number``."""
-        return self.start(number + 1) - self._starts[number]
+        starts, after = self._starts, number + 1  # short: asked for several times a file
+        return (starts[after] if after < len(starts) else self.size) - starts[number]
 
     def start(self, number: int) -> int:
         """Return where file ``number`` begins in the tree; behind the last one the tree ends."""
@@ -233,7 +234,7 @@ class Manifest:
 
     def size_of(self, index: int) -> int:
         """Return the bytes of the file that has this entry."""
-        return self.length(self.number_of(index))
+        return self.length(bisect_right(self._files, index) - 1)
 
     def files_in(self, size: int) -> int:
         """Return how many files are complete with the first ``size`` bytes of the tree."""

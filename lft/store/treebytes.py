@@ -77,27 +77,22 @@ class TreeBytes:
         """Put ``views``, one behind the other, at ``offset``; in large files holes for zeros."""
         pieces = self._pieces(views, offset)
         for piece in pieces:
-            if piece.length == self.root.manifest.size_of(piece.entry):
-                self._write_whole(piece)
+            size = self.root.manifest.size_of(piece.entry)
+            if piece.length == size:
+                self._write_whole(piece, size)
             else:
                 with self._files.use(piece.entry, self._open) as file:
-                    self._put(file, piece)
+                    _put(file, piece, size)
         with self._lock:
             self._dirty.update(piece.entry for piece in pieces)
 
-    def _write_whole(self, piece: Piece) -> None:
+    def _write_whole(self, piece: Piece, size: int) -> None:
         """Write a file that came with one run."""
         file = self.root.open(piece.entry, os.O_WRONLY | os.O_CREAT)
         try:
-            self._put(file, piece)
+            _put(file, piece, size)
         finally:
             os.close(file)
-
-    def _put(self, file: int, piece: Piece) -> None:
-        if self._is_large(piece.entry):
-            write_sparse(file, piece.views, piece.offset)
-        else:
-            write_all(file, piece.views, piece.offset)
 
     def dig(self, view: memoryview, offset: int) -> None:
         """Have holes in large files in place of ``view``, which is zeros."""
@@ -143,6 +138,12 @@ class TreeBytes:
                 filled = read_full(file, part, start)
             part[filled:] = bytes(length - filled)
             at += length
+
+
+def _put(file: int, piece: Piece, size: int) -> None:
+    """Write bytes of a file of ``size`` bytes; only large ones are looked through for zeros."""
+    put = write_sparse if size >= config.LARGE_IN_TREE else write_all
+    put(file, piece.views, piece.offset)
 
 
 def flush_many(root: TreeRoot, files: int) -> bool:

@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterable
 
 from lft.files import flush_descriptor
 from lft.manifest import Kind
@@ -113,34 +113,37 @@ class Attributes:
 
     def _set_entry(self, index: int, bits: int, *, flush: bool) -> None:
         manifest = self._root.manifest
-        with contextlib.ExitStack() as undo:
-            if flush:  # opened first: its bits may shut us out
-                descriptor = self._root.open_published(index)
-                undo.callback(os.close, descriptor)
-            self._set(manifest.path(index), bits, manifest.mtime(index))
-            if flush:
-                flush_descriptor(descriptor)
+        path, mtime = manifest.path(index), manifest.mtime(index)
+        if not flush:
+            self._set(path, bits, mtime)
+            return
+        descriptor = self._root.open_published(index)  # first: its bits may shut us out
+        try:
+            self._set(path, bits, mtime)
+            flush_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _set(self, path: bytes, bits: int, mtime: int | None) -> None:
-        with self._where_there_are_some():
+        try:
             os.chmod(path, bits, dir_fd=self._root.descriptor)
+        except OSError as error:
+            self._note_lack(error)
         if mtime is not None:
             self._set_time(path, mtime)
 
     def _set_time(self, path: bytes, mtime: int) -> None:
-        with self._where_there_are_some():
-            times, root = (mtime, mtime), self._root.descriptor
-            os.utime(path, ns=times, dir_fd=root, follow_symlinks=False)
-
-    @contextlib.contextmanager
-    def _where_there_are_some(self) -> Iterator[None]:
-        """Note where a file system has no such bits or times; other errors pass."""
+        root = self._root.descriptor
         try:
-            yield
+            os.utime(path, ns=(mtime, mtime), dir_fd=root, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _NO_BITS:
-                raise
-            if self.kept:
-                name = self._facts.name
-                log.warning("%s: bits or times are not kept: %s", name, reason_of(error))
-            self.kept = False
+            self._note_lack(error)
+
+    def _note_lack(self, error: OSError) -> None:
+        """Note that a file system has no such bits or times; any other error is raised again."""
+        if error.errno not in _NO_BITS:
+            raise error
+        if self.kept:
+            name = self._facts.name
+            log.warning("%s: bits or times are not kept: %s", name, reason_of(error))
+        self.kept = False
