@@ -21,8 +21,10 @@ its own locked descriptor (``kernels/zombie.py``), both while it is cut off and 
 What is checked each time: the client ends with one INTEGRITY_OK and exit code 0 without being asked
 again; on the disk of the NFS server exactly one published file, with the digest of the source; no
 mark was ever seen there; nothing unfinished is left; no traceback; and where 60 % of the file was
-there when the session was lost, that ``resumed_bytes`` is not 0. A line of the table tells in how
-many rounds the client lost its session, how much was resumed, least and median, and how many
+there when the session was lost, that ``resumed_bytes`` is not 0. With a lease longer than a server
+waits for another's file, the client begins anew beside it: then the unfinished file stays that of
+the machine that was cut off, which may write to it, and is left over. A line of the table tells in
+how many rounds the client lost its session, how much was resumed, least and median, and how many
 seconds more than ``SIZE / RATE`` it took, median and most.
 """
 
@@ -283,6 +285,7 @@ class Rounds:
         ).split()
         digests, verdicts = sums[::2], [receipt["verdict"] for receipt in client.receipts]
         self.resumed.append(sum(one.get("resumed_bytes", 0) for one in client.receipts) / SIZE)
+        anew = f"{source.name} begins anew" in self._servers.logs()
         hit = text_of(client.errors).count("logged in") > 1
         self.hits += hit
         wrong = {
@@ -290,10 +293,10 @@ class Rounds:
             "lost": not digests,
             "twice": len(digests) > 1,
             "wrong": set(digests) != {md5(source)},
-            "marked": faults.marked,
+            "marked": [] if anew else faults.marked,  # in what is published the digest tells
             "traceback": "Traceback" in text_of(client.errors) + self._servers.logs(),
-            "not resumed": hit and there > 0.6 and not self.resumed[-1],
-            "left over": self._left(),
+            "not resumed": hit and there > 0.6 and not (anew or self.resumed[-1]),
+            "left over": [] if anew else self._left(),
         }
         for kind in (kind for kind, found in wrong.items() if found):
             self.wrong[kind] += 1
