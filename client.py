@@ -252,7 +252,7 @@ class ClientSession:
             return True
         if self._unreadable or len(window) >= self._most or any(one.queued for one in window):
             return False
-        return sum(one.unread for one in window if not one.read) <= config.ANNOUNCE_BELOW
+        return sum(one.unread for one in window) <= config.ANNOUNCE_BELOW
 
     def _begin(self, delivery: Delivery, outcomes: Outcomes) -> None:
         """Announce a file; one that cannot be read is left until its turn comes."""

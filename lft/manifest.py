@@ -234,7 +234,7 @@ class Manifest:
 
     def size_of(self, index: int) -> int:
         """Return the bytes of the file that has this entry."""
-        return self.length(bisect_right(self._files, index) - 1)
+        return self.length(self.number_of(index))
 
     def files_in(self, size: int) -> int:
         """Return how many files are complete with the first ``size`` bytes of the tree."""

@@ -93,8 +93,8 @@ class Desk:
 
     def may_read(self, delivery: Delivery) -> bool:
         """Whether it is the turn of this file to be read: all before it are, or nearly."""
-        before = (one for one in self.window.values() if one.index < delivery.index)
-        return sum(one.unread for one in before if not one.read) <= config.READ_BESIDE
+        before = (one.unread for one in self.window.values() if one.index < delivery.index)
+        return sum(before) <= config.READ_BESIDE
 
     def stir_waiting(self) -> None:
         """Have main look at those that wait for their turn to be read."""
@@ -146,7 +146,7 @@ class Delivery:
         self.queued = False  # whether it waits for its turn on the server
         self.waiting = False  # whether it waits to be read
         self.listing = False  # whether more is to be said of a directory once there is room
-        self.read = False  # whether all of it has been read
+        self.read = False  # whether all of it has been read; kept, since each message asks for it
         self.upload: Upload | None = None  # once the server is ready for it
         self.path = path
         self._desk = desk
@@ -204,6 +204,8 @@ class Delivery:
     @property
     def unread(self) -> int:
         """The bytes that are still to be read of it; without bound while its end is unknown."""
+        if self.read:
+            return 0
         if self.upload is None:
             return self._source.size if self._source else 0
         return self.upload.unread

@@ -64,11 +64,11 @@ class FencedPartFile(PartFile):
     same, to give its verdict; then only the other server removes its name.
     """
 
+    JOURNAL = SharedJournal
+
     def __init__(self, output: Path, stem: str, facts: Facts) -> None:
         """Stand for a file that ``create`` or ``lock`` opens."""
         super().__init__(output, stem, facts)
-        if not facts.unsized:
-            self._journal = SharedJournal(self._path.with_suffix(".journal"))
         # what has to be done around the moment in which the file gets its final name
         self.counted: Callable[[], ContextManager[None]] = uncounted
         self._owned = False

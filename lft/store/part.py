@@ -27,6 +27,7 @@ class Part(abc.ABC):
     has confirmed the verdict; it is not written to any more.
     """
 
+    JOURNAL: type[Journal] = Journal  # the kind that it has, if any
     found = False  # whether it was published by an earlier transfer, and is only compared
 
     def __init__(self, output: Path, stem: str, facts: Facts) -> None:
@@ -41,7 +42,7 @@ class Part(abc.ABC):
         self._claims_some = False
         self._told_full = False
         self._output = output
-        kind = NoJournal if facts.unsized else Journal
+        kind = NoJournal if facts.unsized else self.JOURNAL
         self._journal = kind(output / PARTIAL / f"{stem}.journal")
 
     def __repr__(self) -> str:

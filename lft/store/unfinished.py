@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 from lft.store.journal import Facts, Journal
 from lft.store.part import Part
@@ -26,9 +26,24 @@ def unfinished_in(
 
     Those of ``user`` alone, if there is one (a worker).
     """
+
+    def wanted(facts: Facts) -> bool:
+        return facts.directory == directory and (user is None or facts.user == user)
+
+    return _unfinished(output, parts, wanted)
+
+
+def resting_uploads_of(output: Path, parts: PartStore, user: str) -> list[Unfinished]:
+    """Return the unfinished uploads of ``user`` that rest (a worker)."""
+    own = _unfinished(output, parts, lambda facts: facts.user == user and facts.is_upload)
+    return [one for one in own if not one.in_use]
+
+
+def _unfinished(
+    output: Path, parts: PartStore, wanted: Callable[[Facts], bool]
+) -> Iterator[Unfinished]:
     for part, in_use in parts.parts():
-        theirs = user is None or part.facts.user == user
-        if part.facts.directory == directory and theirs and not part.published:
+        if wanted(part.facts) and not part.published:
             yield Unfinished(part.facts, in_use, 0 if in_use else _claimed_bytes(output, part))
 
 
@@ -39,15 +54,6 @@ def _claimed_bytes(output: Path, part: Part) -> int:
     except (OSError, ValueError):  # it may be gone by now
         return 0
     return min(part.facts.size, blocks * part.facts.block_size)
-
-
-def resting_uploads_of(output: Path, parts: PartStore, user: str) -> list[Unfinished]:
-    """Return the unfinished uploads of ``user`` that rest (a worker)."""
-    return [
-        Unfinished(part.facts, False, _claimed_bytes(output, part))
-        for part, in_use in parts.parts()
-        if not in_use and part.facts.user == user and part.facts.is_upload and not part.published
-    ]
 
 
 def resting_uploads(parts: PartStore, user: str, upload: str) -> list[Part]:

@@ -15,7 +15,7 @@ from lft.store.partfile import PartFile
 from lft.store.paths import PARTIAL, names_file, tried_as
 from tests.support.files import part_files, received, strays
 from tests.support.partfiles import DATA, claimed, facts_of
-from tests.support.shared import killed, seen_by_another, shared_part
+from tests.support.shared import killed, remember_as_new, seen_by_another, shared_part
 
 
 def test_what_a_server_has_open_no_other_one_gets(output: Path) -> None:
@@ -201,11 +201,10 @@ def test_a_name_that_was_only_tried_is_no_sign_of_a_publication(output: Path) ->
 
 
 def test_a_new_journal_has_a_name_that_led_nowhere_before(output: Path) -> None:
-    """GlusterFS remembers for a second that the journal in place had the name of a new one."""
+    """So the journal in place keeps its own name alone, whatever is remembered of it."""
     part = shared_part(output)
     part.close()
-    journal = output / PARTIAL / f"{part.stem}.journal"
-    os.link(journal, journal.with_suffix(".new"))
+    journal = remember_as_new(output, part)
     other = seen_by_another(part, output)
     other.lock()
     other.reopen(facts_of(len(DATA)))

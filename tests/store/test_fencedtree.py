@@ -30,6 +30,7 @@ from tests.support.parttrees import (
     taken,
 )
 from tests.support.rawtrees import file
+from tests.support.shared import remember_as_new
 
 
 def seen_by_another(output: Path, part: FencedTree) -> FencedTree:
@@ -341,11 +342,10 @@ def test_a_journal_that_cannot_be_written_anew_leaves_the_old_one_locked(
 
 
 def test_a_name_that_led_to_the_journal_before_does_not_empty_it(output: Path) -> None:
-    """GlusterFS remembers for a second that what is renamed by now had the name of a new one."""
+    """Nor is its lock met there, which is our own."""
     part = shared_tree(output)
     part.close()
-    journal = output / PARTIAL / f"{part.stem}.journal"
-    os.link(journal, journal.with_suffix(".new"))
+    journal = remember_as_new(output, part)
     other = taken(output, part)
     assert Journal(journal).count() == 4
     other.remove()

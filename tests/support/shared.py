@@ -7,6 +7,8 @@ from pathlib import Path
 
 from lft.store.fenced import FencedPartFile, new_stem
 from lft.store.journal import Facts
+from lft.store.part import Part
+from lft.store.paths import PARTIAL
 from lft.store.sharedstore import SharedPartStore
 from tests.support.partfiles import DATA, claims_of, facts_of
 
@@ -23,6 +25,16 @@ def shared_part(output: Path, facts: Facts | None = None, data: bytes = DATA) ->
 def seen_by_another(part: FencedPartFile, output: Path) -> FencedPartFile:
     """Stand for ``part`` as another server does that has just listed it."""
     return FencedPartFile(output, part.stem, part.facts)
+
+
+def remember_as_new(output: Path, part: Part) -> Path:
+    """Have the name of a new journal lead to that of a closed part, and return where that is.
+
+    So GlusterFS remembers it for a second after another server has put it in place.
+    """
+    journal = output / PARTIAL / f"{part.stem}.journal"
+    os.link(journal, journal.with_suffix(".new"))
+    return journal
 
 
 def killed(part: FencedPartFile) -> None:

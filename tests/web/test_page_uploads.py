@@ -95,63 +95,57 @@ def hold(page: Page, method: str) -> None:
     )
 
 
-def begin_elsewhere(site: ServerThread, source: Path, size: int) -> str:
-    """Send the first bytes of a file from another client; return its place once that has left."""
+@pytest.fixture
+def begun(site: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of 3 MB, of which another client has sent 2.5 MB before it left."""
+    monkeypatch.setattr(config, "UPLOAD_RESTS_AFTER", 0.0)
+    source = random_file(tmp_path / "x.bin", 3 * MB)
     with Browser(web_port(site)) as other:
         tus = Tus(other, ADMIN)
         place = tus.create(source.stat().st_size, source.name)
-        tus.patch(place, 0, source.read_bytes()[:size])
+        tus.patch(place, 0, source.read_bytes()[:2_500_000])
         eventually(lambda: other.get(UPLOADS, ADMIN).json()["uploads"][0]["state"] == "resting")
-    return place
+    return source
 
 
 def test_an_upload_that_was_begun_elsewhere_goes_on(
-    page: Page, site: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: Path, page: Page, site: ServerThread
 ) -> None:
     """The page lists it; the file, chosen here, is compared with what is there, and goes on."""
-    monkeypatch.setattr(config, "UPLOAD_RESTS_AFTER", 0.0)
-    source = random_file(tmp_path / "x.bin", 3 * MB)
-    begin_elsewhere(site, source, 2_500_000)
     page.click("a[href='#upload']")
     expect(page.locator("#left li")).to_contain_text("2.5 MB / 3.1 MB · choose the file again")
     assert Axe().run(page).violations_count == 0
     with page.expect_request(lambda request: request.method == "PATCH") as first:
-        page.set_input_files("#choose", source)
+        page.set_input_files("#choose", begun)
     assert first.value.headers["upload-offset"] == "2500000"
-    expect(page.locator("#uploads")).to_contain_text(sha256(source))
+    expect(page.locator("#uploads")).to_contain_text(sha256(begun))
     expect(page.locator("#begun")).to_be_hidden()
-    assert [md5(path) for path in received(site.output)] == [md5(source)]
+    assert [md5(path) for path in received(site.output)] == [md5(begun)]
 
 
 def test_another_file_of_the_same_name_and_size_goes_on_with_nothing(
-    page: Page, site: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: Path, page: Page, site: ServerThread
 ) -> None:
     """A byte differs in what is there: it is sent from its start, and the other stays listed."""
-    monkeypatch.setattr(config, "UPLOAD_RESTS_AFTER", 0.0)
-    source = random_file(tmp_path / "x.bin", 3 * MB)
-    begin_elsewhere(site, source, 2_500_000)
-    changed = bytearray(source.read_bytes())
+    changed = bytearray(begun.read_bytes())
     changed[2_499_999] ^= 1
-    source.write_bytes(changed)
+    begun.write_bytes(changed)
     page.click("a[href='#upload']")
-    page.set_input_files("#choose", source)
-    expect(page.locator("#uploads")).to_contain_text(sha256(source))
-    assert [md5(path) for path in received(site.output)] == [md5(source)]
+    page.set_input_files("#choose", begun)
+    expect(page.locator("#uploads")).to_contain_text(sha256(begun))
+    assert [md5(path) for path in received(site.output)] == [md5(begun)]
     expect(page.locator("#left li")).to_have_count(1)
 
 
 def test_an_upload_that_was_begun_elsewhere_is_cancelled(
-    page: Page, site: ServerThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: Path, page: Page, site: ServerThread
 ) -> None:
     """In the list alone: to cancel a file that is still compared with it leaves it there."""
-    monkeypatch.setattr(config, "UPLOAD_RESTS_AFTER", 0.0)
-    source = random_file(tmp_path / "x.bin", MB)
-    begin_elsewhere(site, source, 500_000)
     page.click("a[href='#upload']")
     cancel = page.get_by_role("button", name="Cancel: x.bin", exact=True)
     hold(page, "HEAD")
     with page.expect_request(lambda request: request.method == "HEAD"):
-        page.set_input_files("#choose", source)
+        page.set_input_files("#choose", begun)
     page.locator("#uploads").get_by_role("button", name="Cancel").click()
     expect(page.locator("#uploads li")).to_have_count(0)
     assert len(part_files(site.output)) == 1
