@@ -223,6 +223,8 @@ class Receiving:
             self._let_grow(transfer, header.block, header.raw_length)
             due = transfer.announce(header.block, header.digest)
             block_log.debug("%s: block %d held", transfer.name, header.block)
+            if not due.missing:
+                _log_progress(transfer, due.received, header.raw_length)
             self._see_to(peer, transfer, [header.block], due, 0)
 
     def _store(self, peer: Peer, arrived: list[Arrived], transfer: Transfer) -> None:
@@ -234,6 +236,7 @@ class Receiving:
         blocks = [one.block for one in arrived]
         for block in blocks:
             block_log.debug("%s: block %d written", transfer.name, block)
+        _log_progress(transfer, due.received, length)
         self._see_to(peer, transfer, blocks, due, length)
 
     def _let_grow(self, transfer: Transfer, block: int, length: int) -> None:
@@ -258,7 +261,6 @@ class Receiving:
             block_log.info("%s: changed since the last attempt, from block %d on",
                            transfer.name, due.missing[0][0])  # fmt: skip
             self._verification.ask_for(transfer, due.missing, Why.CHANGED)
-        _log_progress(transfer, due.received, length)
         if due.hashing:
             # that the connection is lost or broken is no fault of the transfer, which goes on
             with contextlib.suppress(ConnectionLostError, RemoteProtocolError):

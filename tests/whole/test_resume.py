@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -13,6 +15,7 @@ from typing import Callable, Iterator
 
 import pytest
 
+import config
 from client import send_files
 from config import BLOCK_SIZE, KB, MB, STREAMS
 from lft.client.interrupt import CancelledError
@@ -360,3 +363,23 @@ def test_a_file_that_is_begun_anew_frees_what_it_replaces(
     two_blocks_left(local, source)
     send_files([source], local.client(block_size=64 * KB, resume=False))
     eventually(lambda: part_files(local.output) == [], "the second name to go")
+
+
+def test_the_log_has_a_line_for_each_tenth_of_what_is_resumed(
+    local: ServerThread,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also for those that were there: their digests come like blocks."""
+    source = random_file(tmp_path / "x.bin", 100 * 200 * KB)  # ten blocks: more than one run
+    with RawClient(local.port).log_in() as client:
+        upload = client.start(source.name, source.read_bytes(), resume=True)
+        upload.send(client.attach(), *range(55))
+    eventually(lambda: local.server.parts.in_use == 0)
+    monkeypatch.setattr(config, "FLUSH_EVERY", 1)  # the least bytes between two lines
+    caplog.clear()
+    caplog.set_level(logging.INFO, "block")
+    send_files([source], local.client())
+    told = {int(percent) // 10 for percent in re.findall(r"x\.bin: (\d+) %", caplog.text)}
+    assert told == set(range(1, 11))
