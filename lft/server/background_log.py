@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import config
+from lft.clock import Deadline
 from lft.options import plural
 from lft.server.log_file import LogFile
 from lft.server.log_limit import LogLimit
@@ -54,6 +55,14 @@ class DroppingHandler(logging.handlers.QueueHandler):
         except queue.Full:
             self.dropped += 1
 
+    def flush(self) -> None:
+        """Wait until the lines are written, for ``LOG_PATIENCE`` seconds at most. Blocks."""
+        with self.queue.all_tasks_done:
+            self.queue.all_tasks_done.wait_for(self._is_written, config.LOG_PATIENCE)
+
+    def _is_written(self) -> bool:
+        return not self.queue.unfinished_tasks
+
 
 class BackgroundLog:
     """The thread that writes log lines, in place of the threads that have something to say."""
@@ -87,6 +96,7 @@ class BackgroundLog:
                 if record:
                     self._writer.handle(record)
                     self._tell_of_dropped()
+                self._handler.queue.task_done()
             if not going_on or time.monotonic() >= self._tell_at:
                 self._tell_of_left_out()
 
@@ -110,11 +120,11 @@ class BackgroundLog:
 
     def stop(self) -> bool:
         """Write what is there; return whether that was possible in ``LOG_PATIENCE`` seconds."""
-        until = time.monotonic() + config.LOG_PATIENCE
-        while self._thread.is_alive() and time.monotonic() < until:
+        until = Deadline(config.LOG_PATIENCE)
+        if self._thread.is_alive():
             with contextlib.suppress(queue.Full):
-                self._handler.queue.put_nowait(None)
-            self._thread.join(0.1)
+                self._handler.queue.put(None, timeout=config.LOG_PATIENCE)
+            self._thread.join(until.left())
         if not self._thread.is_alive():
             logging.getLogger().handlers[:] = [self._writer]
         return not self._thread.is_alive()

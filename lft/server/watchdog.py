@@ -55,5 +55,6 @@ class Watchdog(threading.Thread):
 def _give_up() -> None:
     """Leave without the workers, and without a log that may hang as well."""
     log.error("a worker hangs, probably in the disk: ending without it; transfers can go on later")
-    time.sleep(0.1)  # the log thread may still write that
+    for handler in logging.getLogger().handlers:
+        handler.flush()  # the log thread writes that, unless it hangs as well
     os._exit(0)

@@ -81,6 +81,24 @@ def test_a_log_that_is_never_read_does_not_hold_up_the_end(
     assert not background.stop()
 
 
+def test_a_flush_waits_for_the_line_that_is_being_written_but_not_for_ever(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the watchdog's own words reach the log before it ends the process."""
+    background = BackgroundLog(writer)
+    background.start()
+    log.warning("line")
+    (handler,) = logging.getLogger().handlers
+    with monkeypatch.context() as patch:
+        patch.setattr(config, "LOG_PATIENCE", 0.01)
+        handler.flush()
+    assert writer.lines == []
+    writer.go_on.set()
+    handler.flush()
+    assert writer.lines == ["line"]
+    assert background.stop()
+
+
 def test_an_argument_that_changes_later_does_not_change_the_line(writer: Writer) -> None:
     """A line says what was so when it was logged."""
     background = BackgroundLog(writer)
