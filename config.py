@@ -124,6 +124,11 @@ NAMEABLE = 5.0  # seconds that a file must take for its bottleneck to be named: 
 READ_AHEAD = 12  # blocks in memory beyond a run for each stream, to keep the senders busy ...
 READ_AHEAD_BYTES = 48 * MB  # ... and no more than this, whatever the size of a block
 
+# Bytes of a file that the system is asked to have in memory before the reader comes to them, and
+# in what steps: by itself Linux reads 128 KB ahead, and waits for the disk behind what is written.
+FETCH_AHEAD = 32 * MB
+FETCH_STEP = 8 * MB
+
 # Bytes of files that have been announced and are still to be read, at most, for another one to be
 # announced: enough for the time until the server is ready for it, at 50 ms and 1 GB/s. So a large
 # file lets the next one begin when it is nearly done, and no sooner.

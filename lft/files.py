@@ -38,6 +38,13 @@ def forget(descriptor: int, size: int) -> None:
             os.posix_fadvise(descriptor, 0, size, os.POSIX_FADV_DONTNEED)
 
 
+def fetch(descriptor: int, offset: int, size: int) -> None:
+    """Have the system read ``size`` bytes at ``offset`` into its memory, and go on meanwhile."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # it is only advice
+            os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+
 def flush_descriptor(directory: int) -> None:
     """Flush an open directory to the disk. Raises ``OSError``.
 

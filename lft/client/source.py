@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Collection, Iterator, Sequence
 
 import config
 from lft.client.inventory import Contents
-from lft.files import read_run
+from lft.files import fetch, read_run
 from lft.holes import next_data, zeros
 from protocol import FIRST_TIME, LAST_TIME, SourceError
 
@@ -110,6 +110,7 @@ class OpenFile:
         self.facts = os.fstat(descriptor)
         self._sparse = self.facts.st_blocks * 512 < self.facts.st_size
         self._hole = (0, -1)  # the one found last: its start and end
+        self._fetched = 0  # up to where the system was asked to read ahead
 
     def read_run(self, views: Sequence[memoryview], offset: int) -> None:
         """Fill ``views``, one behind the other, from ``offset``.
@@ -127,8 +128,16 @@ class OpenFile:
             offset += len(view)
 
     def _read(self, views: Sequence[memoryview], offset: int) -> None:
+        if self._fetched <= offset + config.FETCH_AHEAD - config.FETCH_STEP:
+            self._fetch(offset)
         if read_run(self.descriptor, views, offset) < sum(map(len, views)):
             raise OSError(errno.ENODATA, "became shorter while it was sent")
+
+    def _fetch(self, offset: int) -> None:
+        """Have the system read ahead of ``offset``, further than it does by itself."""
+        start, self._fetched = max(offset, self._fetched), offset + config.FETCH_AHEAD
+        if start < self.facts.st_size:
+            fetch(self.descriptor, start, self._fetched - start)
 
     def _is_hole(self, start: int, end: int) -> bool:
         """Return whether the disk has nothing there; asked once for each hole."""
