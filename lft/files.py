@@ -112,13 +112,15 @@ def read_run(descriptor: int, views: Sequence[memoryview], offset: int) -> int:
 
 
 def write_all(descriptor: int, views: list[memoryview], offset: int) -> None:
-    """Put ``views``, none of them empty, one behind the other at ``offset``; use up the list."""
-    while views:
+    """Put ``views``, none of them empty, one behind the other at ``offset``; change the list."""
+    left = sum(map(len, views))
+    while left:
         written = os.pwritev(descriptor, views, offset)
         offset += written
-        while views and written >= len(views[0]):
+        left -= written
+        while left and written >= len(views[0]):
             written -= len(views.pop(0))
-        if written:
+        if left:
             views[0] = views[0][written:]
 
 

@@ -129,10 +129,13 @@ class BlockMap:
         self._states[block] = BlockState.WRITING
         return True
 
-    def note_written(self, block: int, digest: bytes, buffer: Buffer | None) -> None:
-        """Note that a block is in the part file; ``buffer`` has its bytes for the hash."""
-        self._written[block] = Unproven(block, BlockState.WRITTEN, digest, buffer)
-        self._arrive(block, BlockState.WRITTEN)
+    def note_written(self, run: Sequence[Unproven], length: int) -> None:
+        """Note that blocks, which have ``length`` bytes together, are in the part file."""
+        for item in run:
+            self._written[item.block] = item
+            self._states[item.block] = item.state
+        self._here += len(run)
+        self.received += length
 
     def _arrive(self, block: int, state: BlockState) -> None:
         self._states[block] = state
@@ -238,38 +241,35 @@ class BlockMap:
     def next_stretch(self) -> list[Unproven]:
         """Return the next blocks to hash, in file order."""
         end = min(self.verified + config.HASH_STRETCH, self.blocks.count)
-        run = itertools.takewhile(
-            lambda block: self._states[block] in _HASHABLE, range(self.verified, end)
-        )
-        return [self._written.get(block) or self._announced(block) for block in run]
+        stretch = []
+        for block in range(self.verified, end):
+            if self._states[block] not in _HASHABLE:
+                break
+            stretch.append(self._written.get(block) or self._announced(block))
+        return stretch
 
     def _announced(self, block: int) -> Unproven:
         return Unproven(block, BlockState.ANNOUNCED, self._claims.digest_of(block), None)
 
-    def judge(self, item: Unproven, *, right: bool) -> bool:
-        """Note a hashed block; return whether it is verified now.
-
-        A right hash does not count for a block that has been asked for meanwhile.
-        """
-        if item.sent:
-            del self._written[item.block]
-        right = right and self._states[item.block] == item.state
-        if right:
-            self._states[item.block] = BlockState.VERIFIED
-            self.verified, self.rounds = item.block + 1, 0
-        if self.all_verified:
-            self._claims = Claims(0, 0)  # up to 32 bytes for each block
-        return right
-
-    def judge_run(self, items: Sequence[Unproven], right: int) -> int:
+    def judge(self, items: Sequence[Unproven], right: int) -> int:
         """Note hashed blocks, of which the first ``right`` hashed right, and perhaps no other.
 
-        Returns how many are verified now; the next one is not, and none behind it is noted.
+        A right hash does not count for a block that has been asked for meanwhile. Returns how many
+        are verified now; the next one is not, and none behind it is noted.
         """
-        for at, item in enumerate(items):
-            if not self.judge(item, right=at < right):
-                return at
-        return len(items)
+        proven = 0
+        for item in items:
+            if self._written.get(item.block) is item:
+                del self._written[item.block]
+            if proven == right or self._states[item.block] != item.state:
+                break
+            self._states[item.block] = BlockState.VERIFIED
+            proven += 1
+        if proven:
+            self.verified, self.rounds = self.verified + proven, 0
+        if self.all_verified:
+            self._claims = Claims(0, 0)  # up to 32 bytes for each block
+        return proven
 
     def take_buffers(self) -> list[Buffer]:
         """Return the memory of blocks that will not be hashed any more, for its release."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import Counter, deque
 
-import config
 from lft.memory import pages
 
 
@@ -17,10 +15,11 @@ class Buffer:
     it, the transfer that writes it, the hash. After ``release`` ``view`` must not be used.
     """
 
-    __slots__ = ("_memory", "_pool", "_waits", "view")
+    __slots__ = ("_memory", "_pool", "_waits", "size", "view")
 
     def __init__(self, pool: BufferPool, memory: memoryview, size: int) -> None:
         self.view = memory[:size]
+        self.size = size
         self._pool = pool
         self._memory = memory
         self._waits = 0  # bytes that count as waiting for the hash
@@ -52,17 +51,20 @@ class BufferPool:
 
     def take(self, size: int) -> Buffer:
         """Return a buffer of exactly ``size`` bytes with anything in it."""
-        spare = None
-        if size:
-            with self._lock, contextlib.suppress(IndexError):
-                spare = self._spare.pop()
-                self._room += len(spare)
-        if spare is None or not size <= len(spare) <= 2 * size:  # large ones are not for small ones
-            spare = pages(size) if size else memoryview(b"")
+        if not size:
+            return Buffer(self, memoryview(b""), 0)
+        with self._lock:
+            spare = self._spare.pop() if self._spare else memoryview(b"")
+            has = len(spare)
+            self._room += has
+        if not size <= has <= 2 * size:  # large ones are not for small ones
+            spare = pages(size)
         return Buffer(self, spare, size)
 
     def lend(self, size: int) -> bool:
         """Let ``size`` bytes wait to be hashed, if there is room; return whether there is."""
+        if size > self._left:  # one read: most blocks of a large file find no room
+            return False
         with self._lock:
             granted = 0 < size <= self._left
             self._left -= size if granted else 0
@@ -70,10 +72,11 @@ class BufferPool:
 
     def give(self, memory: memoryview, waited: int) -> None:
         """Take memory back of which ``waited`` bytes were lent; for ``Buffer`` alone."""
+        size = len(memory)
         with self._lock:
             self._left += waited
-            if 0 < len(memory) <= self._room:
-                self._room -= len(memory)
+            if 0 < size <= self._room:
+                self._room -= size
                 self._spare.append(memory)
 
 
@@ -84,29 +87,21 @@ class Shares:
     lock protects both counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_of_user: int, most: int) -> None:
+        """Let one user have so many bytes, and all together so many."""
+        self._most_of_user = most_of_user
+        self._most = most
         self._lock = threading.Lock()
         self._of_user: Counter[str] = Counter()
         self._of_all = 0
 
-    @property
-    def most_of_user(self) -> int:
-        """The bytes that one user may have."""
-        return config.MAX_HALF_OF_USER
-
-    @property
-    def most(self) -> int:
-        """The bytes that all users may have together."""
-        return config.MAX_HALF
-
     def take(self, user: str, size: int) -> bool:
         """Count ``size`` bytes for ``user``; ``False``, and nothing, if that would be too many."""
         with self._lock:
-            fits = self._of_user[user] + size <= self.most_of_user
-            fits = fits and self._of_all + size <= self.most
+            of_user, of_all = self._of_user[user] + size, self._of_all + size
+            fits = of_user <= self._most_of_user and of_all <= self._most
             if fits:
-                self._of_user[user] += size
-                self._of_all += size
+                self._of_user[user], self._of_all = of_user, of_all
             return fits
 
     def give(self, user: str, size: int) -> None:

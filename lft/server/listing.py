@@ -22,18 +22,8 @@ class ManifestShares(Shares):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(config.MAX_MANIFESTS_OF_USER, config.MAX_MANIFESTS)
         self._returned: deque[tuple[str, int]] = deque()
-
-    @property
-    def most_of_user(self) -> int:
-        """The bytes that one user may have."""
-        return config.MAX_MANIFESTS_OF_USER
-
-    @property
-    def most(self) -> int:
-        """The bytes that all users may have together."""
-        return config.MAX_MANIFESTS
 
     def hold(self, user: str, size: int, manifest: Manifest) -> None:
         """Count ``size`` bytes more as long as ``manifest`` lives.

@@ -75,6 +75,11 @@ class OrderedTransfer(Transfer):
             self.hash.restore(before)
         return right
 
+    def _read_back(self, part: Part, block: int) -> Buffer:
+        buffer = self.buffers.take(self.blocks.length(block))
+        part.read(buffer.view, self.blocks.offset(block))
+        return buffer
+
     # -- writing
 
     def begin(self, *, held: bool) -> None:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from functools import partial
-from typing import Iterator
+from typing import Iterator, NamedTuple
 
 import config
 from config import ServerSettings
@@ -42,17 +42,11 @@ ACKS_TOGETHER = 4 * len(encode_ack(0, 0))  # bytes: one call and one wake-up for
 ACK_PAUSE = 0.005  # seconds without another block after which acknowledgements are sent anyway
 
 
-class Incoming:
+class Incoming(NamedTuple):
     """What the block that is being received is for, and the memory it goes to."""
 
-    def __init__(self, transfer: Transfer, buffer: Buffer) -> None:
-        self.transfer = transfer
-        self.buffer = buffer
-
-    @property
-    def size(self) -> int:
-        """The bytes that it holds."""
-        return len(self.buffer.view)
+    transfer: Transfer
+    buffer: Buffer
 
 
 class Receiving:
@@ -74,7 +68,7 @@ class Receiving:
         self._registry = registry
         self._work = work
         self._way = way
-        self._shares = Shares()
+        self._shares = Shares(config.MAX_HALF_OF_USER, config.MAX_HALF)
         self.limits = limits
 
     def attach(self, peer: Peer, token: str) -> None:
@@ -182,14 +176,14 @@ class Receiving:
         """Release what a connection that ends has received of a block (its owner)."""
         incoming = peer.blocks.abandon() if peer.blocks else None
         if incoming:
-            self._shares.give(incoming.transfer.facts.user, incoming.size)
+            self._shares.give(incoming.transfer.facts.user, incoming.buffer.size)
             incoming.buffer.release()
 
     def _take_run(self, peer: Peer, run: list[tuple[BlockHeader, Incoming]]) -> bool:
         """Store blocks that are complete; return whether a limit lets the connection rest."""
         peer.deadline, began = float("inf"), time.monotonic()
-        for _, incoming in run:
-            self._shares.give(incoming.transfer.facts.user, incoming.size)
+        user = run[0][1].transfer.facts.user  # of the session, and so of every block
+        self._shares.give(user, sum([incoming.buffer.size for _, incoming in run]))
         rests = False
         for transfer, group in itertools.groupby(run, lambda one: one[1].transfer):
             peer.brings = transfer.number
@@ -204,7 +198,7 @@ class Receiving:
 
         Raises ``RemoteProtocolError`` for what cannot be unpacked, once those before it are stored.
         """
-        transfer.tally.count_wire(sum(header.wire_length for header, _ in run))
+        transfer.tally.count_wire(sum([header.wire_length for header, _ in run]))
         held = [header for header, _ in run if header.codec == CODEC_HELD]
         arrived, error = _unpack(one for one in run if one[0].codec != CODEC_HELD)
         if held:
@@ -215,12 +209,13 @@ class Receiving:
             self._send_acks(peer)
         if error:
             raise error
-        return self._charge(peer, transfer, sum(_cost(header) for header, _ in run))
+        return self._charge(peer, transfer, sum([_cost(header) for header, _ in run]))
 
     def _announce(self, peer: Peer, held: list[BlockHeader], transfer: Transfer) -> None:
         """Take the digests of blocks that the journal claims."""
         for header in held:
-            self._let_grow(transfer, header.block, header.raw_length)
+            if isinstance(transfer, UnsizedTransfer):
+                self._lifecycle.growth.make_room(transfer, header.block, header.raw_length)
             due = transfer.announce(header.block, header.digest)
             block_log.debug("%s: block %d held", transfer.name, header.block)
             if not due.missing:
@@ -229,20 +224,15 @@ class Receiving:
 
     def _store(self, peer: Peer, arrived: list[Arrived], transfer: Transfer) -> None:
         """Write blocks."""
-        length = sum(len(one.buffer.view) for one in arrived)
-        for one in arrived:
-            self._let_grow(transfer, one.block, len(one.buffer.view))
-        due = transfer.store(arrived)
         blocks = [one.block for one in arrived]
-        for block in blocks:
-            block_log.debug("%s: block %d written", transfer.name, block)
+        length = sum([one.buffer.size for one in arrived])
+        if isinstance(transfer, UnsizedTransfer):
+            for one in arrived:
+                self._lifecycle.growth.make_room(transfer, one.block, one.buffer.size)
+        due = transfer.store(arrived)
+        block_log.debug("%s: written: %s", transfer.name, blocks)
         _log_progress(transfer, due.received, length)
         self._see_to(peer, transfer, blocks, due, length)
-
-    def _let_grow(self, transfer: Transfer, block: int, length: int) -> None:
-        """Make room for a block of a file of unknown size. Raises as ``Growth.make_room`` does."""
-        if isinstance(transfer, UnsizedTransfer):
-            self._lifecycle.growth.make_room(transfer, block, length)
 
     def _see_to(
         self, peer: Peer, transfer: Transfer, blocks: list[int], due: Due, length: int
@@ -321,7 +311,8 @@ def _unpack(
     arrived: list[Arrived] = []
     for header, incoming in run:
         try:
-            buffer = _unpack_block(header, incoming)
+            raw = header.codec == CODEC_RAW
+            buffer = incoming.buffer if raw else _unpack_block(header, incoming)
         except RemoteProtocolError as error:
             for _, behind in run:
                 behind.buffer.release()
@@ -332,8 +323,6 @@ def _unpack(
 
 def _unpack_block(header: BlockHeader, incoming: Incoming) -> Buffer:
     """Return the bytes of the file that a block brings. Raises ``RemoteProtocolError``."""
-    if header.codec == CODEC_RAW:
-        return incoming.buffer
     packed, raw = incoming.buffer, incoming.transfer.buffers.take(header.raw_length)
     try:
         decompress(header.codec, packed.view[: header.wire_length], raw.view)

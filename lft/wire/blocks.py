@@ -9,7 +9,7 @@ import config
 from lft.wire.connection import Connection
 from protocol import CODEC_HELD, CODEC_RAW, ConnectionLostError, RemoteProtocolError
 
-_HEADER = struct.Struct("!BBxxIIII32s")
+_HEADER = struct.Struct("!BBHIIII32s")
 _BLOCK_KIND = ord("B")
 HEADER_SIZE = _HEADER.size
 
@@ -35,13 +35,13 @@ class BlockHeader(NamedTuple):
 def encode_header(header: BlockHeader) -> bytes:
     """Return the header as bytes."""
     transfer, block, raw_length, wire_length, codec, digest = header
-    return _HEADER.pack(_BLOCK_KIND, codec, transfer, block, raw_length, wire_length, digest)
+    return _HEADER.pack(_BLOCK_KIND, codec, 0, transfer, block, raw_length, wire_length, digest)
 
 
-def decode_header(data: bytes | bytearray) -> BlockHeader:
+def decode_header(data: bytes | memoryview) -> BlockHeader:
     """Read a block frame's header. Raises ``RemoteProtocolError`` for other bytes."""
-    kind, codec, transfer, block, raw_length, wire_length, digest = _HEADER.unpack(data)
-    if kind != _BLOCK_KIND or data[2:4] != b"\0\0":
+    kind, codec, zero, transfer, block, raw_length, wire_length, digest = _HEADER.unpack(data)
+    if kind != _BLOCK_KIND or zero:
         raise RemoteProtocolError("not a block header")
     if codec not in (CODEC_RAW, CODEC_HELD) and not _unpacks(codec):
         raise RemoteProtocolError(f"a block of codec {codec}, which is not known here", "codec")
@@ -75,7 +75,7 @@ class BlockReader(Generic[Room]):
         self._chunk_size = chunk_size
         self._header = memoryview(bytearray(HEADER_SIZE))
         self._block: tuple[BlockHeader, Room] | None = None
-        self._view = self._header
+        self._view, self._size = self._header, HEADER_SIZE  # what is to be filled, and its bytes
         self._filled = 0  # bytes of the view, and of the header behind it
         self._most = self._room = 0  # blocks, and bytes of them, that this call still wants
         self._dry = False  # whether there was no more when something was received last
@@ -94,7 +94,7 @@ class BlockReader(Generic[Room]):
     def abandon(self) -> Room | None:
         """Give back the room of a block that will not be completed; the reader ends with that."""
         block, self._block = self._block, None
-        self._view, self._error = memoryview(b""), None
+        self._view, self._size, self._error = memoryview(b""), 0, None
         self._make_room = _refuse  # the owner's own would keep the two of them alive together
         return block[1] if block else None
 
@@ -123,15 +123,15 @@ class BlockReader(Generic[Room]):
 
     def _receive_block(self, connection: Connection, run: list[tuple[BlockHeader, Room]]) -> bool:
         """Add the next complete block to ``run``; return whether there is one."""
-        while self._fill(connection):
-            behind = self._filled - len(self._view)
+        while self._filled >= self._size or self._fill(connection):
             if self._block is None:
-                header = decode_header(bytes(self._header))
-                room, view = self._make_room(header)
-                self._block, self._view, self._filled = (header, room), view, 0
+                header = decode_header(self._header)
+                room, self._view = self._make_room(header)
+                self._block, self._size, self._filled = (header, room), header.wire_length, 0
             else:
                 run.append(self._block)
-                self._block, self._view, self._filled = None, self._header, behind
+                self._filled -= self._size
+                self._block, self._view, self._size = None, self._header, HEADER_SIZE
                 return True
         return False
 
@@ -142,13 +142,14 @@ class BlockReader(Generic[Room]):
         saves a call for each block.
         """
         joins = self._block and self._most > 1 and self._block[0].raw_length < self._room
-        while self._filled < len(self._view):
-            rooms = [self._view[self._filled : self._filled + self._chunk_size]]
-            if joins and self._filled + len(rooms[0]) == len(self._view):
+        self._dry = False
+        while self._filled < self._size and not self._dry:  # then the next call would say so
+            end = min(self._filled + self._chunk_size, self._size)
+            rooms, wanted = [self._view[self._filled : end]], end - self._filled
+            if joins and end == self._size:
                 rooms.append(self._header)
+                wanted += HEADER_SIZE
             size = connection.receive_into(*rooms)
             self._filled += size
-            self._dry = size < sum(map(len, rooms))
-            if self._dry:  # the socket is empty: save the call that would say so
-                break
-        return self._filled >= len(self._view)
+            self._dry = size < wanted
+        return self._filled >= self._size

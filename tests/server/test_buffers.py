@@ -10,7 +10,7 @@ import config
 from config import MB
 from lft.server.buffers import BufferPool
 from protocol import ConnectionLostError, IntegrityOk
-from tests.support.local import ServerThread
+from tests.support.local import ServerThread, StartLocal
 from tests.support.rawpeer import RawClient, push
 from tests.support.transfers import BLOCK, Sample
 from tests.support.waiting import eventually
@@ -61,10 +61,11 @@ def test_what_waits_to_be_hashed_may_take_a_bounded_share_of_memory(output: Path
 
 
 def test_blocks_that_have_begun_to_come_take_a_bounded_share_of_memory(
-    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+    start_local: StartLocal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FAULTS 32: a header of 56 bytes makes the server hold a block; one user has so many."""
     monkeypatch.setattr(config, "MAX_HALF_OF_USER", 2 * MB)
+    local = start_local()
     with RawClient(local.port).log_in() as client:
         upload = client.start("x", bytes(4 * MB), MB)
         streams = [client.attach() for _ in range(3)]

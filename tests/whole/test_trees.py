@@ -240,10 +240,11 @@ def test_a_peer_that_sends_the_manifest_and_nothing_more_expires(
 
 
 def test_the_memory_of_manifests_is_shared_out(
-    local: ServerThread, monkeypatch: pytest.MonkeyPatch
+    start_local: StartLocal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One user has so much; when a directory is over, its share is there again."""
     monkeypatch.setattr(config, "MAX_MANIFESTS_OF_USER", 200_000)
+    local = start_local()
     many = [file(f"{number:06}") for number in range(1000)]
     with RawClient(local.port).log_in() as client, RawClient(local.port).log_in() as other:
         assert isinstance(refused(client, many), FileReady)
