@@ -632,4 +632,5 @@ class Blocks:
 
     def length(self, index: int) -> int:
         """Return how many bytes block ``index`` has."""
-        return min(self.block_size, self.size - index * self.block_size)
+        full = index < self.count - 1
+        return self.block_size if full else self.size - index * self.block_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 
 import config
 from protocol import RemoteProtocolError
@@ -19,7 +19,7 @@ class Acknowledgements:
     """
 
     def __init__(self) -> None:
-        self._owed: Counter[int] = Counter()  # by block; without those that are owed none
+        self._owed: dict[int, int] = {}  # by block; without those that are owed none
         self._sent_at: dict[int, float] = {}  # when each such block was sent last, the oldest first
         self._sent_twice: set[int] = set()  # blocks that went another way, too
         self._usual = 0.0  # seconds from sending to the acknowledgement, smoothed
@@ -40,21 +40,21 @@ class Acknowledgements:
 
         Raises ``RemoteProtocolError`` where it asks for the same block over and over.
         """
-        if self._owed.get(block, 0) > MOST_OWED:
+        owed = self._owed.get(block, 0)
+        if owed > MOST_OWED:
             raise RemoteProtocolError("the server asks for the same block without end")
-        self._owed[block] += 1
+        self._owed[block] = owed + 1
 
     def take(self, block: int) -> bool:
         """Note that one came for ``block``; return whether that was the last one owed for it.
 
         One that is not owed is no news: of a block that went two ways the first one counts.
         """
-        if block not in self._owed:
+        owed = self._owed.pop(block, 0)
+        if owed > 1:
+            self._owed[block] = owed - 1
+        if owed != 1:
             return False
-        self._owed[block] -= 1
-        if self._owed[block] > 0:
-            return False
-        del self._owed[block]
         self._came_at = time.monotonic()
         self._times.append(self._came_at)
         took = self._came_at - self._sent_at.pop(block, self._came_at)

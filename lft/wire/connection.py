@@ -121,7 +121,7 @@ class Connection(Channel):
         """
         if len(self._frames):  # the first block came in one piece with ATTACH
             return sum(map(self._frames.take_into, views))
-        return super().receive_into(*views)
+        return self._stream.receive_into(*views)
 
     # -- waiting
 

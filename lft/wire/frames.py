@@ -117,7 +117,8 @@ class FrameReader:
         if self.takes_acks and self._bytes[:1] == b"A":
             if len(self._bytes) < _ACK.size:
                 return None
-            _, transfer, block = _ACK.unpack(self._take(_ACK.size))
+            _, transfer, block = _ACK.unpack_from(self._bytes)
+            del self._bytes[: _ACK.size]
             return Ack(transfer, block)
         if len(self._bytes) < _LENGTH.size:
             return None

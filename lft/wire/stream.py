@@ -92,11 +92,16 @@ class Stream:
     def _forget(self, sent: int) -> None:
         """Drop the first ``sent`` bytes of what waits: the system has them."""
         self.unsent -= sent
+        if not self.unsent:
+            self._out.clear()
+            return
         while sent:
             part = self._out.popleft()
-            if sent < len(part):
+            size = len(part)
+            if sent < size:
                 self._out.appendleft(part[sent:])
-            sent -= min(sent, len(part))
+                return
+            sent -= size
 
     def receive(self, most: int) -> bytes:
         """Return up to ``most`` bytes, none if there are none yet."""
