@@ -35,8 +35,9 @@ AUTO_BLOCK_SIZE = 1 * MB
 AUTO_LARGE = 64 * MB
 
 # Bytes of neighbouring blocks that are read, sent, received and written together, at most: half of
-# the processor time beside hashing goes into calls, wake-ups and locks, and not into bytes ...
-RUN_SIZE = 5 * BLOCK_SIZE
+# the processor time beside hashing goes into calls, wake-ups and locks, and not into bytes. 1 GiB
+# took 0.92 times as long as with half of it, and with 3 MB no less ...
+RUN_SIZE = 10 * BLOCK_SIZE
 RUN_BLOCKS = 16  # ... and blocks of them, so that many small ones make no list without end
 
 # Seconds that a run of blocks may take: after a longer one, the next is half as long. So on a slow

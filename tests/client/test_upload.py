@@ -253,14 +253,14 @@ def test_a_run_is_bounded_in_bytes_when_blocks_become_larger(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("size", "block_size", "blocks"),
     [
-        (GB, 200 * KB, 5),
+        (GB, 200 * KB, 10),
         (GB, 4 * KB, config.RUN_BLOCKS),
         (GB, 4 * MB, 1),
         (MB, 200 * KB, 1),  # each of four streams has something to do
         (0, 200 * KB, 1),
     ],
 )
-def test_a_run_has_about_a_megabyte_of_a_large_file(
+def test_a_run_has_about_two_megabytes_of_a_large_file(
     size: int, block_size: int, blocks: int
 ) -> None:
     """A small file has shorter ones, and tiny blocks make no endless list."""
