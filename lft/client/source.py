@@ -128,16 +128,18 @@ class OpenFile:
             offset += len(view)
 
     def _read(self, views: Sequence[memoryview], offset: int) -> None:
+        size = sum(map(len, views))
         if self._fetched <= offset + config.FETCH_AHEAD - config.FETCH_STEP:
-            self._fetch(offset)
-        if read_run(self.descriptor, views, offset) < sum(map(len, views)):
+            self._fetch(offset + size)
+        if read_run(self.descriptor, views, offset) < size:
             raise OSError(errno.ENODATA, "became shorter while it was sent")
 
-    def _fetch(self, offset: int) -> None:
-        """Have the system read ahead of ``offset``, further than it does by itself."""
-        start, self._fetched = max(offset, self._fetched), offset + config.FETCH_AHEAD
-        if start < self.facts.st_size:
-            fetch(self.descriptor, start, self._fetched - start)
+    def _fetch(self, start: int) -> None:
+        """Have the system read on from ``start``, further than it does by itself."""
+        end = min(start + config.FETCH_AHEAD, self.facts.st_size)
+        start, self._fetched = max(start, self._fetched), end
+        if start < end:
+            fetch(self.descriptor, start, end - start)
 
     def _is_hole(self, start: int, end: int) -> bool:
         """Return whether the disk has nothing there; asked once for each hole."""

@@ -12,6 +12,7 @@ from typing import Callable, Iterator
 import pytest
 
 import config
+from config import KB
 from lft.client.source import Source
 from protocol import SourceError
 from tests.support.files import md5, open_descriptors, random_file
@@ -204,3 +205,37 @@ def test_a_read_that_stops_early_is_gone_on_with(
     source.read_run(views, 7)
     assert b"".join(views) == data[7:6508]
     source.close()
+
+
+def test_the_system_is_asked_once_for_each_byte_well_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is busy with writing answers late; nothing is asked for behind the end."""
+    path, step, read, asked = tmp_path / "x", 64 * KB, 0, 0
+    path.write_bytes(bytes(range(256)) * 8 * KB)  # a hole would not be read
+    monkeypatch.setattr(config, "FETCH_AHEAD", 4 * step)
+    monkeypatch.setattr(config, "FETCH_STEP", step)
+
+    def fetch(_descriptor: int, offset: int, size: int) -> None:
+        nonlocal asked
+        assert offset == max(asked, read + step)
+        asked = offset + size
+
+    monkeypatch.setattr("lft.client.source.fetch", fetch)
+    with contextlib.closing(Source(path)) as source:
+        while read < source.size:
+            source.read(memoryview(bytearray(step)), read)
+            read += step
+            assert asked >= min(source.size, read + 3 * step)
+        source.read(memoryview(bytearray(step)), 0)  # once more: that is in memory
+    assert asked == source.size
+
+
+def test_a_file_of_one_read_is_not_fetched_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call for each of many small files would be for nothing."""
+    path = random_file(tmp_path / "x", 10 * KB)
+    monkeypatch.setattr("lft.client.source.fetch", pytest.fail)
+    with contextlib.closing(Source(path)) as source:
+        source.read(memoryview(bytearray(10 * KB)), 0)
