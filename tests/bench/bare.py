@@ -29,13 +29,13 @@ from typing import Any
 
 HOST = "127.0.0.1"
 BLOCK = 200 * 1024
-BLOCKS = 5  # of a run
+BLOCKS = 10  # of a run
 RUN = BLOCKS * BLOCK
 STREAMS = 4
 BUFFERS = 8  # runs
 FLUSH_EVERY = 64 * 1024 * 1024
 _START = struct.Struct("!Q6s")  # size of the file, algorithm
-_DIGESTS = 160  # bytes for the running digests of the blocks of a run
+_DIGESTS = 32 * BLOCKS  # bytes for the running digests of the blocks of a run
 _HEADER = struct.Struct(f"!IQ{_DIGESTS}s")  # length and number of a run, then these
 
 
