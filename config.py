@@ -42,7 +42,7 @@ RUN_BLOCKS = 16  # ... and blocks of them, so that many small ones make no list 
 
 # Seconds that a run of blocks may take: after a longer one, the next is half as long. So on a slow
 # link, and before a slow disk, a run is a block.
-RUN_SECONDS = 0.1
+RUN_SECONDS = 0.05
 
 KEEPALIVE_IDLE = 30  # seconds of silence before the system asks whether the peer is alive
 KEEPALIVE_INTERVAL = 10  # seconds between two such questions
