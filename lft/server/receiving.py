@@ -230,7 +230,9 @@ class Receiving:
             for one in arrived:
                 self._lifecycle.growth.make_room(transfer, one.block, one.buffer.size)
         due = transfer.store(arrived)
-        block_log.debug("%s: written: %s", transfer.name, blocks)
+        if block_log.isEnabledFor(logging.DEBUG):
+            for block in blocks:
+                block_log.debug("%s: block %d written", transfer.name, block)
         _log_progress(transfer, due.received, length)
         self._see_to(peer, transfer, blocks, due, length)
 
