@@ -34,11 +34,11 @@ BEGUN = "ing large.bin ("  # receiving or resuming it
 
 
 def interrupted(
-    server: ServerProcess, *arguments: str | Path, at: str = BEGUN, parts: int | None = None
+    server: ServerProcess, *arguments: str | Path, at: str = BEGUN, others: int = 0
 ) -> str:
     """Run a client, stop it once the server's log says ``at`` again; return its last line.
 
-    Not before there are as many ``parts``, if a number is given.
+    Not before ``others`` have arrived, and the client has read that; the last one goes on.
     """
     before = server.log.count(at)
     with subprocess.Popen(
@@ -46,7 +46,9 @@ def interrupted(
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment(), text=True,
     ) as client:  # fmt: skip
         eventually(lambda: server.log.count(at) > before, "the file to begin")
-        eventually(lambda: parts in (None, len(part_files(server.output))), "the others to end")
+        eventually(lambda: len(received(server.output)) >= others, "the others to arrive")
+        if others:
+            eventually(lambda: len(part_files(server.output)) == 1, "their verdicts to be read")
         client.send_signal(signal.SIGINT)
         _, error = client.communicate(timeout=PATIENCE)
     assert client.returncode == 130
@@ -105,7 +107,7 @@ def test_of_several_files_the_one_that_can_go_on_is_named(
 ) -> None:
     """The same command would send the others once more."""
     small = random_file(tmp_path / "small.bin", 10)
-    said = interrupted(server, small, large, parts=1)
+    said = interrupted(server, small, large, others=1)
     assert len(received(server.output)) == 1
     assert said.endswith("interrupted; large.bin goes on where it stopped when it is sent again")
 
