@@ -118,7 +118,7 @@ def test_a_door_that_lasts_is_open_while_the_disk_hangs_and_while_the_server_sto
         client.start("x", bytes(10))
         server.stop()
         eventually(lambda: server.trouble == STOPPING, "the end to begin")
-        assert is_refused(local.port)
+        eventually(lambda: is_refused(local.port), "the listener to be closed")
         with Peer(port) as peer:
             peer.hello(peer.control)
 
