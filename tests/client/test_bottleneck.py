@@ -150,6 +150,7 @@ def test_the_waits_of_a_file_are_not_those_of_the_files_before(
 
     monkeypatch.setattr(Spent, "bottleneck", spy)
     monkeypatch.setattr(Tcp, "waits", property(lambda _: (100.0, 50.0)))
+    monkeypatch.setattr("client.MAX_AHEAD", 1)  # otherwise it may begin before there is one
     paths = [random_file(tmp_path / name, 1000) for name in "ab"]
     send_files(paths, start_local().client(streams=1))
     assert waits[1] == (0.0, 0.0)
