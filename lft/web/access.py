@@ -82,12 +82,17 @@ class Access:
             return known
         if not self._derivations.acquire(blocking=False):  # perhaps for the same password
             raise Later(config.DERIVE_AGAIN, counted=waited)
-        try:
-            if not waited:
-                self.count(user, door)
-            identity = verify_password(accounts, user, password)
+        try:  # look once more: it may have been derived since
+            known = self._known.find(accounts, user, password)
+            return known or self._derive(door, user, password, waited=waited)
         finally:
             self._derivations.release()
+
+    def _derive(self, door: Door, user: str, password: str, *, waited: bool) -> Identity:
+        """Judge a password that is not known yet, and remember a right one."""
+        if not waited:
+            self.count(user, door)
+        identity = verify_password(self._accounts(), user, password)
         self._login.delays.succeeded(user, door.address)
         self._known.add(identity, password)
         return identity

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from lft.accounts.account import RIGHTS, Accounts
+from lft.accounts.basic import KnownPasswords
 from lft.accounts.keys import salt_password
+from lft.accounts.tokens import Identity
 from lft.web.guest import HttpGuest
 from tests.support.accounts import ALICE_ALONE, PASSWORD, TOKEN_KEY, Serve, account, token
 from tests.support.certificates import Pki, tls
@@ -60,6 +62,22 @@ def test_connections_that_show_a_right_password_at_once_wait_for_one_derivation(
     assert seen == ["admin123"]
     assert site.server.login.delays.attempt("admin", "127.0.0.1") == 0.0
     assert time.monotonic() - began < 20
+
+
+def test_a_password_that_was_derived_meanwhile_is_not_derived_again(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another connection had shown it, between a look for it and the turn to derive it."""
+    seen = derivations(monkeypatch)
+    browser.get(SESSION, ADMIN)
+    real, missed = KnownPasswords.find, [True]
+
+    def find(known: KnownPasswords, *shown: Any) -> Identity | None:
+        return None if missed and missed.pop() else real(known, *shown)
+
+    monkeypatch.setattr(KnownPasswords, "find", find)
+    assert browser.get(SESSION, ADMIN).status == 200
+    assert (seen, missed) == (["admin123"], [])
 
 
 @pytest.mark.parametrize("user", ["alice", "nobody", "closed"])
