@@ -98,7 +98,6 @@ class Connection(Channel):
         while frame is not None:
             if isinstance(frame, Ack):
                 yield frame
-                yield from self._frames.take_acks()
             else:
                 self.dialogue.received(frame)
                 raise_error(frame)

@@ -128,18 +128,6 @@ class FrameReader:
         end = _LENGTH.size + length
         return decode(self._take(end)[_LENGTH.size :]) if len(self._bytes) >= end else None
 
-    def take_acks(self) -> list[Ack]:
-        """Return the acknowledgements that come next, those that are complete."""
-        whole = len(self._bytes) // _ACK.size * _ACK.size
-        records = _ACK.iter_unpack(self._bytes[:whole])
-        acks = []
-        for kind, transfer, block in records:
-            if kind != _ACK_KIND:
-                break
-            acks.append(Ack(transfer, block))
-        del self._bytes[: len(acks) * _ACK.size]
-        return acks
-
     def take_into(self, view: memoryview) -> int:
         """Move what is the beginning of a block, not a frame, into ``view``; return the bytes."""
         rest = self._take(len(view))

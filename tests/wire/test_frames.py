@@ -78,16 +78,6 @@ def test_acks_and_an_error_may_be_mixed_and_cut_at_any_byte() -> None:
     assert read(*(data[i : i + 1] for i in range(len(data))), acks=True) == wanted
 
 
-def test_acks_are_taken_together_up_to_a_message_or_a_part_of_one() -> None:
-    """What comes behind the last whole acknowledgement stays for ``next``."""
-    acks = b"".join(encode_ack(7, block) for block in range(3))
-    for rest in b"", acks[:5], encode(Error("internal", "no space")):
-        reader = FrameReader()
-        reader.feed(acks + rest)
-        assert reader.take_acks() == [Ack(7, 0), Ack(7, 1), Ack(7, 2)]
-        assert len(reader) == len(rest)
-
-
 def test_an_ack_has_the_documented_form() -> None:
     """'A', three zeros, transfer, block index."""
     assert encode_ack(0x01020304, 0x05060708) == b"A\0\0\0\1\2\3\4\5\6\7\x08"
