@@ -113,7 +113,7 @@ def test_an_upload_that_was_begun_elsewhere_goes_on(
 ) -> None:
     """The page lists it; the file, chosen here, is compared with what is there, and goes on."""
     page.click("a[href='#upload']")
-    expect(page.locator("#left li")).to_contain_text("2.5 MB / 3.1 MB · choose the file again")
+    expect(page.locator("#left li")).to_contain_text("2.4 MB / 3 MB · choose the file again")
     assert Axe().run(page).violations_count == 0
     with page.expect_request(lambda request: request.method == "PATCH") as first:
         page.set_input_files("#choose", begun)
@@ -164,7 +164,7 @@ def test_an_upload_that_another_client_sends_shows_how_far_it_is(
         place = tus.create(2 * MB, "x.bin")
         tus.begin_patch(place, 2 * MB, b"x" * MB)
         page.click("a[href='#upload']")
-        expect(page.locator("#left li")).to_contain_text("1 MB / 2.1 MB · being sent elsewhere")
+        expect(page.locator("#left li")).to_contain_text("1 MB / 2 MB · being sent elsewhere")
         tus.browser.send(b"x" * MB)
         assert tus.browser.answer("PATCH").status == 204
         expect(page.locator("#begun")).to_be_hidden()

@@ -15,10 +15,10 @@ function button(text, act) {
   made.addEventListener("click", act);
   return made;
 }
-function bytes(count) {
+function bytes(count) { // as the terminal has them: 1 KB is 1024 bytes
   const units = ["B", "KB", "MB", "GB", "TB", "PB"];
   let at = 0;
-  for (; count >= 1000 && at < units.length - 1; at++) count /= 1000;
+  for (; count >= 1024 && at < units.length - 1; at++) count /= 1024;
   return `${count.toLocaleString(document.documentElement.lang, { maximumFractionDigits: at ? 1 : 0 })} ${units[at]}`;
 }
 const when = (time) => new Date(time).toLocaleString(document.documentElement.lang);
