@@ -553,7 +553,8 @@ class ClientSettings(Record):
     block_size: int | None = field(
         *_or_none(_number(MIN_BLOCK_SIZE, MAX_BLOCK_SIZE)), default=BLOCK_SIZE
     )
-    # Bytes of a block that are handed to the system as one piece; None: all of it.
+    # Bytes of a block that are handed to the system as one piece; None: all of it. Over TLS they
+    # are rounded up to whole records.
     chunk_size: int | None = field(*_or_none(_number(1, MAX_BLOCK_SIZE)), default=CHUNK_SIZE)
     digest: str = field(*_DIGEST, default="md5")  # what proves the file
     # Seconds without progress, until an attempt counts as dead.

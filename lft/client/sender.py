@@ -338,7 +338,7 @@ class Sender:
             length, digest = upload.blocks.length(index), upload.digests.of(index)
             header = BlockHeader(upload.number, index, length, sent, codec, digest)
             upload.note_sent(index, sent)
-            size = self._settings.chunk_size or max(1, len(payload))
+            size = connection.whole_chunk(self._settings.chunk_size or max(1, len(payload)))
             connection.hold(encode_header(header), *_chunks(payload, size))
         except SourceError as error:
             if upload.owes(index):

@@ -80,6 +80,10 @@ class Channel:
         """Whether something can be received that a poll of the socket does not show."""
         return self._stream.pending
 
+    def whole_chunk(self, size: int) -> int:
+        """Return how many bytes of a block to hand over at a time, where ``size`` are wanted."""
+        return self._stream.whole_chunk(size)
+
     def push(self, *parts: Buffer) -> None:
         """Send as much of ``parts`` as the socket takes now; ``flush`` sends the rest."""
         self._stream.push(*parts)

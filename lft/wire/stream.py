@@ -58,6 +58,13 @@ class Stream:
         """Go on with the handshake; return whether it is over."""
         return True
 
+    def whole_chunk(self, size: int) -> int:
+        """Return how many bytes to hand over at a time where ``size`` are wanted: here just these.
+
+        Over TLS they fill whole records.
+        """
+        return size
+
     def push(self, *parts: Buffer) -> None:
         """Send as much of ``parts`` as the system takes now; the rest waits for ``flush``."""
         size = sum(map(len, parts))

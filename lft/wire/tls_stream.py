@@ -19,6 +19,7 @@ from protocol import (
     TransferError,
 )
 
+RECORD = 2**14  # bytes of data in a record, at most (RFC 8446, 5.1)
 MOST_WITHOUT_DATA = 256 * 1024  # bytes of records in a row that carry nothing: a handshake has a
 # tenth of that, and a peer that sends KeyUpdate after KeyUpdate (RFC 8446, 4.6.3) has no end
 
@@ -61,14 +62,14 @@ class TlsLayer:
 
         Raises ``ConnectionLostError`` when the peer has said that no more will come.
         """
-        filled = 0
+        read: Any = self._tls.read  # its annotations take only a bytearray
+        size, filled = len(view), 0
         try:
-            while filled < len(view):
-                room: Any = view[filled:]  # the annotations of ssl take only a bytearray
-                size = int(self._tls.read(len(room), room))
-                if not size:  # Python's way to report a close_notify that it has not answered
+            while filled < size:  # a turn for each record
+                came = read(size - filled, view[filled:])
+                if not came:  # Python's way to report a close_notify that it has not answered
                     raise ssl.SSLZeroReturnError
-                filled += size
+                filled += came
         except ssl.SSLWantReadError:
             return filled
         except ssl.SSLZeroReturnError:
@@ -198,6 +199,14 @@ class TlsStream(Stream):
             raise
         finally:  # an alert, too, should leave
             super().push(self._layer.outgoing())
+
+    def whole_chunk(self, size: int) -> int:
+        """Return ``size``, rounded up to whole records.
+
+        A chunk of 50 KB is three of them and a short one, which costs as many calls on the other
+        side: 3 % of the time of 1 GiB.
+        """
+        return -(-size // RECORD) * RECORD
 
     def push(self, *parts: Buffer) -> None:
         if self._layer.ready:  # without a handshake, last words cannot be said

@@ -10,12 +10,13 @@ from typing import Iterator
 
 import pytest
 
+from config import BLOCK_SIZE, CHUNK_SIZE
 from lft.wire.codecs import FEATURES
 from lft.wire.connection import Connection
 from lft.wire.frames import encode
 from lft.wire.stream import Stream
 from lft.wire.tls import client_tls, server_tls
-from lft.wire.tls_stream import MOST_WITHOUT_DATA, TlsStream
+from lft.wire.tls_stream import MOST_WITHOUT_DATA, RECORD, TlsStream
 from protocol import VERSION, ConnectionLostError, Error, Hello, Side
 from tests.support.certificates import Pki
 from tests.support.key_updates import key_update, tls_stream
@@ -64,6 +65,21 @@ def test_a_message_that_comes_in_many_tls_records_is_waited_for(pki: Pki) -> Non
             assert server.wait(PATIENCE)
             heard.append(server.receive())
     assert heard == [None] * (len(heard) - 1) + [message]
+
+
+def test_chunks_fill_whole_records(pki: Pki) -> None:
+    """A short record at the end of each chunk would cost the other side as much as a full one."""
+    with secure_pair(pki) as (client, _):
+        size = client.whole_chunk(CHUNK_SIZE)
+        block = memoryview(bytes(BLOCK_SIZE))
+        layer = tls_stream(client)._layer
+        layer.write(block[at : at + size] for at in range(0, BLOCK_SIZE, size))
+        records, sealed = 0, layer.outgoing()
+    while sealed:  # RFC 8446, 5.2: five bytes before each, the last two of them its length
+        sealed = sealed[5 + int.from_bytes(sealed[3:5], "big") :]
+        records += 1
+    assert size >= CHUNK_SIZE
+    assert records == -(-BLOCK_SIZE // RECORD)
 
 
 def test_key_updates_with_a_byte_between_them_hold_no_reader(
