@@ -44,7 +44,7 @@ from tests.bench.common import (  # noqa: E402
     turns,
     used_by,
 )
-from tests.bench.peers import free_port  # noqa: E402
+from tests.bench.movers import free_port  # noqa: E402
 
 NGINX = """
 daemon off;

@@ -14,7 +14,7 @@ import pytest
 from config import MB
 from tests.bench import siege, trips, wan
 from tests.bench.common import ToolError, client_knows, make_file, receipt_in, turns
-from tests.bench.peers import Ours
+from tests.bench.movers import Ours
 from tests.bench.scale import at_once
 from tests.bench.target import ACCOUNTS, Server, server_at
 from tests.support.files import random_file

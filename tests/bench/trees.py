@@ -60,7 +60,7 @@ from tests.bench.common import (  # noqa: E402
     turns,
     wait,
 )
-from tests.bench.peers import await_listener, free_port  # noqa: E402
+from tests.bench.movers import await_listener, free_port  # noqa: E402
 from tests.bench.target import Server, server_at  # noqa: E402
 
 SMALL = 10 * KB

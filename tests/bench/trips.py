@@ -43,7 +43,7 @@ from tests.bench.common import (  # noqa: E402
     temporary_directory,
     timed,
 )
-from tests.bench.peers import (  # noqa: E402
+from tests.bench.movers import (  # noqa: E402
     Ours,
     OursTls,
     Row,
