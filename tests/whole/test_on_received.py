@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.files import random_file, received
+from tests.support.files import journal_bytes, random_file, received
 from tests.support.processes import (
     SERVER,
     ServerProcess,
@@ -45,6 +45,8 @@ def test_a_program_that_was_running_at_a_kill_runs_again(
     sources = [random_file(tmp_path / f"{number}.bin", 1000 + number) for number in range(4)]
     assert run_client(server.port, *sources).returncode == 0
     eventually(lambda: len(lines_of(server.output / "ran")) == 2)
+    # otherwise the client may still ask for the last verdict, and its file has to wait for that
+    eventually(lambda: not journal_bytes(server.output))
     server.stop(signal.SIGKILL)
     for pid in lines_of(server.output / "pids"):  # they outlive it
         os.killpg(int(pid), signal.SIGKILL)
