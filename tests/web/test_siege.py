@@ -15,6 +15,7 @@ from config import KB
 from tests.support.files import random_file
 from tests.support.processes import StartServer, run_client
 from tests.support.rawpeer import last_words
+from tests.support.waiting import eventually
 from tests.support.web import ADMIN, Browser, http_port, request
 
 SLOW = 0.05  # seconds between two bytes of a slow one: twenty times as fast as one that means it
@@ -100,18 +101,16 @@ def test_a_server_that_stops_says_so_until_it_has_ended(
     start_server: StartServer, tmp_path: Path
 ) -> None:
     """503: a balancer sends no more, while transfers under way still end."""
-    server = start_server("--http", "0", "--grace", "20", "--limit", "64K")
+    server = start_server("--http", "0", "--grace", "20", "--limit", "256K")
     port = http_port(server)
-    sending = threading.Thread(
-        target=run_client, args=(server.port, random_file(tmp_path / "x", 300_000))
-    )
+    # more than a block for each stream: those go before the limit holds any of them
+    source = random_file(tmp_path / "x", 1_200_000)
+    sending = threading.Thread(target=run_client, args=(server.port, source))
     sending.start()
     with Browser(port) as browser:
-        while not browser.get("/api/v1/transfers", ADMIN).json()["transfers"]:
-            pass
+        eventually(lambda: browser.get("/api/v1/transfers", ADMIN).json()["transfers"])
         server.process.terminate()
-        while browser.get("/healthz").status == 200:
-            pass
+        eventually(lambda: browser.get("/healthz").status != 200)
     with Browser(port) as newcomer:
         answer = newcomer.get("/healthz")
         assert (answer.status, answer.fields["connection"]) == (503, "close")
