@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import unicodedata
 from contextlib import AbstractContextManager, nullcontext
-from typing import Callable, TextIO
+from typing import Callable, Iterator, TextIO
 
 from protocol import UsageError
 
@@ -127,15 +128,20 @@ class BarSafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not ge
         with self.around():
             super().emit(record)
 
-    def show(self, line: str) -> None:
-        """Write a line that another program has made. Raises ``OSError``."""
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Have no line written meanwhile."""
         self.acquire()
         try:
-            with self.around():
-                self.stream.write(f"{line}\n")
-                self.flush()
+            yield
         finally:
             self.release()
+
+    def show(self, line: str) -> None:
+        """Write a line that another program has made. Raises ``OSError``."""
+        with self.held(), self.around():
+            self.stream.write(f"{line}\n")
+            self.flush()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         """Drop a line that cannot be written, on a full disk for example; show a bug of ours."""

@@ -26,7 +26,11 @@ class Canvas:
 
 
 class TqdmCanvas(Canvas):
-    """tqdm draws the bar, and takes it away while a log line is written."""
+    """tqdm draws the bar, and takes it away while a log line is written.
+
+    But not one that just appears or goes: a line of another thread would stand behind it. So that
+    is done while the handler is held.
+    """
 
     def __init__(self, handler: BarSafeHandler) -> None:
         """Raise ``ImportError`` where there is no tqdm."""
@@ -37,7 +41,9 @@ class TqdmCanvas(Canvas):
         self._tqdm = tqdm
         self._bar: Any = None
         self._words = wants_words(sys.stderr)
-        handler.around = lambda: tqdm.external_write_mode(file=sys.stderr)
+        self._held = handler.held
+        with handler.held():
+            handler.around = lambda: tqdm.external_write_mode(file=sys.stderr)
 
     def draw(self, before: str, part: float, after: str, width: int) -> None:
         self._show(f"{_literal(before)}{{bar}}{_literal(after)}", part, width)
@@ -47,15 +53,19 @@ class TqdmCanvas(Canvas):
 
     def _show(self, form: str, part: float, width: int) -> None:
         if self._bar is None:
-            self._bar = self._tqdm(total=1, initial=part, bar_format=form, ncols=width, leave=False,
-                                   ascii=self._words or None, mininterval=0)  # fmt: skip
+            with self._held():
+                self._bar = self._tqdm(
+                    total=1, initial=part, bar_format=form, ncols=width, leave=False,
+                    ascii=self._words or None, mininterval=0,
+                )  # fmt: skip
             return
         self._bar.bar_format, self._bar.ncols, self._bar.n = form, width, part
         self._bar.refresh()
 
     def clear(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with self._held():
+                self._bar.close()
             self._bar = None
 
 
@@ -68,20 +78,18 @@ class PlainCanvas(Canvas):
     """A bar of letters, for machines without tqdm. What is shown is under the handler's lock."""
 
     def __init__(self, handler: BarSafeHandler) -> None:
-        self._handler = handler
+        self._held = handler.held
         self._shown = ""
-        handler.around = self._away
+        with handler.held():
+            handler.around = self._away
 
     def draw(self, before: str, part: float, after: str, width: int) -> None:
         room = max(1, width - columns_of(before + after))
         self.write(before + ("#" * int(part * room)).ljust(room) + after)
 
     def write(self, text: str) -> None:
-        self._handler.acquire()
-        try:
+        with self._held():
             self._put(text)
-        finally:
-            self._handler.release()
 
     def clear(self) -> None:
         if self._shown:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import threading
 from typing import Callable
 
 import pytest
+from tqdm import tqdm
 
 from lft.client.canvas import Canvas, PlainCanvas, TqdmCanvas, canvas_for
 from lft.terminal import BarSafeHandler
@@ -43,6 +45,10 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
         monkeypatch.setattr(sys, "stderr", stream)
         return stream, handler, kind(handler)
 
+    return one
+
+
+def _same(one: object) -> object:
     return one
 
 
@@ -97,6 +103,34 @@ def test_a_name_in_braces_means_itself(make: Make, kind: Kind) -> None:
     assert stream.lines[0].startswith("{rate} {}:   0%|")
     canvas.write("{n}")
     assert stream.lines[0].startswith("{n}")
+
+
+@pytest.mark.parametrize(
+    ("moment", "kind"), [("refresh", _same), ("_decr_instances", staticmethod)]
+)
+def test_a_bar_that_appears_or_goes_does_not_meet_a_line_of_another_thread(
+    make: Make, monkeypatch: pytest.MonkeyPatch, moment: str, kind: Callable[[object], object]
+) -> None:
+    """tqdm shows it before it knows it, and forgets it before it is gone."""
+    stream, handler, canvas = make(TqdmCanvas)
+
+    def tell() -> None:
+        if handler.lock and handler.lock.acquire(blocking=False):
+            handler.show("line")
+            handler.lock.release()
+
+    def hooked(*arguments: object, **named: object) -> None:
+        real(*arguments, **named)
+        other = threading.Thread(target=tell)
+        other.start()
+        other.join()
+
+    real = getattr(tqdm, moment)
+    monkeypatch.setattr(tqdm, moment, kind(hooked))
+    canvas.draw("sending x:  50%|", 0.5, "| 0:04 left", 50)
+    canvas.clear()
+    handler.show("line")
+    assert set(stream.lines) == {"line"}
 
 
 def test_without_tqdm_there_is_a_bar_of_letters(
