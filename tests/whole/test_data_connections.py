@@ -19,6 +19,7 @@ from client import send_files
 from config import MB
 from lft.server.receiving import Receiving
 from lft.server.sessions import Peer, Session
+from lft.server.transfer import Transfer
 from lft.server.work_queue import WorkQueue
 from lft.store.partfile import PartFile
 from lft.wire.blocks import BlockHeader
@@ -250,7 +251,7 @@ def test_a_connection_that_breaks_while_it_is_told_of_blocks_ends_no_transfer(
 ) -> None:
     """FAULTS 27: TLS that ends in the middle is the connection's trouble alone."""
     send, verify, broken = Receiving._send_acks, Receiving._see_to, threading.Event()
-    inside = threading.local()
+    inside, take = threading.local(), Transfer.take_hashing_turn
 
     def see_to(receiving: Receiving, *facts: Any) -> None:
         inside.now = True
@@ -265,8 +266,12 @@ def test_a_connection_that_breaks_while_it_is_told_of_blocks_ends_no_transfer(
             raise RemoteProtocolError("TLS: broken")
         send(receiving, peer)
 
+    def take_later(transfer: Transfer) -> bool:
+        return broken.is_set() and take(transfer)  # nobody but who receives hashes before that
+
     monkeypatch.setattr(Receiving, "_see_to", see_to)
     monkeypatch.setattr(Receiving, "_send_acks", fail_once)
+    monkeypatch.setattr(Transfer, "take_hashing_turn", take_later)
     (receipt,) = send_files([random_file(tmp_path / "x", 3 * MB)], local.client(streams=1))
     assert broken.is_set()
     assert receipt.verdict == "INTEGRITY_OK"
