@@ -22,6 +22,7 @@ PASSWORD = "a password"
 CROWD_USER, USER = "crowd", "sender"
 ACCOUNTS = dict.fromkeys((CROWD_USER, USER), MIN_ITERATIONS)  # no logins are measured
 PATIENCE = 60.0  # seconds for a crowd to stand, or a server to recover
+CONFIRMED_WITHIN = 5.0  # seconds for a server to hear that a client has read its verdict
 
 
 class Sent(NamedTuple):
@@ -124,8 +125,18 @@ class Server(ServerProcess):
                 raise ToolError(f"{self.files} descriptors are left, {files} were there before")
             time.sleep(0.02)
 
+    def _await_confirmation(self) -> None:
+        """Give it a moment to hear that the last client has read its verdict.
+
+        Until then it keeps what it has of the file, and without a grace period it does not wait.
+        """
+        deadline = time.monotonic() + CONFIRMED_WITHIN
+        while part_files(self.output) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
     def end(self) -> None:
         """End it. Raises ``ToolError`` if it does not end well, or leaves something behind."""
+        self._await_confirmation()
         code = self.stop()
         if code or "Traceback" in self.log:
             raise ToolError(f"the server ended with {code}: {self.log[-3000:]}")
