@@ -20,7 +20,9 @@ const upload = new tus.Upload(fs.createReadStream(path), {
     if (request.getMethod() === "PATCH") first ??= request.getHeader("Upload-Offset");
   },
   onSuccess() {
-    console.log(`${first} ${fs.statSync(path).size}`);
+    // none where all that a killed client had handed to the system has arrived meanwhile
+    const { size } = fs.statSync(path);
+    console.log(`${first ?? size} ${size}`);
   },
   onError(error) {
     console.error(String(error));
