@@ -362,6 +362,9 @@ class Scp(Tool):
         return timed(command, self.log, source.stat().st_size)
 
 
+TOOLS = (Md5sum, Dd, Bare, BareTls, Ours, OursTls, Rsync, Netcat, Scp)
+
+
 def version(command: list[str]) -> str:
     """Return the first line a tool says about itself."""
     try:

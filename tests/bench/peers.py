@@ -66,23 +66,9 @@ from tests.bench.common import (  # noqa: E402
     temporary_directory,
     turns,
 )
-from tests.bench.movers import (  # noqa: E402
-    Bare,
-    BareTls,
-    Dd,
-    Md5sum,
-    Netcat,
-    Ours,
-    OursTls,
-    Row,
-    Rsync,
-    Scp,
-    Tool,
-    versions,
-)
+from tests.bench.movers import TOOLS, Ours, Row, Tool, versions  # noqa: E402
 
 REHEARSAL = 2 * MB  # more than one block of ours, and gone in no time
-TOOLS = (Md5sum, Dd, Bare, BareTls, Ours, OursTls, Rsync, Netcat, Scp)
 NAMES = [row.name for tool in TOOLS for row in tool.rows]
 
 
